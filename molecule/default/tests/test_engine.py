@@ -1,0 +1,75 @@
+"""certificate, package_bundle, scheduler, worker, workloads: the engine works, and only for those who belong."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from conftest import SERVERS
+
+testinfra_hosts = ["ssh://pi-client"]
+
+
+def unit_of(host) -> str:
+    return "bramble-scheduler" if host.check_output("hostname") == "pi-client" else "bramble-worker"
+
+
+@pytest.fixture(params=["ssh://pi-client", "ssh://pi-01", "ssh://pi-02"])
+def node(request, host):
+    return host.get_host(request.param, ssh_config=host.backend.ssh_config)
+
+
+def test_the_service_runs_unprivileged(node) -> None:
+    service = node.service(unit_of(node))
+    assert service.is_running, node.run(f"journalctl -n 30 -u {unit_of(node)}").stdout
+    assert service.is_enabled
+    with node.sudo():
+        pid = node.check_output(f"systemctl show --value --property=MainPID {unit_of(node)}")
+        status = node.file(f"/proc/{pid}/status").content_string
+    assert "CapEff:\t0000000000000000" in status
+    assert node.check_output(f"ps -o user= -p {pid}") == "bramble"
+
+
+def test_the_service_is_hardened(node) -> None:
+    exposure = node.check_output(f"systemd-analyze security --no-pager {unit_of(node)} | tail -n 1")
+    assert float(exposure.split(":")[1].split()[0]) <= 2.5, exposure
+
+
+def test_the_private_key_is_kept(node) -> None:
+    with node.sudo():
+        key = node.file("/etc/bramble/tls/node.key")
+        assert (key.user, key.group, key.mode) == ("root", "bramble", 0o640)
+        certificate = node.check_output(
+            "python3 -c \"import ssl;print(ssl._ssl._test_decode_cert('/etc/bramble/tls/node.pem'))\""
+        )
+    assert node.check_output("hostname") in certificate
+
+
+def test_the_packages_came_without_internet(node) -> None:
+    assert node.check_output("ip route show default") == ""
+    assert node.check_output("ls /opt/bramble | wc -l") == "1"
+    assert node.run("/opt/bramble/*/bin/python -c 'import distributed, numpy, bramble'").rc == 0
+
+
+def test_sixteen_jobs(host) -> None:
+    report = json.loads(host.check_output("bramble compute --on cluster --scale 0.05 --json -"))
+    assert (report["jobs"], report["lost"]) == (16, 0)
+    assert sorted(report["per_node"]) == SERVERS
+
+
+def test_a_stranger_is_refused(host) -> None:
+    """Plain TCP, and TLS without a certificate, get nowhere."""
+    program = (
+        "import socket, ssl, sys\n"
+        "context = ssl.create_default_context(cafile='/etc/bramble/tls/ca.pem'); context.check_hostname = False\n"
+        "for port in (8786, 8788):\n"
+        "    host = '10.77.78.100' if port == 8786 else '10.77.78.101'\n"
+        "    try:\n"
+        "        with context.wrap_socket(socket.create_connection((host, port), 10)) as s:\n"
+        "            s.settimeout(10); s.sendall(b'x' * 64); data = s.recv(64)\n"
+        "        print('data' if data else 'closed')\n"
+        "    except (ssl.SSLError, ConnectionError) as error:\n"
+        "        print('refused')\n"
+    )
+    answers = host.run("python3 -c %s", program).stdout.split()
+    assert answers and set(answers) <= {"refused", "closed"}, answers

@@ -1,0 +1,143 @@
+"""What is wrong with an inventory, said before any node is touched."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+# RFC 1123, section 2.1, one label, in lower case: the name is used for DNS, TLS and file names.
+HOSTNAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+def _shared(values: Mapping[str, Any]) -> dict[Any, list[str]]:
+    """Values that more than one host has, with the hosts."""
+    owners: dict[Any, list[str]] = defaultdict(list)
+    for host, value in values.items():
+        if value is not None:
+            owners[value].append(host)
+    return {value: hosts for value, hosts in owners.items() if len(hosts) > 1}
+
+
+def _subnet_problem(subnet: str) -> str | None:
+    try:
+        ipaddress.IPv4Network(subnet)
+    except ValueError as error:
+        return f"cluster_subnet is {subnet!r}: {error}. Write it as 192.168.1.0/24."
+    return None
+
+
+def _number_problem(host: str, number: Any) -> str | None:
+    if number is None:
+        return f"{host} has no node_number. Give it one of its own in inventory/hosts.yml: {host}: {{node_number: 9}}"
+    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+        return f"{host} has node_number {number!r}. It is a whole number, 0 or more (inventory/hosts.yml)."
+    return None
+
+
+def _address_problem(host: str, address: Any, network: ipaddress.IPv4Network) -> str | None:
+    try:
+        parsed = ipaddress.IPv4Address(str(address))
+    except ValueError:
+        return (
+            f"{host} has no address in {network}: it holds {network.num_addresses - 2} nodes. "
+            "Change its node_number, cluster_first_host or cluster_subnet."
+        )
+    if parsed not in network:
+        return f"{host} has address {parsed}, outside cluster_subnet {network}. Change one of the two."
+    if parsed in (network.network_address, network.broadcast_address):
+        return f"{host} has address {parsed}, which {network} keeps for itself. Change its node_number."
+    return None
+
+
+def _read(variables: Mapping[str, Any], name: str) -> Any:
+    """A host's variable, or None where the inventory does not give it a value (Ansible evaluates it on access)."""
+    try:
+        value = variables.get(name)
+        return value if isinstance(value, int) else str(value or "") or None
+    except Exception:  # whatever a template raises: what it lacks is reported in the user's own terms
+        return None
+
+
+def cluster_problems(
+    hostvars: Mapping[str, Mapping[str, Any]],
+    groups: Mapping[str, Iterable[str]],
+    subnet: str,
+    known_groups: Iterable[str],
+) -> list[str]:
+    """Check the inventory.
+
+    :param hostvars: host -> its variables, of which node_number and node_address are read
+    :param groups: Ansible's ``groups``
+    :param subnet: the IPv4 network of the nodes, as ADDRESS/PREFIX
+    :param known_groups: the features there are
+    :returns: one sentence per problem, each saying what to change; empty when all is well
+    """
+    nodes = {
+        host: {"number": _read(hostvars[host], "node_number"), "address": _read(hostvars[host], "node_address")}
+        for host in groups.get("cluster", [])
+    }
+    problems: list[str | None] = []
+    known = {*known_groups, "all", "ungrouped"}
+    for group in sorted(set(groups) - known):
+        guess = difflib.get_close_matches(group, sorted(known), n=1)
+        hint = f"Did you mean {guess[0]!r}?" if guess else f"The groups are: {', '.join(sorted(known_groups))}."
+        problems.append(f"Unknown group {group!r} in the inventory. {hint}")
+    for group in sorted(set(groups) & set(known_groups)):
+        for host in sorted(set(groups[group]) - set(nodes)):
+            problems.append(f"{host} is in group {group!r} but not in 'cluster'. Put it under client or servers.")
+    if len(list(groups.get("scheduler", []))) != 1:
+        problems.append(f"Group 'scheduler' has {len(list(groups.get('scheduler', [])))} hosts. It needs exactly one.")
+
+    for host, node in nodes.items():
+        if not HOSTNAME.fullmatch(host):
+            problems.append(f"{host!r} is not a legal host name (RFC 1123: a-z, 0-9 and inner hyphens, at most 63). Rename it.")
+        problems.append(_number_problem(host, node.get("number")))
+    for number, hosts in _shared({host: node.get("number") for host, node in nodes.items()}).items():
+        problems.append(f"{' and '.join(hosts)} have the same node_number {number}. Change all but one.")
+
+    subnet_problem = _subnet_problem(subnet)
+    problems.append(subnet_problem)
+    if not subnet_problem:
+        network = ipaddress.IPv4Network(subnet)
+        for host, node in nodes.items():
+            if node.get("number") is not None:
+                problems.append(_address_problem(host, node.get("address"), network))
+    for address, hosts in _shared({host: node.get("address") or None for host, node in nodes.items()}).items():
+        problems.append(f"{' and '.join(hosts)} have the same address {address}. Change all but one.")
+    return [problem for problem in problems if problem]
+
+
+def key_problems(addresses: Mapping[str, str], ssh_key: str, known_hosts: str) -> list[str]:
+    """Check that every node can be logged in to strictly: the cluster's private key, and each node's host key.
+
+    :param addresses: host -> address, of the nodes about to be used
+    :param ssh_key: path of the private key
+    :param known_hosts: path of the OpenSSH known_hosts file (sshd(8), plain host names)
+    """
+    problems = []
+    if not Path(ssh_key).is_file():
+        problems.append(f"The cluster's SSH key {ssh_key} is missing. playbooks/cards.yml makes it, or put yours there.")
+    known: set[str] = set()
+    if Path(known_hosts).is_file():
+        for line in Path(known_hosts).read_text(encoding="utf-8").splitlines():
+            if line.strip() and not line.startswith("#"):
+                known.update(line.split()[0].split(","))
+    missing = [host for host, address in addresses.items() if address not in known]
+    if missing:
+        problems.append(
+            f"No host key is known for {', '.join(missing)} ({known_hosts}). "
+            f"Flash with: ansible-playbook playbooks/cards.yml --limit {','.join(missing)}"
+        )
+    return problems
+
+
+class FilterModule:
+    """Filters for the inventory of a cluster."""
+
+    def filters(self) -> dict[str, Any]:
+        return {"cluster_problems": cluster_problems, "key_problems": key_problems}

@@ -1,0 +1,100 @@
+"""Run the project's playbooks the way a user does, and see what they did: shared by the demo and the end-to-end tests."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ansible_runner
+
+ROOT = Path(__file__).resolve().parent.parent
+INVENTORY = (ROOT / "inventory/hosts.yml", ROOT / "inventory/rehearsal")
+
+
+class PlaybookFailed(Exception):
+    """A playbook that ended with an error; its text is what the user needs to know."""
+
+
+@dataclass
+class Play:
+    """What one ansible-playbook run did: host -> count, and the runner's events."""
+
+    playbook: str
+    status: str
+    changed: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    def changes(self) -> list[str]:
+        """The tasks that changed something, as 'host: task'."""
+        return [
+            f"{event['event_data'].get('host')}: {event['event_data'].get('task')}"
+            for event in self.events
+            if event["event"] == "runner_on_ok" and event["event_data"].get("res", {}).get("changed")
+        ]
+
+
+def _message(result: dict[str, Any]) -> str:
+    message = result.get("msg", result)
+    items = [item.get("msg") for item in result.get("results", []) if isinstance(item, dict) and item.get("failed")]
+    text = "\n".join(str(item) for item in items) if items else message
+    text = "\n".join(map(str, text)) if isinstance(text, list) else str(text)
+    return text if not result.get("stderr") else f"{text}\n{result['stderr']}"
+
+
+def play(  # noqa: PLR0913 - ansible-playbook has these options, too
+    playbook: str,
+    *,
+    inventory: Sequence[Path] = INVENTORY,
+    variables: dict[str, Any] | None = None,
+    arguments: str = "",
+    log: Path | None = None,
+    on_event: Callable[[dict[str, Any]], None] | None = None,
+    check: bool = True,
+) -> Play:
+    """Run playbooks/PLAYBOOK.yml.
+
+    :param inventory: the sources, later ones override
+    :param arguments: further arguments of ansible-playbook, for example "--limit pi-03"
+    :param log: a file to append Ansible's output to
+    :raises PlaybookFailed: when check is set and any host failed or was unreachable
+    """
+    run = Play(playbook, "")
+
+    def handle(event: dict[str, Any]) -> bool:
+        run.events.append(event)
+        data = event.get("event_data", {})
+        if event["event"] in {"runner_on_failed", "runner_on_unreachable"} and not data.get("ignore_errors"):
+            run.failed[data.get("host", "?")] = f"{data.get('task')}: {_message(data.get('res', {}))}"
+        if log and event.get("stdout"):
+            with log.open("a", encoding="utf-8") as file:
+                file.write(event["stdout"] + "\n")
+        if on_event:
+            on_event(event)
+        return False
+
+    with tempfile.TemporaryDirectory(prefix="bramble-runner-") as folder:
+        result = ansible_runner.run(
+            private_data_dir=folder,
+            project_dir=str(ROOT),
+            playbook=str(ROOT / f"playbooks/{playbook}.yml"),
+            inventory=[str(source) for source in inventory],
+            extravars=variables or {},
+            cmdline=arguments or None,
+            envvars={"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", "PATH": os.environ["PATH"]},
+            event_handler=handle,
+            quiet=True,
+        )
+        stats = result.stats or {}
+        run.status, run.changed = str(result.status), dict(stats.get("changed", {}))
+        if result.status != "successful" and not run.failed:
+            # Not a task's failure: what ansible-playbook itself said.
+            run.failed["ansible-playbook"] = "\n".join(result.stdout.read().strip().splitlines()[-15:])
+    if check and run.status != "successful":
+        details = "\n".join(f"{host}: {message}" for host, message in run.failed.items())
+        raise PlaybookFailed(f"playbooks/{playbook}.yml {arguments} ended as {run.status}.\n{details}")
+    return run

@@ -1,0 +1,87 @@
+"""The checks of the inventory: each problem is named, with what to change."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+
+import pytest
+from cluster import cluster_problems, key_problems
+from hypothesis import given
+from hypothesis import strategies as st
+
+GROUPS = ["cluster", "client", "servers", "scheduler", "worker", "spare"]
+
+
+def problems(nodes: dict, subnet: str = "192.168.1.0/24", **groups: list[str]) -> list[str]:
+    hosts = {"cluster": list(nodes), "scheduler": list(nodes)[:1], **groups}
+    return cluster_problems(nodes, hosts, subnet, GROUPS)
+
+
+def node(number: object, address: str | None = None) -> dict:
+    return {"node_number": number, "node_address": address or f"192.168.1.{100 + number}"}
+
+
+def test_a_good_inventory_has_no_problems() -> None:
+    assert problems({"pi-client": node(0), "pi-01": node(1)}) == []
+
+
+@pytest.mark.parametrize(
+    ("nodes", "words"),
+    [
+        ({"pi-01": node(1), "pi-02": node(1, "192.168.1.9")}, ["pi-01 and pi-02", "node_number 1"]),
+        ({"pi-01": node(1), "pi-02": node(2, "192.168.1.101")}, ["pi-01 and pi-02", "address 192.168.1.101"]),
+        ({"pi-01": node(1, "10.0.0.1")}, ["pi-01", "10.0.0.1, outside cluster_subnet 192.168.1.0/24"]),
+        ({"pi-01": node(1, "192.168.1.255")}, ["pi-01", "keeps for itself"]),
+        ({"pi-01": {"node_number": 900, "node_address": False}}, ["pi-01", "no address in", "254 nodes"]),
+        ({"Pi_01": node(1)}, ["'Pi_01'", "legal host name"]),
+        ({"pi-01-": node(1)}, ["'pi-01-'", "legal host name"]),
+        ({"pi-01": {}}, ["pi-01 has no node_number"]),
+        ({"pi-01": node("1", "192.168.1.1")}, ["node_number '1'"]),
+        ({"pi-01": node(-1, "192.168.1.1")}, ["node_number -1"]),
+    ],
+)
+def test_each_problem_is_named(nodes: dict, words: list[str]) -> None:
+    found = problems(nodes)
+    assert len(found) == 1, found
+    for word in words:
+        assert word in found[0]
+
+
+def test_groups() -> None:
+    nodes = {"pi-01": node(1)}
+    assert "Did you mean 'worker'?" in problems(nodes, workers=["pi-01"])[0]
+    assert "not in 'cluster'" in problems(nodes, worker=["stranger"])[0]
+    assert "exactly one" in problems(nodes, scheduler=[])[0]
+
+
+@pytest.mark.parametrize("subnet", ["192.168.1.0/33", "192.168.1.1/24", "nonsense", ""])
+def test_a_bad_subnet_is_named(subnet: str) -> None:
+    assert "cluster_subnet" in problems({"pi-01": node(1)}, subnet)[0]
+
+
+@given(
+    numbers=st.lists(st.integers(0, 400), min_size=1, max_size=12),
+    prefix=st.integers(22, 28),
+    first=st.integers(0, 200),
+)
+def test_no_problem_means_distinct_usable_addresses(numbers: list[int], prefix: int, first: int) -> None:
+    network = ipaddress.IPv4Network(f"10.1.0.0/{prefix}")
+    nodes = {
+        f"n{index}": {"node_number": number, "node_address": str(network.network_address + first + number)}
+        for index, number in enumerate(numbers)
+    }
+    addresses = [ipaddress.IPv4Address(variables["node_address"]) for variables in nodes.values()]
+    good = len(set(addresses)) == len(addresses) and set(addresses) <= set(network.hosts())
+    assert (problems(nodes, str(network)) == []) == good
+
+
+def test_missing_keys(tmp_path: Path) -> None:
+    key, known = tmp_path / "id", tmp_path / "known_hosts"
+    both = key_problems({"pi-01": "10.0.0.1"}, str(key), str(known))
+    assert "cards.yml makes it" in both[0]
+    assert "--limit pi-01" in both[1]
+    key.touch()
+    known.write_text("# comment\n10.0.0.1,pi-01 ssh-ed25519 AAAA\n")
+    assert key_problems({"pi-01": "10.0.0.1"}, str(key), str(known)) == []
+    assert "pi-02" in key_problems({"pi-01": "10.0.0.1", "pi-02": "10.0.0.2"}, str(key), str(known))[0]
