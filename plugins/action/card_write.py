@@ -1,0 +1,117 @@
+"""Runs the card_write module, and shows on the terminal how far each card is while it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+import threading
+import time
+from typing import Any
+
+from ansible import constants as C
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+EVERY = 1.0  # seconds between two looks at the progress file
+AT_LEAST = 5.0  # seconds after which a line is shown although nothing moved: someone may be waiting for a slow card
+
+
+class Tail:
+    """What the events of a progress file amount to, as one line for people."""
+
+    def __init__(self, path: str, offset: int = 0) -> None:
+        self._path, self._offset, self._rest = path, offset, b""
+        self._cards: dict[str, dict[str, Any]] = {}
+        self._moved: list[tuple[float, int]] = []  # (time, bytes done on all cards), the newest last
+
+    def read(self) -> None:
+        """Take in what was appended since the last time; a half-written line waits for its end."""
+        if not os.path.exists(self._path):
+            return
+        with open(self._path, "rb") as file:
+            file.seek(self._offset)
+            new = file.read()
+        self._offset += len(new)
+        *lines, self._rest = (self._rest + new).split(b"\n")
+        for line in lines:
+            event = json.loads(line)
+            card = self._cards.setdefault(event["node"], {"passed": 0, "done": 0, "phase": ""})
+            if event["phase"] != card["phase"]:
+                card["passed"] += card["done"]
+            card |= event
+
+    def line(self, now: float) -> str:
+        """The state of all cards, the speed of all together, and the time that is left; "" before the first event."""
+        if not self._cards:
+            return ""
+        self._moved.append((now, sum(card["passed"] + card["done"] for card in self._cards.values())))
+        self._moved = [moved for moved in self._moved if moved[0] > now - 2 * AT_LEAST]
+        words = [f"{node} {self._state(card)}" for node, card in self._cards.items()]
+        (before, low), (after, high) = self._moved[0], self._moved[-1]
+        rate = (high - low) / (after - before) if after > before else 0.0
+        if rate > 0 and (left := max(map(self._left, self._cards.values()))):
+            busy = sum(1 for card in self._cards.values() if self._left(card))
+            words += [f"{rate / 1e6:.0f} MB/s", f"eta {left * busy / rate:.0f} s"]
+        return "cards  " + "  ".join(words)
+
+    @staticmethod
+    def _state(card: dict[str, Any]) -> str:
+        if not card["total"]:
+            return str(card["phase"])
+        percent = f"{100 * card['done'] // card['total']} %"
+        return percent if card["phase"] == "write" else f"{card['phase']} {percent}"
+
+    @staticmethod
+    def _left(card: dict[str, Any]) -> int:
+        """Bytes that a card has still to get through: what is written must be read again."""
+        if not card["total"]:
+            return 0
+        return int(card["total"] - card["done"] + (card["total"] if card["phase"] == "write" else 0))
+
+
+def show(path: str, display: Display, stop: threading.Event, offset: int = 0) -> None:
+    """Print the line whenever it changed, until told to stop. Progress is a courtesy: an error only ends it."""
+    tail, shown, shown_at = Tail(path, offset), "", time.monotonic()
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        stopping = False
+        while not stopping:
+            stopping = stop.wait(EVERY)
+            tail.read()
+            line, now = tail.line(time.monotonic()), time.monotonic()
+            if line and (line != shown or (now - shown_at >= AT_LEAST and not stopping)):
+                display.display(line)
+                shown, shown_at = line, now
+
+
+class ActionModule(ActionBase):
+    """card_write with progress where its events can be read: on the control machine."""
+
+    TRANSFERS_FILES = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Run the module; a progress_file of the caller's own is used, and kept."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        arguments = dict(self._task.args)
+        if self._connection.transport != "local":
+            return result | self._execute_module(module_args=arguments, task_vars=task_vars)
+        own = arguments.get("progress_file")
+        if own:
+            path = os.path.abspath(os.path.expanduser(own))
+            start = os.path.getsize(path) if os.path.exists(path) else 0
+        else:
+            handle, path = tempfile.mkstemp(prefix="cards-", suffix=".jsonl", dir=C.DEFAULT_LOCAL_TMP)
+            os.close(handle)
+            start = 0
+        arguments["progress_file"] = path
+        stop = threading.Event()
+        thread = threading.Thread(target=show, args=(path, Display(), stop, start), daemon=True)
+        thread.start()
+        try:
+            return result | self._execute_module(module_args=arguments, task_vars=task_vars)
+        finally:
+            stop.set()
+            thread.join()
+            if not own:
+                os.unlink(path)

@@ -1,0 +1,123 @@
+#!/usr/bin/python
+"""Ansible module: what is in each card slot, and whether it may be overwritten."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: card_facts
+short_description: Measure the cards of a batch before anything is written
+description:
+  - Says for each slot what is in it, in exact bytes, and whether it may be overwritten with an image.
+  - Never changes anything, and fails only for wrong options. What it cannot establish counts against the card.
+author: Bramble
+options:
+  cards:
+    description: The batch.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      node:
+        description: The node that the card is for.
+        type: str
+        required: true
+      slot:
+        description: >-
+          Where the card is. A whole disk, best by its name in C(/dev/disk/by-path) which belongs to the slot and not to
+          the card; or a file (a virtual card); or a loop device.
+        type: path
+        required: true
+      virtual_bytes:
+        description: When the slot is a file that does not exist, it is a blank virtual card of this many bytes; 0, it is absent.
+        type: int
+        default: 0
+  image:
+    description: The raw image that is meant for the cards. Its size is what they need; without it any size will do.
+    type: path
+attributes:
+  check_mode: {support: full, description: It only looks.}
+  diff_mode: {support: none, description: It only looks.}
+"""
+
+EXAMPLES = r"""
+- name: Measure the cards
+  card_facts:
+    image: .cache/images/debian-trixie.img
+    cards:
+      - {node: pi-client, slot: /dev/disk/by-path/pci-0000:00:14.0-usb-0:1.1:1.0-scsi-0:0:0:0}
+      - {node: pi-01, slot: /dev/disk/by-path/pci-0000:00:14.0-usb-0:1.2:1.0-scsi-0:0:0:0}
+  register: card_batch
+
+- name: Stop when one is not right
+  ansible.builtin.assert:
+    that: card_batch.ok
+    fail_msg: "{{ card_batch.table }}"
+"""
+
+RETURN = r"""
+cards:
+  description: The batch, in the order given.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    node: {description: As given., type: str}
+    slot: {description: As given., type: str}
+    device: {description: What the slot's name leads to., type: str, sample: /dev/sda}
+    kind: {description: "C(block), C(file), or empty when there is nothing.", type: str}
+    bus: {description: "C(usb), C(mmc), C(loop), C(file), or the kernel's name of another.", type: str}
+    model: {description: What the reader or card calls itself., type: str}
+    bytes: {description: Its exact size., type: int, sample: 31914983424}
+    gb: {description: The size in GB (10^9 bytes)., type: float, sample: 31.91}
+    gib: {description: The size in GiB (2^30 bytes)., type: float, sample: 29.72}
+    needed_bytes: {description: The size of the image., type: int}
+    verdict:
+      description: >-
+        C(OK), C(TOO SMALL), C(IN USE), C(SYSTEM DISK), C(NOT REMOVABLE), C(NOT A CARD), C(READ ONLY),
+        C(SAME CARD TWICE) or C(ABSENT).
+      type: str
+    reason: {description: "Why, and what to do; empty when it is C(OK).", type: str, sample: "by 1,234 bytes"}
+ok:
+  description: Whether every verdict is C(OK).
+  returned: always
+  type: bool
+table:
+  description: All of it for people, one line per slot.
+  returned: always
+  type: str
+"""
+
+import os
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.card_guard import OK, Guard, table
+
+
+def main() -> None:
+    """Look, and say."""
+    card = {
+        "node": {"type": "str", "required": True},
+        "slot": {"type": "path", "required": True},
+        "virtual_bytes": {"type": "int", "default": 0},
+    }
+    module = AnsibleModule(
+        argument_spec={
+            "cards": {"type": "list", "elements": "dict", "required": True, "options": card},
+            "image": {"type": "path"},
+        },
+        supports_check_mode=True,
+    )
+    image = module.params["image"]
+    if image and not os.path.isfile(image):
+        module.fail_json(msg=f"There is no image {image}. Make it with: ansible-playbook playbooks/image.yml")
+    batch = Guard(image).facts(module.params["cards"], os.path.getsize(image) if image else 0)
+    module.exit_json(
+        changed=False,
+        cards=[facts.report() for facts in batch],
+        ok=all(facts.verdict == OK for facts in batch),
+        table=table(batch),
+    )
+
+
+if __name__ == "__main__":
+    main()

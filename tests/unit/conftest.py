@@ -1,0 +1,104 @@
+"""What the tests of the card plugins share: their import path, a tiny card image, cards, and a way to run a module."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ansible.module_utils
+import pytest
+import tiny_image
+from ansible.module_utils.testing import patch_module_args
+from load_plugin import ROOT, load
+
+# As for the modules, where ansible.cfg says module_utils = plugins/module_utils.
+ansible.module_utils.__path__.append(str(ROOT / "plugins" / "module_utils"))
+
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sparse card image of 22 MiB: an MBR, a FAT partition, an ext4 partition with a few files, and an empty end."""
+    path = tmp_path_factory.mktemp("image") / "tiny.img"
+    tiny_image.build(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def sha256(image: Path) -> str:
+    """The sha256 of the tiny image."""
+    return hashlib.sha256(image.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def card(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a sparse file card: card("pi-01"), card("pi-02", size=...), filled with `fill` where given."""
+
+    def make(name: str, size: int = 32 * 2**20, fill: bytes = b"") -> Path:
+        path = tmp_path / f"{name}.img"
+        with path.open("wb") as file:
+            file.write(fill)
+            file.truncate(size)
+        return path
+
+    return make
+
+
+class Machine:
+    """Loop devices and mounts of a test, undone in reverse order at its end."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._undo: list[list[str | Path]] = []
+
+    def loop(self, path: Path) -> Path:
+        """A loop device on a file."""
+        made = subprocess.run(["losetup", "-f", "--show", path], check=True, capture_output=True, text=True)
+        device = Path(made.stdout.strip())
+        self._undo.append(["losetup", "-d", device])
+        return device
+
+    def mount(self, *arguments: str | Path, on: Path | None = None) -> Path:
+        """Mounts something on a new folder, or on a given place: mount("-t", "tmpfs", "none")."""
+        point = on or self._folder / f"mount{len(self._undo)}"
+        if not on:
+            point.mkdir()
+        subprocess.run(["mount", *arguments, point], check=True)
+        self._undo.append(["umount", point])
+        return point
+
+    def undo(self) -> None:
+        """Take all of it away."""
+        for command in reversed(self._undo):
+            subprocess.run(command, check=True)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    """This machine, for tests that need root's devices."""
+    if os.geteuid() or not os.path.exists("/dev/loop-control"):
+        pytest.skip("loop devices and mounts need root")
+    machine = Machine(tmp_path)
+    yield machine
+    machine.undo()
+
+
+@pytest.fixture
+def run_module(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a module of plugins/modules as Ansible would: run_module("card_facts", {...}, check=True) is what it returns."""
+
+    def run(name: str, arguments: dict[str, Any], check: bool = False, diff: bool = False) -> dict[str, Any]:
+        module = load(ROOT / "plugins" / "modules" / f"{name}.py")
+        extra = {"_ansible_check_mode": check, "_ansible_diff": diff}
+        with patch_module_args({**arguments, **extra}), pytest.raises(SystemExit):
+            module.main()
+        result: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return result
+
+    return run

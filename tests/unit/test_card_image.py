@@ -1,0 +1,249 @@
+"""Images: partition tables, block maps, and the bytes in which one node's card differs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import struct
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ansible.module_utils.card_image import (
+    BLOCK,
+    CHUNK,
+    PAGE,
+    SECTOR,
+    CardError,
+    Content,
+    Image,
+    RootFile,
+    Workbench,
+    boot_and_root,
+    count,
+    parse_mbr,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_image import BOOT_SIZE, BOOT_START, ROOT_SIZE, ROOT_START
+
+KEY = RootFile("/etc/ssh/ssh_host_ed25519_key", "-----BEGIN OPENSSH PRIVATE KEY-----\nnot really\n", 0o600)
+FILES = [
+    KEY,
+    RootFile("/var/lib/new/deep.conf", "a = 1\n", 0o4755),
+    RootFile("/etc/hostname", "pi-01\n", 0o644),  # replaces one
+    RootFile("/lib/systemd/empty.conf", "", 0o644),  # through a symbolic link to a folder that is there
+]
+
+
+def mbr(*entries: tuple[int, int, int]) -> bytes:
+    """A boot sector with partitions of (type, first sector, sectors)."""
+    table = b"".join(struct.pack("<B3xB3xII", 0, *entry) for entry in entries)
+    return bytes(446) + table.ljust(64, b"\0") + b"\x55\xaa"
+
+
+# Partition tables
+
+
+def test_partitions_of_the_image(image: Path) -> None:
+    with Image(str(image)) as opened:
+        boot, root = opened.partitions()
+    assert (boot.number, boot.start, boot.size, boot.end) == (1, BOOT_START, BOOT_SIZE, ROOT_START)
+    assert (root.number, root.start, root.size) == (2, ROOT_START, ROOT_SIZE)
+
+
+@pytest.mark.parametrize(
+    ("sector", "complaint"),
+    [
+        (bytes(512), "no partition table"),
+        (b"\x55\xaa", "no partition table"),
+        (mbr((0xEE, 1, 99)), "GPT"),
+        (mbr((0x0C, 8, 8), (0x83, 16, 90)), "ends at byte 54,272, beyond the end, 51,200"),
+        (mbr((0x0C, 8, 9), (0x83, 16, 8)), "1 and 2 overlap"),
+        (mbr((0x0C, 0, 8)), "partition 1 makes no sense"),
+        (mbr((0x00, 8, 8)), "partition 1 makes no sense"),
+        (mbr((0x0C, 8, 8)), "partition 2, the Linux root partition, is missing"),
+        (mbr((0x83, 8, 8), (0x83, 16, 8)), "partition 1 has type 0x83; a FAT boot partition is expected"),
+    ],
+)
+def test_partition_table_refused(sector: bytes, complaint: str) -> None:
+    with pytest.raises(CardError, match=complaint):
+        boot_and_root(parse_mbr(sector, 100 * SECTOR))
+
+
+SECTORS = st.integers(0, 99) | st.integers(0, 2**32 - 1)
+TYPES = st.sampled_from([0x00, 0x05, 0x0C, 0x83, 0xEE])
+TABLES = st.lists(st.tuples(TYPES, SECTORS, SECTORS), max_size=4).map(lambda entries: mbr(*entries))
+FOREIGN = st.binary(min_size=510, max_size=510).map(lambda head: head + b"\x55\xaa")
+
+
+@given(st.binary(max_size=600) | FOREIGN | TABLES, st.integers(0, 100).map(lambda sectors: sectors * SECTOR))
+def test_partitions_never_overlap_or_leave_the_disk(sector: bytes, size: int) -> None:
+    with contextlib.suppress(CardError):
+        used: set[int] = set()
+        for partition in parse_mbr(sector, size):
+            assert 0 < partition.start < partition.end <= size
+            sectors = set(range(partition.start // SECTOR, partition.end // SECTOR))
+            assert not used & sectors
+            used |= sectors
+
+
+# Block maps
+
+
+SPARSE = st.lists(st.sampled_from(["hole", "zeros", "data", "edge"]), min_size=1, max_size=40)
+
+
+def build(pattern: list[str], tail: int) -> tuple[str, bytes]:
+    """A file of 64 KiB blocks after a pattern, and a few sectors more; and what is in it."""
+    content = bytearray()
+    handle, path = tempfile.mkstemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+    for number, kind in enumerate(pattern):
+        block = bytearray(BLOCK)
+        if kind == "data":
+            block[:] = bytes([number % 255 + 1]) * BLOCK
+        elif kind == "edge":
+            block[-1] = 1
+        if kind != "hole":
+            os.pwrite(handle, block, number * BLOCK)
+        content += block
+    content += bytes(tail * SECTOR)
+    os.ftruncate(handle, len(content))
+    os.close(handle)
+    return path, bytes(content)
+
+
+@settings(deadline=None, max_examples=60)
+@given(SPARSE, st.integers(0, 127), st.dictionaries(st.integers(0, 40 * 16), st.binary(min_size=1, max_size=PAGE), max_size=6))
+def test_runs_and_overlay_rebuild_any_sparse_image(pattern: list[str], tail: int, pages: dict[int, bytes]) -> None:
+    path, plain = build(pattern, tail)
+    try:
+        overlay = {page * PAGE: data for page, data in pages.items() if page * PAGE + len(data) <= len(plain)}
+        wanted = bytearray(plain)
+        for offset, data in overlay.items():
+            wanted[offset : offset + len(data)] = data
+        with Image(path) as image:
+            assert image.sha256 == hashlib.sha256(plain).hexdigest()
+            assert image.blocks == [at // BLOCK for at in range(0, len(plain), BLOCK) if any(plain[at : at + BLOCK])]
+            content = Content(image, overlay)
+            for limits in ((0, None), (0, CHUNK), (CHUNK, None)):
+                at, end = limits[0], min(limits[1] or len(plain), len(plain))
+                for run in content.runs(*limits):
+                    assert run.offset == at and run.length > 0
+                    at = run.end
+                    if run.data:
+                        assert run.offset // CHUNK == (run.end - 1) // CHUNK
+                        assert content.read(run.offset, run.length) == wanted[run.offset : run.end]
+                    else:
+                        assert not any(wanted[run.offset : run.end])
+                assert at == end or limits[0] >= len(plain)
+            assert content.data_bytes == sum(run.length for run in content.runs() if run.data)
+    finally:
+        os.unlink(path)
+
+
+def test_image_must_be_whole_sectors(tmp_path: Path) -> None:
+    (tmp_path / "odd.img").write_bytes(bytes(513))
+    (tmp_path / "none.img").write_bytes(b"")
+    for name in ("odd.img", "none.img"):
+        with pytest.raises(CardError, match="not a whole number of 512-byte sectors"):
+            Image(str(tmp_path / name))
+
+
+def test_image_changed_meanwhile_is_noticed(card: Callable[..., Path]) -> None:
+    path = card("image", fill=b"x" * BLOCK)
+    with Image(str(path)) as image:
+        image.check_untouched()
+        path.write_bytes(b"y")
+        with pytest.raises(CardError, match="was changed"):
+            image.check_untouched()
+
+
+# Overlays
+
+
+def test_overlay_is_the_same_every_time_and_reads_back(image: Path, tmp_path: Path) -> None:
+    boot = {"user-data": "#cloud-config\nhostname: pi-01\n", "cmdline.txt": "console=tty1\n"}
+    with Image(str(image)) as opened, Workbench(opened, str(tmp_path)) as bench:
+        first = bench.overlay(boot, FILES)
+        bench.overlay({"user-data": "another node\n" * 9999}, [RootFile("/etc/hostname", "pi-02\n", 0o644)])
+        assert bench.overlay(boot, FILES) == first
+        assert bench.overlay({}, []) == {}
+        copy = tmp_path / "copy.img"
+        content = Content(opened, first)
+        copy.write_bytes(b"".join(content.read(run.offset, run.length) for run in content.runs()))
+        with Workbench(opened, str(tmp_path)) as other:
+            assert Content(opened, other.overlay(boot, FILES)).fingerprint == content.fingerprint
+        assert Content(opened, {}).fingerprint != content.fingerprint
+    assert 0 < sum(map(len, first.values())) < 256 * 1024
+    assert os.listdir(tmp_path) == ["copy.img"]  # no working copy stays behind
+
+    def output(*command: str) -> str:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    for name, text in boot.items():
+        assert output("mtype", "-i", f"{copy}@@{BOOT_START}", f"::{name}") == text
+    for file in FILES:
+        assert output("debugfs", "-R", f"cat {file.path}", f"{copy}?offset={ROOT_START}") == file.content
+        stat = output("debugfs", "-R", f"stat {file.path}", f"{copy}?offset={ROOT_START}")
+        assert f"{file.mode:04o} " in stat and "User:     0   Group:     0" in stat
+    for folder in ("/var", "/var/lib/new"):
+        assert "Mode:  0755" in output("debugfs", "-R", f"stat {folder}", f"{copy}?offset={ROOT_START}")
+    output("e2fsck", "-fn", f"{copy}?offset={ROOT_START}")
+
+
+def test_root_file_never_touches_the_boot_partition(image: Path, tmp_path: Path) -> None:
+    with Image(str(image)) as opened, Workbench(opened, str(tmp_path)) as bench:
+        assert min(bench.overlay({}, [KEY])) >= ROOT_START
+
+
+@pytest.mark.parametrize(
+    ("boot", "root", "complaint"),
+    [
+        ({"../user-data": ""}, [], "boot file name '../user-data'"),
+        ({"overlays/x.dtbo": ""}, [], "no folders"),
+        ({"a.txt": "", "A.TXT": ""}, [], "two files of one name: a.txt"),
+        ({}, [KEY, KEY], "two files of one name: /etc/ssh"),
+        ({}, [RootFile("etc/motd", "", 0o644)], "absolute"),
+        ({}, [RootFile("/etc/../x", "", 0o644)], "absolute"),
+        ({}, [RootFile("/etc/a b", "", 0o644)], "absolute"),
+        ({}, [RootFile("/etc/x\nrm /etc/hostname", "", 0o644)], "absolute"),
+        ({}, [RootFile("/etc/x", "", 0o200000)], "mode 200000"),
+        ({}, [RootFile("/etc", "a folder", 0o644)], "root file /etc cannot be laid"),
+        ({}, [RootFile("/etc/hostname/x", "a file above", 0o644)], "root file /etc/hostname/x cannot be laid"),
+        ({}, [RootFile("/lib/new/x", "/lib is a symbolic link", 0o644)], "is not a directory"),
+        ({"big": "x" * BOOT_SIZE}, [], "boot file big cannot be laid .*No space left"),
+        ({}, [RootFile("/big", "x" * ROOT_SIZE, 0o644)], "root file /big cannot be laid"),
+    ],
+)
+def test_files_that_cannot_be_laid(
+    image: Path, tmp_path: Path, boot: dict[str, str], root: list[RootFile], complaint: str
+) -> None:
+    with Image(str(image)) as opened, Workbench(opened, str(tmp_path)) as bench, pytest.raises(CardError, match=complaint):
+        bench.overlay(boot, root)
+
+
+def test_root_file_system_must_be_clean(image: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.img"
+    content = bytearray(image.read_bytes())
+    bitmap = ROOT_START + 4096 * int.from_bytes(content[ROOT_START + 4096 :][:4], "little")  # of group 0
+    content[bitmap : bitmap + 64] = bytes(64)
+    broken.write_bytes(content)
+    with Image(str(broken)) as opened, Workbench(opened, str(tmp_path)) as bench, pytest.raises(CardError):
+        bench.overlay({}, [KEY])
+
+
+def test_missing_tool_is_named(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ansible.module_utils.card_image._TOOL_ENV", {"PATH": str(tmp_path)})
+    with Image(str(image)) as opened, Workbench(opened, str(tmp_path)) as bench:
+        with pytest.raises(CardError, match="apt install mtools"):
+            bench.overlay({"user-data": ""}, [])
+        with pytest.raises(CardError, match="apt install e2fsprogs"):
+            bench.overlay({}, [KEY])
+
+
+def test_count() -> None:
+    assert (count(1), count(31914983424)) == ("1 byte", "31,914,983,424 bytes")

@@ -1,0 +1,445 @@
+"""Writing: what was written is what is read back, and one card's trouble is only its own."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils import card_writer
+from ansible.module_utils.card_guard import Guard
+from ansible.module_utils.card_image import BLOCK, CHUNK, PAGE, CardError, Content, Image
+from ansible.module_utils.card_writer import Card, Progress, Result, space_needed, write_batch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_image import BOOT_START, MIB, ROOT_START, SIZE
+
+SECRET = "-----BEGIN OPENSSH PRIVATE KEY-----\nnever to be seen\n"
+KEY_PATH = "/etc/ssh/ssh_host_ed25519_key"
+RunModule = Callable[..., dict[str, Any]]
+
+
+def identity(node: str) -> dict[str, Any]:
+    """The files of a node."""
+    key = {"path": KEY_PATH, "content": SECRET + node, "mode": "0600"}
+    return {"boot_files": {"user-data": f"#cloud-config\nhostname: {node}\n"}, "root_files": [key]}
+
+
+def batch(image: Path, sha256: str, **slots: Path) -> dict[str, Any]:
+    """The module's arguments for cards by node (with _ for -)."""
+    nodes = {name.replace("_", "-"): slot for name, slot in slots.items()}
+    cards = [{"node": node, "slot": str(slot), **identity(node)} for node, slot in nodes.items()]
+    return {"image": str(image), "image_sha256": sha256, "cards": cards}
+
+
+def results(outcome: dict[str, Any]) -> dict[str, str]:
+    """The result by node."""
+    return {result["node"]: result["result"] for result in outcome["results"]}
+
+
+def identity_on(card: Path) -> tuple[str, str]:
+    """user-data and host key that a card holds, read with other people's tools."""
+    boot = ["mtype", "-i", f"{card}@@{BOOT_START}", "::user-data"]
+    root = ["debugfs", "-R", f"cat {KEY_PATH}", f"{card}?offset={ROOT_START}"]
+    first, second = (subprocess.run(command, capture_output=True, text=True, check=True).stdout for command in (boot, root))
+    return first, second
+
+
+def cards_for(image: Path, *slots: Path) -> list[Any]:
+    """The guard's facts of some slots, all fine."""
+    facts = Guard(str(image)).facts([{"node": slot.stem, "slot": str(slot)} for slot in slots], image.stat().st_size)
+    assert [one.verdict for one in facts] == ["OK"] * len(slots)
+    return facts
+
+
+# What the module does
+
+
+def test_written_then_unchanged(image: Path, sha256: str, card: Callable[..., Path], run_module: RunModule) -> None:
+    dirt = os.urandom(24 * MIB)  # both cards were used before, one for something bigger
+    clean, dirty = card("clean"), card("dirty", fill=dirt)
+    arguments = batch(image, sha256, pi_01=clean, pi_02=dirty)
+    outcome = run_module("card_write", arguments)
+    assert outcome["changed"] and results(outcome) == {"pi-01": "written", "pi-02": "written"}
+    for result in outcome["results"]:
+        assert result["bytes_verified"] == SIZE and result["bytes_written"] < 8 * MIB and not result["error"]
+    for node, path in (("pi-01", clean), ("pi-02", dirty)):
+        assert identity_on(path) == (f"#cloud-config\nhostname: {node}\n", SECRET + node)
+        subprocess.run(["e2fsck", "-fn", f"{path}?offset={ROOT_START}"], check=True, capture_output=True)
+    assert dirty.read_bytes()[SIZE : 24 * MIB] == dirt[SIZE:]  # beyond the image nothing is touched
+    assert clean.stat().st_blocks * 512 < 8 * MIB  # and a virtual card stays sparse
+    again = run_module("card_write", arguments)
+    assert not again["changed"] and results(again) == {"pi-01": "unchanged", "pi-02": "unchanged"}
+    assert [one["fingerprint"] for one in again["results"]] == [one["fingerprint"] for one in outcome["results"]]
+    other = card("other", fill=os.urandom(SIZE))
+    run_module("card_write", batch(image, sha256, pi_01=other))
+    assert other.read_bytes()[:SIZE] == clean.read_bytes()[:SIZE]
+    assert "never to be seen" not in json.dumps([outcome, again])
+
+
+def test_loop_device(image: Path, sha256: str, card: Callable[..., Path], machine: Any, run_module: RunModule) -> None:
+    path = card("card", fill=os.urandom(32 * MIB))
+    arguments = batch(image, sha256, pi_01=machine.loop(path))
+    assert results(run_module("card_write", arguments)) == {"pi-01": "written"}
+    assert results(run_module("card_write", arguments)) == {"pi-01": "unchanged"}
+    assert identity_on(path)[1] == SECRET + "pi-01"
+    plain = card("plain")
+    run_module("card_write", batch(image, sha256, pi_01=plain))
+    assert path.read_bytes()[:SIZE] == plain.read_bytes()[:SIZE]
+
+
+def test_check_mode_writes_nothing(image: Path, sha256: str, card: Callable[..., Path], run_module: RunModule) -> None:
+    done, new = card("done"), card("new", fill=b"old")
+    run_module("card_write", batch(image, sha256, pi_01=done))
+    before = [(path.stat().st_mtime_ns, path.read_bytes()) for path in (done, new)]
+    outcome = run_module("card_write", batch(image, sha256, pi_01=done, pi_02=new), check=True, diff=True)
+    assert outcome["changed"] and results(outcome) == {"pi-01": "unchanged", "pi-02": "written"}
+    assert [(path.stat().st_mtime_ns, path.read_bytes()) for path in (done, new)] == before
+    (difference,) = outcome["diff"]
+    assert difference["after"] == f"image {sha256}\nboot file user-data\nroot file {KEY_PATH}\n"
+    assert "pi-02" in difference["after_header"] and "table" in outcome
+
+
+def test_virtual_cards_are_made_once_all_is_checked(
+    image: Path, sha256: str, card: Callable[..., Path], run_module: RunModule
+) -> None:
+    new, small = card("small", size=SIZE - 1).parent / "folder/new", card("small", size=SIZE - 1)
+    arguments = batch(image, sha256, pi_01=new, pi_02=small)
+    for one in arguments["cards"]:
+        one["virtual_bytes"] = 2 * SIZE
+    assert "TOO SMALL by 1 byte" in run_module("card_write", arguments)["msg"]  # a card that exists keeps its size
+    assert not new.parent.exists()
+    del arguments["cards"][1]
+    assert results(run_module("card_write", arguments, check=True)) == {"pi-01": "written"}
+    assert not new.parent.exists()
+    assert results(run_module("card_write", arguments)) == {"pi-01": "written"}
+    assert new.stat().st_size == 2 * SIZE and new.stat().st_mode & 0o777 == 0o600
+    assert identity_on(new)[1] == SECRET + "pi-01"
+    assert results(run_module("card_write", arguments)) == {"pi-01": "unchanged"}
+    for slot, words in ((new.parent / "tiny", "TOO SMALL"), (Path("/etc/bramble-card"), "NOT A CARD")):
+        arguments["cards"][0] |= {"slot": str(slot), "virtual_bytes": SIZE - 1}
+        assert words in run_module("card_write", arguments)["msg"]
+        assert not slot.exists()
+
+
+def test_one_bad_card_stops_the_batch(image: Path, sha256: str, card: Callable[..., Path], run_module: RunModule) -> None:
+    good, small = card("good"), card("small", size=SIZE - 1)
+    arguments = batch(image, sha256, pi_01=good, pi_02=small, pi_03=good.parent / "gone")
+    outcome = run_module("card_write", arguments)
+    assert outcome["failed"] and outcome["msg"].startswith("Nothing was written: 2 of 3 cards are not fit.")
+    assert (
+        "TOO SMALL by 1 byte" in outcome["msg"] and "ABSENT" in outcome["msg"] and "--limit 'all:!pi-02:!pi-03'" in outcome["msg"]
+    )
+    assert good.stat().st_blocks == 0
+    outcome = run_module("card_write", {**arguments, "only_good": True})
+    assert outcome["failed"] and outcome["changed"]
+    assert results(outcome) == {"pi-01": "written", "pi-02": "skipped", "pi-03": "skipped"}
+    assert "TOO SMALL by 1 byte" in outcome["msg"] and "playbooks/cards.yml --limit pi-02,pi-03" in outcome["msg"]
+    none = run_module("card_write", {**batch(image, sha256, pi_02=small), "only_good": True})
+    assert none["failed"] and none["msg"].startswith("Nothing was written")
+
+
+def test_wrong_image(image: Path, sha256: str, card: Callable[..., Path], run_module: RunModule, tmp_path: Path) -> None:
+    path = card("card")
+    wrong = sha256[::-1]
+    outcome = run_module("card_write", batch(image, wrong, pi_01=path))
+    assert outcome["failed"] and sha256 in outcome["msg"] and wrong in outcome["msg"]
+    assert "Nothing was written" in outcome["msg"] and "playbooks/image.yml" in outcome["msg"]
+    assert "playbooks/image.yml" in run_module("card_write", batch(tmp_path / "none", sha256, pi_01=path))["msg"]
+    gpt = tmp_path / "gpt.img"
+    gpt.write_bytes(bytes(446 + 4) + b"\xee" + bytes(59) + b"\x55\xaa")
+    digest = subprocess.run(["sha256sum", gpt], capture_output=True, text=True, check=True).stdout.split()[0]
+    assert "GPT" in run_module("card_write", batch(gpt, digest, pi_01=path))["msg"]
+    assert path.stat().st_blocks == 0
+
+
+@pytest.mark.parametrize("mode", ["rw-------", "8", [6]])
+def test_wrong_mode(image: Path, sha256: str, card: Callable[..., Path], run_module: RunModule, mode: Any) -> None:
+    arguments = batch(image, sha256, pi_01=card("card"))
+    arguments["cards"][0]["root_files"][0]["mode"] = mode
+    assert "is not an octal number" in run_module("card_write", arguments)["msg"]
+
+
+def test_same_node_twice(image: Path, sha256: str, card: Callable[..., Path], run_module: RunModule) -> None:
+    arguments = batch(image, sha256, pi_01=card("one"))
+    arguments["cards"] *= 2
+    assert "named twice" in run_module("card_write", arguments)["msg"]
+
+
+def test_no_space(image: Path, sha256: str, machine: Any, run_module: RunModule) -> None:
+    folder = machine.mount("-t", "tmpfs", "-o", "size=6M", "cards")
+    for name in ("a", "b"):
+        with (folder / name).open("wb") as file:
+            file.truncate(SIZE)
+    outcome = run_module("card_write", batch(image, sha256, pi_01=folder / "a", pi_02=folder / "b"))
+    assert outcome["failed"] and f"No space: {folder} needs" in outcome["msg"] and "Nothing was written" in outcome["msg"]
+    assert all((folder / name).stat().st_blocks == 0 for name in ("a", "b"))
+
+
+def test_space_that_a_card_holds_already_counts(image: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    used, fresh = card("used", fill=b"x" * SIZE), card("fresh")
+    room = os.statvfs(used)
+    with Image(str(image)) as opened:
+        need = len(opened.blocks) * BLOCK
+        free = os.statvfs_result((1, 1, *room[2:4], need, *room[5:]))
+        monkeypatch.setattr(os, "statvfs", lambda path: free)
+        space_needed(opened, cards_for(image, used), 0, "/proc")
+        space_needed(opened, cards_for(image, fresh), 0, "/proc")
+        with pytest.raises(CardError, match=f"needs {2 * need:,} bytes"):
+            space_needed(opened, cards_for(image, used, fresh), 0, str(used.parent))
+
+
+# Trouble
+
+
+def test_full_card_fails_alone(image: Path, sha256: str, card: Callable[..., Path], machine: Any, run_module: RunModule) -> None:
+    """A card that cannot take what it promised: a loop device on a file system with too little room."""
+    promised = machine.mount("-t", "tmpfs", "-o", "size=3M", "full") / "card"
+    with promised.open("wb") as file:
+        file.truncate(SIZE)
+    good = card("good")
+    outcome = run_module("card_write", batch(image, sha256, pi_01=good, pi_02=machine.loop(promised)))
+    assert outcome["failed"] and outcome["changed"] and results(outcome) == {"pi-01": "written", "pi-02": "failed"}
+    assert "1 of 2 cards failed; 1 is right." in outcome["msg"] and "playbooks/cards.yml --limit pi-02" in outcome["msg"]
+    error = outcome["results"][1]["error"]
+    assert error.startswith("writing failed at byte ") and error.endswith(("(EIO)", "(ENOSPC)"))
+    assert identity_on(good)[1] == SECRET + "pi-01"
+    assert not any(promised.read_bytes()[:512])  # it does not look like a card that is done
+
+
+def test_slow_card_delays_nobody(image: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, quick = card("slow"), card("quick")
+    others_done = threading.Event()
+    write = Card.write
+
+    def reluctant(self: Card, offset: int, data: bytes) -> None:
+        if self.facts.node == "slow":
+            assert others_done.wait(30)
+        write(self, offset, data)
+
+    class Watch(Progress):
+        def tell(self, node: str, phase: str, done: int = 0, total: int = 0) -> None:
+            if (node, phase) == ("quick", "written"):
+                others_done.set()
+
+    monkeypatch.setattr(Card, "write", reluctant)
+    with Image(str(image)) as opened:
+        done = write_batch(cards_for(image, slow, quick), dict.fromkeys(("slow", "quick"), Content(opened, {})), Watch())
+    assert [result.result for result in done] == ["written", "written"]
+
+
+def one(image: Path, path: Path) -> Result:
+    """Write the plain image to one card."""
+    with Image(str(image)) as opened:
+        (result,) = write_batch(cards_for(image, path), {path.stem: Content(opened, {})}, Progress())
+    return result
+
+
+def test_flipped_bit_is_found_and_mended(image: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    path, verify = card("card"), Card.verify
+    places = [BOOT_START + 7, SIZE - 100]  # in data, and where there must be zeros
+
+    def flip_first(self: Card, *arguments: Any) -> None:
+        with path.open("r+b") as file:
+            for place in places:
+                file.seek(place)
+                byte = file.read(1)[0]
+                file.seek(place)
+                file.write(bytes([byte ^ 4]))
+        verify(self, *arguments)
+
+    monkeypatch.setattr(Card, "verify", flip_first)
+    result = one(image, path)
+    assert result.result == "written" and result.bytes_verified == SIZE
+    assert path.read_bytes()[:SIZE] == image.read_bytes()
+
+
+def test_stuck_bit_fails_the_card(image: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    path, read, stuck = card("card"), Card.read, ROOT_START + 1030
+
+    def forgetful(self: Card, offset: int, length: int) -> bytes:
+        data = bytearray(read(self, offset, length))
+        if offset <= stuck < offset + length:
+            data[stuck - offset] ^= 1
+        return bytes(data)
+
+    monkeypatch.setattr(Card, "read", forgetful)
+    result = one(image, path)
+    assert result.result == "failed" and f"wrong at byte {stuck:,}, also after writing it again" in result.error
+    assert result.bytes_verified == 0
+    assert not any(path.read_bytes()[:512])  # nobody takes it for a good one
+
+
+@pytest.mark.parametrize("real", [2 * CHUNK, 8 * CHUNK])
+def test_counterfeit_card_fails(tmp_path: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, real: int) -> None:
+    """Half of what it says: every write beyond lands on something written before."""
+    image = tmp_path / "image"
+    image.write_bytes(b"".join(bytes([number + 1]) * CHUNK for number in range(10)))
+    path, read, write = card("card"), Card.read, Card.write
+    monkeypatch.setattr(Card, "read", lambda self, offset, length: read(self, offset % real, length))
+    monkeypatch.setattr(Card, "write", lambda self, offset, data: write(self, offset % real, data))
+    result = one(image, path)
+    assert result.result == "failed" and "counterfeit" in result.error
+
+
+def test_thoroughly_bad_card_is_given_up(tmp_path: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(b"x" * 20 * CHUNK)
+    monkeypatch.setattr(Card, "read", lambda self, offset, length: bytes(length))
+    assert one(image, card("card")).error.startswith("over 16 MiB read back wrong, from byte 0 on")
+
+
+def test_read_error_is_placed(image: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.preadv
+
+    def broken(fd: int, buffers: Any, offset: int) -> int:
+        if offset >= 4 * MIB:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", broken)
+    result = one(image, card("card"))
+    assert result.result == "failed" and result.error.startswith("reading failed at byte ") and "(EIO)" in result.error
+
+
+def test_surprise_in_a_thread_is_not_lost(image: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Card, "put", lambda *_: 1 / 0)
+    assert one(image, card("card")).error == "ZeroDivisionError: division by zero"
+
+
+@pytest.mark.parametrize("change", ["shrunk", "exchanged", "gone"])
+def test_card_that_changed_after_the_look(image: Path, card: Callable[..., Path], change: str) -> None:
+    path, other = card("card"), card("other")
+    facts = cards_for(image, path, other)
+    if change == "shrunk":
+        os.truncate(path, SIZE)
+    elif change == "exchanged":
+        card("new").rename(path)
+    else:
+        path.unlink()
+    with Image(str(image)) as opened:
+        contents = dict.fromkeys(("card", "other"), Content(opened, {}))
+        with pytest.raises(CardError, match="Nothing was written"):
+            write_batch(facts, contents, Progress())
+        assert other.stat().st_blocks == 0
+        done = write_batch(facts, contents, Progress(), only_good=True)
+    assert [result.result for result in done] == ["failed", "written"]
+
+
+def test_card_being_written_by_another(image: Path, card: Callable[..., Path]) -> None:
+    (facts,) = cards_for(image, card("card"))
+    first = Card(facts)
+    with pytest.raises(CardError, match="another process"):
+        Card(facts)
+    first.close()
+    Card(facts).close()
+
+
+def test_interrupted_card_does_not_look_done(image: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    path, write = card("card"), Card.write
+    assert one(image, path).result == "written"
+    with path.open("r+b") as file:
+        file.seek(SIZE - 1)
+        file.write(b"x")
+
+    def unplugged(self: Card, offset: int, data: bytes) -> None:
+        if offset > BOOT_START:
+            raise CardError("gone")
+        write(self, offset, data)
+
+    monkeypatch.setattr(Card, "write", unplugged)
+    assert one(image, path).result == "failed"
+    assert not any(path.read_bytes()[:CHUNK])
+
+
+def test_full_disk_under_the_progress_file_fails_no_card(image: Path, card: Callable[..., Path]) -> None:
+    path = card("card")
+    with Image(str(image)) as opened:
+        (result,) = write_batch(cards_for(image, path), {"card": Content(opened, {})}, Progress("/dev/full"))
+    assert result.result == "written"
+
+
+def test_loop_device_that_went_to_another_file(image: Path, card: Callable[..., Path], machine: Any) -> None:
+    path, other = card("card"), card("other")
+    device = machine.loop(path)
+    (facts,) = cards_for(image, device)
+    facts.identity = ("file", *facts.identity[1:2], other.stat().st_ino)
+    with pytest.raises(CardError, match="not the card it was"):
+        Card(facts)
+
+
+@pytest.mark.parametrize("method", ["punching", "direct"])
+def test_file_system_that_can_do_less(
+    image: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Where holes cannot be punched zeros are written; where O_DIRECT is refused, at once or later, it goes without."""
+    path = card("card", fill=os.urandom(SIZE))
+    if method == "punching":
+        monkeypatch.setattr(card_writer, "_libc", type("Libc", (), {"fallocate64": staticmethod(lambda *_: -1)}))
+    else:
+        monkeypatch.setattr(card_writer, "_BLKFLSBUF", 0)
+        real = os.pwrite
+
+        def picky(fd: int, data: Any, offset: int) -> int:
+            if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+                raise OSError(errno.EINVAL, "Invalid argument")
+            return real(fd, data, offset)
+
+        monkeypatch.setattr(os, "pwrite", picky)
+    assert one(image, path).result == "written"
+    assert path.read_bytes()[:SIZE] == image.read_bytes()
+
+
+PATTERN = st.lists(st.booleans(), min_size=1, max_size=40)
+
+
+@settings(deadline=None, max_examples=40)
+@given(PATTERN, PATTERN, st.dictionaries(st.integers(0, 40 * 16 - 1), st.binary(min_size=PAGE, max_size=PAGE), max_size=4))
+def test_any_card_becomes_any_content(data: list[bool], dirt: list[bool], pages: dict[int, bytes]) -> None:
+    def fill(path: Path, pattern: list[bool], size: int) -> None:
+        with path.open("wb") as file:
+            file.truncate(size)
+            for number, full in enumerate(pattern[: size // BLOCK]):
+                if full:
+                    file.seek(number * BLOCK)
+                    file.write(os.urandom(BLOCK))
+
+    with tempfile.TemporaryDirectory() as folder:
+        image, card = Path(folder, "image"), Path(folder, "card")
+        fill(image, data, len(data) * BLOCK)
+        fill(card, dirt, 41 * BLOCK)
+        overlay = {page * PAGE: text for page, text in pages.items() if page < len(data) * 16}
+        wanted = bytearray(image.read_bytes())
+        for offset, text in overlay.items():
+            wanted[offset : offset + PAGE] = text
+        tail = card.read_bytes()[len(wanted) :]
+        with Image(str(image)) as opened:
+            content = {"card": Content(opened, overlay)}
+            (first,) = write_batch(cards_for(image, card), content, Progress())
+            assert card.read_bytes() == bytes(wanted) + tail and first.result in ("written", "unchanged")
+            (second,) = write_batch(cards_for(image, card), content, Progress())
+            assert second.result == "unchanged"
+
+
+# Progress
+
+
+def test_progress_events(image: Path, sha256: str, card: Callable[..., Path], run_module: RunModule, tmp_path: Path) -> None:
+    events = tmp_path / "events.jsonl"
+    run_module("card_write", {**batch(image, sha256, pi_01=card("card")), "progress_file": str(events)})
+    lines = [json.loads(line) for line in events.read_text().splitlines()]
+    phases = list(dict.fromkeys(line["phase"] for line in lines))
+    assert phases == ["prepare", "compare", "write", "verify", "written"]
+    assert all(0 <= line["done"] <= line["total"] for line in lines)
+    for phase in ("write", "verify"):
+        last = [line for line in lines if line["phase"] == phase][-1]
+        assert last["done"] == last["total"] > 3 * MIB
+    assert "never to be seen" not in events.read_text()

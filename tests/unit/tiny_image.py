@@ -1,0 +1,52 @@
+"""A card image small enough to be made for a test: an MBR, a FAT partition, an ext4 partition with a few files, an empty end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+MIB = 1024 * 1024
+SIZE = 22 * MIB
+BOOT_START, BOOT_SIZE = 1 * MIB, 4 * MIB
+ROOT_START, ROOT_SIZE = 5 * MIB, 16 * MIB
+
+
+def build(path: Path) -> None:
+    """Make it, sparse."""
+    table = f"""
+        label: dos
+        start={BOOT_START // 512}, size={BOOT_SIZE // 512}, type=c
+        start={ROOT_START // 512}, size={ROOT_SIZE // 512}, type=83
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        boot, files = Path(folder, "boot"), Path(folder, "files")
+        (files / "etc/ssh").mkdir(parents=True)
+        (files / "usr/lib/systemd").mkdir(parents=True)
+        (files / "lib").symlink_to("usr/lib")
+        (files / "etc/hostname").write_text("raspberrypi\n")
+        (files / "blob").write_bytes(os.urandom(3 * MIB))
+        for place, size in ((path, SIZE), (boot, BOOT_SIZE)):
+            with place.open("wb") as file:
+                file.truncate(size)
+        subprocess.run(["sfdisk", "-q", path], input=table.encode(), check=True)
+        subprocess.run(["mkfs.vfat", "-n", "BOOT", boot], check=True, capture_output=True)
+        with path.open("r+b") as file:
+            file.seek(BOOT_START)
+            file.write(boot.read_bytes().rstrip(b"\0"))
+        command: list[str | Path] = [
+            "mke2fs",
+            "-q",
+            "-F",
+            "-t",
+            "ext4",
+            "-b",
+            "4096",
+            "-E",
+            f"offset={ROOT_START}",
+            "-d",
+            files,
+            path,
+        ]
+        subprocess.run([*command, f"{ROOT_SIZE // 1024}k"], check=True, capture_output=True)
