@@ -20,6 +20,7 @@ def test_the_specification_is_the_defaults(role: Path) -> None:
     defaults = role / "defaults/main.yml"
     given = yaml.safe_load(defaults.read_text()) or {} if defaults.exists() else {}
     optional = {name for name, option in options(role).items() if not option.get("required")}
+    given = {name: value for name, value in given.items() if not name.startswith("__")}
     assert set(given) <= set(options(role))
     assert optional - set(given) <= {name for name, option in options(role).items() if option.get("default") is None}
     assert all(name.startswith(f"{role.name}_") for name in options(role) if name in given)

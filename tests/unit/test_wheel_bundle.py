@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import tarfile
 from pathlib import Path
@@ -54,3 +55,14 @@ def test_pip_never_judges_markers_by_this_machine(tmp_path: Path) -> None:
     command = wheel_bundle.download_command(tmp_path / "r.txt", tmp_path, "3.13", "aarch64")
     assert {"--no-deps", "--require-hashes", "--only-binary=:all:", "--python-version=3.13"} <= set(command)
     assert "--platform=manylinux_2_28_aarch64" in command
+
+
+def test_the_projects_own_wheel_is_pinned_too(tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text("dask==1 --hash=sha256:00\n")
+    for name in ("bramble-0.1.0-py3-none-any.whl", "pip-26.3-py3-none-any.whl"):
+        (tmp_path / name).write_text(name)
+    wheel_bundle.finish(tmp_path, tmp_path / "requirements.txt")
+    lines = (tmp_path / "requirements.txt").read_text().splitlines()
+    digest = hashlib.sha256(b"bramble-0.1.0-py3-none-any.whl").hexdigest()
+    assert lines == ["dask==1 --hash=sha256:00", f"bramble==0.1.0 --hash=sha256:{digest}"]
+    assert (tmp_path / "installer.zip").read_text() == "pip-26.3-py3-none-any.whl"

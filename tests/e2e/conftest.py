@@ -1,0 +1,66 @@
+"""The real thing on stand-ins: what the end-to-end tests share."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from rehearsal import INVENTORY, ROOT, play
+
+OVERLAY = Path(__file__).parent / "inventory"
+STATE = ROOT / ".state/e2e"
+SERVERS = ["pi-01", "pi-02", "pi-03", "pi-04"]
+
+playbook = partial(play, inventory=[*INVENTORY, OVERLAY])
+
+
+def ssh(node: str, command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command on a node, trusting only the host key that was made for its card."""
+    return subprocess.run(
+        ["ssh", "-F", STATE / "ssh/ssh_config", "-o", "BatchMode=yes", node, command],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Power off and remove the cards, however the tests ended."""
+    os.environ["NODES"] = str(len(SERVERS))
+    yield
+    playbook("rehearse", variables={"standin_state": "absent"})
+    shutil.rmtree(STATE, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """One whole run of the demo: its summary, its folder and what it printed."""
+    reports = tmp_path_factory.mktemp("reports")
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts/demo", "--inventory", OVERLAY, "--reports", reports],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1500,
+    )
+    logs = "\n".join(f"== {log.name}\n{log.read_text()[-6000:]}" for log in sorted(reports.glob("*/*.log")))
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{logs}"
+    folder = (reports / "latest").resolve()
+    return {"summary": json.loads((folder / "summary.json").read_text()), "folder": folder, "stdout": done.stdout}
+
+
+@pytest.fixture(scope="session")
+def cluster(demo: dict) -> Iterator[None]:
+    """The demo's nodes, powered on again from their cards."""
+    playbook("rehearse", variables={"standin_cpus": 0})
+    yield
+    playbook("rehearse", variables={"standin_state": "absent"})

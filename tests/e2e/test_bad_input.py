@@ -1,0 +1,146 @@
+"""What users get wrong gets a clear error, before anything is changed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import OVERLAY, playbook
+from rehearsal import INVENTORY, ROOT
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> dict:
+    """A cluster of its own, with its cards in a folder of the test's."""
+    return {
+        "cluster_name": "e2e-bad",
+        "cluster_state_dir": str(tmp_path / "state"),
+        "card_slot": f"{tmp_path}/{{{{ inventory_hostname }}}}.img",
+    }
+
+
+@pytest.fixture(scope="module")
+def image() -> Path:
+    """The image that the rehearsal's cards are made from."""
+    playbook("image")
+    return next(path for path in sorted((ROOT / ".cache/images").glob("*.img")) if path.stat().st_size > 0)
+
+
+def failure(run: object) -> str:
+    assert run.status == "failed", run.status
+    return "\n".join(run.failed.values())
+
+
+def test_a_card_one_byte_too_small_stops_the_batch(own: dict, image: Path, tmp_path: Path) -> None:
+    for node, size in (("pi-01", image.stat().st_size - 1), ("pi-02", 31_914_983_424)):
+        with (tmp_path / f"{node}.img").open("wb") as card:
+            card.truncate(size)
+    said = failure(playbook("cards", variables=own, arguments="--limit pi-01,pi-02", check=False))
+    assert "TOO SMALL by 1 byte" in said
+    assert f"{image.stat().st_size - 1:,}" in said
+    assert all((tmp_path / f"{node}.img").stat().st_blocks == 0 for node in ("pi-01", "pi-02")), "something was written"
+
+
+def test_a_mounted_disk_is_refused(own: dict, image: Path, tmp_path: Path) -> None:
+    disk, folder = tmp_path / "disk", tmp_path / "mounted"
+    folder.mkdir()
+    with disk.open("wb") as file:
+        file.truncate(2_000_000_000)
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", disk], check=True)
+    before = disk.stat().st_blocks
+    loop = subprocess.run(["losetup", "--find", "--show", disk], capture_output=True, text=True, check=True).stdout.strip()
+    try:
+        subprocess.run(["mount", loop, folder], check=True)
+        said = failure(playbook("cards", variables={**own, "card_slot": loop}, arguments="--limit pi-01", check=False))
+        assert "IN USE" in said and str(folder) in said
+        subprocess.run(["umount", folder], check=True)
+    finally:
+        subprocess.run(["losetup", "--detach", loop], check=True)
+    assert disk.stat().st_blocks == before
+    subprocess.run(["e2fsck", "-fn", disk], capture_output=True, check=True)
+
+
+def test_the_system_disk_is_refused(own: dict, image: Path) -> None:
+    """Dry: a broken guard must not cost the machine."""
+    root = subprocess.run(
+        ["findmnt", "--noheadings", "--output", "MAJ:MIN", "/"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    disk = Path(f"/sys/dev/block/{root}").resolve()
+    if not disk.exists():
+        pytest.skip("the root file system is on no disk here")
+    disk = disk.parent if (disk / "partition").exists() else disk
+    said = failure(
+        playbook("cards", variables={**own, "card_slot": f"/dev/{disk.name}"}, arguments="--check --limit pi-01", check=False)
+    )
+    assert "SYSTEM DISK" in said
+
+
+def test_a_duplicate_address_is_named(tmp_path: Path) -> None:
+    extra = tmp_path / "extra.yml"
+    extra.write_text("servers:\n  hosts:\n    pi-09: {node_number: 3}\n")
+    for name in ("cards", "site"):
+        said = failure(playbook(name, inventory=[*INVENTORY, OVERLAY, extra], check=False))
+        assert "pi-03 and pi-09 have the same address 10.77.79.103" in said.replace("pi-09 and pi-03", "pi-03 and pi-09")
+
+
+def test_an_image_with_a_wrong_hash_is_refused(own: dict, image: Path, tmp_path: Path) -> None:
+    wrong = {**own, "image_file": str(image), "image_sha256": "0" * 64}
+    said = failure(playbook("cards", variables=wrong, arguments="--limit pi-01", check=False))
+    assert "0" * 64 in said and "sha256" in said
+    card = tmp_path / "pi-01.img"
+    assert not card.exists() or card.stat().st_blocks == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 MiB."""
+    disk, folder = tmp_path / "small", tmp_path / "small.d"
+    folder.mkdir()
+    with disk.open("wb") as file:
+        file.truncate(64 << 20)
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", disk], check=True)
+    loop = subprocess.run(["losetup", "--find", "--show", disk], capture_output=True, text=True, check=True).stdout.strip()
+    subprocess.run(["mount", loop, folder], check=True)
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+    subprocess.run(["losetup", "--detach", loop], check=True)
+
+
+def test_no_free_space_is_said_before_anything_is_written(own: dict, image: Path, small_disk: Path) -> None:
+    cards = {**own, "card_slot": f"{small_disk}/{{{{ inventory_hostname }}}}.img"}
+    said = failure(playbook("cards", variables=cards, arguments="--limit pi-01,pi-02", check=False))
+    assert "space" in said.lower() and str(small_disk) in said
+    assert all(card.stat().st_blocks == 0 for card in small_disk.glob("*.img"))
+
+
+def test_an_engine_that_can_not_be_installed(tmp_path: Path) -> None:
+    """No docker, no dockerd, and an apt that knows no packages."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for folder in ("/usr/sbin", "/usr/bin", "/sbin", "/bin"):
+        for tool in Path(folder).iterdir():
+            if "docker" not in tool.name and not (tools / tool.name).exists():
+                (tools / tool.name).symlink_to(tool)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "apt.conf").write_text(
+        f'Dir::Etc::SourceList "/dev/null";\nDir::Etc::SourceParts "{tmp_path}/empty";\nDir::State::Lists "{tmp_path}/empty";\n'
+    )
+    environment = {
+        **os.environ,
+        "PATH": str(tools),
+        "APT_CONFIG": str(tmp_path / "apt.conf"),
+        "DOCKER_HOST": f"unix://{tmp_path}/none",
+    }
+    done = subprocess.run(
+        [ROOT / "scripts/engine", "start"], env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode != 0
+    assert "Docker" in done.stderr and "docker.io" in done.stderr
+
+
+def test_a_workload_that_does_not_exist(own: dict) -> None:
+    run = playbook("run", variables={"workload": "nonsense"}, check=False)
+    assert run.status == "failed"

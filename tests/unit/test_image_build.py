@@ -1,0 +1,318 @@
+"""The builder of the Debian image: what it writes, when it says that there is nothing to do, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import re
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "images/debian"
+
+
+def load() -> Any:
+    spec = importlib.util.spec_from_file_location("image_build", SOURCE / "build.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["image_build"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+build = load()
+RECIPE = build.Recipe.load(SOURCE / "debian-trixie.toml")
+HASH = "0123456789abcdef" * 4
+MIB = 1 << 20
+TREE = """
+etc/cloud/cloud.cfg.d/05_logging.cfg etc/dpkg/dpkg.cfg.d/99mmdebstrap etc/resolv.conf etc/ssh/ssh_host_rsa_key
+etc/systemd/system/x.service usr/lib/netplan/x usr/share/doc/x/README usr/share/doc/x/copyright usr/share/man/man1/x.1
+var/lib/dbus/machine-id var/log/apt.log
+""".split()
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A root file system as mmdebstrap leaves it, very small."""
+    root = tmp_path / "root"
+    for name in TREE:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("x\n")
+    return root
+
+
+class TestRecipe:
+    def test_it_has_what_a_node_needs(self) -> None:
+        assert {"cloud-init", "openssh-server", "python3", "sudo", "network-manager", "netplan.io"} <= set(RECIPE.packages)
+        assert "systemd-firstboot.service" in RECIPE.masked_units
+
+    def test_the_catalog_names_it(self) -> None:
+        yaml = pytest.importorskip("yaml")
+        entry = yaml.safe_load((ROOT / "images/catalog.yml").read_text())["images"][RECIPE.name]
+        assert entry["architectures"] == list(RECIPE.architectures)
+        assert entry["init_format"] == RECIPE.init_format
+        assert (ROOT / "images" / entry["build"] / f"{RECIPE.name}.toml").is_file()
+
+    @pytest.mark.parametrize("text", ["name =", 'name = "x"', 'nonsense = 1\nname = "x"'])
+    def test_a_bad_one_is_refused(self, tmp_path: Path, text: str) -> None:
+        (tmp_path / "x.toml").write_text(text)
+        with pytest.raises(build.BuildError, match=r"x\.toml"):
+            build.Recipe.load(tmp_path / "x.toml")
+
+
+class TestFingerprint:
+    def test_everything_that_shapes_the_image_counts(self, tmp_path: Path) -> None:
+        (tmp_path / "d").mkdir()
+        file, link = tmp_path / "d/file", tmp_path / "d/link"
+        seen = set()
+
+        def note(*words: str) -> None:
+            seen.add(build.fingerprint([tmp_path / "d"], *words))
+
+        file.write_text("a")
+        note("amd64")
+        note("arm64")
+        file.write_text("b")
+        note("amd64")
+        file.rename(tmp_path / "d/other")
+        note("amd64")
+        link.symlink_to("other")
+        note("amd64")
+        link.unlink()
+        link.symlink_to("elsewhere")
+        note("amd64")
+        assert len(seen) == 6
+
+    def test_it_is_the_same_every_time(self) -> None:
+        paths = [SOURCE / "bootfs", SOURCE / "rootfs", SOURCE / "build.py"]
+        assert build.fingerprint(paths, "amd64") == build.fingerprint(paths, "amd64")
+
+    @given(st.text("0123456789abcdef", min_size=64, max_size=64))
+    def test_the_disk_identifier_is_never_zero(self, recipe_hash: str) -> None:
+        assert 0 < build.disk_id(recipe_hash) < 1 << 32
+        assert int(build.partuuid(recipe_hash), 16) == build.disk_id(recipe_hash)
+        assert build.disk_id("0" * 64) == 1
+
+
+class TestLayout:
+    @given(st.integers(0, 30 * 10**9))
+    def test_partitions_follow_each_other_and_hold_the_tree(self, size: int) -> None:
+        boot, root = build.layout(RECIPE, size)
+        assert boot.start == RECIPE.first_partition * MIB
+        assert boot.start + boot.size == root.start
+        assert root.size >= size + RECIPE.slack * MIB
+        assert root.size % (8 * MIB) == root.start % MIB == 0
+
+    def test_the_boot_record_is_what_others_read(self, tmp_path: Path) -> None:
+        parts = build.layout(RECIPE, 100 * MIB)
+        image = tmp_path / "x.img"
+        image.write_bytes(build.master_boot_record(build.disk_id(HASH), parts))
+        with image.open("r+b") as file:
+            file.truncate(parts[1].start + parts[1].size)
+        told = json.loads(subprocess.run(["sfdisk", "--json", image], capture_output=True, check=True).stdout)["partitiontable"]
+        assert told["label"] == "dos" and told["id"] == f"0x{HASH[:8]}"
+        assert [(p["start"] * 512, p["size"] * 512, p["type"]) for p in told["partitions"]] == [
+            (parts[0].start, parts[0].size, "c"),
+            (parts[1].start, parts[1].size, "83"),
+        ]
+
+
+class TestTree:
+    def test_nothing_of_the_build_and_nobody_in_particular_is_left(self, tree: Path) -> None:
+        build.finish_tree(RECIPE, tree, {"PARTUUID": "01234567"})
+        assert not list(tree.glob("etc/ssh/ssh_host_*"))
+        assert (tree / "etc/machine-id").read_text() == "uninitialized\n"
+        for gone in ("etc/resolv.conf", "var/lib/dbus/machine-id", "etc/dpkg/dpkg.cfg.d/99mmdebstrap", "usr/share/man"):
+            assert not (tree / gone).exists(), gone
+        assert [p.name for p in (tree / "usr/share/doc/x").iterdir()] == ["copyright"]
+
+    def test_it_is_ready_for_a_node(self, tree: Path) -> None:
+        build.finish_tree(RECIPE, tree, {"PARTUUID": "01234567"})
+        fstab = (tree / "etc/fstab").read_text()
+        assert "PARTUUID=01234567-01 /boot/firmware" in fstab and "PARTUUID=01234567-02 / " in fstab and "@" not in fstab
+        assert (tree / "etc/bramble/ssh").stat().st_mode & 0o777 == 0o700
+        assert (tree / "etc/systemd/system/systemd-firstboot.service").readlink() == Path("/dev/null")
+        assert (tree / "usr/lib/netplan/00-network-manager-all.yaml").stat().st_mode & 0o777 == 0o600
+        assert (tree / "etc/fstab").stat().st_mode & 0o777 == 0o644
+        for stamp in ("etc/.updated", "var/.updated"):
+            assert (tree / stamp).stat().st_mtime >= (tree / "usr").stat().st_mtime
+
+    def test_the_firmware_is_told_where_the_root_is(self, tmp_path: Path) -> None:
+        build.lay(SOURCE / "bootfs", tmp_path, {"PARTUUID": "01234567"})
+        words = (tmp_path / "cmdline.txt").read_text().split()
+        assert "root=PARTUUID=01234567-02" in words and words[-1] == "resize"
+        assert {"user-data", "meta-data", "network-config", "config.txt"} <= {path.name for path in tmp_path.iterdir()}
+
+    def test_no_door_is_left_open(self) -> None:
+        sshd = "".join(path.read_text() for path in (SOURCE / "rootfs/etc/ssh/sshd_config.d").iterdir())
+        assert "PasswordAuthentication no" in sshd and "PermitRootLogin no" in sshd
+        assert not re.search(r"passwd|chpasswd", "".join(p.read_text() for p in (SOURCE / "bootfs").iterdir()))
+
+
+class TestImage:
+    @pytest.fixture
+    def image(self, tree: Path, tmp_path: Path) -> Path:
+        values = {"PARTUUID": build.partuuid(HASH)}
+        build.finish_tree(RECIPE, tree, values)
+        (tree / "etc/big").write_bytes(bytes(range(256)) * 40_000)
+        boot = tmp_path / "boot"
+        boot.mkdir()
+        build.lay(SOURCE / "bootfs", boot, values)
+        small = dataclasses.replace(RECIPE, bootfs=48, slack=8)
+        image = tmp_path / "x.img"
+        build.write_image(small, HASH, tree, boot, image)
+        self.parts = build.layout(small, build.tree_size(tree))
+        return image
+
+    def test_both_file_systems_are_sound_and_hold_their_tree(self, image: Path, tmp_path: Path) -> None:
+        data = image.read_bytes()
+        boot, root = tmp_path / "p1", tmp_path / "p2"
+        for path, part in ((boot, self.parts[0]), (root, self.parts[1])):
+            path.write_bytes(data[part.start : part.start + part.size])
+        assert subprocess.run(["e2fsck", "-fn", root], capture_output=True, check=False).returncode == 0
+        assert subprocess.run(["fsck.vfat", "-n", boot], capture_output=True, check=False).returncode == 0
+        listed = subprocess.run(["mdir", "-b", "-i", boot, "::/"], capture_output=True, text=True, check=True).stdout
+        assert "::/cmdline.txt" in listed and "::/network-config" in listed
+        subprocess.run(["debugfs", "-R", f"dump /etc/big {tmp_path / 'big'}", root], capture_output=True, check=True)
+        assert (tmp_path / "big").read_bytes() == bytes(range(256)) * 40_000
+
+    def test_labels_and_identifiers_come_from_the_recipe(self, image: Path) -> None:
+        def probe(part: Any, tag: str) -> str:
+            command = ["blkid", "--probe", "--offset", str(part.start), "--output", "value", "--match-tag", tag, str(image)]
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+        assert [probe(part, "LABEL") for part in self.parts] == ["bootfs", "rootfs"]
+        assert probe(self.parts[0], "UUID").replace("-", "") == HASH[:8]
+        assert probe(self.parts[1], "UUID") == str(build.uuid.uuid5(build.uuid.NAMESPACE_OID, HASH))
+        assert struct.unpack_from("<I", image.read_bytes(), 440)[0] == int(HASH[:8], 16)
+
+    def test_holes_stay_holes(self, image: Path) -> None:
+        assert image.stat().st_blocks * 512 < image.stat().st_size // 2
+
+
+class TestCache:
+    @pytest.fixture
+    def entry(self, tmp_path: Path) -> Any:
+        return build.Entry(tmp_path, "debian-trixie-amd64", HASH)
+
+    def fill(self, entry: Any) -> None:
+        work = entry.cache / "work"
+        work.mkdir()
+        (work / "image.img").write_bytes(b"x" * 100)
+        build.publish(entry, work / "image.img", {"bytes": 100})
+
+    def test_a_published_image_is_found(self, entry: Any) -> None:
+        assert not entry.complete()
+        self.fill(entry)
+        assert entry.complete() and not entry.is_current()
+        build.point(entry)
+        build.point(entry)
+        assert entry.is_current() and json.loads(entry.current.read_text()) == {"bytes": 100}
+        assert entry.image.name == "debian-trixie-amd64-0123456789ab.img"
+
+    def test_it_is_not_there_until_all_of_it_is(self, entry: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        calls = []
+
+        def rename(self: Path, target: Path) -> Path:
+            calls.append(target)
+            if len(calls) == 2:
+                raise OSError("power cut")
+            return real(self, target)
+
+        real = Path.rename
+        monkeypatch.setattr(Path, "rename", rename)
+        with pytest.raises(OSError, match="power cut"):
+            self.fill(entry)
+        assert calls == [entry.image, entry.manifest]
+        assert entry.image.exists() and not entry.complete()
+
+    @pytest.mark.parametrize("manifest", ["", "{}", '{"bytes": 99}', "[]"])
+    def test_a_damaged_one_is_not_taken(self, entry: Any, manifest: str) -> None:
+        self.fill(entry)
+        entry.manifest.write_text(manifest)
+        assert not entry.complete()
+
+    def test_a_killed_build_leaves_nothing_for_long(self, tmp_path: Path) -> None:
+        (tmp_path / ".build-old/root").mkdir(parents=True)
+        with pytest.raises(RuntimeError), build.workspace(tmp_path) as work:
+            assert not (tmp_path / ".build-old").exists()
+            (work / "root").mkdir()
+            raise RuntimeError
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+class TestRefusals:
+    def test_what_no_recipe_knows(self) -> None:
+        with pytest.raises(build.BuildError, match="cluster_architecture"):
+            build.check_architecture(RECIPE, "riscv64", "x86_64")
+
+    def test_what_this_machine_can_not_run(self) -> None:
+        both = dataclasses.replace(RECIPE, architectures=("amd64", "arm64"))
+        build.check_architecture(both, "arm64", "aarch64")
+        with pytest.raises(build.BuildError, match="which is amd64"):
+            build.check_architecture(both, "arm64", "x86_64")
+
+    def test_too_little_space(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(build.shutil, "disk_usage", lambda _path: SimpleNamespace(free=2_499_999_999))
+        with pytest.raises(build.BuildError, match=r"2,499,999,999 bytes are free.*2,500,000,000.*cluster_cache_dir") as told:
+            build.check_space(tmp_path)
+        assert str(tmp_path) in str(told.value)
+
+    def test_missing_tools(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PATH", str(tmp_path))
+        with pytest.raises(build.BuildError, match=r"apt-get install .*mmdebstrap mtools util-linux debian-archive-keyring"):
+            build.check_tools(tmp_path / "keyring.gpg")
+
+    def test_a_failing_command_is_told_with_its_last_words(self) -> None:
+        with pytest.raises(build.BuildError, match=r"exit code 3[\s\S]*boom"):
+            build.run("sh", "-c", "echo boom; exit 3")
+
+
+class TestMain:
+    def run(self, capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+        assert build.main(list(words)) == 0
+        result: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return result
+
+    def test_a_dry_run_writes_nothing(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(build.platform, "machine", lambda: "x86_64")
+        cache = tmp_path / "cache"
+        assert self.run(capsys, "--cache", str(cache), "--architecture", "amd64", "--check")["changed"] is True
+        assert not cache.exists()
+
+    def test_a_second_run_changes_nothing(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def pretend(_args: Any, _recipe: Any, entry: Any) -> None:
+            entry.image.write_bytes(b"x" * 10)
+            entry.manifest.write_text('{"bytes": 10}')
+
+        monkeypatch.setattr(build, "build", pretend)
+        monkeypatch.setattr(build.platform, "machine", lambda: "x86_64")
+        words = ("--cache", str(tmp_path), "--architecture", "amd64")
+        first = self.run(capsys, *words)
+        assert first["changed"] and Path(first["manifest"]).is_file()
+        assert not self.run(capsys, *words)["changed"]
+        (tmp_path / "debian-trixie-amd64.json").unlink()
+        assert self.run(capsys, *words)["changed"]
+
+    def test_an_explained_failure_is_exit_code_1(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert build.main(["--cache", str(tmp_path), "--architecture", "m68k"]) == 1
+        assert "build.py: debian-trixie can not be built for m68k" in capsys.readouterr().err
+
+
+def test_memory_is_read_in_bytes() -> None:
+    assert build.memory_available("MemTotal: 9 kB\nMemAvailable:    4 kB\n") == 4096
+    assert build.memory_available("") == 0

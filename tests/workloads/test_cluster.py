@@ -1,0 +1,202 @@
+"""The cluster for real: processes, dask, mutual TLS; and what happens when parts of it die."""
+
+import json
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from bramble import ClusterError, ResultError, UsageError, driver
+from bramble.compute.kernel import nap
+from bramble.pi.montecarlo import chunks, count_inside
+from conftest import Bramble, Cluster, write_config
+
+pytestmark = pytest.mark.timeout(90)
+
+
+@pytest.fixture
+def engine(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[driver.Engine]:
+    monkeypatch.setenv("BRAMBLE_CONFIG", str(cluster.config))
+    with driver.connect("cluster") as engine:
+        yield engine
+
+
+@pytest.fixture
+def fragile_engine(fragile_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[driver.Engine]:
+    monkeypatch.setenv("BRAMBLE_CONFIG", str(fragile_cluster.config))
+    monkeypatch.setattr(driver, "SILENCE", 0.5)
+    monkeypatch.setattr(driver, "ANSWER_TIMEOUT", 2.0)
+    with driver.connect("cluster") as engine:
+        engine.warm_up(nap)
+        yield engine
+
+
+def ends(outcomes: list[driver.Outcome]) -> list[int]:
+    return sorted(outcome.index for outcome in outcomes)
+
+
+def breaking(outcomes: Iterator[driver.Outcome], node: str, accident: Callable[[], None] | None) -> list[driver.Outcome]:
+    """Collect the outcomes; when the first comes from this node, have an accident."""
+    seen = []
+    for outcome in outcomes:
+        seen.append(outcome)
+        if accident and outcome.node == node:
+            accident()
+            accident = None
+    return seen
+
+
+def test_sixteen_jobs(bramble: Bramble, cluster: Cluster, tmp_path: Path) -> None:
+    target = tmp_path / "compute.json"
+    result = bramble("compute", "--scale", "0.02", "--json", str(target))
+    assert result.returncode == 0, result
+    record = json.loads(target.read_text())
+    assert record["lost"] == 0 and record["on"] == "cluster"
+    assert record["per_node"].keys() == set(cluster.nodes) and sum(record["per_node"].values()) == 16
+    assert sorted(row["job"] for row in record["results"]) == list(range(16))
+    assert record["speedup"] > 3  # six slots
+
+
+def test_pi_is_the_same_everywhere(bramble: Bramble) -> None:
+    counts = set()
+    for place, extra in [("local", []), ("workstation", []), ("cluster", []), ("cluster", ["--nodes", "1,3"])]:
+        result = bramble("pi", "--points", "3e6", "--chunk", "70_001", "--on", place, "--json", "-", *extra)
+        assert result.returncode == 0, result
+        record = json.loads(result.stdout)
+        counts.add(record["inside"])
+    assert len(counts) == 1
+    assert [run["nodes"] for run in record["runs"]] == [1, 3]
+    assert record["runs"][0]["per_node"].keys() == {"pi-01"}
+    assert record["runs"][1]["efficiency"] == pytest.approx(record["runs"][1]["speedup"] / 3)
+
+
+def test_first_nodes_only(engine: driver.Engine) -> None:
+    with pytest.raises(UsageError, match=r"4 nodes .* 3 are there: pi-01, pi-02, pi-03"):
+        driver.first(engine, 4)
+    chosen = driver.first(engine, 2)
+    assert chosen == ("pi-01", "pi-02")
+    outcomes = list(engine.map(nap, [0.05] * 12, chosen))
+    assert ends(outcomes) == list(range(12))
+    assert {outcome.node for outcome in outcomes} == set(chosen)
+
+
+def test_no_jobs_is_no_trouble(engine: driver.Engine) -> None:
+    assert list(engine.map(nap, [])) == []
+
+
+def test_a_raising_job(engine: driver.Engine) -> None:
+    with pytest.raises(ResultError, match=r"(?s)job 1 failed on pi-0\d with argument -1:.*Traceback.*in nap"):
+        list(engine.map(nap, [0, -1]))
+    assert len(list(engine.map(nap, [0] * 4))) == 4  # and the cluster is fit for the next run
+
+
+def test_a_kernel_that_nodes_cannot_import(engine: driver.Engine) -> None:
+    def kernel(argument: int) -> int:
+        return argument
+
+    kernel.__module__ = "bramble.not_there"
+    with pytest.raises(ClusterError, match=r"pi-0\d cannot import bramble.not_there.*--tags workloads --limit pi-0\d"):
+        engine.warm_up(kernel)
+
+
+def test_a_missing_node(bramble: Bramble, cluster: Cluster) -> None:
+    config = cluster.folder / "more.toml"
+    write_config(config, cluster.address, [*cluster.nodes, "pi-04", "pi-05"])
+    result = bramble("compute", "--scale", "0", "--timeout", "1", config=config)
+    assert result.returncode == 0
+    assert "pi-04,pi-05 did not report" in result.stdout and "--limit pi-04,pi-05" in result.stdout
+    strict = bramble("compute", "--scale", "0", "--timeout", "1", "--require-all", config=config)
+    assert strict.returncode == 3 and "pi-04,pi-05" in strict.stderr and "Traceback" not in strict.stderr
+
+
+def test_no_certificate_no_entry(cluster: Cluster) -> None:
+    context = ssl.create_default_context(cafile=str(cluster.folder / "ca.pem"))
+    context.check_hostname = False
+    with (
+        pytest.raises(ssl.SSLError),
+        socket.create_connection(("127.0.0.1", cluster.port), timeout=5) as plain,
+        context.wrap_socket(plain) as wrapped,
+    ):
+        wrapped.recv(1)
+
+
+def test_ctrl_c_frees_the_cluster(cluster: Cluster, engine: driver.Engine) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bramble", "compute", "--scale", "0.2", "--jobs", "60"],
+        env=cluster.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    while not process.stdout.readline().strip().startswith("job"):
+        pass
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=15)
+    assert process.returncode == 130 and "stopped" in errors and "Traceback" not in errors
+    begin = time.monotonic()
+    assert len(list(engine.map(nap, [0] * 6))) == 6
+    assert time.monotonic() - begin < 10  # the 50 jobs that had not started are gone
+
+
+def test_a_killed_worker_costs_no_job(fragile_cluster: Cluster, fragile_engine: driver.Engine) -> None:
+    jobs = fragile_engine.map(nap, [0.25] * 24)
+    outcomes = breaking(jobs, "pi-02", lambda: fragile_cluster.kill("pi-02"))
+    assert ends(outcomes) == list(range(24))
+    assert all(outcome.lost is None for outcome in outcomes)
+    assert {outcome.node for outcome in outcomes} == {"pi-01", "pi-02"}
+
+
+def test_a_node_that_comes_back_elsewhere_finishes(fragile_cluster: Cluster, fragile_engine: driver.Engine) -> None:
+    """All jobs are bound to one node; its worker dies and comes back on another port."""
+
+    def restart() -> None:
+        fragile_cluster.kill("pi-01")
+        fragile_cluster.start("pi-01")
+
+    outcomes = breaking(fragile_engine.map(nap, [0.3] * 8, ["pi-01"]), "pi-01", restart)
+    assert ends(outcomes) == list(range(8))
+    assert {(outcome.node, outcome.lost) for outcome in outcomes} == {("pi-01", None)}
+
+
+def test_jobs_without_a_node_are_named_as_lost(fragile_cluster: Cluster, fragile_engine: driver.Engine) -> None:
+    assert isinstance(fragile_engine, driver.Cluster)
+    fragile_engine.timeout = 1
+    jobs = fragile_engine.map(nap, [0.3] * 8, ["pi-01"])
+    outcomes = breaking(jobs, "pi-01", lambda: fragile_cluster.kill("pi-01"))
+    assert ends(outcomes) == list(range(8))
+    lost = [outcome.lost for outcome in outcomes if outcome.lost]
+    assert lost and all("pi-01" in reason for reason in lost)
+
+
+def test_a_lost_scheduler_ends_the_run(fragile_cluster: Cluster, fragile_engine: driver.Engine) -> None:
+    assert isinstance(fragile_engine, driver.Cluster)
+    fragile_engine.timeout = 1
+    outcomes = breaking(fragile_engine.map(nap, [0.3] * 12), "pi-02", lambda: fragile_cluster.kill("scheduler"))
+    assert ends(outcomes) == list(range(12))
+    assert any(outcome.lost for outcome in outcomes)
+
+
+def test_a_restarted_scheduler_costs_no_job(fragile_cluster: Cluster, fragile_engine: driver.Engine) -> None:
+    """It forgets everything; its workers are started again as systemd would."""
+
+    def restart() -> None:
+        for name in ("scheduler", "pi-01", "pi-02"):
+            fragile_cluster.kill(name)
+            fragile_cluster.start(name)
+
+    outcomes = breaking(fragile_engine.map(nap, [0.3] * 16), "pi-02", restart)
+    assert ends(outcomes) == list(range(16))
+    assert all(outcome.lost is None for outcome in outcomes)
+
+
+def test_tasks_are_small(engine: driver.Engine) -> None:
+    """A kernel travels as a name: the code of a chunk's task must not be in it."""
+    import pickle
+    from functools import partial
+
+    task = pickle.dumps((partial(driver._call_on_worker, count_inside), chunks(10**9, 10**7, 0)[3]))
+    assert len(task) < 250

@@ -1,0 +1,181 @@
+"""Kernels and formulas: known answers and properties. No engine, no process."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+from bramble import ResultError, UsageError, driver, report
+from bramble.compute.kernel import durations
+from bramble.pi import run
+from bramble.pi.montecarlo import BATCH, MOST_CHUNKS, Chunk, chunks, count_inside, default_chunk, estimate
+from conftest import write_config
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+@given(points=st.integers(1, 10**13), chunk=st.integers(1, 10**13))
+def test_chunks_cover_every_point_once(points: int, chunk: int) -> None:
+    chunk = max(chunk, points // 1000)  # keep the list short
+    work = chunks(points, chunk, seed=7)
+    assert sum(piece.points for piece in work) == points
+    assert [piece.stream for piece in work] == list(range(len(work)))
+    assert all(piece.points == chunk for piece in work[:-1]) and 0 < work[-1].points <= chunk
+
+
+@given(points=st.integers(1, 10**13))
+def test_default_chunks_divide_evenly(points: int) -> None:
+    work = chunks(points, default_chunk(points), seed=0)
+    assert len(work) <= MOST_CHUNKS
+    if points > 32 * BATCH:
+        assert len(work) % 32 == 0
+        assert work[-1].points > 0.5 * work[0].points
+
+
+def test_default_chunk_of_a_milliard() -> None:
+    assert [piece.points for piece in chunks(10**9, default_chunk(10**9), 0)] == [3906250] * 256
+
+
+def test_count_is_the_known_one() -> None:
+    """Pins the stream: another NumPy, another processor or another batch size must not change what is counted."""
+    assert count_inside(Chunk(seed=0, stream=0, points=10**6)) == PINNED
+
+
+PINNED = 785126
+
+
+def test_count_agrees_with_plain_numpy() -> None:
+    child = np.random.SeedSequence(3).spawn(5)[4]
+    x, y = np.random.Generator(np.random.PCG64(child)).random((2, 1000), dtype=np.float32)
+    assert count_inside(Chunk(3, 4, 1000)) == np.count_nonzero(x * x + y * y < 1)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**64), points=st.integers(1, 300_000), chunk=st.integers(2_000, 100_000), salt=st.randoms())
+def test_order_and_owner_of_chunks_do_not_matter(seed: int, points: int, chunk: int, salt: random.Random) -> None:
+    work = chunks(points, chunk, seed)
+    total = sum(map(count_inside, work))
+    shuffled = salt.sample(work, len(work))
+    assert sum(map(count_inside, shuffled)) == total
+    assert abs(estimate(total, points)[1]) < 6 * estimate(total, points)[2] or points < 100
+
+
+def test_streams_differ() -> None:
+    counts = {count_inside(Chunk(seed, stream, 10**5)) for seed in range(4) for stream in range(4)}
+    assert len(counts) > 12
+
+
+def test_estimate() -> None:
+    pi, error, sigma = estimate(3, 4)
+    assert pi == 3.0 and error == 3.0 - math.pi
+    assert sigma * 2 == pytest.approx(1.642, abs=3e-4)
+
+
+@pytest.mark.parametrize("exponent", [1.0, 1.002, 0.998])
+def test_four_sigma_catches_a_biased_generator(exponent: float) -> None:
+    points = 10**8
+    share = math.pi / 4 * exponent
+    inside = int(np.random.default_rng(5).binomial(points, share))
+    pi, error, sigma = estimate(inside, points)
+    record = {"pi": pi, "error": error, "sigma": sigma}
+    if exponent == 1.0:
+        run.check(record)
+    else:
+        with pytest.raises(ResultError, match="sigma off"):
+            run.check(record)
+
+
+def test_runs_that_disagree_are_caught() -> None:
+    class Flaky(driver.Cluster):
+        def __init__(self) -> None:
+            self.nodes, self.label, self.calls = ("pi-01", "pi-02"), "a broken cluster", 0
+
+        def warm_up(self, kernel):  # type: ignore[no-untyped-def]
+            pass
+
+        def map(self, kernel, arguments, nodes=None):  # type: ignore[no-untyped-def]
+            self.calls += 1
+            for index, argument in enumerate(arguments):
+                yield driver.Outcome(index, kernel(argument) + (self.calls == 2), "pi-01", 0.1, 0.1)
+
+    with pytest.raises(ResultError, match="counted different points"):
+        run.run(Flaky(), report.Screen("-"), 1000, None, 0, [1, 2])
+
+
+def test_metrics_by_hand() -> None:
+    assert report.speedup(100.0, 25.0) == 4.0
+    assert report.efficiency(4.0, 8) == 0.5
+    assert report.karp_flatt(4.0, 8) == pytest.approx(1 / 7)  # (1/4 - 1/8) / (7/8)
+    assert report.karp_flatt(8.0, 8) == 0.0
+    assert report.karp_flatt(1.0, 1) is None
+
+
+@given(serial=st.floats(0, 1), nodes=st.integers(2, 64))
+def test_karp_flatt_finds_the_serial_fraction_of_amdahl(serial: float, nodes: int) -> None:
+    speedup = 1 / (serial + (1 - serial) / nodes)
+    assert report.karp_flatt(speedup, nodes) == pytest.approx(serial, abs=1e-9)
+
+
+def test_durations_are_octapis_and_reproducible() -> None:
+    drawn = durations(1000, 1.0, seed=4)
+    assert set(drawn) == set(range(5, 21))
+    assert drawn == durations(1000, 1.0, seed=4) != durations(1000, 1.0, seed=5)
+    assert durations(1000, 0.5, seed=4) == [seconds / 2 for seconds in drawn]
+
+
+def test_json_is_whole_or_not_there(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    target = tmp_path / "result.json"
+    report.write_json({"a": 1}, str(target))
+    with pytest.raises(TypeError):
+        report.write_json({"a": object()}, str(target))
+    assert target.read_text() == '{\n  "a": 1\n}\n'
+    assert list(tmp_path.iterdir()) == [target]
+    with pytest.raises(UsageError, match="cannot be written"):
+        report.write_json({}, str(tmp_path / "nowhere" / "result.json"))
+
+
+@pytest.mark.parametrize(
+    ("worker", "node"),
+    [("pi-01", "pi-01"), ("pi-01-0", "pi-01"), ("pi-01-12", "pi-01"), ("pi-03", "pi-03"), ("pi-03-1", "pi-03-1"),
+     ("tls://10.0.0.1:4000", "tls://10.0.0.1:4000"), ("pi-01-x", "pi-01-x"), ("0", "0")],
+)  # fmt: skip
+def test_node_of_a_worker(worker: str, node: str, tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    for name in ("ca.pem", "client.pem", "client.key"):
+        (tmp_path / name).touch()
+    write_config(tmp_path / "cluster.toml", "tls://127.0.0.1:1", ["pi-01", "pi-02"])
+    monkeypatch.setenv("BRAMBLE_CONFIG", str(tmp_path / "cluster.toml"))
+    cluster = object.__new__(driver.Cluster)
+    cluster.config = driver.load()
+    assert cluster._node(worker) == node
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("place", ["local", "workstation"])
+def test_every_job_ends_once_here(place: driver.Place) -> None:
+    work = chunks(10**6, 10**5, seed=1)
+    with driver.connect(place) as engine:
+        engine.warm_up(count_inside)
+        outcomes = list(engine.map(count_inside, work))
+    assert sorted(outcome.index for outcome in outcomes) == list(range(10))
+    assert all(outcome.result == count_inside(work[outcome.index]) for outcome in outcomes)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("place", ["local", "workstation"])
+def test_a_raising_job_shows_its_own_traceback(place: driver.Place) -> None:
+    with (
+        driver.connect(place) as engine,
+        pytest.raises(ResultError, match=r"(?s)argument 'x'.*math\.sqrt|must be real"),
+    ):
+        engine.warm_up(math.sqrt)
+        list(engine.map(math.sqrt, ["x"]))
+
+
+@pytest.mark.timeout(60)
+def test_a_dying_process_loses_its_jobs_by_name() -> None:
+    import os
+
+    with driver.connect("workstation") as engine:
+        outcomes = list(engine.map(os._exit, [3, 3]))
+    assert sorted(outcome.index for outcome in outcomes) == [0, 1]
+    assert all("died" in (outcome.lost or "") for outcome in outcomes)

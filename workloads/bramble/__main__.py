@@ -1,0 +1,5 @@
+"""`python -m bramble`."""
+
+from bramble.cli import main
+
+main()

@@ -1,0 +1,134 @@
+"""The `bramble` command.
+
+Exit codes: 0 done and right; 1 no good result (a job raised, jobs were lost, a check failed); 2 wrong request,
+configuration or certificate; 3 no scheduler, no node, or a node that is not fit; 130 stopped with Ctrl-C.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bramble import BrambleError, UsageError
+from bramble.driver import Place
+
+if TYPE_CHECKING:
+    from bramble.driver import Engine
+    from bramble.report import Screen
+
+app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+On = Annotated[Place, typer.Option(help="One core, every core of this machine, or the cluster.")]
+Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same numbers, wherever they are computed.")]
+Json = Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON (-: standard output).")]
+Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the nodes of the cluster.")]
+RequireAll = Annotated[bool, typer.Option("--require-all", help="Do not go on without a node that is missing.")]
+
+
+def whole(option: str, text: str) -> int:
+    """A whole number as people write it: 1000000000, 1_000_000_000 or 1e9. Raises UsageError."""
+    try:
+        number = Decimal(text)
+        if number != int(number) or number < 1:
+            raise ValueError
+    except (ArithmeticError, ValueError):
+        raise UsageError(f"{option}: {text!r} is not a whole number of at least 1, such as 1_000_000_000 or 1e9") from None
+    return int(number)
+
+
+@contextmanager
+def engine_and_screen(
+    place: Place, timeout: float, require_all: bool, json_target: str | None
+) -> Iterator[tuple["Engine", "Screen"]]:
+    """Where to compute and where to print. Leaving it, for whatever reason, cancels what runs."""
+    from bramble import driver
+    from bramble.report import Screen
+
+    screen = Screen(json_target)
+    try:
+        with driver.connect(place, timeout, require_all, screen.say) as engine:
+            yield engine, screen
+    except KeyboardInterrupt:
+        print("bramble: stopped; jobs that were running end by themselves, the others are cancelled", file=sys.stderr)
+        raise  # typer makes it exit code 130
+
+
+def deliver(record: dict[str, Any], place: Place, json_target: str | None, check: Callable[[dict[str, Any]], None]) -> None:
+    """Write the record first, so that a failed check can be looked into; then check it."""
+    from bramble import report
+
+    if json_target is not None:
+        report.write_json(record | {"on": place, "versions": report.versions()}, json_target)
+    check(record)
+
+
+@app.command()
+def compute(
+    on: On = "cluster",
+    jobs: Annotated[int, typer.Option(min=1, help="How many jobs.")] = 16,
+    scale: Annotated[float, typer.Option(min=0, help="Times the 5 to 20 seconds that a job sleeps.")] = 1.0,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Only the first N nodes.")] = None,
+    seed: Seed = 0,
+    json: Json = None,
+    timeout: Timeout = 30.0,
+    require_all: RequireAll = False,
+) -> None:
+    """Sixteen jobs that sleep and tell where: which nodes work, and how much faster they are together."""
+    from bramble.compute import run
+
+    with engine_and_screen(on, timeout, require_all, json) as (engine, screen):
+        record = run.run(engine, screen, jobs, scale, seed, nodes)
+    deliver(record, on, json, run.check)
+
+
+@app.command()
+def pi(
+    on: On = "cluster",
+    method: Annotated[str, typer.Option(help="montecarlo.")] = "montecarlo",
+    points: Annotated[str, typer.Option(metavar="N", help="How many points.")] = "1e9",
+    chunk: Annotated[str | None, typer.Option(metavar="N", help="Points per job, if not the default.")] = None,
+    nodes: Annotated[str | None, typer.Option(metavar="N,N,...", help="One timed run on the first N nodes each.")] = None,
+    seed: Seed = 0,
+    json: Json = None,
+    timeout: Timeout = 30.0,
+    require_all: RequireAll = False,
+) -> None:
+    """Pi from random points, and how much faster it comes with more nodes."""
+    from bramble.pi import run
+
+    if method != "montecarlo":
+        raise UsageError(f"--method {method} is not known; there is montecarlo")
+    total, size = whole("--points", points), None if chunk is None else whole("--chunk", chunk)
+    counts = None if nodes is None else [whole("--nodes", part) for part in nodes.split(",")]
+    with engine_and_screen(on, timeout, require_all, json) as (engine, screen):
+        record = run.run(engine, screen, total, size, seed, counts)
+    deliver(record, on, json, run.check)
+
+
+@app.command()
+def nodes(
+    json: Json = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the nodes of the cluster.")] = 5.0,
+) -> None:
+    """Which nodes are here, and how many jobs each does at once."""
+    from bramble import driver, report
+
+    with engine_and_screen("cluster", timeout, False, json) as (engine, screen):
+        assert isinstance(engine, driver.Cluster)
+        threads = engine.threads()
+        for node, count in threads.items():
+            screen.say(f"{node}  {count} jobs at once")
+        if json is not None:
+            report.write_json({"nodes": {node: {"threads": count} for node, count in threads.items()}}, json)
+
+
+def main() -> None:
+    """Run the command; a foreseen failure is a message on standard error and a stable exit code."""
+    try:
+        app()
+    except BrambleError as error:
+        print(f"bramble: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,1 @@
+"""Sixteen jobs that sleep: the first thing to run on a new cluster."""

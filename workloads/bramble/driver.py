@@ -1,0 +1,447 @@
+"""Map a kernel over arguments: on one core, on every core here, or on the cluster. The same kernel, the same results.
+
+A kernel is a module-level function of one argument in this package: it travels to the nodes as a name, not as code.
+dask (or concurrent.futures) does the distributing; this module keeps the account: **every job ends exactly once**,
+either finished or named as lost.
+
+    with driver.connect("cluster") as engine:
+        engine.warm_up(kernel)
+        for outcome in engine.map(kernel, arguments):
+            ...
+
+Nothing heavy is imported before it is needed: a small node pays for every import.
+"""
+
+import importlib
+import os
+import queue
+import signal
+import socket
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from bramble import ClusterError, ResultError, UsageError, __version__
+from bramble.config import ClusterConfig, load
+
+if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
+
+    from distributed import Client, Future
+
+Place = Literal["local", "workstation", "cluster"]
+Kernel = Callable[[Any], Any]
+
+GATHER_INTERVAL = 0.5
+"""Seconds: results are fetched at most this often, many at a time; one trip per job would eat a small scheduler."""
+ANSWER_TIMEOUT = 10.0
+"""Seconds for the scheduler to answer anything we ask, results included: they are small."""
+SILENCE = 5.0
+"""Seconds without a finished job after which we ask the scheduler whether the nodes we wait for still exist."""
+ATTEMPTS = 3
+"""How often jobs are submitted when all of their nodes, or the scheduler, went away and came back."""
+WARM_UP_TIMEOUT = 120.0
+"""Seconds for a node to import a kernel: a fifth of a core takes its time over NumPy."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one job ended: its index in the arguments, and either a result or, in `lost`, the reason why there is none.
+
+    `seconds` is the time inside the kernel, by the clock of `node`; `after` the time from the start of the map until
+    the job was known to have ended, by the clock here.
+    """
+
+    index: int
+    result: Any = None
+    node: str = ""
+    seconds: float = 0.0
+    after: float = 0.0
+    lost: str | None = None
+
+
+@dataclass(frozen=True)
+class _Return:
+    """What travels back from a job: the result, or the text of a traceback."""
+
+    result: Any
+    traceback: str | None
+    worker: str
+    seconds: float
+
+
+def _call(kernel: Kernel, argument: Any, worker: str) -> _Return:
+    """Run and time one job. An exception becomes text here, where its traceback is: not every exception can travel."""
+    begin = time.perf_counter()
+    result, text = None, None
+    try:
+        result = kernel(argument)
+    except Exception:
+        text = traceback.format_exc()
+    return _Return(result, text, worker, time.perf_counter() - begin)
+
+
+def _call_on_worker(kernel: Kernel, argument: Any) -> _Return:
+    from distributed import get_worker
+
+    return _call(kernel, argument, str(get_worker().name))
+
+
+def _ready(module: str) -> str:
+    """Warm-up: import the kernel's module; tell the version of this package here."""
+    importlib.import_module(module)
+    return __version__
+
+
+def _outcome(index: int, argument: Any, back: _Return, node: str, after: float) -> Outcome:
+    if back.traceback is not None:
+        raise ResultError(f"job {index} failed on {node} with argument {argument!r}:\n{back.traceback.rstrip()}")
+    return Outcome(index, back.result, node, back.seconds, after)
+
+
+class Engine:
+    """A place to compute: `nodes` are the names of its machines, sorted; `label` says what it is, in a few words."""
+
+    nodes: tuple[str, ...]
+    label: str
+
+    def warm_up(self, kernel: Kernel) -> None:
+        """Have every worker import the kernel, so that a timing that starts now does not measure imports."""
+        importlib.import_module(kernel.__module__)
+
+    def map(self, kernel: Kernel, arguments: Sequence[Any], nodes: Sequence[str] | None = None) -> Iterator[Outcome]:
+        """Yield one Outcome per argument, as they finish; `nodes` restricts the jobs to these (on the cluster).
+
+        Raises ResultError with the node, the argument and the node's traceback as soon as a job raises. However the
+        iteration ends, jobs that have not started by then are cancelled.
+        """
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Let go of processes and connections."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Local(Engine):
+    """One core: this process, one job after the other."""
+
+    def __init__(self) -> None:
+        self.nodes = (socket.gethostname(),)
+        self.label = f"one core of {self.nodes[0]}"
+
+    def map(self, kernel: Kernel, arguments: Sequence[Any], nodes: Sequence[str] | None = None) -> Iterator[Outcome]:
+        begin, node = time.monotonic(), self.nodes[0]
+        for index, argument in enumerate(arguments):
+            yield _outcome(index, argument, _call(kernel, argument, node), node, time.monotonic() - begin)
+
+
+class Workstation(Engine):
+    """Every core of this machine: one process per core."""
+
+    def __init__(self) -> None:
+        self.nodes = (socket.gethostname(),)
+        self.processes = len(os.sched_getaffinity(0))
+        self.label = f"{self.processes} cores of {self.nodes[0]}"
+        self.pool: ProcessPoolExecutor | None = None
+
+    def warm_up(self, kernel: Kernel) -> None:
+        import multiprocessing
+        from concurrent.futures import ProcessPoolExecutor
+
+        super().warm_up(kernel)
+        # Forked now, while this process has one thread and the kernel is imported: the children have it too.
+        # Ctrl-C reaches everyone on the terminal; only this process answers to it.
+        self.pool = ProcessPoolExecutor(
+            self.processes,
+            mp_context=multiprocessing.get_context("fork"),
+            initializer=signal.signal,
+            initargs=(signal.SIGINT, signal.SIG_IGN),
+        )
+        list(self.pool.map(_ready, [kernel.__module__] * self.processes))
+
+    def map(self, kernel: Kernel, arguments: Sequence[Any], nodes: Sequence[str] | None = None) -> Iterator[Outcome]:
+        from concurrent.futures import as_completed
+        from concurrent.futures.process import BrokenProcessPool
+
+        if self.pool is None:
+            self.warm_up(kernel)
+        assert self.pool is not None
+        begin, node = time.monotonic(), self.nodes[0]
+        jobs = {self.pool.submit(_call, kernel, argument, node): index for index, argument in enumerate(arguments)}
+        for job in as_completed(jobs):
+            index = jobs[job]
+            try:
+                back = job.result()
+            except BrokenProcessPool:
+                yield Outcome(index, lost=f"a process of {node} died (out of memory? `dmesg | tail` tells)")
+            else:
+                yield _outcome(index, arguments[index], back, node, time.monotonic() - begin)
+
+    def close(self) -> None:
+        import multiprocessing
+
+        if self.pool is not None:
+            for child in multiprocessing.active_children():  # also in the middle of a job
+                child.terminate()
+            self.pool.shutdown(cancel_futures=True)
+
+
+class Cluster(Engine):
+    """The nodes of the cluster, through dask over mutual TLS.
+
+    A worker's node is the expected node (`nodes` in the configuration) that bears its name, up to the `-0`, `-1`...
+    that dask appends when a node runs several worker processes: both `pi-01` and `pi-01-3` are node `pi-01`. The list
+    decides, since `pi-01` itself looks like process 1 of a node `pi`. A worker that is not on the list is its own node.
+    """
+
+    def __init__(self, config: ClusterConfig, timeout: float, require_all: bool, say: Callable[[str], None]) -> None:
+        self.config, self.timeout = config, timeout
+        self.client = self._connect()
+        try:
+            self.nodes = self._wait_for_nodes(require_all, say)
+        except BaseException:
+            self.close()
+            raise
+        self.label = f"{len(self.nodes)} node{'s' * (len(self.nodes) > 1)} of {config.scheduler}"
+
+    def _connect(self) -> "Client":
+        import logging
+        import ssl
+
+        import dask
+        from distributed import Client
+        from distributed.security import Security
+
+        config = self.config
+        for name in ("distributed", "distributed.client", "tornado.application"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # every failure is reported here, in one line
+        security = Security(
+            require_encryption=True,
+            tls_ca_file=str(config.ca),
+            tls_client_cert=str(config.cert),
+            tls_client_key=str(config.key),
+        )
+        try:
+            context = security.get_connection_args("client")["ssl_context"]
+        except (ssl.SSLError, ValueError) as error:
+            raise UsageError(
+                f"{config.cert}, {config.key} and {config.ca} do not make a TLS identity: {error}; "
+                "`ansible-playbook playbooks/site.yml --tags scheduler` makes the certificates"
+            ) from None
+        self._knock(context)
+        # The client's own refresh of a list that nobody looks at costs a small scheduler time.
+        dask.config.set({"distributed.client.scheduler-info-interval": "1h"})
+        try:
+            return Client(config.scheduler, security=security, timeout=self.timeout, set_as_default=False)
+        except OSError as error:
+            raise self._unreachable(error) from None
+
+    def _knock(self, context: Any) -> None:
+        """One plain TLS connection first: it tells at once, and exactly, what a dask client tells after a timeout."""
+        try:
+            with (
+                socket.create_connection(self.config.address, timeout=min(self.timeout, 10.0)) as plain,
+                context.wrap_socket(plain) as wrapped,
+            ):
+                # In TLS 1.3 a refused client hears of it with the first bytes; a scheduler always speaks first.
+                if not wrapped.recv(1):
+                    raise ConnectionError("it closed the connection")
+        except OSError as error:  # ssl.SSLError and TimeoutError are OSErrors
+            raise self._unreachable(error) from None
+
+    def _unreachable(self, reason: OSError) -> ClusterError:
+        return ClusterError(
+            f"no scheduler at {self.config.scheduler}: {reason}; on the client see "
+            "`systemctl status bramble-scheduler`, or run `ansible-playbook playbooks/site.yml --tags scheduler`"
+        )
+
+    def _wait_for_nodes(self, require_all: bool, say: Callable[[str], None]) -> tuple[str, ...]:
+        expected = set(self.config.nodes)
+        deadline = time.monotonic() + self.timeout
+        while not expected <= (there := set(self._workers().values())) and time.monotonic() < deadline:
+            time.sleep(0.25)
+        if missing := ",".join(sorted(expected - there)):
+            text = f"{missing} did not report to {self.config.scheduler} within {self.timeout:g} s"
+            advice = (
+                f"see `systemctl status bramble-worker` there, or run "
+                f"`ansible-playbook playbooks/site.yml --tags worker --limit {missing}`"
+            )
+            if require_all or not there:
+                raise ClusterError(f"{text}; {advice}")
+            say(f"{text}; going on with the {len(there)} that did ({advice})")
+        return tuple(sorted(there))
+
+    def _workers(self, nodes: Sequence[str] | None = None) -> dict[str, str]:
+        """Address to node of the workers that the scheduler has now (of these nodes); empty without a scheduler."""
+        # Not client.scheduler_info(): without a scheduler that tells what it last knew.
+        identity = self._ask(lambda: self.client.scheduler.identity(n_workers=-1)) or {"workers": {}}
+        found = {address: self._node(str(worker["name"])) for address, worker in identity["workers"].items()}
+        return {address: node for address, node in found.items() if nodes is None or node in nodes}
+
+    def threads(self) -> dict[str, int]:
+        """How many jobs each node that is here does at once."""
+        found: dict[str, int] = {}
+        for worker in self.client.scheduler_info(n_workers=-1)["workers"].values():
+            node = self._node(str(worker["name"]))
+            found[node] = found.get(node, 0) + int(worker["nthreads"])
+        return dict(sorted(found.items()))
+
+    def _node(self, worker: str) -> str:
+        stem, _, process = worker.rpartition("-")
+        return stem if worker not in self.config.nodes and stem in self.config.nodes and process.isdigit() else worker
+
+    def warm_up(self, kernel: Kernel) -> None:
+        """Have every worker import the kernel. Raises ClusterError, naming the node, if one cannot."""
+        module = kernel.__module__
+        jobs = [
+            (node, self.client.submit(_ready, module, workers=[address], pure=False)) for address, node in self._workers().items()
+        ]
+        for node, job in jobs:
+            advice = f"`ansible-playbook playbooks/site.yml --tags workloads --limit {node}` installs it"
+            try:
+                version = job.result(timeout=WARM_UP_TIMEOUT)
+            except TimeoutError:
+                raise ClusterError(f"{node} does not answer; see `systemctl status bramble-worker` there") from None
+            except Exception as error:  # whatever an import can raise
+                raise ClusterError(f"{node} cannot import {module}: {error!r}; {advice}") from None
+            if version != __version__:
+                raise ClusterError(f"{node} has bramble {version}, here is {__version__}; {advice}")
+
+    def map(self, kernel: Kernel, arguments: Sequence[Any], nodes: Sequence[str] | None = None) -> Iterator[Outcome]:
+        """See Engine.map. dask itself runs a job again, up to three times, when its worker dies; this adds the rest.
+
+        Without `nodes` there is no restriction, so a node that comes back gets work again. With `nodes` the jobs are
+        bound to the addresses that these nodes' workers have now (which is what dask makes of a worker's name). When
+        all of them are gone, or the scheduler went away, what is unfinished is submitted again as soon as one is back;
+        it is lost when none is back within the timeout.
+        """
+        from distributed import KilledWorker
+
+        ended: queue.SimpleQueue[tuple[int, Future, float]] = queue.SimpleQueue()
+        waiting: dict[int, Future] = {}
+        after: dict[int, float] = {}
+        addresses: set[str] = set()
+
+        def watch(index: int, future: "Future") -> None:
+            waiting[index] = future
+            future.add_done_callback(lambda future: ended.put((index, future, time.monotonic() - begin)))
+
+        def submit(indices: Sequence[int]) -> None:
+            addresses.clear()
+            addresses.update(self._workers(nodes))
+            # One call for all jobs. Even placement needs no help: a job without data goes to the worker with the least
+            # backlog, so 16 jobs on 4 or 8 idle nodes are 4 or 2 for each, and work stealing evens out the end.
+            futures = self.client.map(
+                partial(_call_on_worker, kernel),
+                [arguments[index] for index in indices],
+                key=kernel.__name__,
+                workers=None if nodes is None else sorted(addresses),
+                pure=False,
+            )
+            for index, future in zip(indices, futures, strict=True):
+                watch(index, future)
+
+        def collect(last_gather: float) -> dict[int, "Future"]:
+            """The jobs that ended: wait for one, and for more until the next gather is due. None after SILENCE."""
+            batch: dict[int, Future] = {}
+            until = time.monotonic() + SILENCE
+            while len(batch) < len(waiting):
+                try:
+                    index, future, elapsed = ended.get(timeout=max(0.0, until - time.monotonic()))
+                except queue.Empty:
+                    break
+                if waiting.get(index) is future:  # not of an earlier attempt
+                    batch[index], after[index] = future, elapsed
+                    until = last_gather + GATHER_INTERVAL
+            return batch
+
+        begin, last_gather, attempts = time.monotonic(), 0.0, 1
+        try:
+            submit(range(len(arguments)))
+            while waiting:
+                batch = collect(last_gather)
+                for index, future in batch.items():
+                    if future.status == "error":
+                        error = future.exception()
+                        if not isinstance(error, KilledWorker):
+                            raise ResultError(f"job {index} failed with argument {arguments[index]!r}: {error!r}")
+                        del waiting[index]
+                        yield Outcome(index, lost=f"every worker that ran it died, {error.last_worker.name} the last")
+
+                finished = {index: future for index, future in batch.items() if future.status == "finished"}
+                fetch = partial(self.client.gather, list(finished.values()), asynchronous=True)
+                values = self._ask(fetch) if finished else []
+                last_gather = time.monotonic()
+                for index, back in zip(finished, values or [], strict=values is not None):
+                    del waiting[index]
+                    yield _outcome(index, arguments[index], back, self._node(back.worker), after[index])
+                for index in batch.keys() & waiting.keys():  # its node died before handing over: dask computes it again
+                    watch(index, waiting[index])
+
+                adrift = any(future.cancelled() for future in waiting.values())  # the scheduler went away
+                if waiting and (adrift or (not values and addresses.isdisjoint(self._workers()))):
+                    self._cancel(waiting.values())
+                    attempts += 1
+                    if attempts <= ATTEMPTS and self._await_worker(nodes):
+                        submit(sorted(waiting))
+                        continue
+                    reason = f"no worker of {', '.join(nodes or self.nodes)} was left to run it, in {attempts - 1} attempts"
+                    for index in sorted(waiting):
+                        del waiting[index]
+                        yield Outcome(index, lost=reason)
+        finally:
+            self._cancel(waiting.values())
+
+    def _ask(self, request: Callable[[], Any]) -> Any:
+        """Run an asynchronous dask request to its end and return what it returns; None if there is no answer in time.
+
+        dask has many words for a scheduler or a node that is gone (timeout, cancelled, closed, lost); the account of
+        the jobs does not depend on which one it was.
+        """
+        try:
+            return self.client.sync(request, callback_timeout=ANSWER_TIMEOUT)
+        except Exception:
+            return None
+
+    def _cancel(self, futures: Iterable["Future"]) -> None:
+        """Best effort: without a scheduler there is nothing to cancel."""
+        if futures := list(futures):
+            self._ask(partial(self.client.cancel, futures, asynchronous=True, force=True))
+
+    def _await_worker(self, nodes: Sequence[str] | None) -> bool:
+        """Wait up to the timeout for a worker (of these nodes); tell whether there is one."""
+        deadline = time.monotonic() + self.timeout
+        while not (there := self._workers(nodes)) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        return bool(there)
+
+    def close(self) -> None:
+        self.client.close(timeout=2)
+
+
+def connect(place: Place, timeout: float = 30.0, require_all: bool = False, say: Callable[[str], None] = print) -> Engine:
+    """The engine for a place. For the cluster: wait up to `timeout` seconds for its nodes, `say` which are missing.
+
+    Raises UsageError (configuration, certificates) and ClusterError (no scheduler; no node; with `require_all`, any
+    node missing).
+    """
+    if place == "cluster":
+        return Cluster(load(), timeout, require_all, say)
+    return Workstation() if place == "workstation" else Local()
+
+
+def first(engine: Engine, count: int) -> tuple[str, ...]:
+    """The first `count` nodes of the cluster, by name. Raises UsageError if there are not so many."""
+    if not isinstance(engine, Cluster):
+        raise UsageError("--nodes goes with --on cluster")
+    if count > len(engine.nodes):
+        raise UsageError(f"{count} nodes were asked for, {len(engine.nodes)} are there: {', '.join(engine.nodes)}")
+    return engine.nodes[:count]

@@ -1,0 +1,1 @@
+"""Pi, by several methods. Monte Carlo: count random points of the unit square that lie inside the unit circle."""
