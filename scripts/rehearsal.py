@@ -46,7 +46,7 @@ def _message(result: dict[str, Any]) -> str:
     return text if not result.get("stderr") else f"{text}\n{result['stderr']}"
 
 
-def play(  # noqa: PLR0913 - ansible-playbook has these options, too
+def play(
     playbook: str,
     *,
     inventory: Sequence[Path] = INVENTORY,

@@ -107,6 +107,18 @@ def build_command(source: Path, dest: Path) -> list[str]:
     ]
 
 
+def finish(wheels: Path, requirements: Path) -> None:
+    """Add what installs the wheels: pip itself, and the requirements with the hash of the project's own wheel."""
+    (own,) = wheels.glob("bramble-*.whl")
+    (pip,) = wheels.glob("pip-*.whl")
+    name, version = own.name.split("-")[:2]
+    digest = hashlib.sha256(own.read_bytes()).hexdigest()
+    text = requirements.read_text(encoding="utf-8")
+    (wheels / "requirements.txt").write_text(f"{text}{name}=={version} --hash=sha256:{digest}\n", encoding="utf-8")
+    # Under a name that does not change: a wheel is a zip, and Python runs a package in one.
+    shutil.copy(pip, wheels / "installer.zip")
+
+
 def pack(folder: Path, name: str, dest: Path) -> None:
     """Pack a folder's files under NAME/, the same bytes for the same files; complete or not there at all."""
 
@@ -164,7 +176,7 @@ def main() -> None:
                     stdout=out,
                     stderr=err,
                 )
-        shutil.copy(requirements, wheels / "requirements.txt")
+        finish(wheels, requirements)
         pack(wheels, name, path)
     module.exit_json(changed=True, id=name, path=str(path), bytes=path.stat().st_size)
 

@@ -34,11 +34,19 @@ build = load()
 RECIPE = build.Recipe.load(SOURCE / "debian-trixie.toml")
 HASH = "0123456789abcdef" * 4
 MIB = 1 << 20
-TREE = """
-etc/cloud/cloud.cfg.d/05_logging.cfg etc/dpkg/dpkg.cfg.d/99mmdebstrap etc/resolv.conf etc/ssh/ssh_host_rsa_key
-etc/systemd/system/x.service usr/lib/netplan/x usr/share/doc/x/README usr/share/doc/x/copyright usr/share/man/man1/x.1
-var/lib/dbus/machine-id var/log/apt.log
-""".split()
+TREE = [
+    "etc/cloud/cloud.cfg.d/05_logging.cfg",
+    "etc/dpkg/dpkg.cfg.d/99mmdebstrap",
+    "etc/resolv.conf",
+    "etc/ssh/ssh_host_rsa_key",
+    "etc/systemd/system/x.service",
+    "usr/lib/netplan/x",
+    "usr/share/doc/x/README",
+    "usr/share/doc/x/copyright",
+    "usr/share/man/man1/x.1",
+    "var/lib/dbus/machine-id",
+    "var/log/apt.log",
+]
 
 
 @pytest.fixture
