@@ -3,9 +3,13 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export NODES ?= 4
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-# Packages, the Docker engine and loop devices are root's.
-SUDO := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env=NODES$(comma)PYTHON,)
 comma := ,
+# Packages, the Docker engine and loop devices are root's; what is made is the user's.
+ME := $(shell id -u)
+SUDO := $(if $(filter-out 0,$(ME)),sudo --preserve-env=NODES$(comma)PYTHON) env PATH="$(PATH)"
+OWN := $(if $(filter-out 0,$(ME)),sudo chown -R "$(ME):$(shell id -g)" . || code=1,:)
+# as-root COMMAND: run it, hand over what it made, end as it ended
+as-root = @code=0; $(SUDO) $(1) || code=$$?; $(OWN); exit $$code
 
 .PHONY: help
 help: ## List the targets
@@ -13,33 +17,37 @@ help: ## List the targets
 
 .PHONY: demo
 demo: ## The whole job with no hardware: cards, nodes, cluster, sixteen jobs, pi (NODES=8 for the full story)
-	@$(SUDO) scripts/bootstrap
-	@$(SUDO) .venv/bin/python scripts/demo
+	$(call as-root,BRAMBLE_START=$$(date +%s) sh -c 'scripts/bootstrap && .venv/bin/python scripts/demo')
 
 .PHONY: up
 up: ## Power on the stand-ins of the last demo, to try things on
-	@$(SUDO) scripts/bootstrap
-	@$(SUDO) scripts/engine start
-	@$(SUDO) .venv/bin/ansible-playbook -i inventory/hosts.yml -i inventory/rehearsal playbooks/rehearse.yml
+	$(call as-root,scripts/bootstrap)
+	$(call as-root,scripts/engine start)
+	$(call as-root,.venv/bin/ansible-playbook -i inventory/hosts.yml -i inventory/rehearsal playbooks/rehearse.yml)
 
 .PHONY: down
 down: ## Power them off; the cards stay
-	@$(SUDO) scripts/down
+	$(call as-root,scripts/down)
 
 .PHONY: test
 test: ## All tests: lint, unit, property, molecule, end to end
-	@$(SUDO) scripts/bootstrap --test
-	@$(SUDO) scripts/test
+	$(call as-root,scripts/bootstrap --test)
+	$(call as-root,scripts/test)
 
 .PHONY: lint
 lint: ## Only the linters
-	@$(SUDO) scripts/bootstrap --test
+	$(call as-root,scripts/bootstrap --test)
 	@scripts/lint
 
 .PHONY: unit
 unit: ## Only the unit and property tests
-	@$(SUDO) scripts/bootstrap --test
+	$(call as-root,scripts/bootstrap --test)
 	@.venv/bin/python -m pytest tests/unit tests/workloads
+
+.PHONY: bench-speedup
+bench-speedup: ## Measure 1, 2, 4 and 8 nodes side by side; writes reports/bench/speedup.json
+	$(call as-root,scripts/bootstrap)
+	$(call as-root,.venv/bin/python bench/speedup.py)
 
 .PHONY: requirements
 requirements: ## Resolve requirements.in anew (needs uv)
@@ -50,4 +58,4 @@ requirements: ## Resolve requirements.in anew (needs uv)
 
 .PHONY: clean
 clean: ## Remove everything that demo and test made (a real cluster's keys in .state/ stay)
-	@$(SUDO) scripts/clean
+	$(call as-root,scripts/clean)

@@ -94,6 +94,8 @@ def play(
         if result.status != "successful" and not run.failed:
             # Not a task's failure: what ansible-playbook itself said.
             run.failed["ansible-playbook"] = "\n".join(result.stdout.read().strip().splitlines()[-15:])
+    if run.status == "canceled":
+        raise KeyboardInterrupt
     if check and run.status != "successful":
         details = "\n".join(f"{host}: {message}" for host, message in run.failed.items())
         raise PlaybookFailed(f"playbooks/{playbook}.yml {arguments} ended as {run.status}.\n{details}")

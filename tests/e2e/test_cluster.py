@@ -38,7 +38,7 @@ def test_status_names_a_worker_that_is_missing_and_its_role_alone_mends_it() -> 
 
 def test_a_node_is_swapped(tmp_path: Path) -> None:
     """Its card and its board are gone; a blank card takes their place."""
-    host_key = (STATE / "nodes/pi-03/ssh_host_ed25519_key.pub").read_text()
+    host_key = (STATE / "host_keys/pi-03.pub").read_text()
     playbook("rehearse", variables={"standin_state": "absent"}, arguments="--limit pi-03")
     (STATE / "cards/pi-03.img").unlink()
     assert ssh("pi-03", "true").returncode == 255
@@ -46,7 +46,7 @@ def test_a_node_is_swapped(tmp_path: Path) -> None:
     run = playbook("cards", arguments="--limit pi-03")
     assert {change.split(":")[0] for change in run.changes()} == {"pi-03"}
     playbook("rehearse", variables={"standin_cpus": 0}, arguments="--limit pi-03")
-    assert (STATE / "nodes/pi-03/ssh_host_ed25519_key.pub").read_text() == host_key
+    assert (STATE / "host_keys/pi-03.pub").read_text() == host_key
 
     dry = playbook("site", arguments="--check --diff --limit pi-03")
     assert dry.changes(), "a fresh node needs changes"

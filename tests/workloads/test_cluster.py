@@ -75,6 +75,13 @@ def test_pi_is_the_same_everywhere(bramble: Bramble) -> None:
     assert record["runs"][1]["efficiency"] == pytest.approx(record["runs"][1]["speedup"] / 3)
 
 
+def test_nodes(bramble: Bramble, cluster: Cluster) -> None:
+    record = json.loads(bramble("nodes", "--json", "-").stdout)
+    assert record["nodes"].keys() == set(cluster.nodes)
+    assert all(node["threads"] == 2 for node in record["nodes"].values())
+    assert "pi-01  2 jobs at once" in bramble("nodes").stdout
+
+
 def test_first_nodes_only(engine: driver.Engine) -> None:
     with pytest.raises(UsageError, match=r"4 nodes .* 3 are there: pi-01, pi-02, pi-03"):
         driver.first(engine, 4)
@@ -100,7 +107,7 @@ def test_a_kernel_that_nodes_cannot_import(engine: driver.Engine) -> None:
         return argument
 
     kernel.__module__ = "bramble.not_there"
-    with pytest.raises(ClusterError, match=r"pi-0\d cannot import bramble.not_there.*--tags workloads --limit pi-0\d"):
+    with pytest.raises(ClusterError, match=r"pi-0\d cannot import bramble.not_there.*--tags worker --limit pi-0\d"):
         engine.warm_up(kernel)
 
 

@@ -305,7 +305,7 @@ class Cluster(Engine):
             (node, self.client.submit(_ready, module, workers=[address], pure=False)) for address, node in self._workers().items()
         ]
         for node, job in jobs:
-            advice = f"`ansible-playbook playbooks/site.yml --tags workloads --limit {node}` installs it"
+            advice = f"`ansible-playbook playbooks/site.yml --tags worker --limit {node}` installs it"
             try:
                 version = job.result(timeout=WARM_UP_TIMEOUT)
             except TimeoutError:

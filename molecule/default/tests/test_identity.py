@@ -13,7 +13,7 @@ testinfra_hosts = ["ssh://pi-client", "ssh://pi-01", "ssh://pi-02"]
 
 def test_the_only_host_key_is_the_one_made_for_the_card(host) -> None:
     name = host.check_output("hostname")
-    known = (STATE / f"nodes/{name}/ssh_host_ed25519_key.pub").read_text().split()[1]
+    known = (STATE / f"host_keys/{name}.pub").read_text().split()[1]
     address = host.check_output("hostname -I").split()[0]
     offered = subprocess.run(["ssh-keyscan", "-T", "10", address], capture_output=True, text=True, check=True).stdout
     assert {line.split()[2] for line in offered.splitlines()} == {known}

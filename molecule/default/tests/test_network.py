@@ -25,6 +25,7 @@ def test_every_node_is_known_by_name_and_reached(host, name: str) -> None:
 
 
 def test_the_network_is_ours_not_cloud_inits(host) -> None:
-    assert not host.file("/etc/netplan/50-cloud-init.yaml").exists
     with host.sudo():
-        assert host.file("/etc/netplan/60-bramble.yaml").mode == 0o600
+        netplan = host.file("/etc/netplan/50-cloud-init.yaml")
+        assert netplan.contains("From Bramble's inventory") and netplan.mode == 0o600
+        assert host.check_output("ls /etc/netplan") == "50-cloud-init.yaml"
