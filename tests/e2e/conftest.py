@@ -32,6 +32,19 @@ def ssh(node: str, command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def still_there() -> list[str]:
+    """What is left of the stand-ins: containers, networks, loop devices."""
+    found = []
+    for command in (
+        ["docker", "ps", "--all", "--filter", "label=bramble=e2e", "--format", "{{.Names}}"],
+        ["docker", "network", "ls", "--filter", "label=bramble=e2e", "--format", "{{.Name}}"],
+        # By device and inode: in a stand-in the card has another name.
+        *(["losetup", "--associated", str(card)] for card in STATE.glob("cards/*.img")),
+    ):
+        found += subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return found
+
+
 @pytest.fixture(scope="session", autouse=True)
 def nothing_left_behind() -> Iterator[None]:
     """Power off and remove the cards, however the tests ended."""
@@ -54,8 +67,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> dict:
     )
     logs = "\n".join(f"== {log.name}\n{log.read_text()[-6000:]}" for log in sorted(reports.glob("*/*.log")))
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{logs}"
+    left = still_there()
     folder = (reports / "latest").resolve()
-    return {"summary": json.loads((folder / "summary.json").read_text()), "folder": folder, "stdout": done.stdout}
+    return {"summary": json.loads((folder / "summary.json").read_text()), "folder": folder, "stdout": done.stdout, "left": left}
 
 
 @pytest.fixture(scope="session")

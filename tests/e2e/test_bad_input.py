@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,18 +126,19 @@ def test_an_engine_that_can_not_be_installed(tmp_path: Path) -> None:
             if "docker" not in tool.name and not (tools / tool.name).exists():
                 (tools / tool.name).symlink_to(tool)
     (tmp_path / "empty").mkdir()
-    (tmp_path / "apt.conf").write_text(
-        f'Dir::Etc::SourceList "/dev/null";\nDir::Etc::SourceParts "{tmp_path}/empty";\nDir::State::Lists "{tmp_path}/empty";\n'
-    )
+    (tmp_path / "status").touch()
+    apt = {"Etc::SourceList": "/dev/null", "Etc::SourceParts": "empty", "State::Lists": "empty", "State::status": "status"}
+    (tmp_path / "apt.conf").write_text("".join(f'Dir::{name} "{tmp_path / value}";\n' for name, value in apt.items()))
+    # A copy, with a state of its own: the engine that the tests use is not its business.
+    (tmp_path / "scripts").mkdir()
+    script = shutil.copy(ROOT / "scripts/engine", tmp_path / "scripts/engine")
     environment = {
         **os.environ,
         "PATH": str(tools),
         "APT_CONFIG": str(tmp_path / "apt.conf"),
         "DOCKER_HOST": f"unix://{tmp_path}/none",
     }
-    done = subprocess.run(
-        [ROOT / "scripts/engine", "start"], env=environment, capture_output=True, text=True, check=False, timeout=120
-    )
+    done = subprocess.run([script, "start"], env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode != 0
     assert "Docker" in done.stderr and "docker.io" in done.stderr
 

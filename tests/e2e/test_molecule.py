@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+from pathlib import Path
 
+import pytest
 from rehearsal import ROOT
 
 
-def test_molecule() -> None:
-    done = subprocess.run(["molecule", "test"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=1500)
+@pytest.mark.timeout(1800)
+def test_molecule(tmp_path: Path) -> None:
+    # What molecule remembers is kept by the name of the folder: other clones have the same.
+    environment = {**os.environ, "MOLECULE_EPHEMERAL_DIRECTORY": str(tmp_path)}
+    done = subprocess.run(
+        ["molecule", "test"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=1500
+    )
     print(done.stdout[-30000:], done.stderr[-10000:])
     assert done.returncode == 0
     assert " passed" in done.stdout
