@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import OVERLAY, playbook
 from rehearsal import INVENTORY, ROOT
+
+from .conftest import OVERLAY, playbook
 
 
 @pytest.fixture
@@ -141,8 +142,3 @@ def test_an_engine_that_can_not_be_installed(tmp_path: Path) -> None:
     done = subprocess.run([script, "start"], env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode != 0
     assert "Docker" in done.stderr and "docker.io" in done.stderr
-
-
-def test_a_workload_that_does_not_exist(own: dict) -> None:
-    run = playbook("run", variables={"workload": "nonsense"}, check=False)
-    assert run.status == "failed"

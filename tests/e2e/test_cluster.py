@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import SERVERS, STATE, playbook, ssh
+
+from .conftest import SERVERS, STATE, playbook, ssh
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -20,6 +21,11 @@ def test_a_second_run_changes_nothing() -> None:
     run = playbook("site")
     assert run.changes() == []
     assert not any(run.changed.values())
+
+
+def test_a_workload_that_does_not_exist_is_refused() -> None:
+    run = playbook("run", variables={"workload": "nonsense"}, check=False)
+    assert any("Say which workload" in message for message in run.failed.values())
 
 
 def test_status_is_well() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from conftest import SERVERS
+from .conftest import SERVERS
 
 
 def test_every_stage_is_timed(demo: dict) -> None:

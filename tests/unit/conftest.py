@@ -12,9 +12,10 @@ from typing import Any
 
 import ansible.module_utils
 import pytest
-import tiny_image
 from ansible.module_utils.testing import patch_module_args
-from load_plugin import ROOT, load
+
+from . import tiny_image
+from .load_plugin import ROOT, load
 
 # As for the modules, where ansible.cfg says module_utils = plugins/module_utils.
 ansible.module_utils.__path__.append(str(ROOT / "plugins" / "module_utils"))

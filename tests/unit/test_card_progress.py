@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from load_plugin import ROOT, load
+
+from .load_plugin import ROOT, load
 
 action = load(ROOT / "plugins" / "action" / "card_write.py")
 SECRET = "-----BEGIN OPENSSH PRIVATE KEY-----\nnever to be seen\n"

@@ -20,7 +20,8 @@ from ansible.module_utils.card_image import BLOCK, CHUNK, PAGE, CardError, Conte
 from ansible.module_utils.card_writer import Card, Progress, Result, space_needed, write_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_image import BOOT_START, MIB, ROOT_START, SIZE
+
+from .tiny_image import BOOT_START, MIB, ROOT_START, SIZE
 
 SECRET = "-----BEGIN OPENSSH PRIVATE KEY-----\nnever to be seen\n"
 KEY_PATH = "/etc/ssh/ssh_host_ed25519_key"

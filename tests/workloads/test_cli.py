@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from bramble import UsageError, config
-from conftest import ENVIRONMENT, Authority, Bramble, free_port, write_config
+
+from .conftest import ENVIRONMENT, Authority, Bramble, free_port, write_config
 
 pytestmark = pytest.mark.timeout(90)
 

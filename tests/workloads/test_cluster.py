@@ -14,7 +14,8 @@ import pytest
 from bramble import ClusterError, ResultError, UsageError, driver
 from bramble.compute.kernel import nap
 from bramble.pi.montecarlo import chunks, count_inside
-from conftest import Bramble, Cluster, write_config
+
+from .conftest import Bramble, Cluster, write_config
 
 pytestmark = pytest.mark.timeout(90)
 

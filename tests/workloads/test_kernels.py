@@ -9,9 +9,10 @@ from bramble import ResultError, UsageError, driver, report
 from bramble.compute.kernel import durations
 from bramble.pi import run
 from bramble.pi.montecarlo import BATCH, MOST_CHUNKS, Chunk, chunks, count_inside, default_chunk, estimate
-from conftest import write_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from .conftest import write_config
 
 
 @given(points=st.integers(1, 10**13), chunk=st.integers(1, 10**13))
