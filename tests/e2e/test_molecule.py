@@ -13,7 +13,7 @@ from rehearsal import ROOT
 @pytest.mark.timeout(1800)
 def test_molecule(tmp_path: Path) -> None:
     # What molecule remembers is kept by the name of the folder: other clones have the same.
-    environment = {**os.environ, "MOLECULE_EPHEMERAL_DIRECTORY": str(tmp_path)}
+    environment = {**os.environ, "MOLECULE_EPHEMERAL_DIRECTORY": str(tmp_path), "NODES": "2"}
     done = subprocess.run(
         ["molecule", "test"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=1500
     )
