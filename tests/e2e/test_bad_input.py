@@ -46,6 +46,13 @@ def test_a_card_one_byte_too_small_stops_the_batch(own: dict, image: Path, tmp_p
     assert all((tmp_path / f"{node}.img").stat().st_blocks == 0 for node in ("pi-01", "pi-02")), "something was written"
 
 
+def test_a_dry_run_shows_the_table_and_writes_nothing(own: dict, image: Path, tmp_path: Path) -> None:
+    run = playbook("cards", variables=own, arguments="--check --limit pi-01")
+    shown = [event["event_data"]["res"].get("msg") for event in run.events if event["event"] == "runner_on_ok"]
+    assert any("31,914,983,424" in line and line.endswith("OK") for lines in shown if isinstance(lines, list) for line in lines)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_mounted_disk_is_refused(own: dict, image: Path, tmp_path: Path) -> None:
     disk, folder = tmp_path / "disk", tmp_path / "mounted"
     folder.mkdir()
