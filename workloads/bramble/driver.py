@@ -157,11 +157,13 @@ class Workstation(Engine):
         from concurrent.futures import ProcessPoolExecutor
 
         super().warm_up(kernel)
-        # Forked now, while this process has one thread and the kernel is imported: the children have it too.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([kernel.__module__])
+        # Not forked from here: a process that has threads (whoever uses this as a library may) forks children that hang.
         # Ctrl-C reaches everyone on the terminal; only this process answers to it.
         self.pool = ProcessPoolExecutor(
             self.processes,
-            mp_context=multiprocessing.get_context("fork"),
+            mp_context=context,
             initializer=signal.signal,
             initargs=(signal.SIGINT, signal.SIG_IGN),
         )
