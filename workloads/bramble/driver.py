@@ -28,6 +28,7 @@ from bramble import ClusterError, ResultError, UsageError, __version__
 from bramble.config import ClusterConfig, load
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future as LocalFuture
     from concurrent.futures import ProcessPoolExecutor
 
     from distributed import Client, Future
@@ -151,6 +152,7 @@ class Workstation(Engine):
         self.processes = len(os.sched_getaffinity(0))
         self.label = f"{self.processes} cores of {self.nodes[0]}"
         self.pool: ProcessPoolExecutor | None = None
+        self.jobs: dict[LocalFuture[_Return], int] = {}
 
     def warm_up(self, kernel: Kernel) -> None:
         import multiprocessing
@@ -177,9 +179,9 @@ class Workstation(Engine):
             self.warm_up(kernel)
         assert self.pool is not None
         begin, node = time.monotonic(), self.nodes[0]
-        jobs = {self.pool.submit(_call, kernel, argument, node): index for index, argument in enumerate(arguments)}
-        for job in as_completed(jobs):
-            index = jobs[job]
+        self.jobs = {self.pool.submit(_call, kernel, argument, node): index for index, argument in enumerate(arguments)}
+        for job in as_completed(self.jobs):
+            index = self.jobs[job]
             try:
                 back = job.result()
             except BrokenProcessPool:
@@ -189,11 +191,17 @@ class Workstation(Engine):
 
     def close(self) -> None:
         import multiprocessing
+        from concurrent.futures import wait
 
-        if self.pool is not None:
-            for child in multiprocessing.active_children():  # also in the middle of a job
+        if self.pool is None:
+            return
+        if running := [job for job in self.jobs if not job.done()]:
+            # In the middle of a job. The pool finds itself broken, and fails what is left; only then is it shut down: a
+            # child that is terminated while the pool shuts down, or a job cancelled by hand, can leave it waiting for ever.
+            for child in multiprocessing.active_children():
                 child.terminate()
-            self.pool.shutdown(cancel_futures=True)
+            wait(running, timeout=5)
+        self.pool.shutdown(wait=not running)
 
 
 class Cluster(Engine):
