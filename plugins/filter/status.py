@@ -34,6 +34,7 @@ def cluster_status(
     :returns: lines, a table to print; problems, one sentence each, empty when all is well
     """
     joined, problems = _workers(scheduler)
+    answered = not problems
     lines = [f"{'node':<12} {'up':<12} {'load':>5}  worker"]
     for node, answer in answers.items():
         fields = str(answer.get("stdout", "")).split()
@@ -44,7 +45,7 @@ def cluster_status(
         worker = ""
         if node in workers:
             worker = f"{joined[node]} threads" if node in joined else "MISSING"
-            if node not in joined and not _workers(scheduler)[1]:
+            if node not in joined and answered:
                 problems.append(
                     f"The worker of {node} has not joined. On the node: journalctl -u bramble-worker; "
                     f"then: ansible-playbook playbooks/site.yml --tags worker --limit {node}"
