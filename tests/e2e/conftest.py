@@ -59,7 +59,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """One whole run of the demo: its summary, its folder and what it printed."""
     reports = tmp_path_factory.mktemp("reports")
     done = subprocess.run(
-        [sys.executable, ROOT / "scripts/demo", "--inventory", OVERLAY, "--reports", reports],
+        # The engine is the tests': scripts/test may have started it, and the demo would stop it.
+        [sys.executable, ROOT / "scripts/demo", "--inventory", OVERLAY, "--reports", reports, "--keep-engine"],
         capture_output=True,
         text=True,
         check=False,
