@@ -1,0 +1,223 @@
+"""Which bytes of a partition its file system uses; the rest can be left out of a copy.
+
+What an ext2/3/4 uses is what dumpe2fs (e2fsprogs) says, which knows every feature and checks every checksum; a FAT is read here.
+Every size and offset is in bytes.
+"""
+
+from __future__ import annotations
+
+import array
+import itertools
+import os
+import re
+import struct
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+
+from ansible.module_utils.card_image import CHUNK, PAGE, SECTOR, CardError, read
+
+Range = tuple[int, int]
+"""(start, end) of a stretch of bytes, end not included."""
+
+TOOL_ENV = {
+    "PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/bin:/bin",
+    "LC_ALL": "C.UTF-8",
+    "TZ": "UTC",
+    "MTOOLS_SKIP_CHECK": "1",
+}
+
+EXT, FAT, UNKNOWN = "ext", "FAT", ""
+_EXT_MAGIC = (1024 + 56, b"\x53\xef")
+_DIRENT = 32
+_SECONDS = 120  # for dumpe2fs, which needs a few on a slow card
+
+
+def kind(fd: int, start: int, size: int) -> str:
+    """What a partition looks like: EXT, FAT or UNKNOWN. Raises CardError when the file ends before the partition."""
+    head = read(fd, start, min(size, 2048))
+    at, magic = _EXT_MAGIC
+    if head[at : at + 2] == magic:
+        return EXT
+    # Only a boot sector that says how large its sectors are is one; other things begin with a jump, too.
+    if head[510:512] == b"\x55\xaa" and head[0] in (0xEB, 0xE9) and head[11:13] in (b"\0\2", b"\0\4", b"\0\x08", b"\0\x10"):
+        return FAT
+    return UNKNOWN
+
+
+def used(fd: int, start: int, size: int, strict: bool = False) -> list[Range]:
+    """The byte ranges of an open file or disk that the file system of the partition [start, start + size) uses.
+
+    Sorted, apart, made of whole pages of 4 KiB except at the partition's own ends. All of the partition when it is not known
+    what is used: an unknown or inconsistent file system, or an ext whose journal must be replayed. With `strict` that is a
+    CardError with the reason. Raises CardError also for a partition that is not within the file.
+    """
+    # Opened again: fd may be unbuffered (O_DIRECT), which takes only aligned reads.
+    again = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if size <= 0 or start < 0 or start + size > os.lseek(again, 0, os.SEEK_END):
+            raise CardError(f"the partition at byte {start:,} ({size:,} bytes) is not within the disk")
+        try:
+            what = kind(again, start, size)
+            if what == UNKNOWN:
+                raise CardError("neither an ext2, ext3 or ext4 nor a FAT file system")
+            inner = _ext(again, start, size) if what == EXT else _fat(again, start, size)
+            return list(_pages(inner, start, size))
+        except CardError:
+            if strict:
+                raise
+            return [(start, start + size)]
+    finally:
+        os.close(again)
+
+
+def _pages(ranges: Iterable[Range], start: int, size: int) -> Iterator[Range]:
+    """Ranges within a partition as absolute ones: widened to whole pages of the disk, cut at the partition's ends, merged."""
+    begin = end = -1
+    for low, high in sorted(ranges):
+        first = max((start + low) // PAGE * PAGE, start)
+        if first > end:
+            if end > begin:
+                yield begin, end
+            begin = first
+        end = max(end, min(-(-(start + high) // PAGE) * PAGE, start + size))
+    if end > begin:
+        yield begin, end
+
+
+# ext2, ext3, ext4
+
+_GROUP = re.compile(r"Group (\d+): \(Blocks (\d+)-(\d+)\)")
+_FREE = re.compile(r"  (\d+) free (blocks|clusters), ")
+_RANGES = re.compile(r"  Free blocks: ((?:\d+(?:-\d+)?(?:, )?)*)")
+
+
+def _ext(fd: int, start: int, size: int) -> list[Range]:
+    """The used blocks, as ranges within the partition. Raises CardError."""
+    command = ["dumpe2fs", f"/proc/self/fd/{fd}?offset={start}"]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False, env=TOOL_ENV, pass_fds=(fd,), timeout=_SECONDS)
+    except FileNotFoundError:
+        raise CardError("dumpe2fs is not installed on this machine: apt install e2fsprogs") from None
+    except subprocess.TimeoutExpired:
+        raise CardError(f"dumpe2fs has not read the file system in {_SECONDS} s") from None
+    lines = done.stdout.decode(errors="replace").splitlines()
+    notes = [line for line in done.stderr.decode(errors="replace").splitlines()[1:] if line]  # the first is its version
+    if done.returncode or notes or "*** Run e2fsck now!" in lines:
+        raise CardError("; ".join(["its ext file system is damaged", *notes]))
+    fields = dict(
+        line.split(":", 1) for line in itertools.takewhile(lambda line: not line.startswith("Group "), lines) if ":" in line
+    )
+    try:
+        features = fields["Filesystem features"].split()
+        block, blocks, first = (int(fields[name]) for name in ("Block size", "Block count", "First block"))
+    except (KeyError, ValueError):
+        raise CardError("dumpe2fs does not describe its ext file system") from None
+    if "needs_recovery" in features:
+        raise CardError("its ext file system was not unmounted: what it uses is known only when its journal has been replayed")
+    if "bigalloc" in features:
+        # The last cluster's end is not told by dumpe2fs (1.47), and no card has it.
+        raise CardError("its ext file system has the feature bigalloc, which is not supported")
+    if blocks * block > size:
+        raise CardError(f"its ext file system is {blocks * block:,} bytes, larger than its partition, {size:,}")
+    return [(low * block, high * block) for low, high in _blocks(lines, first, blocks)]
+
+
+def _blocks(lines: list[str], first: int, blocks: int) -> Iterator[Range]:
+    """The used ranges of blocks, from what dumpe2fs says of each group: one after the other, and what is free adds up."""
+    if first:
+        yield 0, first  # 1 KiB blocks: the boot block, before the first group
+    expected, low, high, said = first, 0, 0, -1
+    for line in lines:
+        if found := _GROUP.match(line):
+            low, high = int(found[2]), int(found[3]) + 1
+            if low != expected or not low < high <= blocks or said >= 0:
+                raise CardError("the groups of its ext file system make no sense")
+            expected, said = high, -2
+        elif said == -2 and (found := _FREE.match(line)):
+            said = int(found[1])
+        elif said >= 0 and (found := _RANGES.match(line)):
+            at, free = low, 0
+            for part in filter(None, found[1].split(", ")):
+                begin, _, last = part.partition("-")
+                begin, end = int(begin), int(last or begin) + 1
+                if not at <= begin < end <= high:
+                    raise CardError("the free blocks of its ext file system make no sense")
+                if at < begin:
+                    yield at, begin
+                at, free = end, free + end - begin
+            if at < high:
+                yield at, high
+            if free != said:
+                raise CardError("its ext file system counts its free blocks wrong: run e2fsck")
+            said = -1
+    if expected != blocks or said != -1:
+        raise CardError("dumpe2fs does not tell all groups of its ext file system")
+
+
+# FAT12, FAT16, FAT32
+
+
+def _fat(fd: int, start: int, size: int) -> list[Range]:
+    """All up to the clusters, and the clusters in use, as ranges within the partition. Raises CardError.
+
+    Source: Microsoft, "FAT32 File System Specification", version 1.03 (2000). A cluster is in use when its entry in the first FAT
+    is not 0; the two copies must agree, or it is not known what is used.
+    """
+    sector = read(fd, start, SECTOR)
+    length, per_cluster, reserved, copies, entries, total16 = struct.unpack_from("<HBHBHH", sector, 11)
+    (fat16,) = struct.unpack_from("<H", sector, 22)
+    total32, fat32 = struct.unpack_from("<II", sector, 32)
+    total, fat_sectors = total16 or total32, fat16 or fat32
+    root_sectors = -(-entries * _DIRENT // length)
+    data = reserved + copies * fat_sectors + root_sectors
+    powers = per_cluster and not per_cluster & (per_cluster - 1)
+    if not (powers and reserved and copies in (1, 2) and fat_sectors and data < total and total * length <= size):
+        raise CardError("the boot sector of its FAT file system makes no sense")
+    clusters = (total - data) // per_cluster
+    bits = 12 if clusters < 4085 else 16 if clusters < 65525 else 32
+    wide = bits == 32
+    if wide != (not fat16) or wide != (not entries) or clusters > 0x0FFFFFF5 or (clusters + 2) * bits > fat_sectors * length * 8:
+        raise CardError("the boot sector of its FAT file system contradicts itself")
+    tables = [start + (reserved + copy * fat_sectors) * length for copy in range(copies)]
+    needed = -(-(clusters + 2) * bits // 8)
+    ranges = [(0, data * length)]
+    cluster = per_cluster * length
+    for low, high in _allocated(fd, tables, needed, clusters, bits):
+        ranges.append((data * length + (low - 2) * cluster, data * length + (high - 2) * cluster))
+    return ranges
+
+
+def _allocated(fd: int, tables: list[int], needed: int, clusters: int, bits: int) -> Iterator[Range]:
+    """The ranges of clusters in use: numbers from 2 on."""
+    step = CHUNK // 2 * 3 if bits == 12 else CHUNK  # whole entries
+    begin, number = 0, 0
+    for at in range(0, needed, step):
+        amount = min(step, needed - at)
+        piece = read(fd, tables[0] + at, amount)
+        if any(read(fd, table + at, amount) != piece for table in tables[1:]):
+            raise CardError("the two copies of the table of its FAT file system differ: run fsck.vfat")
+        for entry in _entries(piece, bits):
+            if number >= clusters + 2:
+                break
+            busy = number >= 2 and entry & 0x0FFFFFFF != 0
+            if busy and not begin:
+                begin = number
+            elif not busy and begin:
+                yield begin, number
+                begin = 0
+            number += 1
+    if begin:
+        yield begin, clusters + 2
+
+
+def _entries(piece: bytes, bits: int) -> Iterable[int]:
+    """The entries of a piece of a FAT."""
+    if bits == 12:
+        padded = piece + bytes(-len(piece) % 3)
+        triples = zip(padded[0::3], padded[1::3], padded[2::3], strict=True)
+        return (entry for low, mid, high in triples for entry in (low | (mid & 0x0F) << 8, mid >> 4 | high << 4))
+    entries = array.array("H" if bits == 16 else "I", piece)
+    if sys.byteorder == "big":
+        entries.byteswap()
+    return entries
