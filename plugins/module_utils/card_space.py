@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from ansible.module_utils.card_image import CHUNK, PAGE, SECTOR, CardError, read
 
@@ -31,6 +32,10 @@ EXT, FAT, UNKNOWN = "ext", "FAT", ""
 _EXT_MAGIC = (1024 + 56, b"\x53\xef")
 _DIRENT = 32
 _SECONDS = 120  # for dumpe2fs, which needs a few on a slow card
+
+
+class Unreplayed(CardError):
+    """An ext whose journal must be replayed before it is known what it uses: it was not unmounted."""
 
 
 def kind(fd: int, start: int, size: int) -> str:
@@ -114,7 +119,7 @@ def _ext(fd: int, start: int, size: int) -> list[Range]:
     except (KeyError, ValueError):
         raise CardError("dumpe2fs does not describe its ext file system") from None
     if "needs_recovery" in features:
-        raise CardError("its ext file system was not unmounted: what it uses is known only when its journal has been replayed")
+        raise Unreplayed("its ext file system was not unmounted: what it uses is known only when its journal has been replayed")
     if "bigalloc" in features:
         # The last cluster's end is not told by dumpe2fs (1.47), and no card has it.
         raise CardError("its ext file system has the feature bigalloc, which is not supported")
@@ -158,34 +163,59 @@ def _blocks(lines: list[str], first: int, blocks: int) -> Iterator[Range]:
 # FAT12, FAT16, FAT32
 
 
+@dataclass(frozen=True)
+class Fat:
+    """What the boot sector of a FAT says; `sectors` is all of it."""
+
+    bits: int
+    sector: int
+    per_cluster: int
+    reserved: int
+    copies: int
+    root_entries: int
+    hidden: int
+    number: int
+    sectors: int
+    table: int
+    data: int
+    clusters: int
+
+    @classmethod
+    def parse(cls, head: bytes) -> Fat:
+        """From the first 512 bytes. Raises CardError.
+
+        Source: Microsoft, "FAT32 File System Specification", version 1.03 (2000); sizes and places in sectors.
+        """
+        sector, per_cluster, reserved, copies, entries, total16 = struct.unpack_from("<HBHBHH", head, 11)
+        table16, hidden, total32, table32 = struct.unpack_from("<H4xIII", head, 22)
+        total, table = total16 or total32, table16 or table32
+        if sector not in (512, 1024, 2048, 4096) or per_cluster == 0 or per_cluster & (per_cluster - 1):
+            raise CardError("the boot sector of its FAT file system makes no sense")
+        data = reserved + copies * table - (-entries * _DIRENT // sector)
+        clusters = (total - data) // per_cluster
+        bits = 12 if clusters < 4085 else 16 if clusters < 65525 else 32
+        (number,) = struct.unpack_from("<I", head, 67 if bits == 32 else 39)
+        sound = (
+            reserved and copies in (1, 2) and table and 0 < clusters <= 0x0FFFFFF5 and (clusters + 2) * bits <= table * sector * 8
+        )
+        if not sound or (bits == 32) != (not table16) or (bits == 32) != (not entries):
+            raise CardError("the boot sector of its FAT file system contradicts itself")
+        return cls(bits, sector, per_cluster, reserved, copies, entries, hidden, number, total, table, data, clusters)
+
+
 def _fat(fd: int, start: int, size: int) -> list[Range]:
     """All up to the clusters, and the clusters in use, as ranges within the partition. Raises CardError.
 
-    Source: Microsoft, "FAT32 File System Specification", version 1.03 (2000). A cluster is in use when its entry in the first FAT
-    is not 0; the two copies must agree, or it is not known what is used.
+    A cluster is in use when its entry in the first FAT is not 0; the two copies must agree, or it is not known what is used.
     """
-    sector = read(fd, start, SECTOR)
-    length, per_cluster, reserved, copies, entries, total16 = struct.unpack_from("<HBHBHH", sector, 11)
-    (fat16,) = struct.unpack_from("<H", sector, 22)
-    total32, fat32 = struct.unpack_from("<II", sector, 32)
-    total, fat_sectors = total16 or total32, fat16 or fat32
-    root_sectors = -(-entries * _DIRENT // length)
-    data = reserved + copies * fat_sectors + root_sectors
-    powers = per_cluster and not per_cluster & (per_cluster - 1)
-    if not (powers and reserved and copies in (1, 2) and fat_sectors and data < total and total * length <= size):
-        raise CardError("the boot sector of its FAT file system makes no sense")
-    clusters = (total - data) // per_cluster
-    bits = 12 if clusters < 4085 else 16 if clusters < 65525 else 32
-    wide = bits == 32
-    if wide != (not fat16) or wide != (not entries) or clusters > 0x0FFFFFF5 or (clusters + 2) * bits > fat_sectors * length * 8:
-        raise CardError("the boot sector of its FAT file system contradicts itself")
-    tables = [start + (reserved + copy * fat_sectors) * length for copy in range(copies)]
-    needed = -(-(clusters + 2) * bits // 8)
-    ranges = [(0, data * length)]
-    cluster = per_cluster * length
-    for low, high in _allocated(fd, tables, needed, clusters, bits):
-        ranges.append((data * length + (low - 2) * cluster, data * length + (high - 2) * cluster))
-    return ranges
+    fat = Fat.parse(read(fd, start, SECTOR))
+    if fat.sectors * fat.sector > size:
+        raise CardError(f"its FAT file system is {fat.sectors * fat.sector:,} bytes, larger than its partition, {size:,}")
+    tables = [start + (fat.reserved + copy * fat.table) * fat.sector for copy in range(fat.copies)]
+    needed = -(-(fat.clusters + 2) * fat.bits // 8)
+    data, cluster = fat.data * fat.sector, fat.per_cluster * fat.sector
+    busy = _allocated(fd, tables, needed, fat.clusters, fat.bits)
+    return [(0, data), *((data + (low - 2) * cluster, data + (high - 2) * cluster) for low, high in busy)]
 
 
 def _allocated(fd: int, tables: list[int], needed: int, clusters: int, bits: int) -> Iterator[Range]:
