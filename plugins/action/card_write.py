@@ -1,10 +1,12 @@
-"""Runs the card_write module, and shows on the terminal how far each card is while it runs."""
+"""Runs the card_write module, and shows how far each card is while it runs: as bars on a terminal, else as lines."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -14,6 +16,15 @@ from ansible import constants as C
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
+try:
+    from rich.console import Console
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+except ImportError:  # an Ansible that is not this project's
+    Console = None
+
+# Plugins are loaded before Ansible forks; its workers have no terminal.
+TERMINAL = bool(Console) and sys.stdout.isatty() and not C.ANSIBLE_NOCOLOR
 EVERY = 1.0  # seconds between two looks at the progress file
 AT_LEAST = 5.0  # seconds after which a line is shown although nothing moved: someone may be waiting for a slow card
 
@@ -40,6 +51,7 @@ class Tail:
             card = self._cards.setdefault(event["node"], {"passed": 0, "done": 0, "phase": ""})
             if event["phase"] != card["phase"]:
                 card["passed"] += card["done"]
+                card["since"] = event["time"]
             card |= event
 
     def line(self, now: float) -> str:
@@ -56,6 +68,32 @@ class Tail:
             words += [f"{rate / 1e6:.0f} MB/s", f"eta {left * busy / rate:.0f} s"]
         return "cards  " + "  ".join(words)
 
+    def bars(self, width: int) -> str:
+        """The same as a table for a terminal of `width` columns: a bar for each card, its speed, and the time that is left."""
+        grid = Table.grid(padding=(0, 2), expand=False)
+        for justify in ("left", "left", "left", "right", "right", "right"):
+            grid.add_column(justify=justify, no_wrap=True)
+        for node, card in self._cards.items():
+            rate = self._rate(card)
+            left = self._left(card)
+            grid.add_row(
+                node,
+                str(card["phase"]),
+                ProgressBar(card["total"] or 1, card["done"], width=max(10, min(40, width - 60))) if card["total"] else "",
+                f"{100 * card['done'] // card['total']} %" if card["total"] else "",
+                f"{rate / 1e6:.1f} MB/s" if rate else "",
+                f"{left / rate:.0f} s left" if rate and left else "",
+            )
+        screen = Console(file=io.StringIO(), force_terminal=True, width=width, legacy_windows=False)
+        with screen.capture() as text:
+            screen.print(grid)
+        return str(text.get())
+
+    @staticmethod
+    def _rate(card: dict[str, Any]) -> float:
+        """Bytes a second in this phase."""
+        return float(card["done"] / (card["time"] - card["since"])) if card["time"] > card["since"] else 0.0
+
     @staticmethod
     def _state(card: dict[str, Any]) -> str:
         if not card["total"]:
@@ -71,18 +109,45 @@ class Tail:
         return int(card["total"] - card["done"] + (card["total"] if card["phase"] == "write" else 0))
 
 
-def show(path: str, display: Display, stop: threading.Event, offset: int = 0) -> None:
-    """Print the line whenever it changed, until told to stop. Progress is a courtesy: an error only ends it."""
-    tail, shown, shown_at = Tail(path, offset), "", time.monotonic()
+class Lines:
+    """For a log: a line whenever something moved."""
+
+    def __init__(self, display: Display) -> None:
+        self._display, self._shown, self._shown_at = display, "", time.monotonic()
+
+    def show(self, tail: Tail, last: bool) -> None:
+        """Show what is new."""
+        now = time.monotonic()
+        line = tail.line(now)
+        if line and (line != self._shown or (now - self._shown_at >= AT_LEAST and not last)):
+            self._display.display(line)
+            self._shown, self._shown_at = line, now
+
+
+class Bars:
+    """For a terminal: a table that is drawn over again."""
+
+    def __init__(self, display: Display) -> None:
+        self._display, self._height = display, 0
+
+    def show(self, tail: Tail, last: bool) -> None:
+        """Draw it."""
+        text = tail.bars(self._display.columns)
+        # Up to its first line, then all below is cleared: ECMA-48, CPL and ED.
+        up = f"\x1b[{self._height}F\x1b[J" if self._height else ""
+        self._display.display(up + text, screen_only=True, newline=False)
+        self._height = text.count("\n")
+
+
+def show(path: str, view: Lines | Bars, stop: threading.Event, offset: int = 0) -> None:
+    """Show the events of a progress file until told to stop. Progress is a courtesy: an error only ends it."""
+    tail = Tail(path, offset)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         stopping = False
         while not stopping:
             stopping = stop.wait(EVERY)
             tail.read()
-            line, now = tail.line(time.monotonic()), time.monotonic()
-            if line and (line != shown or (now - shown_at >= AT_LEAST and not stopping)):
-                display.display(line)
-                shown, shown_at = line, now
+            view.show(tail, stopping)
 
 
 class ActionModule(ActionBase):
@@ -106,7 +171,8 @@ class ActionModule(ActionBase):
             start = 0
         arguments["progress_file"] = path
         stop = threading.Event()
-        thread = threading.Thread(target=show, args=(path, Display(), stop, start), daemon=True)
+        view = Bars(Display()) if TERMINAL else Lines(Display())
+        thread = threading.Thread(target=show, args=(path, view, stop, start), daemon=True)
         thread.start()
         try:
             return result | self._execute_module(module_args=arguments, task_vars=task_vars)

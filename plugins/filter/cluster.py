@@ -136,25 +136,37 @@ def key_problems(addresses: Mapping[str, str], ssh_key: str, known_hosts: str) -
     return problems
 
 
-def card_batch(nodes: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The cards of a play's nodes, as the module card_write takes them; nodes without a slot have none.
+def card_batch(nodes: Iterable[Mapping[str, Any]], identity: bool = True) -> list[dict[str, Any]]:
+    """The cards of a play's nodes, as the module card_write (or without identity card_facts) takes them.
 
-    A dry run on a machine with no keys yet has no identities: those cards would get the bare image.
+    Nodes without a slot have none. A dry run on a machine with no keys yet has no identities: those cards would get the bare
+    image.
     """
     return [
         {
             "node": node["inventory_hostname"],
             "slot": str(node["card_slot"]),
             "virtual_bytes": int(node.get("card_virtual_bytes") or 0),
-            **(node.get("identity_seed") or {}),
+            **((identity and node.get("identity_seed")) or {}),
         }
         for node in nodes
         if _read(node, "card_slot")
     ]
 
 
+def card_numbers(found: str, places: Mapping[str, str]) -> dict[str, str]:
+    """What a node says of itself, by name, from grep's lines "FILE:TEXT" and the file of each name."""
+    texts = dict(line.split(":", 1) for line in found.splitlines() if ":" in line)
+    return {name: text for name, file in places.items() if (text := texts.get(file, "").strip("\0 "))}
+
+
 class FilterModule:
     """Filters for the inventory of a cluster."""
 
     def filters(self) -> dict[str, Any]:
-        return {"cluster_problems": cluster_problems, "key_problems": key_problems, "card_batch": card_batch}
+        return {
+            "cluster_problems": cluster_problems,
+            "key_problems": key_problems,
+            "card_batch": card_batch,
+            "card_numbers": card_numbers,
+        }

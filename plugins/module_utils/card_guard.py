@@ -13,11 +13,14 @@ import stat
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import PurePath
 from typing import Any
 
 from ansible.module_utils.card_image import SECTOR, count
 
 LARGEST_CARD = 256 * 10**9  # a bigger disk is more likely someone's backup than a card for a cluster
+
+USB2_SPEED = 480  # Mbit/s
 
 OK = "OK"
 ABSENT = "ABSENT"
@@ -50,6 +53,11 @@ class Facts:
     kind: str = ""
     bus: str = ""
     model: str = ""
+    # Of the reader; empty where there is none, as in a built-in slot.
+    serial: str = ""
+    # The USB controller the reader hangs on, as usb1, and what it carries for all its readers, in Mbit/s.
+    controller: str = ""
+    controller_speed: int = 0
     bytes: int = 0
     needed_bytes: int = 0
     verdict: str = ABSENT
@@ -102,6 +110,27 @@ def loop_backing(device: str) -> tuple[int, int]:
         os.close(fd)
     raw, inode = struct.unpack_from("=QQ", info)
     return os.makedev((raw >> 8) & 0xFFF, (raw & 0xFF) | ((raw >> 12) & 0xFFF00)), inode
+
+
+@dataclass(frozen=True)
+class Reader:
+    """The USB card reader a disk is in; all empty for a disk that is in none."""
+
+    serial: str = ""
+    controller: str = ""
+    controller_speed: int = 0
+
+
+def reader(node: str) -> Reader:
+    """The reader of a disk, whose real folder in /sys is `node`.
+
+    Source: https://docs.kernel.org/admin-guide/abi-stable.html, /sys/bus/usb/devices/…
+    """
+    usb = [str(folder) for folder in (PurePath(node), *PurePath(node).parents) if _text(str(folder), "busnum")]
+    if not usb:
+        return Reader()
+    device, hub = usb[0], usb[-1]
+    return Reader(_text(device, "serial"), os.path.basename(hub), int(_text(hub, "speed") or 0))
 
 
 class Guard:
@@ -169,7 +198,9 @@ class Guard:
         name = os.path.basename(os.path.realpath(os.path.join(self._sys, "dev/block", number)))
         facts.bus, facts.model = self.bus(name), self.model(name)
         facts.bytes = self.size(name)
-        facts.identity = ("block", number, _text(self._sys, "class/block", name, "diskseq"))
+        for field, value in asdict(reader(self._node(name))).items():
+            setattr(facts, field, value)
+        facts.identity = ("block", number, _text(self._sys, "class/block", name, "diskseq"), facts.serial)
         facts.verdict, facts.reason = self.judge_disk(name, facts.needed_bytes)
         if facts.bus == "loop" and facts.bytes:
             facts.identity = ("file", *loop_backing(facts.device))
@@ -345,6 +376,20 @@ class Guard:
 def _against_size(size: int, needed: int) -> Iterator[Finding]:
     if size < max(needed, 1):
         yield TOO_SMALL, f"by {count(max(needed, 1) - size)}"
+
+
+def warnings(batch: Sequence[Facts]) -> list[str]:
+    """What will be slow, before it is."""
+    by_controller: dict[str, list[str]] = {}
+    for facts in batch:
+        if 0 < facts.controller_speed <= USB2_SPEED:
+            by_controller.setdefault(facts.controller, []).append(facts.node)
+    return [
+        f"The readers of {', '.join(nodes)} share one USB 2 controller ({name}), which carries 25 to 40 MB/s for all of them "
+        "together: spread them over more, or use USB 3."
+        for name, nodes in by_controller.items()
+        if len(nodes) > 1
+    ]
 
 
 def table(batch: Sequence[Facts]) -> str:

@@ -5,6 +5,7 @@ Every size and offset is in bytes.
 
 from __future__ import annotations
 
+import bisect
 import errno
 import hashlib
 import itertools
@@ -142,7 +143,9 @@ def read(fd: int, offset: int, length: int) -> bytes:
 
 
 class Image:
-    """A raw image, open for reading and scanned once: size, sha256, partitions, and which blocks hold data.
+    """A raw image, open for reading and scanned once: size, sha256, partitions, which blocks hold data, and which matter.
+
+    What no file system uses does not matter: the contents of deleted files, and space that is free.
 
     Raises CardError for something that is not a disk image, OSError when it cannot be read. Use it with `with`.
     """
@@ -155,7 +158,9 @@ class Image:
             self.size = self._stat.st_size
             if self.size == 0 or self.size % SECTOR:
                 raise CardError(f"the image {path} is {count(self.size)}: not a whole number of {SECTOR}-byte sectors")
-            self.sha256, self.blocks = self._scan()
+            self.sha256, data = self._scan()
+            self.needed = self._needed()
+            self.blocks = [block for block in data if block in self.needed]
         except BaseException:
             os.close(self.fd)
             raise
@@ -189,6 +194,27 @@ class Image:
         skip_to(self.size)
         return digest.hexdigest(), blocks
 
+    def _needed(self) -> set[int]:
+        """The numbers of the blocks that a card must hold: all but what the file systems of the image do not use."""
+        from ansible.module_utils.card_space import used  # which itself is built on this module
+
+        try:
+            partitions = parse_mbr(read(self.fd, 0, SECTOR), self.size)
+        except CardError:
+            return set(range(-(-self.size // BLOCK)))
+        needed, at = set[int](), 0
+
+        def need(start: int, end: int) -> None:
+            needed.update(range(start // BLOCK, -(-end // BLOCK)))
+
+        for partition in sorted(partitions, key=lambda partition: partition.start):
+            need(at, partition.start)
+            for start, end in used(self.fd, partition.start, partition.size):
+                need(start, end)
+            at = partition.end
+        need(at, self.size)
+        return needed
+
     def partitions(self) -> tuple[Partition, Partition]:
         """Its boot and root partitions. Raises CardError naming the image."""
         try:
@@ -218,7 +244,10 @@ class Run:
 
 
 class Content:
-    """What one card must hold from its first byte to the end of the image: the image, with a node's overlay on it."""
+    """What one card must hold from its first byte to the end of the image: the image, with a node's overlay on it.
+
+    Of the space that no file system uses nothing is said.
+    """
 
     def __init__(self, image: Image, overlay: Overlay) -> None:
         self.image = image
@@ -226,7 +255,8 @@ class Content:
         self._overlay: dict[int, list[tuple[int, bytes]]] = {}
         for offset, data in sorted(overlay.items()):
             self._overlay.setdefault(offset // BLOCK, []).append((offset, data))
-        self.blocks = sorted({*image.blocks, *self._overlay})
+        filled = {*image.blocks, *self._overlay}
+        self.blocks = [(block, block in filled) for block in sorted(filled | image.needed)]
         self.overlay_bytes = sum(map(len, overlay.values()))
         digest = hashlib.sha256(bytes.fromhex(image.sha256))
         for offset, data in sorted(overlay.items()):
@@ -248,29 +278,29 @@ class Content:
         return data
 
     def runs(self, start: int = 0, end: int | None = None) -> Iterator[Run]:
-        """The runs that make up [start, end), in order, without a gap; both limits are multiples of BLOCK or the end."""
-        at, end = start, self.size if end is None else min(end, self.size)
-        first = last = -1
-        for block in [block for block in self.blocks if start // BLOCK <= block < -(-end // BLOCK)]:
-            if block == last and block * BLOCK % CHUNK:
-                last += 1
-                continue
-            if first >= 0:
-                yield Run(first * BLOCK, last * BLOCK - first * BLOCK, True)
-                at = last * BLOCK
-            if at < block * BLOCK:
-                yield Run(at, block * BLOCK - at, False)
-            first, last = block, block + 1
-        if first >= 0:
-            yield Run(first * BLOCK, min(last * BLOCK, end) - first * BLOCK, True)
-            at = min(last * BLOCK, end)
-        if at < end:
-            yield Run(at, end - at, False)
+        """The runs of [start, end), in order; both limits are multiples of BLOCK or the end."""
+        end = self.size if end is None else min(end, self.size)
+        first, last = (bisect.bisect_left(self.blocks, (limit,)) for limit in (start // BLOCK, -(-end // BLOCK)))
+        low = high = -1
+        kind = False
+        for block, data in itertools.islice(self.blocks, first, last):
+            if block != high or data != kind or (data and block * BLOCK % CHUNK == 0):
+                if low >= 0:
+                    yield Run(low * BLOCK, (high - low) * BLOCK, kind)
+                low, kind = block, data
+            high = block + 1
+        if low >= 0:
+            yield Run(low * BLOCK, min(high * BLOCK, end) - low * BLOCK, kind)
 
     @property
     def data_bytes(self) -> int:
-        """How many bytes are not in zero runs."""
+        """How many bytes are in runs of data."""
         return sum(run.length for run in self.runs() if run.data)
+
+    @property
+    def needed_bytes(self) -> int:
+        """How many bytes are in runs, of data or of zeros."""
+        return sum(run.length for run in self.runs())
 
 
 @dataclass(frozen=True)

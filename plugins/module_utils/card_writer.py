@@ -13,12 +13,14 @@ import json
 import mmap
 import os
 import stat
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
-from ansible.module_utils.card_guard import Facts, loop_backing
+from ansible.module_utils.card_guard import Facts, loop_backing, reader
 from ansible.module_utils.card_image import (
     BLOCK,
     CHUNK,
@@ -32,6 +34,9 @@ from ansible.module_utils.card_image import (
     extents,
     is_zero,
 )
+from ansible.module_utils.card_ledger import FAILED as BAD
+from ansible.module_utils.card_ledger import VERIFIED, WRITING, Ledger, now
+from ansible.module_utils.card_probe import places, probe
 
 WRITTEN = "written"
 UNCHANGED = "unchanged"
@@ -66,6 +71,16 @@ class Result:
     fingerprint: str = ""
     error: str = ""
 
+    @property
+    def write_mb_s(self) -> float:
+        """How fast it was written, in 10^6 bytes a second; 0 when nothing was."""
+        return round(self.bytes_written / 1e6 / self.seconds_write, 1) if self.seconds_write else 0.0
+
+    @property
+    def verify_mb_s(self) -> float:
+        """How fast it was read back, likewise."""
+        return round(self.bytes_verified / 1e6 / self.seconds_verify, 1) if self.seconds_verify else 0.0
+
     def report(self) -> dict[str, object]:
         """The result as a module returns it."""
         rounded = {name: round(getattr(self, name), 2) for name in ("seconds_write", "seconds_verify")}
@@ -75,7 +90,7 @@ class Result:
 class Progress:
     """Appends events, one JSON object a line, to a file: {node, phase, done, total, time}; to nowhere without a path.
 
-    Phases: prepare; compare, write, verify (with done and total in bytes); then the card's result.
+    Phases: prepare; compare, test, probe, write, verify (all but test with done and total in bytes); then the card's result.
     """
 
     def __init__(self, path: str | None = None, every: float = 0.25) -> None:
@@ -155,9 +170,11 @@ class Card:
         status, size = os.fstat(self.fd), os.lseek(self.fd, 0, os.SEEK_END)
         kind_matches = stat.S_ISREG(status.st_mode) if self.regular else stat.S_ISBLK(status.st_mode)
         same = kind_matches and size == self.facts.bytes
+        same = same and os.path.realpath(self.facts.slot) == self.facts.device
         if self.facts.identity[0] == "block":
-            sequence = f"/sys/dev/block/{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}/diskseq"
-            with contextlib.suppress(FileNotFoundError), open(sequence, encoding="ascii") as file:
+            node = os.path.realpath(f"/sys/dev/block/{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}")
+            same = same and reader(node).serial == self.facts.serial
+            with contextlib.suppress(FileNotFoundError), open(f"{node}/diskseq", encoding="ascii") as file:
                 same = same and file.read().strip() == self.facts.identity[2]
         else:
             behind = (status.st_dev, status.st_ino) if self.regular else loop_backing(self.facts.device)
@@ -215,7 +232,7 @@ class Card:
 
     def work(self, content: Content) -> int:
         """How many bytes must pass to write or compare a content: the holes of a file cost nothing."""
-        return content.data_bytes if self.regular else content.size
+        return content.data_bytes if self.regular else content.needed_bytes
 
     def pieces(self, run: Run) -> Iterator[tuple[int, int]]:
         """The (offset, length) of a run that must be read to know it: holes in a file are known to be zero."""
@@ -256,6 +273,20 @@ class Card:
         """Take the partition table away: nobody shall take this card for one that is done. Raises CardError."""
         self.write(0, ZEROS[: min(CHUNK, content.size)])
         self.flush()
+
+    def probe(self, meter: Meter = unmetered) -> None:
+        """Check that the card is as big as it says. Raises CardError."""
+
+        def put_back(offset: int, data: bytes) -> None:
+            if is_zero(data):
+                self.clear(Run(offset, len(data), False), unmetered)
+            else:
+                self.write(offset, data)
+
+        try:
+            probe(self.facts.bytes, self.read, put_back, self.flush, meter)
+        finally:
+            self.written = 0  # what counts is the image
 
     def flush(self) -> None:
         """Everything is on the card, and nothing of it in memory any more. Raises CardError."""
@@ -353,15 +384,64 @@ def space_needed(image: Image, batch: Sequence[Facts], extra: int, folder: str) 
             )
 
 
-def _do(card: Card, content: Content, result: Result, progress: Progress, check: bool) -> None:
+def full_test(device: str) -> None:
+    """Let f3probe (https://fight-flash-fraud.readthedocs.io) look for the card's real size. Raises CardError.
+
+    Of what was on the card nothing is left.
+    """
+    command = ["f3probe", "--destructive", device]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode:
+        words = " ".join(line.strip() for line in done.stdout.splitlines()[1:] if "WARNING" not in line)
+        raise CardError(f"f3probe found it bad: {words[-600:]}")
+
+
+def entry(facts: Facts, result: Result, content: Content, verdict: str) -> dict[str, Any]:
+    """What the ledger says of a card."""
+    return {
+        "slot": facts.slot,
+        "device": facts.device,
+        "bus": facts.bus,
+        "reader_serial": facts.serial,
+        "bytes": facts.bytes,
+        "image": os.path.basename(content.image.path),
+        "image_sha256": content.image.sha256,
+        "fingerprint": content.fingerprint,
+        "bytes_written": result.bytes_written,
+        "write_mb_s": result.write_mb_s,
+        "verify_mb_s": result.verify_mb_s,
+        "verdict": verdict,
+        "reason": result.error,
+        "time": now(),
+    }
+
+
+def _close_entry(card: Card, result: Result, content: Content, ledger: Ledger) -> None:
+    """Note how it ended. A card found unchanged keeps its entry if that says so already."""
+    if result.result == UNCHANGED:
+        known = ledger.read().get(result.node, {})
+        same = {"verdict": VERIFIED, "fingerprint": content.fingerprint, "slot": card.facts.slot}
+        if same.items() <= known.items():
+            return
+    verdict = BAD if result.result == FAILED else VERIFIED
+    ledger.note(result.node, entry(card.facts, result, content, verdict), fresh=True)
+
+
+def _do(card: Card, content: Content, result: Result, progress: Progress, check: bool, full: bool, ledger: Ledger) -> None:
     """Bring one card to its content, and note in `result` how far it came. Raises CardError."""
     total = card.work(content)
     start = time.monotonic()
     if next(card.differences(content, progress.meter(result.node, "compare", total)), None) is None:
-        result.result, result.bytes_verified = UNCHANGED, content.size
+        result.result, result.bytes_verified = UNCHANGED, content.needed_bytes
         result.seconds_verify = time.monotonic() - start
         return
     if not check:
+        ledger.note(result.node, entry(card.facts, result, content, WRITING), fresh=True)
+        card.empty_head(content)
+        if full:
+            progress.tell(result.node, "test")
+            full_test(card.facts.device)
+        card.probe(progress.meter(result.node, "probe", 4 * PAGE * len(places(card.facts.bytes))))
         start = time.monotonic()
         try:
             card.put(content, progress.meter(result.node, "write", total))
@@ -370,7 +450,7 @@ def _do(card: Card, content: Content, result: Result, progress: Progress, check:
             result.seconds_verify = time.monotonic() - start - result.seconds_write
         finally:
             result.bytes_written = card.written
-        result.bytes_verified = content.size
+        result.bytes_verified = content.needed_bytes
     result.result = WRITTEN
 
 
@@ -380,24 +460,33 @@ def write_batch(
     progress: Progress,
     check: bool = False,
     only_good: bool = False,
+    full: bool = False,
+    ledger: Ledger | None = None,
 ) -> list[Result]:
     """Bring every card of a batch to its content (by node), all at once; one card's trouble is only its own.
 
     All cards are opened before the first is written: raises CardError when one cannot be, unless `only_good`. With `check`
-    nothing is written, and the results say what would be.
+    nothing is written, and the results say what would be. With `full`, f3probe tests each card that is written.
     """
+    ledger = ledger or Ledger(None)
     work: list[tuple[Card, Result]] = []
     results = [Result(facts.node, facts.slot, fingerprint=contents[facts.node].fingerprint) for facts in batch]
 
     def run(card: Card, result: Result) -> None:
+        content = contents[result.node]
         try:
-            _do(card, contents[result.node], result, progress, check)
+            _do(card, content, result, progress, check, full, ledger)
         except CardError as error:
             result.result, result.error = FAILED, str(error)
         except Exception as error:  # a thread's error must not get lost
             result.result, result.error = FAILED, f"{type(error).__name__}: {error}"
         finally:
             card.close()
+        if not check:
+            try:
+                _close_entry(card, result, content, ledger)
+            except (CardError, OSError) as error:
+                result.result, result.error = FAILED, f"it could not be noted in the ledger: {error}"
         progress.tell(result.node, result.result)
 
     for facts, result in zip(batch, results, strict=True):

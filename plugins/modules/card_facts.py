@@ -34,6 +34,10 @@ options:
   image:
     description: The raw image that is meant for the cards. Its size is what they need; without it any size will do.
     type: path
+  needed_bytes:
+    description: What the cards need, where the image is not on the machine that the cards are in.
+    type: int
+    default: 0
 attributes:
   check_mode: {support: full, description: It only looks.}
   diff_mode: {support: none, description: It only looks.}
@@ -67,6 +71,9 @@ cards:
     kind: {description: "C(block), C(file), or empty when there is nothing.", type: str}
     bus: {description: "C(usb), C(mmc), C(loop), C(file), or the kernel's name of another.", type: str}
     model: {description: What the reader or card calls itself., type: str}
+    serial: {description: "The reader's serial number; may be empty.", type: str}
+    controller: {description: "The USB controller that the reader hangs on, for example C(usb1).", type: str}
+    controller_speed: {description: "What it carries for all its readers together, in Mbit/s.", type: int}
     bytes: {description: Its exact size., type: int, sample: 31914983424}
     gb: {description: The size in GB (10^9 bytes)., type: float, sample: 31.91}
     gib: {description: The size in GiB (2^30 bytes)., type: float, sample: 29.72}
@@ -90,7 +97,7 @@ table:
 import os
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.card_guard import OK, Guard, table
+from ansible.module_utils.card_guard import OK, Guard, table, warnings
 
 
 def main() -> None:
@@ -104,13 +111,17 @@ def main() -> None:
         argument_spec={
             "cards": {"type": "list", "elements": "dict", "required": True, "options": card},
             "image": {"type": "path"},
+            "needed_bytes": {"type": "int", "default": 0},
         },
         supports_check_mode=True,
     )
     image = module.params["image"]
     if image and not os.path.isfile(image):
         module.fail_json(msg=f"There is no image {image}. Make it with: ansible-playbook playbooks/image.yml")
-    batch = Guard(image).facts(module.params["cards"], os.path.getsize(image) if image else 0)
+    needed = os.path.getsize(image) if image else module.params["needed_bytes"]
+    batch = Guard(image).facts(module.params["cards"], needed)
+    for warning in warnings(batch):
+        module.warn(warning)
     module.exit_json(
         changed=False,
         cards=[facts.report() for facts in batch],

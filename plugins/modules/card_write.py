@@ -72,6 +72,19 @@ options:
       Without it nothing is written then.
     type: bool
     default: false
+  confirm:
+    description: That what is on the cards may be lost. Without it only virtual cards that do not exist yet are written.
+    type: bool
+    default: false
+  full_test:
+    description: >-
+      Let f3probe test each card that is written (minutes). Without it a few hundred marks all over the card are written and read
+      back, in seconds, which finds those that hold less than they say.
+    type: bool
+    default: false
+  ledger:
+    description: Where to keep what became of every card, as a JSON object by node.
+    type: path
   progress_file:
     description: Where to append events, as lines of JSON with node, phase, done and total (in bytes), and time.
     type: path
@@ -124,15 +137,27 @@ table:
   description: The facts for people.
   returned: when they were measured
   type: str
+ledger:
+  description: What the ledger says of these cards, for people.
+  returned: when there is a ledger
+  type: str
+entries:
+  description: The same as it is in the file, by node.
+  returned: when there is a ledger
+  type: dict
 """
 
 import os
+import shutil
 
+from ansible.module_utils import card_ledger
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.card_guard import OK, Facts, Guard, table
+from ansible.module_utils.card_guard import OK, Facts, Guard, table, warnings
 from ansible.module_utils.card_image import CardError, Content, Image, RootFile, Workbench
 from ansible.module_utils.card_writer import FAILED, SKIPPED, WRITTEN, Progress, Result, make_blanks, space_needed, write_batch
 
+SLOW_MB_S = 10  # what speed class 10 promises: SD specification, part 1
+MEASURABLE = 64 * 2**20  # bytes; less says little about a card's speed
 AGAIN = "ansible-playbook playbooks/cards.yml --limit {}"
 SPEC = {
     "image": {"type": "path", "required": True},
@@ -159,6 +184,9 @@ SPEC = {
         },
     },
     "only_good": {"type": "bool", "default": False},
+    "confirm": {"type": "bool", "default": False},
+    "full_test": {"type": "bool", "default": False},
+    "ledger": {"type": "path"},
     "progress_file": {"type": "path"},
 }
 
@@ -206,6 +234,21 @@ def difference(card: dict, sha256: str) -> dict[str, str]:
     return {"before_header": header, "after_header": header, "before": "something else\n", "after": "\n".join([*after, ""])}
 
 
+def check_options(options: dict, good: list[Facts], text: str, check: bool) -> None:
+    """Raises CardError when the user has still to say something, or a tool is missing."""
+    if options["full_test"]:
+        if not shutil.which("f3probe"):
+            raise CardError("The full test needs f3probe: apt install f3. Nothing was written.")
+        if files := [facts.node for facts in good if facts.kind == "file"]:
+            raise CardError(f"The full test is for disks; the cards of {', '.join(files)} are files. Nothing was written.")
+    existing = [facts.node for facts in good if not facts.blank]
+    if existing and not options["confirm"] and not check:
+        raise CardError(
+            f"Nothing was written: all that is on {len(existing)} card{'s'[: len(existing) > 1]} would be lost.\n{text}\n"
+            "If these are the right ones, run the same command again with: -e card_confirm=true"
+        )
+
+
 def run(module: AnsibleModule) -> None:
     """Check everything, then write, then say what happened. Raises CardError when nothing was written."""
     options = module.params
@@ -228,6 +271,11 @@ def run(module: AnsibleModule) -> None:
             **seen,
         )
 
+    check_options(options, good, seen["table"], module.check_mode)
+    for warning in warnings(good):
+        module.warn(warning)
+
+    ledger = card_ledger.Ledger(options["ledger"])
     progress = Progress(options["progress_file"])
     with Image(path) as image:
         if image.sha256 != options["image_sha256"].strip().lower():
@@ -251,7 +299,7 @@ def run(module: AnsibleModule) -> None:
         else:
             make_blanks(blank)
         expected = contents(image, chosen, folder, progress)
-        done = write_batch(good, expected, progress, module.check_mode, options["only_good"])
+        done = write_batch(good, expected, progress, module.check_mode, options["only_good"], options["full_test"], ledger)
         image.check_untouched()
 
     by_node = {
@@ -261,6 +309,13 @@ def run(module: AnsibleModule) -> None:
     by_node |= {facts.node: Result(facts.node, facts.slot, SKIPPED, error=f"{facts.verdict} {facts.reason}") for facts in bad}
     results = [by_node[node] for node in nodes]
     written = [result.node for result in results if result.result == WRITTEN]
+    for result in results:
+        if result.bytes_written >= MEASURABLE and result.write_mb_s < SLOW_MB_S:
+            module.warn(f"{result.node}: its card was written at {result.write_mb_s} MB/s. A class-10 card does {SLOW_MB_S}.")
+    if options["ledger"]:
+        entries = ledger.read()
+        seen["entries"] = {node: entries[node] for node in nodes if node in entries}
+        seen["ledger"] = card_ledger.table(seen["entries"])
     touched = any(result.result == WRITTEN or result.bytes_written for result in results)
     outcome = {"changed": touched, "results": [result.report() for result in results], **seen}
     if module._diff:

@@ -267,7 +267,7 @@ def test_module(card: Callable[..., Path], run_module: Callable[..., dict[str, A
         assert result["ok"] and not result["changed"] and "OK" in result["table"]
         assert result["cards"] == [
             dict(node="pi-01", slot=str(good), device=str(good), kind="file", bus="file", model="", bytes=512, gb=0.0)
-            | dict(gib=0.0, needed_bytes=512, verdict="OK", reason="")
+            | dict(gib=0.0, needed_bytes=512, verdict="OK", reason="", serial="", controller="", controller_speed=0)
         ]
     assert good.stat().st_mtime_ns == before.st_mtime_ns
     result = run_module("card_facts", {"cards": [{"node": "pi-01", "slot": "/gone"}]})

@@ -71,7 +71,7 @@ def test_only_changes_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(action, "EVERY", 0.01)
     path, stop, shown = tmp_path / "events", threading.Event(), list[str]()
     display = type("Display", (), {"display": staticmethod(shown.append)})
-    thread = threading.Thread(target=action.show, args=(str(path), display, stop))
+    thread = threading.Thread(target=action.show, args=(str(path), action.Lines(display), stop))
     thread.start()
     path.write_text(event("pi-01", "prepare"))
     while not shown:
@@ -88,7 +88,7 @@ def test_only_changes_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_progress_is_only_a_courtesy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
     monkeypatch.setattr(action, "EVERY", 0.01)
     (tmp_path / "events").write_text(wrong)
-    action.show(str(tmp_path / "events"), None, threading.Event())
+    action.show(str(tmp_path / "events"), action.Lines(None), threading.Event())
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_as_ansible_runs_it(
     key = {"path": "/etc/ssh/ssh_host_ed25519_key", "content": SECRET, "mode": "0600"}
     files = {"boot_files": {"user-data": "hostname: pi-01\nnever to be seen\n"}, "root_files": [key]}
     cards = [{"node": node, "slot": str(card(node)), **files} for node in ("pi-01", "pi-02")]
-    task = {"card_write": {"image": str(image), "image_sha256": sha256, "cards": cards}}
+    task = {"card_write": {"image": str(image), "image_sha256": sha256, "cards": cards, "confirm": True}}
     output = play(task, "--diff", "-vvv")
     assert "\ncards  pi-01 written  pi-02 written\n" in output
     assert "+root file /etc/ssh/ssh_host_ed25519_key" in output

@@ -1,0 +1,91 @@
+#!/usr/bin/python
+"""Ansible module: add to what is known about the nodes' cards."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: card_ledger
+short_description: Add to what is known about the nodes' cards
+description:
+  - The ledger is a JSON file with an object by node. M(card_write) notes in it what became of each card; this module adds
+    what shows only elsewhere, such as the card's CID, which no USB reader tells.
+  - A value that is empty is not added.
+author: Bramble
+options:
+  path:
+    description: The file. It is made when it is missing.
+    type: path
+    required: true
+  nodes:
+    description: Values by name, by node.
+    type: dict
+    required: true
+  fresh:
+    description: Replace the entries of these nodes instead of adding to them.
+    type: bool
+    default: false
+attributes:
+  check_mode: {support: full, description: "Says whether it would change, and changes nothing."}
+  diff_mode: {support: full, description: Shows the entries that change.}
+"""
+
+EXAMPLES = r"""
+- name: Note whose card it is
+  card_ledger:
+    path: .state/octapi/cards.json
+    nodes:
+      pi-01: {cid: 03534453443332478000000000000000, mac: "dc:a6:32:00:00:01"}
+"""
+
+RETURN = r"""
+table:
+  description: The entries of these nodes for people, one line each.
+  returned: always
+  type: str
+"""
+
+import json
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.card_image import CardError
+from ansible.module_utils.card_ledger import Entries, Ledger, table
+
+
+def run(module: AnsibleModule) -> None:
+    """Add, and say what there is. Raises CardError, OSError."""
+    ledger, fresh = Ledger(module.params["path"]), module.params["fresh"]
+    before = ledger.read()
+    after: Entries = {}
+    for node, values in module.params["nodes"].items():
+        if not isinstance(values, dict):
+            raise CardError(f"The values of {node} are not an object. Nothing was noted.")
+        known = {name: value for name, value in values.items() if value not in ("", None)}
+        after[node] = {**({} if fresh else before.get(node, {})), **known}
+    changed = [node for node in after if after[node] != before.get(node, {})]
+    if not module.check_mode:
+        for node in changed:
+            ledger.note(node, after[node], fresh=True)
+    outcome = {"changed": bool(changed), "table": table(after)}
+    if module._diff:
+        sides = ({node: entries.get(node) for node in changed} for entries in (before, after))
+        old, new = (json.dumps(side, indent=2) + "\n" for side in sides)
+        outcome["diff"] = {"before_header": ledger.path, "after_header": ledger.path, "before": old, "after": new}
+    module.exit_json(**outcome)
+
+
+def main() -> None:
+    """Run, and turn what is wrong into a message."""
+    spec = {
+        "path": {"type": "path", "required": True},
+        "nodes": {"type": "dict", "required": True},
+        "fresh": {"type": "bool", "default": False},
+    }
+    module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
+    try:
+        run(module)
+    except (CardError, OSError) as error:
+        module.fail_json(msg=str(error))
+
+
+if __name__ == "__main__":
+    main()
