@@ -7,6 +7,7 @@ place: the address wraps around. See "f3: fight flash fraud", https://fight-flas
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable
 
@@ -64,15 +65,15 @@ def probe(
         meter(PAGE)
     if lost:
         where = {mark(key, place): place for place in marked}
-        # An address that wraps once comes down by the size of the real memory.
+        # An address that wraps comes down by a multiple of the size of the real memory.
         wrapped = [where[found] - place for place, found in lost if where.get(found, 0) > place]
-        real = min(wrapped, default=0)
+        real = math.gcd(*wrapped)
         if not wrapped and [place for place, _ in lost] == marked[-len(lost) :]:
             real = lost[0][0]
         if real <= marked[0]:
             raise CardError(f"what is written at byte {lost[0][0]:,} cannot be read back: worn or counterfeit, replace it")
         raise CardError(
-            f"counterfeit: it holds about {count(real)} ({real / 1e9:.2f} GB) and says {count(size)} ({size / 1e9:.2f} GB); "
+            f"counterfeit: it holds at most {count(real)} ({real / 1e9:.2f} GB) and says {count(size)} ({size / 1e9:.2f} GB); "
             "what is written beyond is lost: replace it"
         )
     for place in marked:

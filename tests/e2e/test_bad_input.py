@@ -46,6 +46,17 @@ def test_a_card_one_byte_too_small_stops_the_batch(own: dict, image: Path, tmp_p
     assert all((tmp_path / f"{node}.img").stat().st_blocks == 0 for node in ("pi-01", "pi-02")), "something was written"
 
 
+def test_a_card_is_overwritten_only_when_that_is_confirmed(own: dict, image: Path, tmp_path: Path) -> None:
+    card = tmp_path / "pi-01.img"
+    with card.open("wb") as file:
+        file.write(b"photographs")
+        file.truncate(31_914_983_424)
+    said = failure(playbook("cards", variables={**own, "card_confirm": False}, arguments="--limit pi-01", check=False))
+    assert "would be lost" in said and str(card) in said and "-e card_confirm=true" in said
+    with card.open("rb") as file:
+        assert file.read(11) == b"photographs"
+
+
 def test_a_dry_run_shows_the_table_and_writes_nothing(own: dict, image: Path, tmp_path: Path) -> None:
     run = playbook("cards", variables=own, arguments="--check --limit pi-01")
     shown = [event["event_data"]["res"].get("msg") for event in run.events if event["event"] == "runner_on_ok"]

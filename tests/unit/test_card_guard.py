@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.card_guard import LARGEST_CARD, Guard, loop_backing, table
+from ansible.module_utils.card_guard import LARGEST_CARD, Facts, Guard, Reader, loop_backing, reader, table, warnings
 
 GB = 10**9
 SD_READER = "pci0000:00/0000:00:14.0/usb1/1-1/1-1:1.0/host2/target2:0:0/2:0:0:0/block"
@@ -80,6 +80,33 @@ def test_cards_are_fine(fake: Fake) -> None:
     guard = Guard(None, str(fake.sys), str(fake.proc))
     assert (guard.bus("sdb"), guard.model("sdb"), guard.size("sdb")) == ("usb", "Generic STORAGE", 31_914_983_424)
     assert (guard.bus("mmcblk0"), guard.model("mmcblk0")) == ("mmc", "SC32G")
+
+
+def test_readers_that_share_a_usb_2_controller(fake: Fake) -> None:
+    fake.disk("sdc", SD_READER.replace("1-1", "1-2"), 32 * GB)
+    fake.disk("sdd", SD_READER.replace("usb1/1-1/1-1", "usb2/2-1/2-1"), 32 * GB)
+    pci = fake.sys / "devices/pci0000:00/0000:00:14.0"
+    for folder, speed, serial in (
+        ("usb1", "480", ""),
+        ("usb1/1-1", "480", "0001"),
+        ("usb1/1-2", "480", ""),
+        ("usb2", "5000", ""),
+    ):
+        (pci / folder / "busnum").write_text(folder[3] + "\n")
+        (pci / folder / "speed").write_text(speed + "\n")
+        if serial:
+            (pci / folder / "serial").write_text(serial + "\n")
+    assert reader(str(fake.node("sdb"))) == Reader("0001", "usb1", 480)
+    assert reader(str(fake.node("sdd"))).controller_speed == 5000
+    assert reader(str(fake.node("mmcblk0"))) == Reader()
+    batch = [
+        Facts(name, "", controller=found.controller, controller_speed=found.controller_speed)
+        for name in ("sdb", "sdc", "sdd", "mmcblk0")
+        for found in [reader(str(fake.node(name)))]
+    ]
+    (warning,) = warnings(batch)
+    assert "sdb, sdc share one USB 2 controller (usb1)" in warning
+    assert warnings(batch[1:]) == []
 
 
 def test_one_byte(fake: Fake) -> None:

@@ -110,6 +110,29 @@ def test_loop_device(image: Path, sha256: str, card: Callable[..., Path], machin
     assert_same(path, plain, image)
 
 
+def test_cards_that_exist_are_written_only_when_confirmed(
+    image: Path, sha256: str, card: Callable[..., Path], run_module: RunModule
+) -> None:
+    old, new = card("old", fill=b"photographs"), card("old").parent / "new.img"
+    arguments = {**batch(image, sha256, pi_01=old), "confirm": False}
+    outcome = run_module("card_write", arguments)
+    assert "all that is on 1 card would be lost" in outcome["msg"] and "-e card_confirm=true" in outcome["msg"]
+    assert str(old) in outcome["msg"]
+    arguments["cards"].append({"node": "pi-02", "slot": str(new), "virtual_bytes": 2 * SIZE})
+    assert "Nothing was written" in run_module("card_write", arguments)["msg"] and not new.exists()
+    assert "failed" not in run_module("card_write", arguments, check=True)
+    del arguments["cards"][0]
+    assert results(run_module("card_write", arguments)) == {"pi-02": "written"}
+
+
+def test_full_test_is_for_disks(image: Path, sha256: str, card: Callable[..., Path], machine: Any, run_module: RunModule) -> None:
+    arguments = {**batch(image, sha256, pi_01=card("file")), "full_test": True}
+    assert "is for disks; the cards of pi-01 are files" in run_module("card_write", arguments)["msg"]
+    loop = machine.loop(card("disk"))
+    arguments = {**batch(image, sha256, pi_01=loop), "full_test": True}
+    assert results(run_module("card_write", arguments)) == {"pi-01": "written"}
+
+
 def test_check_mode_writes_nothing(image: Path, sha256: str, card: Callable[..., Path], run_module: RunModule) -> None:
     done, new = card("done"), card("new", fill=b"old")
     run_module("card_write", batch(image, sha256, pi_01=done))

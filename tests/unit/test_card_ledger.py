@@ -1,0 +1,107 @@
+"""The ledger is true at every moment."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.card_image import CardError
+from ansible.module_utils.card_ledger import Ledger, table
+
+from .test_card_writer import batch, results
+
+RunModule = Callable[..., dict[str, Any]]
+
+
+def test_notes_from_many_threads(tmp_path: Path) -> None:
+    path = tmp_path / "folder/cards.json"
+    threads = [
+        threading.Thread(target=lambda node: Ledger(str(path)).note(node, {"bytes": 1}), args=(f"pi-{number:02}",))
+        for number in range(16)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list(Ledger(str(path)).read()) == [f"pi-{number:02}" for number in range(16)]
+    assert path.stat().st_mode & 0o777 == 0o600 and [file.name for file in path.parent.iterdir()] == ["cards.json"]
+
+
+def test_values_add_up_until_the_entry_is_made_anew(tmp_path: Path) -> None:
+    ledger = Ledger(str(tmp_path / "cards.json"))
+    assert ledger.note("pi-01", {"verdict": "verified"}) and ledger.note("pi-01", {"cid": "1"})
+    assert not ledger.note("pi-01", {"cid": "1"})
+    assert ledger.read() == {"pi-01": {"verdict": "verified", "cid": "1"}}
+    ledger.note("pi-01", {"verdict": "writing"}, fresh=True)
+    assert ledger.read() == {"pi-01": {"verdict": "writing"}}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"pi-01": 1}'])
+def test_what_is_no_ledger_is_left_alone(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "cards.json"
+    path.write_text(text)
+    with pytest.raises(CardError, match=r"cards\.json"):
+        Ledger(str(path))
+    assert path.read_text() == text
+
+
+def test_nobody_asked_for_one() -> None:
+    ledger = Ledger(None)
+    assert not ledger.note("pi-01", {"a": 1}) and ledger.read() == {}
+
+
+def test_a_batch_is_noted(image: Path, sha256: str, card: Callable[..., Path], run_module: RunModule, tmp_path: Path) -> None:
+    path = tmp_path / "cards.json"
+    arguments = {**batch(image, sha256, pi_01=card("one"), pi_02=card("two")), "ledger": str(path)}
+    assert not (run_module("card_write", arguments, check=True)["entries"] or path.exists())
+    outcome = run_module("card_write", arguments)
+    entries = json.loads(path.read_text())
+    assert [entry["verdict"] for entry in entries.values()] == ["verified"] * 2 and outcome["entries"] == entries
+    for result in outcome["results"]:
+        entry = entries[result["node"]]
+        assert entry["slot"] == result["slot"] and entry["fingerprint"] == result["fingerprint"]
+        assert entry["image_sha256"] == sha256 and entry["bytes"] == 32 * 2**20 and entry["bytes_written"] > 3 * 2**20
+    assert [line.split()[0] for line in outcome["ledger"].splitlines()] == ["node", "pi-01", "pi-02"]
+    run_module("card_ledger", {"path": str(path), "nodes": {"pi-01": {"cid": "0353", "mac": "", "pi_serial": None}}})
+    run_module("card_write", arguments)  # found unchanged: what is known of the card stays
+    entries["pi-01"]["cid"] = "0353"
+    assert json.loads(path.read_text()) == entries
+
+
+def test_a_card_that_fails_is_noted_and_so_is_one_that_was_interrupted(
+    image: Path, sha256: str, card: Callable[..., Path], run_module: RunModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ansible.module_utils.card_writer import Card
+
+    path = tmp_path / "cards.json"
+    arguments = {**batch(image, sha256, pi_01=card("one")), "ledger": str(path)}
+    seen = []
+
+    def break_down(self: Card, *_: Any) -> None:
+        seen.append(Ledger(str(path)).read()["pi-01"]["verdict"])
+        raise CardError("reading failed at byte 7")
+
+    monkeypatch.setattr(Card, "put", break_down)
+    assert results(run_module("card_write", arguments)) == {"pi-01": "failed"}
+    assert seen == ["writing"]
+    entry = Ledger(str(path)).read()["pi-01"]
+    assert (entry["verdict"], entry["reason"]) == ("failed", "reading failed at byte 7")
+
+
+def test_module(tmp_path: Path, run_module: RunModule) -> None:
+    path = tmp_path / "cards.json"
+    arguments = {"path": str(path), "nodes": {"pi-01": {"mac": "dc:a6:32:00:00:01"}}}
+    assert run_module("card_ledger", arguments, check=True)["changed"] and not path.exists()
+    outcome = run_module("card_ledger", arguments, diff=True)
+    assert outcome["changed"] and "dc:a6:32" in outcome["diff"]["after"] and "null" in outcome["diff"]["before"]
+    assert not run_module("card_ledger", arguments)["changed"]
+    assert "not an object" in run_module("card_ledger", {"path": str(path), "nodes": {"pi-01": 1}})["msg"]
+
+
+def test_table_of_entries_that_lack_things() -> None:
+    lines = table({"pi-01": {}, "pi-02": {"bytes": 31_914_983_424, "write_mb_s": 18.25, "verdict": "failed", "reason": "gone"}})
+    assert "31.91" in lines and "18.2" in lines and "failed: gone" in lines

@@ -1,0 +1,104 @@
+"""The probe: a card that holds less than it says is found, and a good one keeps what was on it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from dataclasses import dataclass, field
+
+import pytest
+from ansible.module_utils.card_image import CHUNK, PAGE, CardError
+from ansible.module_utils.card_probe import STRIDE, mark, places, probe
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+CARD = 31_914_983_424
+
+
+@dataclass
+class Memory:
+    """A card of `size` bytes with a real memory of `real`: writes beyond it wrap around, or are lost."""
+
+    size: int
+    real: int
+    wraps: bool = True
+    pages: dict[int, bytes] = field(default_factory=dict)
+    flushed: int = 0
+
+    def read(self, offset: int, length: int) -> bytes:
+        assert length == PAGE and 0 <= offset <= self.size - length
+        if offset >= self.real and not self.wraps:
+            return bytes(length)
+        return self.pages.get(offset % self.real, bytes(length))
+
+    def write(self, offset: int, data: bytes) -> None:
+        assert len(data) == PAGE and 0 <= offset <= self.size - PAGE
+        if offset < self.real or self.wraps:
+            self.pages[offset % self.real] = data
+
+    def flush(self) -> None:
+        self.flushed += 1
+
+    def probe(self) -> None:
+        probe(self.size, self.read, self.write, self.flush)
+
+
+@given(st.integers(2 * CHUNK // 512, 2**40 // 512).map(lambda sectors: sectors * 512))
+def test_places(size: int) -> None:
+    chosen = places(size)
+    assert chosen == sorted(set(chosen))
+    assert all(place % PAGE == 0 for place in chosen)
+    assert chosen[0] >= CHUNK and size - 2 * PAGE < chosen[-1] <= size - PAGE
+    assert all(high - low <= STRIDE for low, high in itertools.pairwise(chosen))
+
+
+def test_seconds_not_minutes() -> None:
+    """At a hundred writes a second, as the slowest cards do, marks and putting back take under ten seconds."""
+    assert len(places(CARD)) < 350
+
+
+def test_marks_differ() -> None:
+    assert len({mark(key, place) for key in (b"1", b"2") for place in (0, PAGE, CHUNK)}) == 6
+
+
+def test_a_good_card_keeps_what_was_on_it() -> None:
+    card = Memory(CARD, CARD)
+    before = {place: os.urandom(PAGE) for place in places(CARD)[::3]}
+    card.pages |= before
+    card.probe()
+    assert {place: page for place, page in card.pages.items() if any(page)} == before
+    assert card.flushed == 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.one_of(
+        st.integers(1, CARD // STRIDE).map(lambda number: number * STRIDE),
+        st.integers(21, 34).map(lambda power: 1 << power),
+        st.sampled_from([CARD // share // PAGE * PAGE for share in (2, 3, 4, 5, 8)]),
+    ),
+    st.booleans(),
+)
+def test_a_counterfeit_card_is_found_and_its_size_told(real: int, wraps: bool) -> None:
+    card = Memory(CARD, real, wraps)
+    with pytest.raises(CardError) as error:
+        card.probe()
+    assert "counterfeit" in str(error.value) and f"says {CARD:,} bytes" in str(error.value)
+    told = int(str(error.value).split("at most ")[1].split(" bytes")[0].replace(",", ""))
+    # Lost writes show at the next mark.
+    assert told % real == 0 if wraps else real <= told < real + STRIDE
+
+
+@given(st.integers(CHUNK, CARD - 2 * PAGE))
+def test_lost_writes_are_found_whatever_the_real_size(real: int) -> None:
+    with pytest.raises(CardError, match="replace it"):
+        Memory(CARD, real, wraps=False).probe()
+
+
+def test_one_bad_page_is_wear() -> None:
+    card = Memory(CARD, CARD)
+    bad = places(CARD)[7]
+    write = card.write
+    card.write = lambda offset, data: None if offset == bad else write(offset, data)  # type: ignore[method-assign]
+    with pytest.raises(CardError, match=f"byte {bad:,} cannot be read back: worn or counterfeit"):
+        card.probe()
