@@ -241,16 +241,15 @@ class Store:
         """
         stem = f"{pin.name}-{pin.architecture}-{pin.download_sha256[:12]}"
         manifest, link = self._path(f"{stem}.json"), f"{pin.name}-{pin.architecture}.json"
-        if self._check:
-            found = self._known(manifest, pin.download_sha256, pin)
-            if not found:
-                web.check(pin.url)
-                self._room(stem, pin)
-            return replace(found, changed=self._point(link, manifest)) if found else None
-        with self._locked():
+        with contextlib.nullcontext() if self._check else self._locked():
             found = self._known(manifest, pin.download_sha256, pin)
             if found:
-                return replace(found, changed=self._point(link, manifest))
+                moved = self._point(link, manifest)
+                return replace(found, changed=found.changed or moved)
+            if self._check:
+                web.check(pin.url)
+                self._room(stem, pin)
+                return None
             download, given = self._path(f"{stem}.download"), self._given(pin)
             if not given:
                 self._download(stem, download, pin, web)

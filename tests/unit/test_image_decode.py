@@ -146,7 +146,7 @@ def test_a_dictionary_larger_than_this_machine(tmp_path: Path) -> None:
     data[16] = 37
     data[header.stop : header.stop + 4] = zlib.crc32(data[header]).to_bytes(4, "little")
     (tmp_path / "x").write_bytes(data)
-    with pytest.raises(WrongImage, match="[Mm]emory"):
+    with pytest.raises(WrongImage, match=r"[Mm]emory"):
         decode(tmp_path / "x")
 
 
