@@ -36,8 +36,9 @@ def line(first: dict[str, Any], last: dict[str, Any]) -> str:
 
 
 def show(path: str, display: Display, stop: threading.Event) -> None:
-    """Print a line when a phase begins and every few seconds of it, until told to stop. An error only ends the progress."""
+    """Print a line now and then: for each phase that lasts, and how it ends. An error only ends the progress."""
     first: dict[str, Any] = {"phase": None}
+    last: dict[str, Any] = {}
     shown, shown_at, offset = "", 0.0, 0
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         stopping = False
@@ -47,11 +48,14 @@ def show(path: str, display: Display, stop: threading.Event) -> None:
                 file.seek(offset)
                 new = file.read().rpartition(b"\n")[0]
             offset += len(new) + 1 if new else 0
+            begins = False
             for event in map(json.loads, new.splitlines()):
-                begins = event["phase"] != first["phase"]
-                first = event if begins else first
-                text, now = line(first, event), time.monotonic()
-                if text != shown and (begins or now >= shown_at + AT_LEAST or event["done"] == event["total"] > 0):
+                if event["phase"] != first["phase"]:
+                    first, begins = event, True
+                last = event
+            if last:
+                text, now = line(first, last), time.monotonic()
+                if text != shown and (begins or stopping or now >= shown_at + AT_LEAST):
                     display.display(text)
                     shown, shown_at = text, now
 
