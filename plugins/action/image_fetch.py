@@ -1,0 +1,84 @@
+"""Runs the image_fetch module, and shows on the terminal how far it is while it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+import threading
+import time
+from typing import Any
+
+from ansible import constants as C
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+EVERY = 1.0  # seconds between two looks at the progress file
+AT_LEAST = 5.0  # seconds between two lines about one phase
+
+
+def line(first: dict[str, Any], last: dict[str, Any]) -> str:
+    """What people see of a phase, from its first event and its last: how far, how fast, how long yet."""
+    done, total = last["done"], last["total"]
+    words = [f"image  {last['image']}", last["phase"]]
+    if total:
+        words.append(f"{100 * done // total} % of {total / 1e6:,.0f} MB")
+    elif done:
+        words.append(f"{done / 1e6:,.0f} MB")
+    seconds = last["time"] - first["time"]
+    rate = (done - first["done"]) / seconds if seconds > 0 else 0.0
+    if rate > 0:
+        words.append(f"{rate / 1e6:.1f} MB/s")
+        if total > done:
+            words.append(f"eta {(total - done) / rate:.0f} s")
+    return "  ".join(words)
+
+
+def show(path: str, display: Display, stop: threading.Event) -> None:
+    """Print a line now and then: for each phase that lasts, and how it ends. An error only ends the progress."""
+    first: dict[str, Any] = {"phase": None}
+    last: dict[str, Any] = {}
+    shown, shown_at, offset = "", 0.0, 0
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        stopping = False
+        while not stopping:
+            stopping = stop.wait(EVERY)
+            with open(path, "rb") as file:
+                file.seek(offset)
+                new = file.read().rpartition(b"\n")[0]
+            offset += len(new) + 1 if new else 0
+            begins = False
+            for event in map(json.loads, new.splitlines()):
+                if event["phase"] != first["phase"]:
+                    first, begins = event, True
+                last = event
+            if last:
+                text, now = line(first, last), time.monotonic()
+                if text != shown and (begins or stopping or now >= shown_at + AT_LEAST):
+                    display.display(text)
+                    shown, shown_at = text, now
+
+
+class ActionModule(ActionBase):
+    """image_fetch with progress, where its events can be read: on the control machine."""
+
+    TRANSFERS_FILES = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Run the module; a progress_file of the caller's own is used, kept, and not shown."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        arguments = dict(self._task.args)
+        if self._connection.transport != "local" or arguments.get("progress_file"):
+            return result | self._execute_module(module_args=arguments, task_vars=task_vars)
+        handle, path = tempfile.mkstemp(prefix="image-", suffix=".jsonl", dir=C.DEFAULT_LOCAL_TMP)
+        os.close(handle)
+        stop = threading.Event()
+        thread = threading.Thread(target=show, args=(path, Display(), stop), daemon=True)
+        thread.start()
+        try:
+            return result | self._execute_module(module_args=arguments | {"progress_file": path}, task_vars=task_vars)
+        finally:
+            stop.set()
+            thread.join()
+            os.unlink(path)

@@ -1,0 +1,467 @@
+"""The lock file of images, brought up to date from publishers: their lists, their signatures, their mistakes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible.module_utils import image_http, image_publisher
+from ansible.module_utils.image_http import ImageError, Web
+from ansible.module_utils.image_publisher import Catalogue, check_signature, dearmor, parse_catalogue, release
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from .conftest import Run
+from .load_plugin import ROOT
+from .web import Site, certificate
+
+WEB = Web(allow_http=True, timeout=20)
+CATALOG = ROOT / "images/catalog.yml"
+PI = "https://downloads.raspberrypi.com/raspios_lite_arm64/images/raspios_lite_arm64-{0}/{0}-raspios-trixie-arm64-lite.img.xz"
+BOOKWORM = PI.replace("raspios_lite", "raspios_oldstable_lite").replace("trixie", "bookworm")
+KALI = "https://kali.download/arm-images/kali-2026.3/kali-linux-2026.3-raspberry-pi-arm64.img.xz"
+UBUNTU = "ubuntu-24.04.10-preinstalled-server-arm64+raspi.img.xz"
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_http, "PAUSE", 0.0)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    site = Site()
+    yield site
+    site.close()
+
+
+def entry(url: str, digit: str = "a", **fields: Any) -> dict[str, Any]:
+    """An image as the catalogue has it."""
+    return {
+        "name": "an image",
+        "url": url,
+        "icon": "x.png",
+        "devices": ["pi4-64bit"],
+        "image_download_size": 1000,
+        "image_download_sha256": digit * 64,
+        "extract_size": 4096,
+        "extract_sha256": "e" * 64,
+        "release_date": "2026-11-10",
+        "init_format": "cloudinit-rpi",
+        **fields,
+    }
+
+
+def put(site: Site, path: str, *items: Any) -> str:
+    """Publish a list."""
+    return site.add(path, json.dumps({"imager": {"latest_version": "2"}, "os_list": items}).encode())
+
+
+class Signer:
+    """A key for the occasion, and what it signs."""
+
+    def __init__(self, home: Path, name: str, expires: str = "never", *options: str) -> None:
+        self.home, self._options = home / name, options
+        self.home.mkdir(mode=0o700)
+        self._gpg("--passphrase", "", "--quick-generate-key", f"{name} <{name}@example.org>", "ed25519", "sign", expires)
+        told = self._gpg("--with-colons", "--list-keys").decode()
+        self.fingerprint = next(line.split(":")[9] for line in told.splitlines() if line.startswith("fpr"))
+        self.key, self.armoured = self._gpg("--export"), self._gpg("--armor", "--export")
+
+    def _gpg(self, *arguments: str, data: bytes = b"") -> bytes:
+        command = [
+            "gpg",
+            "--homedir",
+            str(self.home),
+            "--batch",
+            "--quiet",
+            "--pinentry-mode",
+            "loopback",
+            *self._options,
+            *arguments,
+        ]
+        return subprocess.run(command, input=data, capture_output=True, check=True).stdout
+
+    def sign(self, data: bytes) -> bytes:
+        return self._gpg("--detach-sign", data=data)
+
+
+@pytest.fixture(scope="module")
+def signers(gpg_home: Path) -> tuple[Signer, Signer]:
+    return Signer(gpg_home, "publisher"), Signer(gpg_home, "stranger")
+
+
+@pytest.fixture(scope="module")
+def gpg_home() -> Iterator[Path]:
+    # gpg's agent listens on a socket in its home: the path of that must be short.
+    home = Path(subprocess.run(["mktemp", "-d", "/tmp/gpgXXXXXX"], capture_output=True, text=True, check=True).stdout.strip())
+    yield home
+    for each in home.iterdir():
+        subprocess.run(["gpgconf", "--homedir", each, "--kill", "all"], check=True)
+    shutil.rmtree(home)
+
+
+class TestCatalogue:
+    def test_lists_in_lists_and_elsewhere(self, site: Site) -> None:
+        put(site, "/far/sub.json", entry("https://x/3"), {"name": "up", "subitems_url": "../top.json"})
+        site.add("/moved.json", location="/far/sub.json")
+        deep = {"name": "d", "subitems": [{"name": "e", "subitems": [entry("https://x/2")]}]}
+        url = put(site, "/top.json", entry("https://x/1"), deep, {"name": "f", "subitems_url": f"{site.url}/moved.json"})
+        catalogue = Catalogue(url, WEB)
+        assert sorted(item["url"] for item in catalogue.images) == ["https://x/1", "https://x/2", "https://x/3"]
+        assert catalogue.unread == []
+
+    def test_each_document_once(self, site: Site) -> None:
+        put(site, "/b", {"subitems_url": "/a"}, {"subitems_url": "/b"})
+        url = put(site, "/a", {"subitems_url": "/b"}, {"subitems_url": "/b"}, {"subitems_url": "/a"})
+        Catalogue(url, WEB)
+        assert [path for _, path, _ in site.seen] == ["/a", "/b"]
+
+    def test_an_endless_one(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(image_publisher, "MAX_DOCUMENTS", 5)
+        for number in range(9):
+            put(site, f"/{number}", {"subitems_url": f"/{number + 1}"})
+        Catalogue(f"{site.url}/0", WEB)
+        assert len(site.seen) == 5
+
+    def test_a_list_that_cannot_be_read_does_not_spoil_the_others(self, site: Site) -> None:
+        site.add("/b", b"<html>")
+        links = [{"subitems_url": link} for link in ("/gone", "/b", "http://[", "ftp://x/y", "/c", 5)]
+        put(site, "/c", entry("https://x/1"))
+        catalogue = Catalogue(put(site, "/a", *links), WEB)
+        assert [item["url"] for item in catalogue.images] == ["https://x/1"]
+        assert [reason.split(":")[0] for reason in catalogue.unread] == ["http", "http", "http", "ftp"]
+        with pytest.raises(ImageError, match=r"no image in .* has a URL like https://y(.|\n)*/gone"):
+            catalogue.newest("https://y")
+
+    @pytest.mark.parametrize("data", [b"", b"<html>", b"[]", b'{"os_list": {}}', b"\xff\xfe\xff", b"[" * 100_000, b"1" * 10_000])
+    def test_the_first_must_be_one(self, site: Site, data: bytes) -> None:
+        with pytest.raises(ImageError, match="cannot be used"):
+            Catalogue(site.add("/a", data), WEB)
+
+    def test_beyond_all_measure(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        nested: list = []
+        for _ in range(100):
+            nested = [{"subitems": nested}]
+        with pytest.raises(ImageError, match="too large"):
+            parse_catalogue(json.dumps({"os_list": nested}).encode())
+        with pytest.raises(ImageError, match="too large"):
+            parse_catalogue(json.dumps({"os_list": [0] * 20_001}).encode())
+
+    def test_the_newest_of_the_right_ones(self, site: Site) -> None:
+        dates = ["2026-06-18", "2026-11-10", "2026-09-15"]
+        other = "https://evil.example/raspios-trixie-arm64-lite.img.xz"
+        items = [entry(PI.format(date), digit, release_date=date) for date, digit in zip(dates, "abc", strict=True)]
+        catalogue = Catalogue(put(site, "/a", *items, entry(other, "f", release_date="2027-01-01")), WEB)
+        found = catalogue.newest(yaml.safe_load(CATALOG.read_text())["images"]["raspios-trixie-lite"]["source"]["url"])
+        assert (found.url, found.download_sha256, found.init_format) == (PI.format("2026-11-10"), "b" * 64, "cloudinit-rpi")
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"image_download_sha256": None},
+            {"image_download_sha256": "a" * 63},
+            {"image_download_sha256": 5},
+            {"image_download_size": -1},
+            {"image_download_size": True},
+            {"image_download_size": 10**15},
+            {"image_download_size": "1000"},
+            {"extract_size": 1.5},
+            {"extract_sha256": ["a" * 64]},
+            {"url": "https://x/\n  y: z"},
+            {"url": "https://x/\ud800"},
+        ],
+        ids=str,
+    )
+    def test_an_entry_that_makes_no_sense(self, fields: dict) -> None:
+        with pytest.raises(ImageError, match=r"makes no sense|without"):
+            release(entry("https://x/1") | fields)
+
+    def test_what_it_does_not_say(self) -> None:
+        assert release({"url": "https://x/1", "image_download_sha256": "A" * 64, "release_date": "soon", "init_format": []}) == (
+            image_publisher.Release("https://x/1", "a" * 64)
+        )
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["os_list", "subitems", "subitems_url", "url", "x", *entry("")]), inner, max_size=4)
+    ),
+    max_leaves=30,
+)
+
+
+@settings(deadline=None)
+@given(
+    st.one_of(
+        JSON.map(json.dumps).map(str.encode),
+        st.lists(JSON).map(lambda items: json.dumps({"os_list": items}).encode()),
+        st.binary(),
+    )
+)
+def test_any_json_is_a_catalogue_or_refused_in_words(data: bytes) -> None:
+    try:
+        images, further = parse_catalogue(data)
+    except ImageError:
+        return
+    assert all(isinstance(url, str) for url in further)
+    for item in images:
+        with contextlib.suppress(ImageError):
+            assert re.fullmatch("[0-9a-f]{64}", release(item).download_sha256)
+
+
+class TestSignature:
+    SUMS = b"a" * 64 + b" *" + UBUNTU.encode() + b"\n"
+
+    def test_a_good_one(self, signers: tuple[Signer, Signer]) -> None:
+        publisher, stranger = signers
+        check_signature(self.SUMS, publisher.sign(self.SUMS), publisher.key, publisher.fingerprint)
+        check_signature(self.SUMS, publisher.sign(self.SUMS), stranger.key + publisher.key, publisher.fingerprint.lower())
+        # Somebody else may sign too, before or after.
+        for signatures in (
+            publisher.sign(self.SUMS) + stranger.sign(self.SUMS),
+            stranger.sign(self.SUMS) + publisher.sign(self.SUMS),
+        ):
+            check_signature(self.SUMS, signatures, publisher.key, publisher.fingerprint)
+
+    def test_what_was_changed(self, signers: tuple[Signer, Signer]) -> None:
+        publisher, _ = signers
+        with pytest.raises(ImageError, match="BADSIG"):
+            check_signature(self.SUMS + b"x", publisher.sign(self.SUMS), publisher.key, publisher.fingerprint)
+
+    def test_a_stranger(self, signers: tuple[Signer, Signer]) -> None:
+        publisher, stranger = signers
+        for key in (publisher.key, stranger.key, publisher.key + stranger.key):
+            with pytest.raises(ImageError, match=f"not signed by {publisher.fingerprint}"):
+                check_signature(self.SUMS, stranger.sign(self.SUMS), key, publisher.fingerprint)
+
+    def test_a_key_that_has_expired(self, gpg_home: Path) -> None:
+        late = Signer(gpg_home, "late", "1m", "--faked-system-time", "20200101T000000!")
+        with pytest.raises(ImageError, match="EXPKEYSIG"):
+            check_signature(self.SUMS, late.sign(self.SUMS), late.key, late.fingerprint)
+
+    @pytest.mark.parametrize("signature", [b"", b"x", b"-----BEGIN PGP SIGNATURE-----\n\n"])
+    def test_none(self, signers: tuple[Signer, Signer], signature: bytes) -> None:
+        with pytest.raises(ImageError, match="no signature"):
+            check_signature(self.SUMS, signature, signers[0].key, signers[0].fingerprint)
+
+    def test_a_key_from_a_server(self, signers: tuple[Signer, Signer]) -> None:
+        publisher, _ = signers
+        assert dearmor(publisher.armoured) == publisher.key
+        assert (
+            dearmor(publisher.armoured.replace(b"\n", b"\r\n").replace(b"BLOCK-----\r\n", b"BLOCK-----\r\nVersion: 1\r\n", 1))
+            == publisher.key
+        )
+        for wrong in (b"", b"<html>", publisher.armoured[:99], publisher.armoured.replace(b"A", b"?")):
+            with pytest.raises(ImageError):
+                dearmor(wrong)
+
+
+@pytest.fixture
+def published(site: Site, signers: tuple[Signer, Signer], tmp_path: Path) -> dict[str, Any]:
+    """All publishers on one site, a lock file of our own, and the options that bring it up to date."""
+    publisher, _ = signers
+    put(site, "/kali.json", entry(KALI, "9", init_format="systemd", release_date="2026-09-01"))
+    bookworm = entry(BOOKWORM.format("2026-11-10"), "8", init_format="systemd")
+    ubuntu = entry(
+        "https://elsewhere.example/u.img.xz", "7", extract_size=8192, extract_sha256="6" * 64, release_date="2026-10-30"
+    )
+    catalogue = put(
+        site, "/v4.json", {"subitems": [entry(PI.format("2026-11-10")), bookworm]}, {"subitems_url": "/kali.json"}, ubuntu
+    )
+    lines = [f"{digit * 64} *{name}" for digit, name in (("5", UBUNTU.replace("10", "9")), ("7", UBUNTU), ("4", "other.iso"))]
+    sums = "\n".join([*lines, ""]).encode()
+    site.add("/u/24.04/release/SHA256SUMS", sums)
+    site.add("/u/24.04/release/SHA256SUMS.gpg", publisher.sign(sums))
+    site.add(f"/u/24.04/release/{UBUNTU}", b"x" * 1234, modified="Fri, 30 Oct 2026 12:00:00 GMT")
+    site.add(f"/key?{publisher.fingerprint}", publisher.armoured)
+    path = tmp_path / "catalog.yml"
+    path.write_text(re.sub("signer: [0-9A-F]+", f"signer: {publisher.fingerprint}", CATALOG.read_text()))
+    path.chmod(0o640)
+    return {
+        "path": str(path),
+        "raspberrypi_url": catalogue,
+        "ubuntu_url": f"{site.url}/u",
+        "keyring": str(tmp_path / "none"),
+        "key_url": f"{site.url}/key?",
+        "allow_http": True,
+        "timeout": 20,
+    }
+
+
+def images(options: dict) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load(Path(options["path"]).read_text())["images"]
+    return loaded
+
+
+class TestUpdate:
+    def test_the_lock_file_in_git(self) -> None:
+        found = yaml.safe_load(CATALOG.read_text())["images"]
+        assert set(found) == {"debian-trixie", "raspios-trixie-lite", "raspios-bookworm-lite", "ubuntu-24.04-server", "kali"}
+        for name, image in found.items():
+            assert {"description", "architectures", "init_format"} <= set(image), name
+            if "build" not in image:
+                assert re.fullmatch("[0-9a-f]{64}", image["download"]["sha256"]), name
+                assert image["url"].startswith("https://") and set(image["extracted"]) == {"bytes", "sha256"}, name
+                assert image.get("verified") in (None, "second-hand"), name
+
+    def test_everything(self, published: dict, run_module: Run) -> None:
+        before = Path(published["path"]).read_text()
+        result = run_module("image_catalog", published, diff=True)
+        assert result["changed"], result
+        found = images(published)
+        assert not any("verified" in image for image in found.values())
+        assert found["raspios-trixie-lite"] | {"source": 0, "description": 0} == {
+            "description": 0,
+            "architectures": ["arm64"],
+            "init_format": "cloudinit-rpi",
+            "release_date": "2026-11-10",
+            "url": PI.format("2026-11-10"),
+            "download": {"bytes": 1000, "sha256": "a" * 64},
+            "extracted": {"bytes": 4096, "sha256": "e" * 64},
+            "source": 0,
+        }
+        assert found["raspios-bookworm-lite"]["download"]["sha256"] == "8" * 64
+        assert found["kali"]["url"] == KALI and found["kali"]["init_format"] == "systemd"
+        ubuntu = found["ubuntu-24.04-server"]
+        assert ubuntu["url"] == f"{published['ubuntu_url']}/24.04/release/{UBUNTU}"
+        assert ubuntu["download"] == {"bytes": 1234, "sha256": "7" * 64}
+        # The other catalogue knows what is in the same download.
+        assert ubuntu["extracted"] == {"bytes": 8192, "sha256": "6" * 64} and ubuntu["release_date"] == "2026-10-30"
+        assert "raspios-trixie-lite: download.bytes: 550,466,056 -> 1,000" in result["changes"]
+        assert "kali: verified: second-hand -> by its publisher" in result["changes"]
+        assert result["diff"]["before"] == before and result["diff"]["after"] == Path(published["path"]).read_text()
+
+    def test_nothing_else_changes(self, published: dict, run_module: Run) -> None:
+        path = Path(published["path"])
+        before = path.read_text()
+        run_module("image_catalog", published)
+        after = path.read_text()
+        assert path.stat().st_mode & 0o777 == 0o640
+        fields = ("release_date", "url", "bytes", "sha256", "verified")
+
+        def rest(text: str) -> list[str]:
+            return [line for line in text.splitlines() if not line.strip().startswith(fields) or "*" in line]
+
+        assert rest(after) == rest(before) and len(rest(after)) > 40
+        assert run_module("image_catalog", published)["changed"] is False
+        assert path.read_text() == after
+
+    def test_a_dry_run(self, published: dict, run_module: Run) -> None:
+        before = Path(published["path"]).read_text()
+        dry = run_module("image_catalog", published, check=True)
+        assert Path(published["path"]).read_text() == before
+        assert run_module("image_catalog", published)["changes"] == dry["changes"] != []
+
+    def test_only_some(self, published: dict, run_module: Run) -> None:
+        changes = run_module("image_catalog", published | {"names": ["kali"]})["changes"]
+        assert {change.split(":")[0] for change in changes} == {"kali"}
+        assert "verified" in images(published)["raspios-trixie-lite"]
+        for name in ("debian-trixie", "windows"):
+            assert f"no image {name} with a source" in run_module("image_catalog", published | {"names": [name]})["msg"]
+
+    def test_what_the_publisher_no_longer_says_is_emptied(self, published: dict, site: Site, run_module: Run) -> None:
+        bare = {"url": PI.format("2026-11-10"), "image_download_sha256": "a" * 64}
+        published["raspberrypi_url"] = put(site, "/v4.json", bare)
+        run_module("image_catalog", published | {"names": ["raspios-trixie-lite"]})
+        found = images(published)["raspios-trixie-lite"]
+        assert found["extracted"] == {"bytes": None, "sha256": None} and found["download"]["bytes"] is None
+        assert found["init_format"] == "cloudinit-rpi" and found["release_date"] == ""
+
+    def test_a_keyring_on_this_machine(
+        self, published: dict, site: Site, signers: tuple[Signer, Signer], run_module: Run
+    ) -> None:
+        Path(published["keyring"]).write_bytes(signers[1].key + signers[0].key)
+        assert run_module("image_catalog", published)["changed"]
+        assert not [path for _, path, _ in site.seen if path.startswith("/key")]
+
+    def test_with_tls(self, published: dict, site: Site, tmp_path: Path, run_module: Run) -> None:
+        ca, server = certificate(tmp_path)
+        secure = Site(server)
+        try:
+            secure.pages = site.pages
+            over = {name: str(value).replace(site.url, secure.url) for name, value in published.items() if "url" in name}
+            secured = published | over | {"allow_http": False}
+            assert "certificate is not to be trusted" in run_module("image_catalog", secured)["msg"]
+            assert run_module("image_catalog", secured | {"ca_path": str(ca)})["changed"]
+        finally:
+            secure.close()
+
+
+class TestRefusals:
+    """One that fails: none is changed."""
+
+    def fails(self, run_module: Run, options: dict, *words: str) -> None:
+        before = Path(options["path"]).read_text()
+        result = run_module("image_catalog", options)
+        assert result.get("failed"), result
+        for word in words:
+            assert word in result["msg"], result["msg"]
+        assert Path(options["path"]).read_text() == before
+        assert os.listdir(Path(options["path"]).parent) == [Path(options["path"]).name]
+
+    def test_http(self, published: dict, run_module: Run, site: Site) -> None:
+        self.fails(run_module, published | {"allow_http": False}, "not https")
+        assert site.seen == []
+
+    def test_tampered_sums(self, published: dict, site: Site, run_module: Run) -> None:
+        site.pages["/u/24.04/release/SHA256SUMS"].data += b"x"
+        self.fails(run_module, published, "nothing was changed", "BADSIG", "ubuntu-24.04-server")
+
+    def test_sums_signed_by_a_stranger(
+        self, published: dict, site: Site, signers: tuple[Signer, Signer], run_module: Run
+    ) -> None:
+        sums = site.pages["/u/24.04/release/SHA256SUMS"].data
+        site.add("/u/24.04/release/SHA256SUMS.gpg", signers[1].sign(sums))
+        self.fails(run_module, published, "not signed by", "ERRSIG")
+        # The key server sends the stranger's key for the publisher's fingerprint.
+        site.add(f"/key?{signers[0].fingerprint}", signers[1].armoured)
+        self.fails(run_module, published, "not signed by", "GOODSIG")
+
+    def test_no_key(self, published: dict, run_module: Run) -> None:
+        self.fails(run_module, published | {"key_url": published["key_url"] + "x"}, "404", "image_ubuntu_keyring")
+
+    def test_no_such_file(self, published: dict, site: Site, signers: tuple[Signer, Signer], run_module: Run) -> None:
+        sums = b"5" * 64 + b" *ubuntu-26.04-preinstalled-server-arm64+raspi.img.xz\n"
+        site.add("/u/24.04/release/SHA256SUMS", sums)
+        site.add("/u/24.04/release/SHA256SUMS.gpg", signers[0].sign(sums))
+        self.fails(run_module, published, "is called like ubuntu-24.04*")
+
+    def test_a_publisher_that_gave_up(self, published: dict, site: Site, run_module: Run) -> None:
+        put(site, "/v4.json", entry(PI.format("2026-11-10")))
+        self.fails(run_module, published, "kali: no image", "raspios-bookworm-lite: no image")
+
+    @pytest.mark.parametrize("status", [404, 500])
+    def test_no_catalogue(self, published: dict, site: Site, run_module: Run, status: int) -> None:
+        site.pages["/v4.json"].status = status
+        self.fails(run_module, published, str(status), "/v4.json")
+
+    @pytest.mark.parametrize(
+        "text", ["", "images:", "images: [a]", "images: {a: b}", "- : {", "a: b", "images: {a: {source: {}}}"]
+    )
+    def test_a_lock_file_that_is_none(self, published: dict, run_module: Run, text: str) -> None:
+        Path(published["path"]).write_text(text)
+        self.fails(run_module, published)
+
+    def test_a_source_that_makes_no_sense(self, published: dict, run_module: Run) -> None:
+        path = Path(published["path"])
+        text = path.read_text()
+        for one, other in (
+            ("publisher: ubuntu", "publisher: debian"),
+            ("      signer:", "      signr:"),
+            ("      file:", "      fil:"),
+        ):
+            path.write_text(text.replace(one, other))
+            self.fails(run_module, published, "ubuntu-24.04-server:", "publisher" if "publisher" in one else "missing")

@@ -1,0 +1,475 @@
+"""The module that has an image in the cache: from a server or a file, verified, decoded once, never half."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import lzma
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import namedtuple
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils import image_decode, image_http, image_store
+from ansible.module_utils.image_store import Pin, Store, Web
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from .conftest import Run
+from .load_plugin import ROOT, load
+from .web import Site
+
+MIB = 2**20
+IMAGE = bytes(510) + b"\x55\xaa" + bytes(4 * MIB - 512) + os.urandom(2 * MIB) + bytes(2 * MIB)
+XZ = lzma.compress(IMAGE, preset=0)
+OTHER = lzma.compress(bytes(510) + b"\x55\xaa" + os.urandom(MIB), preset=0)
+DOWNLOAD = "/images/pi%20os.img.xz"
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_http, "PAUSE", 0.0)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    site = Site()
+    yield site
+    site.close()
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def wanted(site: Site, cache: Path) -> dict[str, Any]:
+    """What the module is asked for: an image that the site has."""
+    return {
+        "cache": str(cache),
+        "name": "pi-os",
+        "architecture": "arm64",
+        "init_format": "cloudinit-rpi",
+        "release_date": "2026-10-06",
+        "url": site.add(DOWNLOAD, XZ, etag='"1"'),
+        "download": {"bytes": len(XZ), "sha256": sha256(XZ)},
+        "extracted": {"bytes": len(IMAGE), "sha256": sha256(IMAGE)},
+        "allow_http": True,
+        "timeout": 20,
+    }
+
+
+def names(cache: Path) -> list[str]:
+    return sorted(path.name for path in cache.iterdir() if path.name != ".lock") if cache.exists() else []
+
+
+STEM = f"pi-os-arm64-{sha256(XZ)[:12]}"
+KEPT = [f"{STEM}.download", f"{STEM}.download.validator"]
+COMPLETE = [f"{STEM}.img", f"{STEM}.json", "pi-os-arm64.json"]
+
+
+class TestFetch:
+    def test_what_is_there_afterwards(self, wanted: dict, cache: Path, run_module: Run) -> None:
+        result = run_module("image_fetch", wanted)
+        assert result["changed"] and names(cache) == COMPLETE
+        image = cache / f"{STEM}.img"
+        assert (result["path"], result["sha256"], result["bytes"]) == (str(image), sha256(IMAGE), len(IMAGE))
+        assert image.read_bytes() == IMAGE
+        assert image.stat().st_blocks * 512 <= 3 * MIB
+        assert image.stat().st_mode & 0o777 == 0o644
+        facts = json.loads((cache / "pi-os-arm64.json").read_text())
+        expected = {
+            "name": "pi-os",
+            "architecture": "arm64",
+            "file": image.name,
+            "sha256": sha256(IMAGE),
+            "bytes": len(IMAGE),
+            "init_format": "cloudinit-rpi",
+            "recipe": "",
+            "release_date": "2026-10-06",
+            "source": wanted["url"],
+            "source_sha256": sha256(XZ),
+        }
+        assert expected.items() <= facts.items() and facts["built"]
+
+    def test_the_second_time_nothing_is_read(
+        self, wanted: dict, site: Site, run_module: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = run_module("image_fetch", wanted)
+        asked = len(site.seen)
+        monkeypatch.setattr(image_decode, "sha256", lambda *_: pytest.fail("the image was read"))
+        for check in (False, True):
+            again = run_module("image_fetch", wanted, check=check)
+            assert not again["changed"] and again["sha256"] == first["sha256"] and again["path"] == first["path"]
+        assert len(site.seen) == asked
+
+    def test_a_dry_run_says_what_would_be(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
+        result = run_module("image_fetch", wanted, check=True)
+        assert result["changed"] and "path" not in result
+        assert not cache.exists() and site.seen == []
+
+    def test_what_nobody_knew_is_recorded(self, wanted: dict, cache: Path, run_module: Run) -> None:
+        wanted |= {"extracted": {"bytes": None, "sha256": None}, "download": {"bytes": None, "sha256": sha256(XZ)}}
+        run_module("image_fetch", wanted)
+        facts = json.loads((cache / "pi-os-arm64.json").read_text())
+        assert (facts["sha256"], facts["bytes"]) == (sha256(IMAGE), len(IMAGE))
+        assert not run_module("image_fetch", wanted)["changed"]
+
+    def test_it_is_read_again_when_it_was_touched(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
+        run_module("image_fetch", wanted)
+        asked = len(site.seen)
+        image = cache / f"{STEM}.img"
+        os.utime(image)
+        assert not run_module("image_fetch", wanted)["changed"]
+        assert len(site.seen) == asked
+        with image.open("r+b") as file:
+            file.seek(5 * MIB)
+            file.write(b"a flipped bit")
+        assert run_module("image_fetch", wanted, check=True)["changed"]
+        assert run_module("image_fetch", wanted)["changed"]
+        assert image.read_bytes() == IMAGE
+
+    @pytest.mark.parametrize("manifest", ["", "[]", "{}", '{"file": 7, "source_sha256": "x"}', "\0"])
+    def test_a_broken_manifest_is_as_good_as_none(self, wanted: dict, cache: Path, run_module: Run, manifest: str) -> None:
+        run_module("image_fetch", wanted)
+        (cache / f"{STEM}.json").write_text(manifest)
+        assert run_module("image_fetch", wanted)["changed"]
+        assert not run_module("image_fetch", wanted)["changed"]
+
+    def test_what_is_said_of_it_may_change(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
+        run_module("image_fetch", wanted)
+        asked = len(site.seen)
+        wanted["init_format"] = "systemd"
+        assert run_module("image_fetch", wanted, check=True)["changed"]
+        assert run_module("image_fetch", wanted)["changed"]
+        assert json.loads((cache / "pi-os-arm64.json").read_text())["init_format"] == "systemd"
+        assert not run_module("image_fetch", wanted)["changed"] and len(site.seen) == asked
+
+    def test_a_newer_one_beside_the_old_one(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
+        run_module("image_fetch", wanted)
+        old = json.loads(json.dumps(wanted))
+        wanted |= {"url": site.add("/new", OTHER), "download": {"sha256": sha256(OTHER)}, "extracted": {}}
+        new = run_module("image_fetch", wanted)
+        assert json.loads((cache / "pi-os-arm64.json").read_text())["sha256"] == new["sha256"]
+        assert run_module("image_fetch", old)["changed"], "the link names the old one again"
+        assert json.loads((cache / "pi-os-arm64.json").read_text())["sha256"] == sha256(IMAGE)
+
+
+class TestRefusals:
+    def fails(self, run_module: Run, wanted: dict, *words: str) -> str:
+        result = run_module("image_fetch", wanted)
+        assert result.get("failed"), result
+        for word in words:
+            assert word in result["msg"]
+        return str(result["msg"])
+
+    def test_a_wrong_download(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
+        site.add(DOWNLOAD, XZ[:-1] + b"x")
+        self.fails(run_module, wanted, sha256(XZ), sha256(XZ[:-1] + b"x"), "not what is pinned", "image_update=true")
+        assert names(cache) == []
+        assert len(site.asked(DOWNLOAD)) == 1
+
+    def test_a_wrong_beginning_is_fetched_again(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
+        cache.mkdir()
+        (cache / f"{STEM}.download").write_bytes(b"x" * 1000)
+        site.pages[DOWNLOAD].etag = ""
+        assert run_module("image_fetch", wanted)["sha256"] == sha256(IMAGE)
+        assert [headers.get("Range") for headers in site.asked(DOWNLOAD)] == ["bytes=1000-", None]
+
+    def test_a_download_of_another_size(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
+        site.add(DOWNLOAD, XZ + b"x")
+        self.fails(run_module, wanted, f"{len(XZ) + 1:,} bytes there, and {len(XZ):,} were expected", "image_update=true")
+        assert names(cache) == []
+
+    @pytest.mark.parametrize("extracted", [{"bytes": len(IMAGE) - 1}, {"bytes": len(IMAGE) + 1}, {"sha256": "0" * 64}], ids=str)
+    def test_a_wrong_image_in_the_right_download(self, wanted: dict, cache: Path, run_module: Run, extracted: dict) -> None:
+        wanted["extracted"] |= extracted
+        self.fails(
+            run_module,
+            wanted,
+            "the catalog is wrong about the image in it",
+            sha256(IMAGE) if "sha256" in extracted else f"{extracted['bytes']:,}",
+        )
+        assert names(cache) == KEPT, "what is right is kept"
+
+    def test_a_bomb(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
+        """gzip does not say what comes: only reading it tells."""
+        bomb = gzip.compress(bytes(510) + b"\x55\xaa" + bytes(64 * MIB))
+        wanted |= {"url": site.add("/b", bomb), "download": {"sha256": sha256(bomb)}, "extracted": {"bytes": 20 * MIB}}
+        self.fails(run_module, wanted, "more than the 20,971,520 bytes")
+        assert [name for name in names(cache) if "download" not in name] == []
+
+    def test_a_bomb_of_which_nobody_said_anything(
+        self, wanted: dict, site: Site, cache: Path, run_module: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(image_store, "LARGEST", 20 * MIB)
+        for bomb in (gzip.compress(bytes(510) + b"\x55\xaa" + bytes(64 * MIB)), lzma.compress(bytes(64 * MIB))):
+            wanted |= {"url": site.add("/b", bomb), "download": {"sha256": sha256(bomb)}, "extracted": {}}
+            self.fails(run_module, wanted, "bytes that it may have" if bomb[0] == 0x1F else "fits no card")
+
+    def test_no_space(self, wanted: dict, site: Site, cache: Path, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        usage = namedtuple("usage", "free")
+        needed = len(XZ) + len(IMAGE) + image_store.SPARE
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(needed - 1))
+        for check in (False, True):
+            result = run_module("image_fetch", wanted, check=check)
+            assert result["failed"] and "no space" in result["msg"]
+            assert f"{needed:,} bytes" in result["msg"] and f"{needed - 1:,} bytes" in result["msg"]
+        assert site.seen == []
+        # What is there already is not needed again.
+        (cache / f"{STEM}.download").write_bytes(XZ[:1])
+        assert "failed" not in run_module("image_fetch", wanted)
+
+    def test_no_space_for_what_has_no_pinned_size(
+        self, wanted: dict, site: Site, run_module: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        usage = namedtuple("usage", "free")
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(image_store.SPARE + 5 * len(XZ)))
+        wanted |= {"download": {"sha256": sha256(XZ)}, "extracted": {}}
+        self.fails(run_module, wanted, "no space")
+        assert site.asked(DOWNLOAD) == []
+
+    def test_a_full_disk(self, wanted: dict, machine: Any, run_module: Run, tmp_path: Path) -> None:
+        """It says what to do, and leaves nothing half."""
+        small = machine.mount("-t", "tmpfs", "-o", f"size={3 * MIB}", "none")
+        wanted["cache"] = str(small)
+        usage = namedtuple("usage", "free")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(shutil, "disk_usage", lambda _: usage(10**12))
+            said = self.fails(run_module, wanted, "full")
+        assert str(small) in said and names(small) == KEPT
+
+    def test_gone_from_the_server(self, wanted: dict, site: Site, run_module: Run) -> None:
+        del site.pages[DOWNLOAD]
+        self.fails(run_module, wanted, "404", "image_update=true")
+
+    def test_no_network(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
+        site.close()
+        self.fails(run_module, wanted, "cannot be reached", wanted["url"], str(cache), "under the name pi os.img.xz")
+
+    def test_http_is_not_good_enough(self, wanted: dict, site: Site, run_module: Run) -> None:
+        self.fails(run_module, wanted | {"allow_http": False}, "not https", "image_allow_http=true")
+        assert site.seen == []
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            ({"download": {"bytes": 5}}, "no download.sha256"),
+            ({"download": {"sha256": "abc"}}, "64 hexadecimal digits"),
+            ({"extracted": {"sha256": "x" * 64}}, "64 hexadecimal digits"),
+            ({"name": "../x"}, "file name"),
+            ({"architecture": "a/b"}, "file name"),
+            ({"download": {"sha256": "0" * 64, "size": 5}}, "size"),
+            ({"url": None}, "not a web address"),
+            ({"src": "/x", "sha256": "0" * 64}, "mutually exclusive"),
+        ],
+    )
+    def test_what_makes_no_sense(self, wanted: dict, site: Site, run_module: Run, change: dict, words: str) -> None:
+        self.fails(run_module, wanted | change, words)
+        assert site.seen == []
+
+
+class TestByHand:
+    """What someone put into the folder."""
+
+    def test_it_is_used_without_a_network_and_kept(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
+        site.close()
+        cache.mkdir()
+        (cache / "pi os.img.xz").write_bytes(XZ)
+        assert run_module("image_fetch", wanted)["sha256"] == sha256(IMAGE)
+        assert names(cache) == sorted([*COMPLETE, "pi os.img.xz"])
+        (cache / "pi os.img.xz").unlink()
+        assert not run_module("image_fetch", wanted)["changed"]
+
+    def test_a_wrong_one_is_not(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
+        cache.mkdir()
+        (cache / "pi os.img.xz").write_bytes(OTHER)
+        result = run_module("image_fetch", wanted)
+        assert result["failed"] and sha256(OTHER) in result["msg"] and "pi os.img.xz" in result["msg"]
+        assert site.seen == [] and names(cache) == ["pi os.img.xz"]
+
+
+class TestInterrupted:
+    def test_a_download_goes_on(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
+        site.pages[DOWNLOAD].cuts = [1_000_000] + [0] * 4
+        result = run_module("image_fetch", wanted)
+        assert result["failed"] and "1,000,000 bytes of it are kept, and the same command goes on" in result["msg"]
+        assert names(cache) == KEPT
+        assert run_module("image_fetch", wanted)["sha256"] == sha256(IMAGE)
+        assert site.asked(DOWNLOAD)[-1]["Range"] == "bytes=1000000-"
+        assert names(cache) == COMPLETE
+
+    @pytest.mark.parametrize("moment", range(6))
+    def test_killed_at_any_moment(
+        self, wanted: dict, site: Site, cache: Path, run_module: Run, moment: int, tmp_path: Path
+    ) -> None:
+        """Never half an image under its name, and the next run ends it."""
+        script = tmp_path / "run.py"
+        script.write_text(
+            "import sys, os, signal, json\n"
+            "import ansible.module_utils\n"
+            f"ansible.module_utils.__path__.append({str(ROOT / 'plugins/module_utils')!r})\n"
+            "from ansible.module_utils.image_store import *\n"
+            "moment, seen = int(sys.argv[1]), [0]\n"
+            "def die(*_):\n"
+            "    seen[0] += 1\n"
+            "    if seen[0] > moment: os.kill(os.getpid(), signal.SIGKILL)\n"
+            "names = ['fsync', 'replace', 'unlink']\n"
+            "for name in names:\n"
+            "    setattr(os, name, (lambda real: lambda *a, **k: (die(), real(*a, **k))[1])(getattr(os, name)))\n"
+            "pin = Pin(**json.loads(sys.argv[2]))\n"
+            "Store(sys.argv[3], lambda *_: None).fetch(pin, Web(True))\n"
+        )
+        pin = {
+            "name": "pi-os",
+            "architecture": "arm64",
+            "init_format": "cloudinit-rpi",
+            "url": wanted["url"],
+            "download_sha256": sha256(XZ),
+            "sha256": sha256(IMAGE),
+            "release_date": "2026-10-06",
+        }
+        done = subprocess.run([sys.executable, script, str(moment), json.dumps(pin), cache], capture_output=True, check=False)
+        assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+        for image in cache.glob("*.img"):
+            assert image.read_bytes() == IMAGE
+        for manifest in cache.glob("*.json"):
+            assert json.loads(manifest.read_text())["sha256"] == sha256(IMAGE)
+        assert run_module("image_fetch", wanted)["sha256"] == sha256(IMAGE)
+        assert [name for name in names(cache) if name not in COMPLETE] == []
+
+    def test_two_at_once_take_turns(self, wanted: dict, site: Site, cache: Path) -> None:
+        told: list[str] = []
+        pin = Pin("pi-os", "arm64", "cloudinit-rpi", wanted["url"], sha256(XZ))
+        with Store(str(cache), lambda *_: None)._locked():
+            store = Store(str(cache), lambda phase, *_: told.append(phase))
+            thread = threading.Thread(target=store.fetch, args=(pin, Web(True)))
+            thread.start()
+            while not told:
+                time.sleep(0.01)
+            assert told == ["wait for another run"] and site.seen == []
+        thread.join()
+        assert names(cache) == COMPLETE
+
+
+class TestOwnFile:
+    @pytest.fixture
+    def own(self, cache: Path, tmp_path: Path) -> dict[str, Any]:
+        (tmp_path / "mine.img").write_bytes(IMAGE)
+        (tmp_path / "mine.bin").write_bytes(XZ)
+        return {
+            "cache": str(cache),
+            "name": "mine",
+            "architecture": "arm64",
+            "init_format": "cloudinit",
+            "src": str(tmp_path / "mine.bin"),
+            "sha256": sha256(XZ),
+        }
+
+    @pytest.mark.parametrize("given", [sha256(XZ), sha256(IMAGE), sha256(XZ).upper()], ids=["file", "image", "upper"])
+    def test_compressed(self, own: dict, cache: Path, run_module: Run, given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        own["sha256"] = given
+        assert run_module("image_fetch", own, check=True)["changed"] and not cache.exists()
+        result = run_module("image_fetch", own)
+        stem = f"file-{given[:12].lower()}"
+        assert names(cache) == [f"{stem}.img", f"{stem}.json"]
+        assert (result["sha256"], result["path"]) == (sha256(IMAGE), str(cache / f"{stem}.img"))
+        assert Path(result["path"]).read_bytes() == IMAGE
+        monkeypatch.setattr(image_decode, "sha256", lambda *_: pytest.fail("the image was read"))
+        assert not run_module("image_fetch", own)["changed"]
+
+    def test_raw_stays_where_it_is(self, own: dict, cache: Path, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        own |= {"src": own["src"].replace(".bin", ".img"), "sha256": sha256(IMAGE)}
+        dry = run_module("image_fetch", own, check=True)
+        assert dry["changed"] and dry["path"] == own["src"] and not cache.exists()
+        result = run_module("image_fetch", own)
+        assert result["path"] == own["src"]
+        assert names(cache) == [f"file-{sha256(IMAGE)[:12]}.json"]
+        with monkeypatch.context() as patch:
+            patch.setattr(image_decode, "sha256", lambda *_: pytest.fail("the image was read"))
+            assert not run_module("image_fetch", own)["changed"]
+        with open(own["src"], "r+b") as file:
+            file.write(b"changed")
+        assert "not the image that was asked for" in run_module("image_fetch", own)["msg"]
+
+    @pytest.mark.parametrize("suffix", ["bin", "img"])
+    def test_another_one(self, own: dict, cache: Path, run_module: Run, suffix: str) -> None:
+        own |= {"src": own["src"].replace("bin", suffix), "sha256": "0" * 64}
+        result = run_module("image_fetch", own)
+        assert result["failed"] and "0" * 64 in result["msg"] and "sha256" in result["msg"]
+        assert sha256(IMAGE) in result["msg"] and (suffix == "img" or sha256(XZ) in result["msg"])
+        assert names(cache) == []
+
+    def test_half_of_one(self, own: dict, cache: Path, run_module: Run) -> None:
+        own["sha256"] = sha256(XZ[:-9])
+        Path(own["src"]).write_bytes(XZ[:-9])
+        for check in (False, True):
+            assert "not all of it is there" in run_module("image_fetch", own, check=check)["msg"]
+        assert names(cache) == []
+
+    def test_none(self, own: dict, run_module: Run) -> None:
+        assert "is not a file" in run_module("image_fetch", own | {"src": "/nowhere"})["msg"]
+        assert "only with its SHA-256" in run_module("image_fetch", own | {"sha256": ""})["msg"]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 10**12), st.one_of(st.none(), st.integers(1, 10**11)), st.one_of(st.none(), st.integers(1, 10**11)))
+def test_the_space_that_is_looked_for(have: int, download: int | None, image: int | None) -> None:
+    needed = image_store.needed(Pin("x", "arm64", "none", download_bytes=download, bytes=image), have)
+    assert needed >= (image or 0) + max((download or 0) - have, 0)
+
+
+class TestProgress:
+    action = load(ROOT / "plugins" / "action" / "image_fetch.py")
+
+    def test_line(self) -> None:
+        first = {"image": "pi-os", "phase": "download", "done": 100_000_000, "total": 500_000_000, "time": 10.0}
+        assert self.action.line(first, first) == "image  pi-os  download  20 % of 500 MB"
+        last = first | {"done": 200_000_000, "time": 20.0}
+        assert self.action.line(first, last) == "image  pi-os  download  40 % of 500 MB  10.0 MB/s  eta 30 s"
+        unknown = {"phase": "decode", "done": 0, "total": 0}
+        assert self.action.line(first | unknown, first | unknown) == "image  pi-os  decode"
+        assert self.action.line(first | unknown, last | unknown | {"done": 5_000_000}) == "image  pi-os  decode  5 MB  0.5 MB/s"
+
+    def test_events(self, wanted: dict, run_module: Run, tmp_path: Path) -> None:
+        path = tmp_path / "events"
+        run_module("image_fetch", wanted | {"progress_file": str(path)})
+        events = [json.loads(line) for line in path.read_text().splitlines()]
+        assert [event["phase"] for event in events if event["done"] == event["total"]] == ["download", "verify", "decode"]
+        assert {event["image"] for event in events} == {"pi-os"}
+
+    def test_what_people_see(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(self.action, "EVERY", 0.01)
+        path, stop, shown = tmp_path / "events", threading.Event(), list[str]()
+        event = {"image": "pi-os", "phase": "download", "done": 1_000_000, "total": 9_000_000, "time": 1.0}
+        path.write_text(json.dumps(event) + "\n" + json.dumps(event | {"done": 2_000_000, "time": 2.0})[:20])
+        display = type("Display", (), {"display": staticmethod(shown.append)})
+        thread = threading.Thread(target=self.action.show, args=(str(path), display, stop))
+        thread.start()
+        while not shown:
+            stop.wait(0.01)
+        path.write_text("".join(json.dumps(event | {"done": done, "time": done / 1e6}) + "\n" for done in (1_000_000, 9_000_000)))
+        stop.set()
+        thread.join()
+        assert shown == ["image  pi-os  download  11 % of 9 MB", "image  pi-os  download  100 % of 9 MB  1.0 MB/s"]
+
+    @pytest.mark.parametrize("wrong", ["not json\n", "[]\n", "{}\n"])
+    def test_it_is_only_a_courtesy(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
+        monkeypatch.setattr(self.action, "EVERY", 0.01)
+        (tmp_path / "events").write_text(wrong)
+        self.action.show(str(tmp_path / "events"), None, threading.Event())

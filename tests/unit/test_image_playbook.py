@@ -1,0 +1,162 @@
+"""playbooks/image.yml as people run it, with its publishers on a server of this machine; and cards made from what it brings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import lzma
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rehearsal import Play, play
+
+from .web import Site
+
+Run = Callable[..., Play]
+FETCH = "localhost: Fetch the image, unless it is in the cache"
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    site = Site()
+    yield site
+    site.close()
+
+
+@pytest.fixture(scope="module")
+def xz(image: Path) -> bytes:
+    """The tiny card image, compressed."""
+    return lzma.compress(image.read_bytes(), preset=0)
+
+
+@pytest.fixture
+def lock(site: Site, image: Path, xz: bytes, tmp_path: Path) -> Path:
+    """A lock file with one image, which the site has; and a newer one in the site's catalogue."""
+    entry = {
+        "description": "tiny",
+        "architectures": ["arm64"],
+        "init_format": "cloudinit",
+        "release_date": "2026-10-06",
+        "url": site.add("/tiny-1.img.xz", xz),
+        "download": {"bytes": len(xz), "sha256": sha256(xz)},
+        "extracted": {"bytes": image.stat().st_size, "sha256": None},
+        "verified": "second-hand",
+        "source": {"publisher": "raspberrypi", "url": f"{site.url}/tiny-*.img.xz"},
+    }
+    path = tmp_path / "catalog.yml"
+    path.write_text("# A comment.\n" + yaml.safe_dump({"images": {"tiny": entry}}, sort_keys=False))
+    newer = {"url": site.add("/tiny-2.img.xz", xz), "image_download_sha256": sha256(xz), "release_date": "2026-11-10"}
+    site.add("/v4.json", json.dumps({"os_list": [{"subitems": [newer]}]}).encode())
+    return path
+
+
+@pytest.fixture
+def run(site: Site, lock: Path, tmp_path: Path) -> Run:
+    """Runs a playbook with that lock file, and a cache of its own."""
+    variables = {
+        "cluster_image": "tiny",
+        "cluster_architecture": "arm64",
+        "image_catalog_file": str(lock),
+        "image_cache_dir": str(tmp_path / "cache"),
+        "image_catalog_url": f"{site.url}/v4.json",
+        "image_allow_http": True,
+    }
+
+    def run(playbook: str = "image", arguments: str = "", check: bool = False, **more: Any) -> Play:
+        return play(playbook, variables=variables | more, arguments=arguments, check=check)
+
+    return run
+
+
+def seen(run: Play) -> str:
+    """What a person saw."""
+    return "\n".join(event.get("stdout", "") for event in run.events)
+
+
+def failure(run: Play) -> str:
+    assert run.status == "failed", run.status
+    return "\n".join(run.failed.values())
+
+
+def test_fetch(run: Run, site: Site, image: Path, tmp_path: Path) -> None:
+    dry = run(arguments="--check")
+    assert dry.changes() == [FETCH]
+    assert site.seen == [] and not (tmp_path / "cache").exists()
+    first = run()
+    assert first.changes() == [FETCH]
+    assert "image  tiny  decode  100 % of" in seen(first)
+    assert "The sums of tiny are second-hand" in seen(first)
+    manifest = json.loads((tmp_path / "cache/tiny-arm64.json").read_text())
+    assert (tmp_path / "cache" / manifest["file"]).read_bytes() == image.read_bytes()
+    asked = len(site.seen)
+    assert run().changes() == [] and run(arguments="--check").changes() == [] and len(site.seen) == asked
+
+
+def test_update(run: Run, lock: Path, site: Site) -> None:
+    before = lock.read_text()
+    dry = run(arguments="--check --diff", image_update=True)
+    assert dry.changes() == ["localhost: Bring the catalog up to date with what is published"]
+    assert lock.read_text() == before
+    done = run(arguments="--diff", image_update=True)
+    assert "-    release_date: '2026-10-06'" in seen(done) and '+    release_date: "2026-11-10"' in seen(done)
+    assert f"tiny: url: {site.url}/tiny-1.img.xz -> {site.url}/tiny-2.img.xz" in seen(done)
+    assert yaml.safe_load(lock.read_text())["images"]["tiny"]["url"] == f"{site.url}/tiny-2.img.xz"
+    assert lock.read_text().startswith("# A comment.\n") and "second-hand" not in lock.read_text()
+    again = run(image_update=True)
+    assert again.changes() == [] and "Nothing is new." in seen(again)
+    assert "second-hand" not in seen(run())
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"cluster_image": "windows"}, "There is no image named windows"),
+        ({"cluster_architecture": "amd64"}, "tiny is for arm64"),
+        ({"image_allow_http": False}, "is not https"),
+        ({"image_file": "/nowhere", "image_sha256": "0" * 64}, "/nowhere is not a file"),
+        ({"image_update": True, "image_update_names": ["windows"]}, "no image windows with a source"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_bad_input(run: Run, site: Site, variables: dict, words: str) -> None:
+    assert words in failure(run(**variables))
+    assert site.seen == []
+
+
+def test_offline(run: Run, site: Site, tmp_path: Path, xz: bytes) -> None:
+    site.close()
+    said = failure(run(image_timeout=5))
+    folder = tmp_path / "cache"
+    assert f"put it into {folder} under the name tiny-1.img.xz" in said
+    (folder / "tiny-1.img.xz").write_bytes(xz)
+    assert run().status == "successful"
+
+
+@pytest.mark.parametrize("given", ["file", "image"])
+def test_cards_from_a_compressed_file_of_ones_own(run: Run, given: str, image: Path, xz: bytes, tmp_path: Path) -> None:
+    (tmp_path / "mine.img.xz").write_bytes(xz)
+    flash = partial(
+        run,
+        "cards",
+        arguments="--limit pi-01",
+        cluster_name="unit",
+        cluster_state_dir=str(tmp_path / "state"),
+        card_slot=f"{tmp_path}/{{{{ inventory_hostname }}}}.card",
+        card_virtual_bytes=64 * 2**20,
+        image_file=str(tmp_path / "mine.img.xz"),
+        image_sha256=sha256(xz) if given == "file" else sha256(image.read_bytes()),
+    )
+    first = flash()
+    assert first.status == "successful", first.failed
+    card = (tmp_path / "pi-01.card").read_bytes()
+    assert card[446:512] == image.read_bytes()[446:512], "the partition table"
+    assert flash().changes() == []
