@@ -68,7 +68,8 @@ options:
             default: "0644"
       arguments:
         description: >-
-          New values for arguments of the kernel's command line (cmdline.txt), by name. Only those that the image has already are changed.
+          New values for arguments of the kernel's command line (cmdline.txt), by name.
+          Those that the image does not have are left out.
         type: dict
         default: {}
   only_good:
