@@ -74,6 +74,8 @@ class Recipe:
     first_partition: int
     bootfs: int
     slack: int
+    customize: tuple[str, ...] = ()  # shell commands at the end of mmdebstrap; "$1" is the tree
+    without: tuple[str, ...] = ()  # files of rootfs/ that this image does not have, as globs
 
     @classmethod
     def load(cls, path: Path) -> Recipe:
@@ -171,6 +173,7 @@ def mmdebstrap_command(recipe: Recipe, architecture: str, root: Path) -> list[st
         "--dpkgopt=force-unsafe-io",
         # By a hook, as --dpkgopt would send every essential package through a slow filter. `lean` removes what came before it.
         f"--extract-hook=copy-in {HERE}/rootfs/etc/dpkg/dpkg.cfg.d/bramble /etc/dpkg/dpkg.cfg.d",
+        *(f"--customize-hook={command}" for command in recipe.customize),
         recipe.suite,
         str(root),
     ]
@@ -231,6 +234,8 @@ def finish_tree(recipe: Recipe, root: Path, values: dict[str, str]) -> None:
     """Turn a fresh Debian tree into the root file system of a card."""
     lean(root)
     lay(HERE / "rootfs", root, values)
+    for path in [path for pattern in recipe.without for path in root.glob(pattern)]:
+        path.unlink()
     units = root / "etc/systemd/system"
     for unit in recipe.masked_units:
         (units / unit).unlink(missing_ok=True)

@@ -42,6 +42,10 @@ LINUX_TYPE = 0x83
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9_@+.-]+)+")
 _BOOT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
+CMDLINE = "cmdline.txt"
+# An argument of the kernel's command line; a quoted part may hold spaces.
+_ARGUMENT = re.compile(r'(?:[^\s"]|"[^"\n]*")+')
+
 Overlay = dict[int, bytes]
 """Bytes that replace the image's, by offset; offsets are multiples of PAGE, values at most PAGE long."""
 
@@ -327,6 +331,24 @@ def check_names(boot_files: Mapping[str, str], root_files: Sequence[RootFile]) -
             raise CardError(f"root file {file.path}: mode {file.mode:o} is not between 0 and 7777")
 
 
+def set_arguments(cmdline: str, values: Mapping[str, str]) -> str:
+    """A kernel command line (what is in cmdline.txt) with new values for the arguments that it has; none is added.
+
+    Everything else stays as it is: order, spacing, lines that are comments. Raises CardError for a value that is not one word.
+    Source: https://docs.kernel.org/admin-guide/kernel-parameters.html
+    """
+    for name, value in values.items():
+        if not re.fullmatch(r'[^\s"]*', value):
+            raise CardError(f"kernel argument {name}: {value!r} is not one word")
+
+    def new(found: re.Match[str]) -> str:
+        name, equals, _ = found[0].partition("=")
+        return f"{name}={values[name]}" if equals and name in values else found[0]
+
+    lines = cmdline.splitlines(keepends=True)
+    return "".join(line if line.lstrip().startswith("#") else _ARGUMENT.sub(new, line) for line in lines)
+
+
 def _folders_above(path: str) -> list[str]:
     """The folders above a path, the outermost first: /a and /a/b for /a/b/c."""
     names = path.split("/")[1:-1]
@@ -356,12 +378,16 @@ class Workbench:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def overlay(self, boot_files: Mapping[str, str], root_files: Sequence[RootFile]) -> Overlay:
+    def overlay(
+        self, boot_files: Mapping[str, str], root_files: Sequence[RootFile], arguments: Mapping[str, str] | None = None
+    ) -> Overlay:
         """The bytes that change when these files are laid on the image; the same every time.
 
+        `arguments` are new values for those of the kernel's command line that the image has.
         Every file is read back, and the root file system checked. Raises CardError when a file does not arrive.
         """
         check_names(boot_files, root_files)
+        boot_files = {**self._cmdline(arguments or {}), **boot_files}
         if boot_files:
             self._lay_boot(boot_files)
         if root_files:
@@ -380,8 +406,23 @@ class Workbench:
             package = "mtools" if command[0].startswith("m") else "e2fsprogs"
             raise CardError(f"{command[0]} is not installed on this machine: apt install {package}") from None
 
+    @property
+    def _drive(self) -> str:
+        """The boot partition, for mtools."""
+        return f"/proc/self/fd/{self.fd}@@{self.boot.start}"
+
+    def _cmdline(self, arguments: Mapping[str, str]) -> dict[str, str]:
+        """The image's cmdline.txt, as a boot file, if it has these arguments with other values."""
+        found = self._run("mtype", "-i", self._drive, f"::{CMDLINE}").stdout if arguments else b""
+        try:
+            before = found.decode()
+        except UnicodeDecodeError:
+            raise CardError(f"{CMDLINE} on partition 1 of {self.image.path} is not text") from None
+        after = set_arguments(before, arguments)
+        return {CMDLINE: after} if after != before else {}
+
     def _lay_boot(self, files: Mapping[str, str]) -> None:
-        drive = f"/proc/self/fd/{self.fd}@@{self.boot.start}"
+        drive = self._drive
         for name, text in sorted(files.items()):
             content = text.encode()
             result = self._run("mcopy", "-o", "-i", drive, "-", f"::{name}", stdin=content)

@@ -66,6 +66,12 @@ options:
             description: Its permissions, in octal as a string, or as a number.
             type: raw
             default: "0644"
+      arguments:
+        description: >-
+          New values for arguments of the kernel's command line (cmdline.txt), by name.
+          Those that the image does not have are left out.
+        type: dict
+        default: {}
   only_good:
     description: >-
       Write the good cards of a batch although others are not fit. The module still fails in the end, naming those.
@@ -181,6 +187,7 @@ SPEC = {
                     "mode": {"type": "raw", "default": "0644"},
                 },
             },
+            "arguments": {"type": "dict", "default": {}},
         },
     },
     "only_good": {"type": "bool", "default": False},
@@ -205,14 +212,15 @@ def root_files(card: dict) -> list[RootFile]:
 
 def contents(image: Image, cards: list[dict], folder: str, progress: Progress) -> dict[str, Content]:
     """What each node's card must hold. Raises CardError."""
-    if not any(card["boot_files"] or card["root_files"] for card in cards):
+    if not any(card["boot_files"] or card["root_files"] or card["arguments"] for card in cards):
         return {card["node"]: Content(image, {}) for card in cards}
     expected = {}
     with Workbench(image, folder) as bench:
         for card in cards:
             progress.tell(card["node"], "prepare")
             boot_files = {name: str(text) for name, text in card["boot_files"].items()}
-            expected[card["node"]] = Content(image, bench.overlay(boot_files, root_files(card)))
+            overlay = bench.overlay(boot_files, root_files(card), card["arguments"])
+            expected[card["node"]] = Content(image, overlay)
     return expected
 
 
