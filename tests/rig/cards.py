@@ -1,6 +1,6 @@
 """Virtual cards, good and bad, that are real to the code under test: files, FUSE files, and loop devices on either.
 
-Needs root, /dev/fuse and loop devices. What it made is gone with `close`, and also when the process is killed.
+Needs root, loop devices, and for bad ones /dev/fuse. All of it goes at the end of the Rig, or when the process is killed.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 
 from .flaw import Flaw
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 20.0  # seconds for a card to appear or to go
+PATIENCE = 20.0  # seconds for a card to appear
+BLKIO = Path("/sys/fs/cgroup/blkio")  # https://docs.kernel.org/admin-guide/cgroup-v1/blkio-controller.html
 _LOOP_SET_FD, _LOOP_SET_CAPACITY = 0x4C00, 0x4C07  # linux/loop.h
 
 
@@ -51,13 +51,15 @@ class Card:
         """Killing the server ends whatever still waits for it, so this cannot hang."""
         server.kill()
         server.wait()
-        subprocess.run(["umount", "--lazy", folder], check=True)
+        subprocess.run(["umount", "--lazy", folder], check=False)
         assert server.stdin
         server.stdin.close()
 
     def device(self) -> Path:
         """A loop device on this card. The kernel detaches it when its last user, this process at the latest, is gone."""
-        command: list[str | Path] = ["losetup", "--find", "--show", "--direct-io=on", self.file]
+        # Nothing of a bad card may be remembered in memory.
+        direct = "on" if self._server else "off"
+        command: list[str | Path] = ["losetup", "--find", "--show", f"--direct-io={direct}", self.file]
         made = subprocess.run(command, check=True, capture_output=True, text=True)
         self._device = Path(made.stdout.strip())
         self._hold()
@@ -100,22 +102,43 @@ class Card:
         self._server.stdin.flush()
 
 
-class Rig:
-    """The virtual cards of a test, in a folder. Use it with `with`."""
+class Rig(contextlib.ExitStack):
+    """Virtual cards in a folder. Use it with `with`."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self._undo = folder, contextlib.ExitStack()
-
-    def __enter__(self) -> Rig:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._undo.__exit__(kind, error, trace)
+        super().__init__()
+        self._folder = folder
+        self._group: Path | None = None
 
     def card(self, name: str, size: int, flaw: Flaw | None = None, fill: bytes = b"") -> Card:
         """A card of `size` bytes that begins with `fill`."""
-        held = self.folder / f"{name}.img"
+        held = self._folder / f"{name}.img"
         with held.open("wb") as file:
             file.write(fill)
             file.truncate(size)
-        return Card(held, flaw, self._undo)
+        return Card(held, flaw, self)
+
+    def paced(self, name: str, size: int, rate: float) -> Path:
+        """The block device of a card that reads and writes `rate` bytes a second for this process and its children.
+
+        Paced by the kernel (cgroup v1, blkio), which costs no processor time; by FUSE where that is not there.
+        """
+        if not BLKIO.is_dir():
+            return self.card(name, size, Flaw(rate=rate)).device()
+        if not self._group:
+            self._group = self._enter_group()
+        device = self.card(name, size).device()
+        number = Path("/sys/block", device.name, "dev").read_text().strip()
+        for way in ("read", "write"):
+            (self._group / f"blkio.throttle.{way}_bps_device").write_text(f"{number} {rate:.0f}\n")
+        return device
+
+    def _enter_group(self) -> Path:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        home = next(line.split(":")[2] for line in lines if line.split(":")[1] == "blkio")
+        group = BLKIO / f"rig-{os.getpid()}"
+        group.mkdir()
+        self.callback(group.rmdir)
+        self.callback((BLKIO / home.lstrip("/") / "cgroup.procs").write_text, f"{os.getpid()}\n")
+        (group / "cgroup.procs").write_text(f"{os.getpid()}\n")
+        return group
