@@ -27,7 +27,9 @@ def build(path: Path, root_size: int = ROOT_SIZE, blob: int = 3 * MIB) -> None:
         (files / "usr/lib/systemd").mkdir(parents=True)
         (files / "lib").symlink_to("usr/lib")
         (files / "etc/hostname").write_text("raspberrypi\n")
-        (files / "blob").write_bytes(os.urandom(blob))
+        with (files / "blob").open("wb") as file:
+            for _ in range(blob // MIB):
+                file.write(os.urandom(MIB))
         for place, length in ((path, size), (boot, BOOT_SIZE)):
             with place.open("wb") as file:
                 file.truncate(length)
