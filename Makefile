@@ -49,6 +49,11 @@ bench-speedup: ## Measure 1, 2, 4 and 8 nodes side by side; writes reports/bench
 	$(call as-root,scripts/bootstrap)
 	$(call as-root,.venv/bin/python bench/speedup.py)
 
+.PHONY: bench-cards
+bench-cards: ## Measure the writing of cards against dd and bmaptool; writes reports/bench/cards.json
+	$(call as-root,scripts/bootstrap --test)
+	$(call as-root,.venv/bin/python bench/cards.py)
+
 .PHONY: requirements
 requirements: ## Resolve requirements.in anew (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \

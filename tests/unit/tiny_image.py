@@ -13,12 +13,13 @@ BOOT_START, BOOT_SIZE = 1 * MIB, 4 * MIB
 ROOT_START, ROOT_SIZE = 5 * MIB, 16 * MIB
 
 
-def build(path: Path) -> None:
-    """Make it, sparse."""
+def build(path: Path, root_size: int = ROOT_SIZE, blob: int = 3 * MIB) -> None:
+    """Make it, sparse; another size of its root, with a blob of so many random bytes in it, makes it another size."""
+    size = ROOT_START + root_size + MIB
     table = f"""
         label: dos
         start={BOOT_START // 512}, size={BOOT_SIZE // 512}, type=c
-        start={ROOT_START // 512}, size={ROOT_SIZE // 512}, type=83
+        start={ROOT_START // 512}, size={root_size // 512}, type=83
     """
     with tempfile.TemporaryDirectory() as folder:
         boot, files = Path(folder, "boot"), Path(folder, "files")
@@ -26,10 +27,12 @@ def build(path: Path) -> None:
         (files / "usr/lib/systemd").mkdir(parents=True)
         (files / "lib").symlink_to("usr/lib")
         (files / "etc/hostname").write_text("raspberrypi\n")
-        (files / "blob").write_bytes(os.urandom(3 * MIB))
-        for place, size in ((path, SIZE), (boot, BOOT_SIZE)):
+        with (files / "blob").open("wb") as file:
+            for _ in range(blob // MIB):
+                file.write(os.urandom(MIB))
+        for place, length in ((path, size), (boot, BOOT_SIZE)):
             with place.open("wb") as file:
-                file.truncate(size)
+                file.truncate(length)
         subprocess.run(["sfdisk", "-q", path], input=table.encode(), check=True)
         subprocess.run(["mkfs.vfat", "-n", "BOOT", boot], check=True, capture_output=True)
         with path.open("r+b") as file:
@@ -49,4 +52,4 @@ def build(path: Path) -> None:
             files,
             path,
         ]
-        subprocess.run([*command, f"{ROOT_SIZE // 1024}k"], check=True, capture_output=True)
+        subprocess.run([*command, f"{root_size // 1024}k"], check=True, capture_output=True)

@@ -1,0 +1,273 @@
+"""How fast cards are written and read back, side by side in one run with what else there is.
+
+    make bench-cards      writes reports/bench/cards.json
+
+The image is 1 GiB, a quarter of it used. Every card is a loop device in memory, that tests/rig holds to 20 MB/s for reading and
+for writing, or at full speed. Compared are:
+
+  bramble    the card_write module, from the start of its process to its end: sha256 of the image, the nodes' own files,
+             preflight, writing, reading back. Of that, `card` is from the first look at a card to the last verdict.
+  dd         dd of all of the image (not of the card), then cmp of all of it. In series eight cards take eight times one.
+  bmaptool   bmaptool copy of the mapped blocks, checking their sha256 as it reads, then cmp of the mapped blocks. It lays no
+             files on a card, so bramble lays none there either.
+
+Ratios only: seconds differ from machine to machine. Bramble's cost is in the used bytes and dd's in all of them, so that
+eight_vs_serial_dd grows with their quotient (4 here) and not with the size: an image of 3 GB with 2.4 GB used shows less,
+a capture of a 32 GB card with 3 GB used more. The others hardly depend on the size, since the fixed part (reading the image once,
+about a second for 1 GiB) grows with it too. Every figure is the best of its rounds. Needs root, 3 GiB of memory to spare, a quiet
+machine of two cores, and about five minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.rig.cards import Rig  # noqa: E402
+from tests.unit import tiny_image  # noqa: E402
+
+MIB = 2**20
+RATE = 20e6
+CARDS = 8
+AT_MOST = {
+    "eight_vs_one_throttled": 1.10,
+    "one_vs_limit": 1.05,
+    "vs_bmaptool_readback": 1.0,
+    "capture_vs_read": 1.3,
+    "peak_memory_mb": 300,
+}
+AT_LEAST = {"eight_vs_serial_dd": 8}
+
+
+@dataclass
+class Image:
+    """The image all of them write; `used` is how many bytes of it are not zero, by 4 KiB."""
+
+    path: Path
+    size: int = field(init=False)
+    used: int = field(init=False)
+    sha256: str = field(init=False)
+    mapped: list[tuple[int, int]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Map its blocks, for bmaptool too."""
+        subprocess.run(["fallocate", "--dig-holes", self.path], check=True)
+        subprocess.run(["bmaptool", "--quiet", "create", "--output", self.bmap, self.path], check=True)
+        tree = ElementTree.parse(self.bmap).getroot()
+        block = int(tree.findtext("BlockSize", "0"))
+        ranges = [[int(number) for number in (node.text or "").split("-")] for node in tree.iter("Range")]
+        self.mapped = [(first[0] * block, (first[-1] + 1 - first[0]) * block) for first in ranges]
+        self.size, self.used = self.path.stat().st_size, sum(length for _, length in self.mapped)
+        with self.path.open("rb") as file:
+            self.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+
+    @property
+    def bmap(self) -> Path:
+        """Its block map."""
+        return self.path.with_suffix(".bmap")
+
+
+@dataclass(frozen=True)
+class Took:
+    """What a run took: seconds in all and from the first look at a card on, and megabytes of memory."""
+
+    seconds: float
+    card: float
+    memory: float
+
+
+def card_write(image: Image, devices: Sequence[Path], folder: Path, identities: bool = True) -> Took:
+    """Write and verify the cards with the module, in a process of its own."""
+    arguments, events, said = (folder / name for name in ("arguments.json", "events.jsonl", "result.json"))
+    events.unlink(missing_ok=True)
+    cards: list[dict[str, object]] = [
+        {"node": f"pi-{number:02}", "slot": str(device)} for number, device in enumerate(devices, 1)
+    ]
+    for card in cards if identities else ():
+        key = {"path": "/etc/ssh/ssh_host_ed25519_key", "content": f"{card['node']}" * 40, "mode": "0600"}
+        card |= {"boot_files": {"user-data": f"#cloud-config\nhostname: {card['node']}\n"}, "root_files": [key]}
+    options = {"image": str(image.path), "image_sha256": image.sha256, "cards": cards, "progress_file": str(events)}
+    arguments.write_text(json.dumps(options))
+    start = time.monotonic()
+    with said.open("wb") as output:
+        process = subprocess.Popen([sys.executable, "-m", "tests.rig.module", "card_write", arguments], cwd=ROOT, stdout=output)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = time.monotonic() - start
+    outcome = json.loads(said.read_text())
+    if outcome.get("failed") or {result["result"] for result in outcome["results"]} != {"written"}:
+        raise SystemExit(f"bench: the cards were not written: {outcome}")
+    times = [event["time"] for line in events.read_text().splitlines() if (event := json.loads(line))["phase"] != "prepare"]
+    return Took(seconds, times[-1] - times[0], usage.ru_maxrss * 1024 / 1e6)
+
+
+def timed(work: Callable[[Image, Path], None], image: Image, device: Path) -> float:
+    """The seconds that some work takes."""
+    start = time.monotonic()
+    work(image, device)
+    return time.monotonic() - start
+
+
+def forget(device: Path) -> None:
+    """Nothing of a device is in memory."""
+    subprocess.run(["blockdev", "--flushbufs", device], check=True)
+
+
+def dd_and_cmp(image: Image, device: Path) -> None:
+    """All of the image, as one does by hand."""
+    subprocess.run(["dd", f"if={image.path}", f"of={device}", "bs=4M", "oflag=direct", "conv=fsync", "status=none"], check=True)
+    forget(device)
+    subprocess.run(["cmp", f"--bytes={image.size}", image.path, device], check=True)
+
+
+def bmaptool_and_cmp(image: Image, device: Path) -> None:
+    """The mapped blocks of the image."""
+    subprocess.run(["bmaptool", "--quiet", "copy", "--bmap", image.bmap, image.path, device], check=True)
+    forget(device)
+    for start, length in image.mapped:
+        subprocess.run(["cmp", f"--ignore-initial={start}", f"--bytes={length}", image.path, device], check=True)
+
+
+def rig_rate(devices: Sequence[Path], amount: int) -> float:
+    """What a plain dd gets out of the slowest of some cards, all at once, in MB/s: how true the rig is."""
+    command = ["dd", "if=/dev/zero", "bs=1M", f"count={amount // MIB}", "oflag=direct", "status=none"]
+    start = time.monotonic()
+    running = [subprocess.Popen([*command, f"of={device}"]) for device in devices]
+    if any([process.wait() for process in running]):
+        raise SystemExit("bench: dd cannot write to the cards")
+    return amount // MIB * MIB / (time.monotonic() - start) / 1e6
+
+
+@contextlib.contextmanager
+def memory(size: int) -> Iterator[Path]:
+    """A folder in memory for so many bytes. Not /dev/shm: the guard takes nothing in /dev for a card."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    if free < size + 2**29:
+        raise SystemExit(f"bench: needs {(size + 2**29) / 2**30:.1f} GiB of memory; {free / 2**30:.1f} GiB are free")
+    with tempfile.TemporaryDirectory() as name:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", name], check=True)
+        try:
+            yield Path(name)
+        finally:
+            subprocess.run(["umount", "--lazy", name], check=True)
+
+
+@contextlib.contextmanager
+def cards(number: int, image: Image, rate: float = 0) -> Iterator[tuple[list[Path], Path]]:
+    """The devices of new, blank cards, paced where a rate is given, and a folder."""
+    with tempfile.TemporaryDirectory(dir=image.path.parent) as name, Rig(Path(name)) as rig:
+        size = image.size + 64 * MIB
+        names = [f"card{at}" for at in range(number)]
+        yield [rig.paced(name, size, rate) if rate else rig.card(name, size).device() for name in names], Path(name)
+
+
+def main() -> int:
+    """Measure, show, write it down."""
+    options = argparse.ArgumentParser()
+    options.add_argument("--used", type=int, default=256, help="MiB used of an image of four times that")
+    options.add_argument("--rounds", type=int, default=2)
+    chosen = options.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: terminated"))  # and clean up
+    need = (CARDS + 3) * chosen.used * MIB
+    with memory(need) as folder:
+        path = folder / "image.img"
+        tiny_image.build(path, root_size=(4 * chosen.used - 6) * MIB, blob=chosen.used * MIB)
+        report = measure(Image(path), chosen.rounds)
+    reports = ROOT / "reports/bench"
+    reports.mkdir(parents=True, exist_ok=True)
+    (reports / "cards.json").write_text(json.dumps(report, indent=2) + "\n")
+    show(report)
+    return 0
+
+
+def measure(image: Image, rounds: int) -> dict[str, Any]:
+    """Everything, one after another, in turns."""
+    with cards(CARDS, image, RATE) as (devices, _):
+        rig = rig_rate(devices, image.used // 4)
+    one, eight, plain, bmaptool = list[Took](), list[Took](), list[Took](), list[float]()
+    for _ in range(rounds):
+        for number, runs in ((1, one), (CARDS, eight)):
+            with cards(number, image, RATE) as (devices, folder):
+                runs.append(card_write(image, devices, folder))
+    with cards(1, image, RATE) as ((device,), _):
+        slow_dd = timed(dd_and_cmp, image, device)
+    with cards(1, image, RATE) as ((device,), _):
+        slow_bmaptool = timed(bmaptool_and_cmp, image, device)
+    for _ in range(3 * rounds):  # these are short
+        with cards(1, image) as ((device,), folder):
+            plain.append(card_write(image, [device], folder, identities=False))
+        with cards(1, image) as ((device,), folder):
+            bmaptool.append(timed(bmaptool_and_cmp, image, device))
+    with cards(1, image) as ((device,), _):
+        quick_dd = timed(dd_and_cmp, image, device)
+    with cards(CARDS, image) as (devices, folder):
+        quick_eight = card_write(image, devices, folder)
+
+    limit = 2 * image.used / RATE
+    best_one, best_eight, best_plain = (min(runs, key=lambda run: run.seconds) for runs in (one, eight, plain))
+    ratios: dict[str, float | None] = {
+        "eight_vs_one_throttled": best_eight.seconds / best_one.seconds,
+        "one_vs_limit": min(run.card for run in one) / limit,
+        "vs_bmaptool_readback": best_plain.seconds / min(bmaptool),
+        "eight_vs_serial_dd": CARDS * slow_dd / best_eight.seconds,
+        "capture_vs_read": None,  # until cards can be captured
+        "peak_memory_mb": max(run.memory for run in [*eight, quick_eight]),
+    }
+    ratios = {name: value if value is None else round(value, 3) for name, value in ratios.items()}
+    missed = {name: most for name, most in AT_MOST.items() if (ratios[name] or 0) > most}
+    missed |= {name: least for name, least in AT_LEAST.items() if (ratios[name] or 0) < least}
+    seconds = {
+        "limit of one card at 20 MB/s": limit,
+        "bramble, one card at 20 MB/s": best_one.seconds,
+        "  of that, card": best_one.card,
+        "bramble, eight cards at 20 MB/s": best_eight.seconds,
+        "  of that, cards": best_eight.card,
+        "bmaptool + cmp, one card at 20 MB/s": slow_bmaptool,
+        "dd + cmp, one card at 20 MB/s": slow_dd,
+        "dd + cmp, eight in series": CARDS * slow_dd,
+        "bramble, one card": best_plain.seconds,
+        "  of that, card itself": best_plain.card,
+        "bramble, eight cards": quick_eight.seconds,
+        "bmaptool + cmp, one card": min(bmaptool),
+        "dd + cmp, one card": quick_dd,
+    }
+    return {
+        "ratios": ratios,
+        "targets": {**AT_MOST, **AT_LEAST},
+        "missed": missed,
+        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "sizes": {"image_mb": image.size / 1e6, "used_mb": image.used / 1e6, "rig_mb_per_second": round(rig, 2)},
+    }
+
+
+def show(report: dict[str, Any]) -> None:
+    """The report as a table."""
+    for name, value in report["sizes"].items():
+        print(f"{name:<38}{value:10.2f}")
+    for name, value in report["seconds"].items():
+        print(f"{name:<38}{value:10.2f} s")
+    for name, ratio in report["ratios"].items():
+        bound = f"at most {AT_MOST[name]}" if name in AT_MOST else f"at least {AT_LEAST[name]}"
+        value = "-" if ratio is None else f"{ratio:.2f}"
+        print(f"{name:<38}{value:>10}  target {bound}{', missed' if name in report['missed'] else ''}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
