@@ -102,7 +102,13 @@ def card_write(image: Image, devices: Sequence[Path], folder: Path, identities: 
     for card in cards if identities else ():
         key = {"path": "/etc/ssh/ssh_host_ed25519_key", "content": f"{card['node']}" * 40, "mode": "0600"}
         card |= {"boot_files": {"user-data": f"#cloud-config\nhostname: {card['node']}\n"}, "root_files": [key]}
-    options = {"image": str(image.path), "image_sha256": image.sha256, "cards": cards, "progress_file": str(events)}
+    options = {
+        "image": str(image.path),
+        "image_sha256": image.sha256,
+        "cards": cards,
+        "confirm": True,
+        "progress_file": str(events),
+    }
     arguments.write_text(json.dumps(options))
     start = time.monotonic()
     with said.open("wb") as output:

@@ -152,7 +152,7 @@ class Card:
             raise CardError(f"{facts.device} cannot be opened: {error.strerror}") from error
         self._room = mmap.mmap(-1, CHUNK)  # aligned, as O_DIRECT wants it
         try:
-            self._check_same()
+            self.check_same()
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # also keeps udev away
         except OSError as error:
             self.close()
@@ -166,7 +166,8 @@ class Card:
         os.close(self.fd)
         self._room.close()
 
-    def _check_same(self) -> None:
+    def check_same(self) -> None:
+        """Raises CardError when it is another card than the guard saw, or has another size."""
         status, size = os.fstat(self.fd), os.lseek(self.fd, 0, os.SEEK_END)
         kind_matches = stat.S_ISREG(status.st_mode) if self.regular else stat.S_ISBLK(status.st_mode)
         same = kind_matches and size == self.facts.bytes
@@ -447,6 +448,7 @@ def _do(card: Card, content: Content, result: Result, progress: Progress, check:
             card.put(content, progress.meter(result.node, "write", total))
             result.seconds_write = time.monotonic() - start
             card.verify(content, progress.meter(result.node, "verify", total))
+            card.check_same()
             result.seconds_verify = time.monotonic() - start - result.seconds_write
         finally:
             result.bytes_written = card.written

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.card_guard import Guard
-from ansible.module_utils.card_image import CHUNK, CardError, Content, Image, RootFile, Workbench
+from ansible.module_utils.card_image import BLOCK, CHUNK, CardError, Content, Image, RootFile, Workbench
 from ansible.module_utils.card_writer import Progress, write_batch
 from ansible.module_utils.testing import patch_module_args
 from rehearsal import play
@@ -29,7 +29,7 @@ from tests.rig.cards import Card, Rig
 from tests.rig.flaw import Flaw
 
 from .load_plugin import ROOT, load
-from .test_card_writer import batch, identity, identity_on, results
+from .test_card_writer import batch, identity, identity_on, needed, results
 from .tiny_image import MIB, SIZE
 
 CARD = 32 * MIB
@@ -90,6 +90,7 @@ class Neighbours:
     one: Card
     three: Card
     wanted: Callable[[str], bytes]
+    image: Path
 
     def slots(self, bad: Path) -> dict[str, Path]:
         """A batch with the bad card, pi-02, between them."""
@@ -98,8 +99,10 @@ class Neighbours:
     def assert_right(self) -> None:
         """Both hold exactly what they must, and beyond the image what they held before."""
         for node, card in (("pi-01", self.one), ("pi-03", self.three)):
-            held = card.held.read_bytes()
-            assert held[:SIZE] == self.wanted(node) and held[SIZE:] == DIRT[SIZE:], node
+            held, wanted = card.held.read_bytes(), self.wanted(node)
+            places = [slice(at * BLOCK, (at + 1) * BLOCK) for at in needed(self.image)]
+            assert [place for place in places if held[place] != wanted[place][: len(held[place])]] == [], node
+            assert held[SIZE:] == DIRT[SIZE:], node
 
     def assert_untouched(self) -> None:
         """Nothing was written to either."""
@@ -107,9 +110,9 @@ class Neighbours:
 
 
 @pytest.fixture
-def neighbours(rig: Rig, wanted: Callable[[str], bytes]) -> Neighbours:
+def neighbours(rig: Rig, wanted: Callable[[str], bytes], image: Path) -> Neighbours:
     """The good cards of a batch."""
-    return Neighbours(rig.card("one", CARD, fill=DIRT), rig.card("three", CARD, fill=DIRT), wanted)
+    return Neighbours(rig.card("one", CARD, fill=DIRT), rig.card("three", CARD, fill=DIRT), wanted, image)
 
 
 def assert_only_second_failed(outcome: dict[str, Any], error: str) -> None:
@@ -118,7 +121,7 @@ def assert_only_second_failed(outcome: dict[str, Any], error: str) -> None:
     assert results(outcome) == {"pi-01": "written", "pi-02": "failed", "pi-03": "written"}
     first, second, third = outcome["results"]
     assert re.search(error, second["error"]) and second["bytes_verified"] == 0
-    assert first["bytes_verified"] == third["bytes_verified"] == SIZE and not first["error"] + third["error"]
+    assert first["bytes_verified"] == third["bytes_verified"] > 0 and not first["error"] + third["error"]
     assert outcome["msg"].startswith("1 of 3 cards failed; 2 are right.\npi-02, ")
     assert second["error"] in outcome["msg"] and "playbooks/cards.yml --limit pi-02" in outcome["msg"]
 
@@ -240,20 +243,17 @@ def test_card_that_hangs_holds_nobody_up(image: Path, rig: Rig) -> None:
 # Gone, or another
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "device",
-        pytest.param("file", marks=pytest.mark.xfail(strict=True, reason="a file that was truncated grows again, and passes")),
-    ],
-)
+@pytest.mark.parametrize("kind", ["device", "file"])
 def test_pulled_while_written(image: Path, rig: Rig, kind: str) -> None:
     """The file of the card is truncated; a device then has no bytes any more."""
     one, gone, three = (rig.card(name, CARD) for name in ("one", "gone", "three"))
     batch = facts_of(image, one.device(), gone.file if kind == "file" else gone.device(), three.file)
     done = write_plain(image, Watch("pi-02", gone.pull), batch)
     assert [result.result for result in done] == ["written", "failed", "written"]
-    assert re.match(r"(reading|writing) failed at byte [\d,]+: ", done[1].error) and done[1].bytes_verified == 0
+    assert (
+        re.match(r"(reading|writing) failed at byte [\d,]+: |.* is not the card it was", done[1].error)
+        and done[1].bytes_verified == 0
+    )
     assert all(card.held.read_bytes()[:SIZE] == image.read_bytes() for card in (one, three))
 
 
@@ -386,6 +386,7 @@ def test_playbook_with_a_card_that_is_pulled(image: Path, sha256: str, rig: Rig,
         "image_sha256": sha256,
         "card_slot": "{{ slots[inventory_hostname] }}",
         "slots": slots,
+        "card_confirm": True,
     }
 
     def flash(limit: str) -> str:
@@ -405,10 +406,9 @@ def test_playbook_with_a_card_that_is_pulled(image: Path, sha256: str, rig: Rig,
         assert f"hostname: {node}\n" in identity_on(card.held)[0]
 
 
-# Needs the probe before writing
+# Found by the probe: no byte of the image lands in the part that is not there
 
 
-@pytest.mark.xfail(strict=True, reason="needs the probe: no byte of the image lands in the part that is not there")
 @pytest.mark.parametrize("flaw", [Flaw(wraps_at=SIZE + MIB), Flaw(drops_from=SIZE + MIB)], ids=["wraps", "drops"])
 def test_fake_that_holds_the_image(
     image: Path, sha256: str, rig: Rig, neighbours: Neighbours, run_module: Run, flaw: Flaw
