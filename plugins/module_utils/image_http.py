@@ -18,7 +18,6 @@ from ansible.module_utils.urls import open_url
 
 CHUNK = 1024 * 1024
 MAX_REDIRECTS = 10
-ATTEMPTS = 4  # in a row that bring less than a CHUNK, before a download is given up for now
 PAUSE = 1.0  # seconds before the second attempt; doubled before each further one
 
 T = TypeVar("T")
@@ -59,14 +58,16 @@ def discard(path: str) -> None:
 
 @dataclass(frozen=True)
 class Web:
-    """How the web is read: `timeout` is in seconds without a byte.
+    """How the web is read.
 
-    `ca_path` is a file of certificates to trust instead of the system's.
+    `ca_path` is a file of certificates to trust instead of the system's; `timeout` is in seconds without a byte. After
+    `attempts` in a row that bring less than a CHUNK, a server is given up for now.
     """
 
     allow_http: bool = False
     ca_path: str | None = None
     timeout: float = 30.0
+    attempts: int = 4
 
     def check(self, url: str) -> None:
         """Raises ImageError for a URL that is not to be read."""
@@ -81,6 +82,8 @@ class Web:
             raise ImageError(
                 f"{url} is not https: anyone on the way could change it. To read it all the same: image_allow_http=true"
             )
+        if self.ca_path and not os.path.isfile(self.ca_path):
+            raise ImageError(f"{self.ca_path} is not a file of certificates: see image_ca_path")
 
     def open(self, url: str, headers: Mapping[str, str] | None = None, method: str = "GET") -> http.client.HTTPResponse:
         """The answer to a request, after redirects, each of which is checked. Raises ImageError."""
@@ -148,7 +151,7 @@ class Web:
                 return once()
             except Unreachable:
                 failures = 0 if progress() - before >= CHUNK else failures + 1
-                if failures >= ATTEMPTS:
+                if failures >= self.attempts:
                     raise
                 time.sleep(PAUSE * 2 ** max(failures - 1, 0))
 

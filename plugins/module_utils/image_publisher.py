@@ -87,9 +87,8 @@ class Catalogue:
         self.url = url
         self.images: list[dict[str, Any]] = []
         self.unread: list[str] = []
-        seen, waiting = {url}, [url]
-        while waiting:
-            address = waiting.pop(0)
+        seen = [url]
+        for address in seen:
             try:
                 images, further = parse_catalogue(web.read(address, MAX_BYTES))
             except ImageError as error:
@@ -97,11 +96,12 @@ class Catalogue:
                     raise ImageError(f"The catalogue {url} cannot be used: {error}") from None
                 self.unread.append(f"{address}: {error}")
                 continue
+            web = replace(web, attempts=1)  # for the lists of third parties, which come and go
             self.images += images
-            for found in (_join(address, link) for link in further):
-                if found not in seen and len(seen) < MAX_DOCUMENTS:
-                    seen.add(found)
-                    waiting.append(found)
+            seen += dict.fromkeys(link for link in (_join(address, link) for link in further) if link not in seen)
+            if len(seen) > MAX_DOCUMENTS:
+                self.unread.append(f"{len(seen) - MAX_DOCUMENTS} more lists")
+                del seen[MAX_DOCUMENTS:]
 
     def newest(self, pattern: str) -> Release:
         """The newest image whose URL matches (fnmatch). Raises ImageError when there is none, or its entry makes no sense."""
@@ -116,7 +116,7 @@ class Catalogue:
         for item in self.images:
             if str(item.get("image_download_sha256")).lower() == one.download_sha256:
                 known = release(item)
-                return replace(one, sha256=known.sha256, bytes=known.bytes, release_date=known.release_date)
+                return replace(one, sha256=known.sha256, bytes=known.bytes, release_date=known.release_date or one.release_date)
         return one
 
 

@@ -2,7 +2,7 @@
 
 NAME.img         the image, complete and verified: it gets this name last but one
 NAME.json        its manifest, which gets its name last; it says when the image was last known to be right (inode, mtime)
-NAME.download    a download, perhaps not all of it: removed when the image is there
+NAME.download    a download, perhaps not all of it: removed when the image, or a newer one, is there
 NAME.decoding    an image that is being decoded, or was when the power went
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
 import json
 import os
 import re
@@ -62,12 +63,6 @@ class Found:
     bytes: int
     manifest: str
     changed: bool
-
-
-def needed(pin: Pin, have: int = 0) -> int:
-    """How much disk a download of which `have` bytes are there, and the image in it, take at most."""
-    download = pin.download_bytes or 0
-    return max(download - have, 0) + (pin.bytes or download * DECODES_TO)
 
 
 def check_space(folder: str, size: int, what: str) -> None:
@@ -195,8 +190,8 @@ class Store:
     def _decode(self, stem: str, source: str, pin: Pin) -> tuple[str, str]:
         """Decode a file to the image of this name, if it is the one pinned; returns its path and sha256. Raises ImageError."""
         temporary, image = self._path(f"{stem}.decoding"), self._path(f"{stem}.img")
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        for leftover in glob.glob("*.decoding", root_dir=self.folder):
+            os.unlink(self._path(leftover))
         expected = self._plan(source, pin)
         try:
             with open(temporary, "xb") as file:
@@ -246,13 +241,13 @@ class Store:
             if found:
                 moved = self._point(link, manifest)
                 return replace(found, changed=found.changed or moved)
+            download, given = self._path(f"{stem}.download"), self._given(pin)
             if self._check:
                 web.check(pin.url)
-                self._room(stem, pin)
+                self._room(0 if given else pin.download_bytes, download, pin)
                 return None
-            download, given = self._path(f"{stem}.download"), self._given(pin)
             if not given:
-                self._download(stem, download, pin, web)
+                self._download(download, pin, web)
             try:
                 image, sha256 = self._decode(stem, given or download, pin)
             except WrongImage as error:
@@ -261,7 +256,8 @@ class Store:
                 ) from None
             found = self._record(manifest, pin, image, sha256, pin.url, pin.download_sha256)
             self._point(link, manifest)
-            discard(download)
+            for done in glob.glob(f"{pin.name}-{pin.architecture}-{'?' * 12}.download", root_dir=self.folder):
+                discard(self._path(done))
             return found
 
     def _given(self, pin: Pin) -> str:
@@ -277,18 +273,20 @@ class Store:
             )
         return path
 
-    def _room(self, stem: str, pin: Pin) -> None:
-        have = self._path(f"{stem}.download")
-        size = needed(pin, os.path.getsize(have) if os.path.exists(have) else 0)
-        check_space(self.folder, size, f"{pin.name}, download and image,")
+    def _room(self, size: int | None, path: str, pin: Pin) -> None:
+        """Raises ImageError when there is no space for the rest of a download of this size, and the image in it."""
+        size = size or 0
+        have = os.path.getsize(path) if os.path.exists(path) else 0
+        image = size * DECODES_TO if pin.bytes is None else pin.bytes
+        check_space(self.folder, max(size - have, 0) + image, f"{pin.name}, download and image,")
 
-    def _download(self, stem: str, path: str, pin: Pin, web: Web) -> None:
+    def _download(self, path: str, pin: Pin, web: Web) -> None:
         """Have the whole download, verified. Raises ImageError."""
         whole = os.path.exists(path) and pin.download_bytes in (None, os.path.getsize(path))
         if whole and image_decode.sha256(path, self._tell) == pin.download_sha256:
             return
         try:
-            self._room(stem, replace(pin, download_bytes=pin.download_bytes or _length(pin.url, web)))
+            self._room(pin.download_bytes or _length(pin.url, web), path, pin)
             for _ in range(2):
                 resumed = web.download(pin.url, path, pin.download_bytes, LARGEST, self._tell)
                 found = image_decode.sha256(path, self._tell)
@@ -298,11 +296,8 @@ class Store:
                 if not resumed:  # else its beginning may be to blame: once more, from the start
                     break
         except Unreachable as error:
-            kept = (
-                f"{count(os.path.getsize(path))} of it are kept, and the same command goes on from there.\n"
-                if os.path.exists(path)
-                else ""
-            )
+            have = count(os.path.getsize(path)) if os.path.exists(path) else ""
+            kept = f"{have} of it are kept, and the same command goes on from there.\n" if have else ""
             raise ImageError(
                 f"{error}.\n{kept}Without internet here: download {pin.url} elsewhere, put it into {self.folder} under the name "
                 f"{_name(pin.url)}, and run the same command again."

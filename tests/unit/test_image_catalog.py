@@ -131,7 +131,7 @@ class TestCatalogue:
         monkeypatch.setattr(image_publisher, "MAX_DOCUMENTS", 5)
         for number in range(9):
             put(site, f"/{number}", {"subitems_url": f"/{number + 1}"})
-        Catalogue(f"{site.url}/0", WEB)
+        assert Catalogue(f"{site.url}/0", WEB).unread == ["1 more lists"]
         assert len(site.seen) == 5
 
     def test_a_list_that_cannot_be_read_does_not_spoil_the_others(self, site: Site) -> None:

@@ -65,6 +65,10 @@ class TestWhatMayBeRead:
         url = secure.add("/x", b"x")
         assert Web(ca_path=str(certificates[0])).read(url, 9) == b"x"
 
+    def test_no_ca(self, secure: Site, tmp_path: Path) -> None:
+        with pytest.raises(ImageError, match="not a file of certificates"):
+            Web(ca_path=str(tmp_path / "none")).read(secure.add("/x", b"x"), 9)
+
     def test_a_certificate_of_nobody(self, secure: Site) -> None:
         with pytest.raises(ImageError, match="certificate is not to be trusted") as caught:
             Web().read(secure.add("/x", b"x"), 9)
@@ -111,7 +115,7 @@ class TestDocuments:
     def test_a_server_that_does_not_answer(self, site: Site) -> None:
         with pytest.raises(Unreachable, match="timed out"):
             Web(allow_http=True, timeout=0.1).read(site.add("/x", hang=True), 9)
-        assert len(site.asked("/x")) == image_http.ATTEMPTS
+        assert len(site.asked("/x")) == WEB.attempts
 
     @pytest.mark.parametrize(("status", "attempts"), [(404, 1), (403, 1), (500, 4), (503, 4), (429, 4)])
     def test_what_may_get_better_is_tried_again(self, site: Site, status: int, attempts: int) -> None:
@@ -144,7 +148,7 @@ class TestDownload:
         assert "If-Range" not in site.asked("/x")[1]
 
     def test_another_run_goes_on(self, site: Site, path: Path) -> None:
-        url = site.add("/x", DATA, etag='"1"', cuts=[1_000] * image_http.ATTEMPTS)
+        url = site.add("/x", DATA, etag='"1"', cuts=[1_000] * WEB.attempts)
         with pytest.raises(Unreachable, match="broke off after 4,000 of 3,000,000 bytes"):
             fetch(url, path)
         assert path.read_bytes() == DATA[:4000]

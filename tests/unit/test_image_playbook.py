@@ -103,7 +103,7 @@ def test_fetch(run: Run, site: Site, image: Path, tmp_path: Path) -> None:
 
 def test_update(run: Run, lock: Path, site: Site) -> None:
     before = lock.read_text()
-    dry = run(arguments="--check --diff", image_update=True)
+    dry = run(arguments="--check --diff -e image_update=true")
     assert dry.changes() == ["localhost: Bring the catalog up to date with what is published"]
     assert lock.read_text() == before
     done = run(arguments="--diff", image_update=True)
