@@ -12,10 +12,10 @@ for writing, or at full speed. Compared are:
              files on a card, so bramble lays none there either.
 
 Ratios only: seconds differ from machine to machine. Bramble's cost is in the used bytes and dd's in all of them, so that
-eight_vs_serial_dd grows with their quotient (4 here) and not with the size: an image of 3 GB with 2.4 GB used shows less,
-a capture of a 32 GB card with 3 GB used more. The others hardly depend on the size, since the fixed part (reading the image once,
-about a second for 1 GiB) grows with it too. Every figure is the best of its rounds. Needs root, 3 GiB of memory to spare, a quiet
-machine of two cores, and about five minutes.
+eight_vs_serial_dd grows with their quotient (4 here) and not with the size: by arithmetic an image of 3 GB with 2.4 GB used
+gives 9 or 10, the capture of a 32 GB card with 3 GB used over 70. The others hardly depend on the size, since the fixed part
+(reading the image once) grows with it too. Every figure is the best of its rounds. Needs root, 3 GiB of memory to spare, a
+quiet machine of two cores, and about five minutes.
 """
 
 from __future__ import annotations
@@ -267,6 +267,8 @@ def show(report: dict[str, Any]) -> None:
     """The report as a table."""
     for name, value in report["sizes"].items():
         print(f"{name:<38}{value:10.2f}")
+    if report["sizes"]["rig_mb_per_second"] < 0.97 * RATE / 1e6:
+        print("The rig does not reach 20 MB/s: this machine is too busy, and the ratios say little.")
     for name, value in report["seconds"].items():
         print(f"{name:<38}{value:10.2f} s")
     for name, ratio in report["ratios"].items():

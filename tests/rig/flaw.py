@@ -52,13 +52,16 @@ class Clock:
 
 
 class Served:
-    """The operations of the file system, one at a time as on a card. See mfusepy.Operations for their names."""
+    """The operations of the file system; see mfusepy.Operations for their names.
+
+    The card does one thing at a time. What it is, it says at once also then: the kernel asks that for whoever lists loop devices.
+    """
 
     use_ns = True
 
     def __init__(self, backing: str, flaw: Flaw) -> None:
         self.fd, self.flaw, self.clock = os.open(backing, os.O_RDWR), flaw, Clock(flaw.rate)
-        self.size = os.fstat(self.fd).st_size
+        self.size, self._busy = os.fstat(self.fd).st_size, threading.Lock()
         self.written, self.pulled, self.released, self.flipped = 0, False, threading.Event(), False
 
     def getattr(self, path: str, fh: int | None = None) -> dict[str, Any]:
@@ -78,12 +81,17 @@ class Served:
         return self.fd
 
     def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
-        self._present()
-        self.clock.take(size)
-        size = min(size, self.size - offset)
-        return b"".join(os.pread(self.fd, length, start) for start, length in self._places(offset, size))
+        with self._busy:
+            self._present()
+            self.clock.take(size)
+            size = min(size, self.size - offset)
+            return b"".join(os.pread(self.fd, length, start) for start, length in self._places(offset, size))
 
     def write(self, path: str, data: bytes, offset: int, fh: int) -> int:
+        with self._busy:
+            return self._write(path, data, offset)
+
+    def _write(self, path: str, data: bytes, offset: int) -> int:
         self.clock.take(len(data))
         flaw, at = self.flaw, 0
         if self.written + len(data) > flaw.holds_after:
@@ -146,7 +154,7 @@ def main() -> None:
         os._exit(0)
 
     threading.Thread(target=obey, daemon=True).start()
-    mfusepy.FUSE(served, folder, foreground=True, nothreads=True, direct_io=True, use_ino=True, fsname="card")
+    mfusepy.FUSE(served, folder, foreground=True, max_threads=4, direct_io=True, use_ino=True, fsname="card")
 
 
 if __name__ == "__main__":

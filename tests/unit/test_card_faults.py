@@ -23,13 +23,12 @@ from ansible.module_utils.card_guard import Guard
 from ansible.module_utils.card_image import BLOCK, CHUNK, CardError, Content, Image, RootFile, Workbench
 from ansible.module_utils.card_writer import Progress, write_batch
 from ansible.module_utils.testing import patch_module_args
-from rehearsal import play
 
 from tests.rig.cards import Card, Rig
 from tests.rig.flaw import Flaw
 
 from .load_plugin import ROOT, load
-from .test_card_writer import batch, identity, identity_on, needed, results
+from .test_card_writer import batch, identity, needed, results
 from .tiny_image import MIB, SIZE
 
 CARD = 32 * MIB
@@ -369,41 +368,6 @@ def run_alone(arguments: dict[str, Any], outcome: Path) -> None:
     with contextlib.redirect_stdout(io.StringIO()) as said, patch_module_args(arguments), contextlib.suppress(SystemExit):
         module.main()
     outcome.write_text(said.getvalue())
-
-
-# What the user sees
-
-
-def test_playbook_with_a_card_that_is_pulled(image: Path, sha256: str, rig: Rig, tmp_path: Path) -> None:
-    """The failure names the card and what to do; doing that, with a new card, makes the batch whole."""
-    good, bad, new = rig.card("good", CARD, fill=DIRT), rig.card("bad", CARD, Flaw(pulled_after=3 * MIB)), rig.card("new", CARD)
-    slots = {"pi-01": str(good.device()), "pi-02": str(bad.device())}
-    variables: dict[str, Any] = {
-        "cluster_name": "faults",
-        "cluster_state_dir": str(tmp_path / "state"),
-        "cluster_cache_dir": str(tmp_path / "cache"),
-        "image_file": str(image),
-        "image_sha256": sha256,
-        "card_slot": "{{ slots[inventory_hostname] }}",
-        "slots": slots,
-        "card_confirm": True,
-    }
-
-    def flash(limit: str) -> str:
-        run = play(
-            "cards", inventory=[ROOT / "inventory/hosts.yml"], variables=variables, arguments=f"--limit {limit}", check=False
-        )
-        return "\n".join(run.failed.values())
-
-    failure = flash("pi-01,pi-02")
-    assert f"1 of 2 cards failed; 1 is right.\npi-02, {slots['pi-02']}: writing failed at byte " in failure
-    before = good.held.read_bytes()
-    slots["pi-02"] = str(new.device())
-    (limit,) = re.findall(r"ansible-playbook playbooks/cards.yml --limit (\S+)", failure)
-    assert flash(limit) == ""
-    assert good.held.read_bytes() == before and before[SIZE:] == DIRT[SIZE:]
-    for node, card in (("pi-01", good), ("pi-02", new)):
-        assert f"hostname: {node}\n" in identity_on(card.held)[0]
 
 
 # Found by the probe: no byte of the image lands in the part that is not there

@@ -1,0 +1,64 @@
+"""A card that goes wrong in the hands of a user."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rehearsal import ROOT, play
+
+from tests.rig.cards import Rig
+from tests.rig.flaw import Flaw
+from tests.unit import tiny_image
+from tests.unit.tiny_image import MIB, SIZE
+
+CARD = 32 * MIB
+DIRT = random.Random(2).randbytes(CARD)
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    """Virtual cards."""
+    with Rig(tmp_path) as rig:
+        yield rig
+
+
+def test_a_card_that_is_pulled(rig: Rig, tmp_path: Path) -> None:
+    """The failure names the card and what to do; doing that, with a new card, makes the batch whole."""
+    image = tmp_path / "tiny.img"
+    tiny_image.build(image)
+    good, bad, new = rig.card("good", CARD, fill=DIRT), rig.card("bad", CARD, Flaw(pulled_after=3 * MIB)), rig.card("new", CARD)
+    slots = {"pi-01": str(good.device()), "pi-02": str(bad.device())}
+    variables: dict[str, Any] = {
+        "cluster_name": "faults",
+        "cluster_state_dir": str(tmp_path / "state"),
+        "cluster_cache_dir": str(tmp_path / "cache"),
+        "image_file": str(image),
+        "image_sha256": hashlib.sha256(image.read_bytes()).hexdigest(),
+        "card_slot": "{{ slots[inventory_hostname] }}",
+        "slots": slots,
+        "card_confirm": True,
+    }
+
+    def flash(limit: str) -> str:
+        run = play(
+            "cards", inventory=[ROOT / "inventory/hosts.yml"], variables=variables, arguments=f"--limit {limit}", check=False
+        )
+        return "\n".join(run.failed.values())
+
+    failure = flash("pi-01,pi-02")
+    assert f"1 of 2 cards failed; 1 is right.\npi-02, {slots['pi-02']}: writing failed at byte " in failure
+    before = good.held.read_bytes()
+    slots["pi-02"] = str(new.device())
+    (limit,) = re.findall(r"ansible-playbook playbooks/cards.yml --limit (\S+)", failure)
+    assert flash(limit) == ""
+    assert good.held.read_bytes() == before and before[SIZE:] == DIRT[SIZE:]
+    for node, card in (("pi-01", good), ("pi-02", new)):
+        command = ["mtype", "-i", f"{card.held}@@{tiny_image.BOOT_START}", "::user-data"]
+        assert f"hostname: {node}\n" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
