@@ -136,6 +136,11 @@ def run(*command: str | Path) -> None:
 # What is to be built
 
 
+def native_architecture() -> str:
+    """Tell what programs this machine runs by itself, in Debian's words."""
+    return ARCHITECTURES.get(platform.machine(), platform.machine())
+
+
 def fingerprint(paths: Iterable[Path], *words: str) -> str:
     """Hash file trees (names, contents, links) and words."""
     digest = hashlib.sha256()
@@ -406,9 +411,8 @@ def workspace(cache: Path) -> Iterator[Path]:
 # What must be so before anything is written
 
 
-def check_architecture(recipe: Recipe, architecture: str, machine: str, release: str) -> None:
-    """Refuse what can not be built on such a machine with such a release of Linux."""
-    native = ARCHITECTURES.get(machine, machine)
+def check_architecture(recipe: Recipe, architecture: str, native: str, release: str) -> None:
+    """Refuse what can not be built on a machine of the architecture `native` with such a release of Linux."""
     own = "or give an image of your own: -e image_file=FILE -e image_sha256=SUM."
     if architecture not in recipe.architectures:
         known = ", ".join(recipe.architectures)
@@ -456,7 +460,7 @@ def build(args: argparse.Namespace, recipe: Recipe, entry: Entry) -> None:
             return
         again = ["--recipe", args.recipe, "--architecture", args.architecture, "--cache", entry.cache, "--inside", work]
         command = [*APART, sys.executable, __file__, *map(str, again)]
-        native = args.architecture == ARCHITECTURES.get(platform.machine())
+        native = args.architecture == native_architecture()
         if subprocess.run(command, check=False).returncode if native else run_in_user_namespace(command):
             raise SystemExit(1)
         image = work / "image.img"
@@ -481,12 +485,11 @@ def run_in_user_namespace(command: list[str]) -> int:
     waiting = ["unshare", "--user", "sh", "-c", 'echo; read -r _ && exec "$@"', "sh", *command]
     with subprocess.Popen(waiting, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
-            assert process.stdout
-            process.stdout.readline()
-            # Only from outside can more than one be told.
-            for table in ("uid_map", "gid_map"):
-                Path(f"/proc/{process.pid}/{table}").write_text("0 0 4294967295\n")
-            process.communicate("\n")
+            if process.stdout and process.stdout.readline():
+                # Only from outside can it be told of more than one user.
+                for table in ("uid_map", "gid_map"):
+                    Path(f"/proc/{process.pid}/{table}").write_text("0 0 4294967295\n")
+                process.communicate("\n")
         except BaseException:
             process.kill()
             raise
@@ -506,7 +509,9 @@ def emulate(recipe: Recipe, architecture: str, work: Path) -> None:
     run("mount", "-t", "binfmt_misc", "binfmt_misc", binfmt)
     escaped = ["".join(f"\\x{byte:02x}" for byte in word) for word in (magic, mask)]
     # P: programs see their own argv[0]. C: sudo and the like work. F: qemu is opened now and need not be found later.
-    (binfmt / "register").write_text(f":{architecture}:M::{escaped[0]}:{escaped[1]}:{tools}/usr/bin/qemu-{machine}:PCF")
+    fields = ["", architecture, "M", "", *escaped, f"{tools}/usr/bin/qemu-{machine}", "PCF"]
+    # The first character separates: one that no path has.
+    (binfmt / "register").write_text("\t".join(fields))
     shutil.rmtree(tools)
 
 
@@ -520,7 +525,7 @@ def build_inside(recipe: Recipe, architecture: str, recipe_hash: str, work: Path
     if memory_available(Path("/proc/meminfo").read_text()) >= MEMORY_BYTES:
         run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", root)
     name = f"{recipe.name} {architecture}"
-    if architecture != ARCHITECTURES.get(platform.machine()):
+    if architecture != native_architecture():
         say(f"{name}: qemu, as this machine is of another architecture")
         emulate(recipe, architecture, work)
     say(f"{name}: packages of Debian {recipe.suite}")
@@ -545,8 +550,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Build, or find, one image."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--recipe", type=Path, default=HERE / "debian-trixie.toml")
-    here = ARCHITECTURES.get(platform.machine(), platform.machine())
-    parser.add_argument("--architecture", default=here, help="in Debian's words")
+    parser.add_argument("--architecture", default=native_architecture(), help="in Debian's words")
     parser.add_argument("--cache", type=Path, required=True, help="where images are kept")
     parser.add_argument("--check", action="store_true", help="only tell whether there is something to do")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
@@ -566,7 +570,7 @@ def main(arguments: list[str] | None = None) -> int:
         found = entry.complete()
         changed = not (found and entry.is_current())
         if not found:
-            check_architecture(recipe, args.architecture, platform.machine(), platform.release())
+            check_architecture(recipe, args.architecture, native_architecture(), platform.release())
         if changed and not args.check:
             entry.cache.mkdir(parents=True, exist_ok=True)
             if not found:

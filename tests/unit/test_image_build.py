@@ -99,7 +99,7 @@ class TestRecipe:
 
     def test_an_architecture_adds_to_it(self) -> None:
         arm64 = build.Recipe.load(SOURCE / "debian-trixie.toml", "arm64")
-        assert set(arm64.packages) - set(RECIPE.packages) == {"linux-image-arm64", "initramfs-tools", "raspi-firmware"}
+        assert set(arm64.packages) - set(RECIPE.packages) == {"linux-image-arm64", "raspi-firmware"}
         assert (RECIPE.components, arm64.components) == (("main",), ("main", "non-free-firmware"))
         assert arm64.packages[: len(RECIPE.packages)] == RECIPE.packages
 
@@ -377,17 +377,17 @@ class TestCache:
 class TestRefusals:
     def test_what_no_recipe_knows(self) -> None:
         with pytest.raises(build.BuildError, match="cluster_architecture"):
-            build.check_architecture(RECIPE, "riscv64", "x86_64", "6.12.0")
+            build.check_architecture(RECIPE, "riscv64", "amd64", "6.12.0")
 
     def test_what_this_machine_can_not_run(self) -> None:
-        build.check_architecture(RECIPE, "arm64", "x86_64", "6.7-rc1")
-        build.check_architecture(RECIPE, "arm64", "x86_64", "10.0.1-arch1-1")
+        build.check_architecture(RECIPE, "arm64", "amd64", "6.7-rc1")
+        build.check_architecture(RECIPE, "arm64", "amd64", "10.0.1-arch1-1")
         # Its own needs no qemu.
-        build.check_architecture(RECIPE, "arm64", "aarch64", "5.10.0-30-arm64")
+        build.check_architecture(RECIPE, "arm64", "arm64", "5.10.0-30-arm64")
         with pytest.raises(build.BuildError, match=r"amd64 can not be built .* which is arm64\. Build it on"):
-            build.check_architecture(RECIPE, "amd64", "aarch64", "6.12.0")
+            build.check_architecture(RECIPE, "amd64", "arm64", "6.12.0")
         with pytest.raises(build.BuildError, match=r"which is amd64 and runs Linux 6\.1\.0-37-amd64: that needs Linux 6\.7"):
-            build.check_architecture(RECIPE, "arm64", "x86_64", "6.1.0-37-amd64")
+            build.check_architecture(RECIPE, "arm64", "amd64", "6.1.0-37-amd64")
 
     def test_too_little_space(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(build.shutil, "disk_usage", lambda _path: SimpleNamespace(free=2_499_999_999))
