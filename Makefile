@@ -34,6 +34,11 @@ test: ## All tests: lint, unit, property, molecule, end to end
 	$(call as-root,scripts/bootstrap --test)
 	$(call as-root,scripts/test)
 
+.PHONY: test-slow
+test-slow: ## The tests that take an hour: a Pi's card is built by emulation, and boots
+	$(call as-root,scripts/bootstrap --test)
+	$(call as-root,scripts/test slow)
+
 .PHONY: lint
 lint: ## Only the linters
 	$(call as-root,scripts/bootstrap --test)

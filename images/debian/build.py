@@ -7,6 +7,9 @@ One file holds the master boot record, the FAT partition `bootfs` and the ext4 p
 `mke2fs -d` write the partitions in place. The image is kept in the cache under the hash of everything that shapes it, so a second
 run finds it; it gets its name only when it is complete and on the disk, so an interrupted build can simply be run again.
 
+Programs of an architecture that is not this machine's are run by qemu. The kernel is told so in a user namespace of the build's
+own, where it holds for this build alone and ends with it (binfmt_misc, Linux 6.7).
+
 The last line of standard output is a JSON object for Ansible; what goes on is told on standard error.
 """
 
@@ -19,6 +22,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import struct
@@ -46,6 +50,9 @@ TOOLS = {
     "setpriv": "util-linux",
     "unshare": "util-linux",
 }
+# In namespaces of its own: what is mounted there is mounted for nobody else and needs no unmounting. All of it is killed if the
+# builder is.
+APART = ["setpriv", "--pdeathsig=KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
 NEEDED_BYTES = 2_500_000_000
 # With this much free memory, the tree is made there: it has twenty thousand small files.
 MEMORY_BYTES = 2_500_000_000
@@ -53,6 +60,17 @@ MIB = 1 << 20
 SECTOR = 512
 BLOCK = 4096
 INODE = 256
+# What this builds for on a machine of another architecture: its name in qemu's words, and how the kernel knows its programs: the
+# first 20 bytes of ELF files (64 bits, little-endian, any ABI, an executable or a library) and the bits of them that count.
+FOREIGN = {
+    "arm64": (
+        "aarch64",
+        b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00\xb7\x00",
+        b"\xff" * 7 + b"\x00" + b"\xff" * 8 + b"\xfe\xff\xff\xff",
+    )
+}
+# The first Linux whose user namespaces have a binfmt_misc of their own.
+FOREIGN_KERNEL = (6, 7)
 # Partition types of the master boot record.
 FAT32_LBA, LINUX = 0x0C, 0x83
 
@@ -63,12 +81,13 @@ class BuildError(Exception):
 
 @dataclass(frozen=True)
 class Recipe:
-    """What an image is made of. Sizes are in MiB."""
+    """What an image is made of, for one architecture. Sizes are in MiB."""
 
     name: str
     suite: str
     init_format: str
     architectures: tuple[str, ...]
+    components: tuple[str, ...]
     packages: tuple[str, ...]
     masked_units: tuple[str, ...]
     first_partition: int
@@ -78,13 +97,16 @@ class Recipe:
     without: tuple[str, ...] = ()  # files of rootfs/ that this image does not have, as globs
 
     @classmethod
-    def load(cls, path: Path) -> Recipe:
-        """Read a recipe file."""
+    def load(cls, path: Path, architecture: str) -> Recipe:
+        """Read a recipe file. In a table named after an architecture, lists are added to and numbers replace those for all."""
         try:
             data = tomllib.loads(path.read_text())
+            tables = {key: data.pop(key) for key, value in list(data.items()) if isinstance(value, dict)}
+            for key, value in tables.get(architecture, {}).items():
+                data[key] = data[key] + value if isinstance(value, list) else value
             fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
             return cls(**fields)
-        except (OSError, tomllib.TOMLDecodeError, TypeError) as error:
+        except (OSError, tomllib.TOMLDecodeError, LookupError, TypeError) as error:
             raise BuildError(f"The recipe {path} can not be used: {error}. Name another one with --recipe.") from error
 
 
@@ -114,6 +136,11 @@ def run(*command: str | Path) -> None:
 
 
 # What is to be built
+
+
+def native_architecture() -> str:
+    """Tell what programs this machine runs by itself, in Debian's words."""
+    return ARCHITECTURES.get(platform.machine(), platform.machine())
 
 
 def fingerprint(paths: Iterable[Path], *words: str) -> str:
@@ -160,19 +187,27 @@ def master_boot_record(identifier: int, partitions: Iterable[Partition]) -> byte
     return bytes(sector)
 
 
-def mmdebstrap_command(recipe: Recipe, architecture: str, root: Path) -> list[str]:
-    """Give the command that turns packages into a tree."""
+def mmdebstrap_command(recipe: Recipe, architecture: str, root: Path, early: Path) -> list[str]:
+    """Give the command that turns packages into a tree.
+
+    :param early: a tree of configuration files that the packages find when they are configured
+    """
     return [
         "mmdebstrap",
         f"--architectures={architecture}",
         "--variant=minbase",
         "--format=directory",
         f"--keyring={KEYRING}",
+        f"--components={','.join(recipe.components)}",
         f"--include={','.join(recipe.packages)}",
         # The tree is not worth keeping if the machine fails meanwhile: nothing waits for the disk. (Not kept in the image.)
         "--dpkgopt=force-unsafe-io",
         # By a hook, as --dpkgopt would send every essential package through a slow filter. `lean` removes what came before it.
         f"--extract-hook=copy-in {HERE}/rootfs/etc/dpkg/dpkg.cfg.d/bramble /etc/dpkg/dpkg.cfg.d",
+        *(f"--essential-hook=copy-in {path} /" for path in sorted(early.iterdir())),
+        "--dpkgopt=force-confold",
+        # It knows only the programs that the whole machine can run.
+        "--skip=check/qemu",
         *(f"--customize-hook={command}" for command in recipe.customize),
         recipe.suite,
         str(root),
@@ -246,6 +281,23 @@ def finish_tree(recipe: Recipe, root: Path, values: dict[str, str]) -> None:
     (root / "etc/bramble/ssh").chmod(0o700)
     forget_identity(root)
     mark_updated(root)
+
+
+def gather_boot(root: Path, boot: Path, values: dict[str, str]) -> None:
+    """Make the tree of the boot partition: our files, then what the packages in the root tree have put there, if any.
+
+    :raises BuildError: if its config.txt names a file that is not there
+    """
+    lay(HERE / "bootfs", boot, values)
+    for path in sorted((root / "boot/firmware").iterdir()):
+        (boot / path.name).unlink(missing_ok=True)
+        shutil.move(path, boot)
+    words = [line.replace("=", " ").split() for line in (boot / "config.txt").read_text().splitlines()]
+    missing = [word[1] for word in words if word[:1] in (["kernel"], ["initramfs"]) and not (boot / word[1]).is_file()]
+    if missing:
+        raise BuildError(
+            f"A Raspberry Pi would not start: config.txt names {', '.join(missing)}, which is not on the boot partition."
+        )
 
 
 def tree_size(root: Path) -> int:
@@ -364,19 +416,22 @@ def workspace(cache: Path) -> Iterator[Path]:
 # What must be so before anything is written
 
 
-def check_architecture(recipe: Recipe, architecture: str, machine: str) -> None:
-    """Refuse what can not be built here."""
-    native = ARCHITECTURES.get(machine, machine)
+def check_architecture(recipe: Recipe, architecture: str, native: str, release: str) -> None:
+    """Refuse what can not be built on a machine of the architecture `native` with such a release of Linux."""
     own = "or give an image of your own: -e image_file=FILE -e image_sha256=SUM."
     if architecture not in recipe.architectures:
         known = ", ".join(recipe.architectures)
+        raise BuildError(f"{recipe.name} can not be built for {architecture}, only for {known}. Set cluster_architecture, {own}")
+    if architecture == native:
+        return
+    here = f"{recipe.name} for {architecture} can not be built on this machine, which is {native}"
+    if architecture not in FOREIGN:
+        raise BuildError(f"{here}. Build it on a machine that is {architecture}, {own}")
+    if tuple(int(number) for number in re.findall(r"\d+", release)[:2]) < FOREIGN_KERNEL:
+        needed = ".".join(map(str, FOREIGN_KERNEL))
         raise BuildError(
-            f"{recipe.name} can not be built for {architecture} yet, only for {known}. Set cluster_architecture, {own}"
-        )
-    if architecture != native:
-        raise BuildError(
-            f"{recipe.name} for {architecture} can not be built on this machine, which is {native}. "
-            f"Build it on a machine that is {architecture}, {own}"
+            f"{here} and runs Linux {release}: that needs Linux {needed} or newer (Debian 13, Ubuntu 24.04, or the kernel of "
+            f"bookworm-backports on Debian 12). Build it on such a machine or on one that is {architecture}, {own}"
         )
 
 
@@ -408,12 +463,10 @@ def build(args: argparse.Namespace, recipe: Recipe, entry: Entry) -> None:
     with workspace(entry.cache) as work:
         if entry.complete():  # by another build, while this one waited for the lock
             return
-        # In namespaces of its own: what is mounted there is mounted for nobody else and needs no unmounting, and if this
-        # program is killed, all of it is.
-        apart = ["setpriv", "--pdeathsig=KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
         again = ["--recipe", args.recipe, "--architecture", args.architecture, "--cache", entry.cache, "--inside", work]
-        inside = subprocess.run([*apart, sys.executable, __file__, *again], check=False)
-        if inside.returncode:
+        command = [*APART, sys.executable, __file__, *map(str, again)]
+        native = args.architecture == native_architecture()
+        if subprocess.run(command, check=False).returncode if native else run_in_user_namespace(command):
             raise SystemExit(1)
         image = work / "image.img"
         publish(
@@ -432,19 +485,59 @@ def build(args: argparse.Namespace, recipe: Recipe, entry: Entry) -> None:
         )
 
 
+def run_in_user_namespace(command: list[str]) -> int:
+    """Run a command in a user namespace in which everybody is who they are outside. Returns its exit code."""
+    waiting = ["unshare", "--user", "sh", "-c", 'echo; read -r _ && exec "$@"', "sh", *command]
+    with subprocess.Popen(waiting, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            if process.stdout and process.stdout.readline():
+                # Only from outside can it be told of more than one user.
+                for table in ("uid_map", "gid_map"):
+                    Path(f"/proc/{process.pid}/{table}").write_text("0 0 4294967295\n")
+                process.communicate("\n")
+        except BaseException:
+            process.kill()
+            raise
+    return process.returncode
+
+
+def emulate(recipe: Recipe, architecture: str, work: Path) -> None:
+    """Let the kernel run programs of another architecture, in this user namespace, by the qemu of the recipe's Debian.
+
+    That of this machine may be too old: 7.2 hangs in a build.
+    """
+    machine, magic, mask = FOREIGN[architecture]
+    tools, binfmt = work / "tools", work / "binfmt"
+    options = ["--variant=extract", "--format=directory", f"--keyring={KEYRING}", "--include=qemu-user"]
+    run("mmdebstrap", *options, recipe.suite, tools)
+    binfmt.mkdir()
+    run("mount", "-t", "binfmt_misc", "binfmt_misc", binfmt)
+    escaped = ["".join(f"\\x{byte:02x}" for byte in word) for word in (magic, mask)]
+    # P: programs see their own argv[0]. C: sudo and the like work. F: qemu is opened now and need not be found later.
+    fields = ["", architecture, "M", "", *escaped, f"{tools}/usr/bin/qemu-{machine}", "PCF"]
+    # The first character separates: one that no path has.
+    (binfmt / "register").write_text("\t".join(fields))
+    shutil.rmtree(tools)
+
+
 def build_inside(recipe: Recipe, architecture: str, recipe_hash: str, work: Path) -> None:
     """Make the image file in a work directory."""
-    root, boot = work / "root", work / "boot"
-    root.mkdir()
-    boot.mkdir()
+    root, boot, early = work / "root", work / "boot", work / "early"
+    for path in (root, boot, early):
+        path.mkdir()
+    values = {"PARTUUID": partuuid(recipe_hash)}
+    lay(HERE / f"rootfs-{architecture}", early, values)
     if memory_available(Path("/proc/meminfo").read_text()) >= MEMORY_BYTES:
         run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", root)
-    say(f"{recipe.name} {architecture}: packages of Debian {recipe.suite}")
-    run(*mmdebstrap_command(recipe, architecture, root))
-    say(f"{recipe.name} {architecture}: file systems")
-    values = {"PARTUUID": partuuid(recipe_hash)}
+    name = f"{recipe.name} {architecture}"
+    if architecture != native_architecture():
+        say(f"{name}: qemu, as this machine is of another architecture")
+        emulate(recipe, architecture, work)
+    say(f"{name}: packages of Debian {recipe.suite}")
+    run(*mmdebstrap_command(recipe, architecture, root, early))
+    say(f"{name}: file systems")
     finish_tree(recipe, root, values)
-    lay(HERE / "bootfs", boot, values)
+    gather_boot(root, boot, values)
     write_image(recipe, recipe_hash, root, boot, work / "image.img")
 
 
@@ -462,8 +555,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Build, or find, one image."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--recipe", type=Path, default=HERE / "debian-trixie.toml")
-    here = ARCHITECTURES.get(platform.machine(), platform.machine())
-    parser.add_argument("--architecture", default=here, help="in Debian's words")
+    parser.add_argument("--architecture", default=native_architecture(), help="in Debian's words")
     parser.add_argument("--cache", type=Path, required=True, help="where images are kept")
     parser.add_argument("--check", action="store_true", help="only tell whether there is something to do")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
@@ -473,8 +565,9 @@ def main(arguments: list[str] | None = None) -> int:
     os.umask(0o022)
     started = time.monotonic()
     try:
-        recipe = Recipe.load(args.recipe)
-        recipe_hash = fingerprint([args.recipe, HERE / "build.py", HERE / "bootfs", HERE / "rootfs"], args.architecture)
+        recipe = Recipe.load(args.recipe, args.architecture)
+        sources = [HERE / "build.py", HERE / "bootfs", HERE / "rootfs", HERE / f"rootfs-{args.architecture}"]
+        recipe_hash = fingerprint([args.recipe, *sources], args.architecture)
         if args.inside:
             build_inside(recipe, args.architecture, recipe_hash, args.inside)
             return 0
@@ -482,7 +575,7 @@ def main(arguments: list[str] | None = None) -> int:
         found = entry.complete()
         changed = not (found and entry.is_current())
         if not found:
-            check_architecture(recipe, args.architecture, platform.machine())
+            check_architecture(recipe, args.architecture, native_architecture(), platform.release())
         if changed and not args.check:
             entry.cache.mkdir(parents=True, exist_ok=True)
             if not found:

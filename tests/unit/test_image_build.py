@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import os
 import re
+import signal
 import struct
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,8 +34,24 @@ def load() -> Any:
     return module
 
 
+def words(cmdline: Path) -> list[bytes]:
+    try:
+        return cmdline.read_bytes().split(b"\0")[:-1]
+    except OSError:  # it has just ended
+        return []
+
+
+def wait_until(true: Callable[[], object]) -> None:
+    """Wait for something that will be so, if all is well."""
+    for _ in range(600):
+        if true():
+            return
+        time.sleep(0.1)
+    raise AssertionError("waited for a minute")
+
+
 build = load()
-RECIPE = build.Recipe.load(SOURCE / "debian-trixie.toml")
+RECIPE = build.Recipe.load(SOURCE / "debian-trixie.toml", "amd64")
 HASH = "0123456789abcdef" * 4
 MIB = 1 << 20
 TREE = [
@@ -75,7 +95,19 @@ class TestRecipe:
     def test_a_bad_one_is_refused(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "x.toml").write_text(text)
         with pytest.raises(build.BuildError, match=r"x\.toml"):
-            build.Recipe.load(tmp_path / "x.toml")
+            build.Recipe.load(tmp_path / "x.toml", "amd64")
+
+    def test_an_architecture_adds_to_it(self) -> None:
+        arm64 = build.Recipe.load(SOURCE / "debian-trixie.toml", "arm64")
+        assert set(arm64.packages) - set(RECIPE.packages) == {"linux-image-arm64", "raspi-firmware"}
+        assert (RECIPE.components, arm64.components) == (("main",), ("main", "non-free-firmware"))
+        assert arm64.packages[: len(RECIPE.packages)] == RECIPE.packages
+
+    def test_a_number_of_an_architecture_replaces_that_for_all(self, tmp_path: Path) -> None:
+        text = (SOURCE / "debian-trixie.toml").read_text()
+        (tmp_path / "x.toml").write_text(f"{text}bootfs = 999\n")
+        assert build.Recipe.load(tmp_path / "x.toml", "arm64").bootfs == 999
+        assert build.Recipe.load(tmp_path / "x.toml", "amd64") == RECIPE
 
 
 class TestFingerprint:
@@ -165,6 +197,89 @@ class TestTree:
         sshd = "".join(path.read_text() for path in (SOURCE / "rootfs/etc/ssh/sshd_config.d").iterdir())
         assert "PasswordAuthentication no" in sshd and "PermitRootLogin no" in sshd
         assert not re.search(r"passwd|chpasswd", "".join(p.read_text() for p in (SOURCE / "bootfs").iterdir()))
+
+
+class TestBootPartition:
+    @pytest.fixture
+    def firmware(self, tmp_path: Path) -> Path:
+        """Where packages put things, in a root tree."""
+        (tmp_path / "root/boot/firmware").mkdir(parents=True)
+        (tmp_path / "boot").mkdir()
+        return tmp_path / "root/boot/firmware"
+
+    def gather(self, tmp_path: Path) -> Path:
+        build.gather_boot(tmp_path / "root", tmp_path / "boot", {"PARTUUID": "01234567"})
+        return tmp_path / "boot"
+
+    def test_without_a_kernel_it_is_ours(self, firmware: Path, tmp_path: Path) -> None:
+        build.lay(SOURCE / "bootfs", tmp_path / "root", {"PARTUUID": "01234567"})
+        boot = self.gather(tmp_path)
+        assert all(path.read_text() == (tmp_path / "root" / path.name).read_text() for path in boot.iterdir())
+
+    def test_what_the_packages_wrote_is_moved_there(self, firmware: Path, tmp_path: Path) -> None:
+        (firmware / "overlays").mkdir()
+        for name in ("vmlinuz-6.12", "initrd.img-6.12", "overlays/x.dtbo", "cmdline.txt"):
+            (firmware / name).write_text("theirs")
+        (firmware / "config.txt").write_text("# a comment\nkernel=vmlinuz-6.12\ninitramfs initrd.img-6.12\n")
+        boot = self.gather(tmp_path)
+        assert (boot / "cmdline.txt").read_text() == (boot / "overlays/x.dtbo").read_text() == "theirs"
+        assert (boot / "user-data").exists() and list(firmware.iterdir()) == []
+
+    @pytest.mark.parametrize("line", ["kernel=vmlinuz-6.12", "initramfs vmlinuz-6.12"])
+    def test_a_card_that_would_not_boot_is_refused(self, firmware: Path, tmp_path: Path, line: str) -> None:
+        (firmware / "config.txt").write_text(f"arm_64bit=1\n{line}\n")
+        with pytest.raises(build.BuildError, match=r"config\.txt names vmlinuz-6\.12"):
+            self.gather(tmp_path)
+
+    def test_a_new_kernel_writes_the_command_line_that_the_board_expects(self, tmp_path: Path) -> None:
+        """raspi-firmware sources the one file and appends the other."""
+        build.lay(SOURCE / "rootfs-arm64", tmp_path, {"PARTUUID": "01234567"})
+        defaults = tmp_path / "etc/default"
+        script = f'. {defaults}/raspi-firmware; echo "$ROOTPART/$CMA/$CONSOLES"'
+        said = subprocess.run(["sh", "-eu", "-c", script], capture_output=True, text=True, check=True).stdout
+        assert said == "PARTUUID=01234567-02/0/ttyS1,115200 tty0\n"
+        assert (defaults / "raspi-extra-cmdline").read_text() == "resize\n"
+
+
+class TestForeignArchitecture:
+    def test_the_kernel_would_know_its_programs_and_no_others(self) -> None:
+        _, magic, mask = build.FOREIGN["arm64"]
+        assert len(magic) == len(mask) == 20
+
+        def known(header: bytes) -> bool:
+            return all((a ^ b) & counts == 0 for a, b, counts in zip(header, magic, mask, strict=True))
+
+        # e_ident (any OS ABI), e_type (ET_EXEC, ET_DYN), e_machine (EM_AARCH64 = 183, EM_X86_64 = 62)
+        header = struct.Struct("<4sBBBB8xHH")
+        assert all(known(header.pack(b"\x7fELF", 2, 1, 1, abi, kind, 183)) for abi in (0, 3) for kind in (2, 3))
+        assert not known(header.pack(b"\x7fELF", 2, 1, 1, 0, 2, 62))
+        assert not known(header.pack(b"\x7fELF", 1, 1, 1, 0, 2, 183))
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+    def test_everybody_is_who_they_are_outside(self, tmp_path: Path) -> None:
+        script = f"chown 123:456 {tmp_path} && cat /proc/self/uid_map > {tmp_path}/map && exit 7"
+        assert build.run_in_user_namespace(["sh", "-c", script]) == 7
+        assert (tmp_path.stat().st_uid, tmp_path.stat().st_gid) == (123, 456)
+        assert (tmp_path / "map").read_text().split() == ["0", "0", "4294967295"]
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+    def test_what_is_stopped_leaves_no_process(self, number: int) -> None:
+        # No other process has this argument.
+        seconds = f"600.{os.getpid()}"
+        program = (
+            f"import signal, sys; sys.path.insert(0, {str(SOURCE)!r}); import build; signal.signal(signal.SIGTERM, build.stop); "
+            f"build.run_in_user_namespace([*build.APART, 'sleep', {seconds!r}])"
+        )
+
+        def sleeping() -> list[Path]:
+            return [path for path in Path("/proc").glob("[0-9]*/cmdline") if words(path) == [b"sleep", seconds.encode()]]
+
+        with subprocess.Popen([sys.executable, "-c", program]) as builder:
+            wait_until(sleeping)
+            builder.send_signal(number)
+        wait_until(lambda: not sleeping())
+        assert builder.returncode in (128 + number, -number)
 
 
 class TestImage:
@@ -262,13 +377,17 @@ class TestCache:
 class TestRefusals:
     def test_what_no_recipe_knows(self) -> None:
         with pytest.raises(build.BuildError, match="cluster_architecture"):
-            build.check_architecture(RECIPE, "riscv64", "x86_64")
+            build.check_architecture(RECIPE, "riscv64", "amd64", "6.12.0")
 
     def test_what_this_machine_can_not_run(self) -> None:
-        both = dataclasses.replace(RECIPE, architectures=("amd64", "arm64"))
-        build.check_architecture(both, "arm64", "aarch64")
-        with pytest.raises(build.BuildError, match="which is amd64"):
-            build.check_architecture(both, "arm64", "x86_64")
+        build.check_architecture(RECIPE, "arm64", "amd64", "6.7-rc1")
+        build.check_architecture(RECIPE, "arm64", "amd64", "10.0.1-arch1-1")
+        # Its own needs no qemu.
+        build.check_architecture(RECIPE, "arm64", "arm64", "5.10.0-30-arm64")
+        with pytest.raises(build.BuildError, match=r"amd64 can not be built .* which is arm64\. Build it on"):
+            build.check_architecture(RECIPE, "amd64", "arm64", "6.12.0")
+        with pytest.raises(build.BuildError, match=r"which is amd64 and runs Linux 6\.1\.0-37-amd64: that needs Linux 6\.7"):
+            build.check_architecture(RECIPE, "arm64", "amd64", "6.1.0-37-amd64")
 
     def test_too_little_space(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(build.shutil, "disk_usage", lambda _path: SimpleNamespace(free=2_499_999_999))

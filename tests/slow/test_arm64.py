@@ -1,0 +1,170 @@
+"""The card of a Raspberry Pi, made on a PC: it boots an emulated Pi, and a stand-in."""
+
+from __future__ import annotations
+
+import os
+import platform
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from rehearsal import ROOT
+
+from .conftest import NODE, playbook, ssh
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(7200),
+    pytest.mark.skipif(os.geteuid() != 0, reason="making cards needs root"),
+]
+ADDRESS = "10.77.82.101"
+
+
+def test_a_second_run_finds_the_image(image: list[int]) -> None:
+    assert image[1] == 0
+
+
+def firmware(card: Path, folder: Path) -> list[str]:
+    """Do what a Pi's firmware does: read config.txt and load what it names. Returns qemu's options for a Raspberry Pi 3."""
+    table = subprocess.run(["partx", "-gn", "1", "-o", "START", card], capture_output=True, check=True).stdout
+    subprocess.run(["mcopy", "-s", "-n", "-i", f"{card}@@{int(table) * 512}", "::/", folder], check=True)
+    lines = [line.replace("=", " ").split() for line in (folder / "config.txt").read_text().splitlines()]
+    config = {line[0]: line[1] for line in lines if len(line) == 2}
+    assert config["arm_64bit"] == "1"
+    loaded = {"-kernel": config["kernel"], "-initrd": config["initramfs"], "-dtb": "bcm2837-rpi-3-b.dtb"}
+    options = [word for option, name in loaded.items() for word in (option, str(folder / name))]
+    return [*options, "-append", (folder / "cmdline.txt").read_text().strip()]
+
+
+@contextmanager
+def raspberry_pi(qemu: Path, card: Path, folder: Path) -> Iterator[tuple[int, Callable[[], str]]]:
+    """Power on an emulated Raspberry Pi 3. Gives the port of this machine that leads to its SSH, and what its console says."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    boot, console = folder / "boot", folder / "console"
+    boot.mkdir()
+    # Its own libraries are found by its own loader.
+    loader = next(qemu.glob("usr/lib/*-linux-gnu/ld-linux-*.so.*"))
+    command = [
+        *(loader, "--library-path", loader.parent, qemu / "usr/bin/qemu-system-aarch64", "-L", qemu / "usr/share/qemu"),
+        *("-machine", "raspi3b", *firmware(card, boot), "-drive", f"file={card},if=sd,format=raw"),
+        # The switch of the cluster, with nothing on it but this machine.
+        *("-netdev", f"user,id=switch,net=10.77.82.0/24,host=10.77.82.1,restrict=on,hostfwd=tcp:127.0.0.1:{port}-{ADDRESS}:22"),
+        *("-device", "usb-net,netdev=switch,mac=dc:a6:32:00:00:01"),
+        # Its second serial port is the console.
+        *("-display", "none", "-monitor", "none", "-serial", "null", "-serial", f"file:{console}"),
+    ]
+    with subprocess.Popen(["nice", *command]) as process:
+        try:
+            yield port, lambda: console.read_text(errors="replace")[-4000:] if process.poll() is None else "qemu has ended"
+        finally:
+            process.kill()
+
+
+def test_it_boots_an_emulated_pi(card: Path, unpack: Callable[[str], Path], tmp_path: Path) -> None:
+    with raspberry_pi(unpack("qemu-system-arm"), card, tmp_path) as (port, console):
+        options = ("-o", "HostName=127.0.0.1", "-o", f"Port={port}", "-o", f"HostKeyAlias={ADDRESS}")
+        for _ in range(120):
+            done = ssh("cloud-init status --wait >/dev/null; systemctl is-system-running --wait", *options)
+            if done.returncode != 255:
+                break
+            time.sleep(10)
+        assert done.returncode != 255, f"{done.stderr}\n{console()}"
+
+        def told(command: str) -> str:
+            done = ssh(command, *options)
+            assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+            return done.stdout.strip().strip("\0")
+
+        assert done.stdout.strip() == "running", told("systemctl --failed --no-legend")
+        assert told("hostname") == NODE
+        assert told("cat /proc/device-tree/model") == "Raspberry Pi 3 Model B"
+        assert told("uname -m; dpkg --print-architecture").split() == ["aarch64", "arm64"]
+        assert f"{ADDRESS}/24" in told("ip -4 -brief address show eth0").split()
+        assert told("findmnt -no FSTYPE /boot/firmware") == "vfat"
+        # The root file system has grown to the card: its 4 GiB less the boot partition and what ext4 needs for itself.
+        assert int(told("findmnt -bno SIZE /")) > card.stat().st_size * 0.85
+        assert told("sudo sshd -T | grep -i ^hostkey").split() == ["hostkey", "/etc/bramble/ssh/ssh_host_ed25519_key"]
+        # A new initramfs ends up where the firmware looks for it, and nothing else changes there.
+        before = told("cat /boot/firmware/cmdline.txt /boot/firmware/config.txt")
+        assert told("sudo sh -c 'exec /etc/initramfs/post-update.d/z50-raspi-firmware' 2>&1") == ""
+        assert told("cat /boot/firmware/cmdline.txt /boot/firmware/config.txt") == before
+
+
+def mounts_under(folder: Path) -> dict[str, str]:
+    """Processes that see a mount under a folder, and what they run."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has just ended
+            if f" {folder}/" in (process / "mountinfo").read_text():
+                found[process.name] = os.readlink(process / "exe")
+    return found
+
+
+def wait_until(true: Callable[[], object], seconds: int) -> None:
+    """Wait for something that will be so, if all is well."""
+    for _ in range(seconds * 5):
+        if true():
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"waited for {seconds} s")
+
+
+@pytest.fixture
+def binfmt(tmp_path: Path) -> Iterator[Path]:
+    """What the kernel of this machine runs by other programs."""
+    folder = tmp_path / "binfmt_misc"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", folder], check=True)
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_build_leaves_nothing(tmp_path: Path, binfmt: Path, number: int) -> None:
+    cache = tmp_path / "cache"
+    before = sorted(binfmt.iterdir())
+    command = [sys.executable, ROOT / "images/debian/build.py", "--architecture", "arm64", "--cache", cache]
+    with subprocess.Popen(command) as builder:
+        # Programs of the other architecture are running: packages are being configured.
+        wait_until(lambda: any("/qemu-aarch64" in exe for exe in mounts_under(cache).values()) or builder.poll() is not None, 900)
+        assert sorted(binfmt.iterdir()) == before, "registered for the whole machine"
+        builder.send_signal(number)
+    assert builder.returncode in (128 + number, -number)
+    wait_until(lambda: not mounts_under(cache), 60)
+    assert sorted(binfmt.iterdir()) == before
+    assert number == signal.SIGKILL or [path.name for path in cache.iterdir()] == [".lock"]
+
+
+@pytest.fixture
+def registered(tmp_path: Path) -> Iterator[None]:
+    """Let the whole machine run programs of the other architecture, as a Debian package does."""
+    build = runpy.run_path(str(ROOT / "images/debian/build.py"))
+    recipe = build["Recipe"].load(ROOT / "images/debian/debian-trixie.toml", "arm64")
+    build["emulate"](recipe, "arm64", tmp_path)
+    yield
+    (tmp_path / "binfmt/arm64").write_text("-1")
+    subprocess.run(["umount", tmp_path / "binfmt"], check=True)
+
+
+@pytest.mark.usefixtures("registered")
+def test_it_boots_a_stand_in(card: Path) -> None:
+    try:
+        playbook("rehearse", arguments=f"--limit {NODE}")
+        assert ssh("hostname; uname -m; dpkg --print-architecture").stdout.split() == [NODE, platform.machine(), "arm64"]
+        assert f"{ADDRESS}/24" in ssh("ip -4 -brief address show eth0").stdout.split()
+        assert int(ssh("findmnt -bno SIZE /").stdout) > card.stat().st_size * 0.85
+        first = ssh("cat /proc/sys/kernel/random/boot_id").stdout
+        ssh("sudo reboot")
+        playbook("rehearse", arguments=f"--limit {NODE} --tags wait")
+        again = ssh("cat /proc/sys/kernel/random/boot_id")
+        assert again.returncode == 0 and again.stdout != first
+    finally:
+        playbook("rehearse", variables={"standin_state": "absent"})
