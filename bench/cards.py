@@ -107,6 +107,7 @@ def card_write(image: Image, devices: Sequence[Path], folder: Path, identities: 
         "image_sha256": image.sha256,
         "cards": cards,
         "confirm": True,
+        "map_file": str(image.path.with_suffix(".map")),
         "progress_file": str(events),
     }
     arguments.write_text(json.dumps(options))

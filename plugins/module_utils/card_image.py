@@ -6,15 +6,17 @@ Every size and offset is in bytes.
 from __future__ import annotations
 
 import bisect
+import contextlib
 import errno
 import hashlib
 import itertools
+import json
 import os
 import re
 import struct
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 SECTOR = 512
@@ -22,6 +24,7 @@ PAGE = 4096  # grain of an overlay
 BLOCK = 64 * 1024  # grain of a block map
 CHUNK = 1024 * 1024  # most bytes in one read or write, and the head of a card that is written last
 ZEROS = bytes(CHUNK)
+MAP_VERSION = 1  # of a kept block map; a new one when what is in it means something else
 
 # Changed files carry this time (2024-01-01 UTC), so that the same input always gives the same bytes.
 EPOCH = "1704067200"
@@ -141,7 +144,7 @@ def read(fd: int, offset: int, length: int) -> bytes:
     while len(data) < length:
         more = os.pread(fd, length - len(data), offset + len(data))
         if not more:
-            raise CardError(f"it ends at byte {offset + len(data):,}, before {offset + length:,}")
+            raise CardError(f"it ends at byte {os.fstat(fd).st_size:,}, before {offset + length:,}")
         data += more
     return data
 
@@ -149,12 +152,13 @@ def read(fd: int, offset: int, length: int) -> bytes:
 class Image:
     """A raw image, open for reading and scanned once: size, sha256, partitions, which blocks hold data, and which matter.
 
-    What no file system uses does not matter: the contents of deleted files, and space that is free.
+    What no file system uses does not matter: the contents of deleted files, and space that is free. With a `map_path` what was
+    found is kept there (if `keep`), and an image that was not touched since is not read again.
 
     Raises CardError for something that is not a disk image, OSError when it cannot be read. Use it with `with`.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, map_path: str | None = None, keep: bool = True) -> None:
         self.path = path
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -162,9 +166,12 @@ class Image:
             self.size = self._stat.st_size
             if self.size == 0 or self.size % SECTOR:
                 raise CardError(f"the image {path} is {count(self.size)}: not a whole number of {SECTOR}-byte sectors")
-            self.sha256, data = self._scan()
-            self.needed = self._needed()
-            self.blocks = [block for block in data if block in self.needed]
+            if not (map_path and self._load(map_path)):
+                self.sha256, data = self._scan()
+                self.needed = self._needed()
+                self.blocks = [block for block in data if block in self.needed]
+                if map_path and keep:
+                    self._save(map_path)
         except BaseException:
             os.close(self.fd)
             raise
@@ -197,6 +204,45 @@ class Image:
                 at += len(data)
         skip_to(self.size)
         return digest.hexdigest(), blocks
+
+    def _key(self) -> list[int]:
+        """Changes when somebody writes to the image."""
+        return [self._stat.st_ino, self._stat.st_size, self._stat.st_mtime_ns, self._stat.st_ctime_ns]
+
+    def _load(self, path: str) -> bool:
+        """Take what was found the last time, if this is the same image still."""
+        try:
+            with open(path, encoding="ascii") as file:
+                known = json.load(file)
+            if known["key"] != self._key() or known["version"] != MAP_VERSION:
+                return False
+            self.sha256 = str(known["sha256"])
+            self.needed, data = (
+                {block for low, high in known[name] for block in range(low, high)} for name in ("needed", "data")
+            )
+            self.blocks = sorted(data)
+        except (OSError, ValueError, LookupError, TypeError):
+            return False
+        return True
+
+    def _save(self, path: str) -> None:
+        """Keep what was found. What cannot be kept is found again the next time."""
+
+        def ranges(blocks: Iterable[int]) -> list[list[int]]:
+            runs: list[list[int]] = []
+            for block in sorted(blocks):
+                if runs and runs[-1][1] == block:
+                    runs[-1][1] = block + 1
+                else:
+                    runs.append([block, block + 1])
+            return runs
+
+        known = {"version": MAP_VERSION, "key": self._key(), "sha256": self.sha256}
+        known |= {"needed": ranges(self.needed), "data": ranges(self.blocks)}
+        with contextlib.suppress(OSError):
+            with open(f"{path}.new", "w", encoding="ascii") as file:
+                json.dump(known, file)
+            os.rename(f"{path}.new", path)
 
     def _needed(self) -> set[int]:
         """The numbers of the blocks that a card must hold: all but what the file systems of the image do not use."""

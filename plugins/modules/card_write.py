@@ -91,6 +91,9 @@ options:
   ledger:
     description: Where to keep what became of every card, as a JSON object by node.
     type: path
+  map_file:
+    description: Where to keep the image's sha256 and block map. An image that was not touched since is not read all over again.
+    type: path
   progress_file:
     description: Where to append events, as lines of JSON with node, phase, done and total (in bytes), and time.
     type: path
@@ -194,6 +197,7 @@ SPEC = {
     "confirm": {"type": "bool", "default": False},
     "full_test": {"type": "bool", "default": False},
     "ledger": {"type": "path"},
+    "map_file": {"type": "path"},
     "progress_file": {"type": "path"},
 }
 
@@ -257,6 +261,44 @@ def check_options(options: dict, good: list[Facts], text: str, check: bool) -> N
         )
 
 
+def write(module: AnsibleModule, good: list[Facts], ledger: card_ledger.Ledger) -> list[Result]:
+    """Write the cards that are fit, or in check mode say what would be. Raises CardError when nothing was written."""
+    options, path = module.params, module.params["image"]
+    progress = Progress(options["progress_file"])
+    with Image(path, options["map_file"], keep=not module.check_mode) as image:
+        if image.sha256 != options["image_sha256"].strip().lower():
+            raise CardError(
+                f"The image {path} is not the one that was pinned. Nothing was written.\n  sha256 found   {image.sha256}\n"
+                f"  sha256 wanted  {options['image_sha256']}\nMake it again: ansible-playbook playbooks/image.yml"
+            )
+        image.partitions()
+        chosen = [card for card in options["cards"] if card["node"] in {facts.node for facts in good}]
+        folder = os.path.dirname(os.path.realpath(path))
+        folder = folder if os.access(folder, os.W_OK) else module.tmpdir
+        extra = max(
+            sum(len(str(text)) for text in card["boot_files"].values()) + sum(len(file["content"]) for file in card["root_files"])
+            for card in chosen
+        )
+        space_needed(image, good, extra + 2**20, folder)
+        blank = [facts for facts in good if facts.blank]
+        made: list[Result] = []
+        if module.check_mode:
+            # What does not exist yet cannot be compared: it would be made, and written.
+            made = [Result(facts.node, facts.slot, WRITTEN) for facts in blank]
+            good = [facts for facts in good if not facts.blank]
+        else:
+            make_blanks(blank)
+        expected = contents(image, chosen, folder, progress)
+        done = write_batch(good, expected, progress, module.check_mode, options["only_good"], options["full_test"], ledger)
+        try:
+            image.check_untouched()
+        except CardError as error:
+            for result in done:
+                result.result, result.error = FAILED, str(error)
+                ledger.note(result.node, {"verdict": card_ledger.FAILED, "reason": str(error)})
+    return done + made
+
+
 def run(module: AnsibleModule) -> None:
     """Check everything, then write, then say what happened. Raises CardError when nothing was written."""
     options = module.params
@@ -284,36 +326,8 @@ def run(module: AnsibleModule) -> None:
         module.warn(warning)
 
     ledger = card_ledger.Ledger(options["ledger"])
-    progress = Progress(options["progress_file"])
-    with Image(path) as image:
-        if image.sha256 != options["image_sha256"].strip().lower():
-            raise CardError(
-                f"The image {path} is not the one that was pinned. Nothing was written.\n  sha256 found   {image.sha256}\n"
-                f"  sha256 wanted  {options['image_sha256']}\nMake it again: ansible-playbook playbooks/image.yml"
-            )
-        image.partitions()
-        chosen = [card for card in cards if card["node"] in {facts.node for facts in good}]
-        folder = os.path.dirname(os.path.realpath(path))
-        folder = folder if os.access(folder, os.W_OK) else module.tmpdir
-        extra = max(
-            sum(len(str(text)) for text in card["boot_files"].values()) + sum(len(file["content"]) for file in card["root_files"])
-            for card in chosen
-        )
-        space_needed(image, good, extra + 2**20, folder)
-        blank = [facts for facts in good if facts.blank]
-        if module.check_mode:
-            # What does not exist yet cannot be compared: it would be made, and written.
-            good = [facts for facts in good if not facts.blank]
-        else:
-            make_blanks(blank)
-        expected = contents(image, chosen, folder, progress)
-        done = write_batch(good, expected, progress, module.check_mode, options["only_good"], options["full_test"], ledger)
-        image.check_untouched()
-
-    by_node = {
-        result.node: result
-        for result in [*done, *(Result(facts.node, facts.slot, WRITTEN) for facts in blank if module.check_mode)]
-    }
+    done = write(module, good, ledger)
+    by_node = {result.node: result for result in done}
     by_node |= {facts.node: Result(facts.node, facts.slot, SKIPPED, error=f"{facts.verdict} {facts.reason}") for facts in bad}
     results = [by_node[node] for node in nodes]
     written = [result.node for result in results if result.result == WRITTEN]
