@@ -21,7 +21,7 @@ from ansible.errors import AnsibleFilterError
 from ansible.module_utils.card_image import CardError, Image, RootFile, Workbench, check_names, set_arguments
 from keyfile import keyfile
 
-from .tiny_image import BOOT_START
+from .tiny_image import BOOT_START, ROOT_START
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent / "identity"
@@ -232,6 +232,16 @@ def test_a_keyfile_says_what_netplan_would(port: dict[str, Any], ipv4: dict[str,
 def test_a_setting_that_would_be_lost_is_refused(port: dict[str, Any]) -> None:
     with pytest.raises(AnsibleFilterError, match=r"mtu|table|options"):
         keyfile(port, "eth0", "")
+
+
+def test_what_is_masked_already_can_be_masked_again(image: Path, tmp_path: Path) -> None:
+    """The link to /dev/null that `systemctl mask` makes gives way to an empty file."""
+    copy, name = tmp_path / "copy.img", "/etc/userconfig.service"
+    shutil.copyfile(image, copy)
+    root = f"{copy}?offset={ROOT_START}"
+    subprocess.run(["debugfs", "-w", "-R", f"symlink {name} /dev/null", root], check=True, capture_output=True)
+    with Image(str(copy)) as opened, Workbench(opened, str(tmp_path)) as bench:
+        assert bench.overlay({}, [RootFile(name, "", 0o644)])
 
 
 # The kernel's command line
