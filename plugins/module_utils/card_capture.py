@@ -27,6 +27,7 @@ from typing import IO
 from ansible.module_utils.card_guard import OK, READ_ONLY, Facts, Guard
 from ansible.module_utils.card_image import (
     CHUNK,
+    FAT_TYPES,
     PAGE,
     SECTOR,
     ZEROS,
@@ -38,11 +39,24 @@ from ansible.module_utils.card_image import (
     parse_mbr,
     read,
 )
-from ansible.module_utils.card_space import EXT, FAT, TOOL_ENV, Fat, Range, Unreplayed, kind, used
+from ansible.module_utils.card_space import EXT, FAT, TOOL_ENV, Fat, Range, kind, used
 from ansible.module_utils.card_writer import Card, Progress
 
 SLACK = 16 * 2**20  # free space of the root file system, above the least that resize2fs allows, until it grows
 COMPRESSORS = {"zst": ("zstd", "-T0", "-q", "-c"), "xz": ("xz", "-T0", "-c")}
+# What is needed, and the Debian package that brings it.
+TOOLS = {
+    "debugfs": "e2fsprogs",
+    "dumpe2fs": "e2fsprogs",
+    "e2fsck": "e2fsprogs",
+    "resize2fs": "e2fsprogs",
+    "fatlabel": "dosfstools",
+    "fsck.vfat": "dosfstools",
+    "mkfs.vfat": "dosfstools",
+    "mcopy": "mtools",
+    "zstd": "zstd",
+    "xz": "xz-utils",
+}
 
 # What tells one node from another, or is of no use to it. A folder goes with all that is in it.
 GONE = (
@@ -138,21 +152,21 @@ WantedBy=multi-user.target
 
 
 def _tool(*command: str | Path, given: str = "", fine: Sequence[int] = (0,)) -> str:
-    """Run a command and give what it says. Raises CardError with its last words when it ends otherwise than `fine`."""
-    words = [os.fspath(word) for word in command]
-    try:
-        done = subprocess.run(
-            words, input=given.encode(errors="surrogateescape"), stdout=-1, stderr=-2, check=False, env=TOOL_ENV
-        )
-    except FileNotFoundError:
-        packages = {"m": "mtools", "f": "dosfstools"}
-        package = "dosfstools" if words[0] == "mkfs.vfat" else packages.get(words[0][0], "e2fsprogs")
-        raise CardError(f"{words[0]} is not installed on this machine: apt install {package}") from None
+    """Run a command and give what it says. Raises CardError with its first words when it ends otherwise than `fine`."""
+    done = subprocess.run(command, input=given.encode(errors="surrogateescape"), stdout=-1, stderr=-2, check=False, env=TOOL_ENV)
     said = done.stdout.decode(errors="surrogateescape")
     if done.returncode not in fine:
-        tail = "; ".join(line.strip() for line in said.splitlines()[-6:] if line.strip())
-        raise CardError(f"{words[0]} failed ({done.returncode}): {tail.encode(errors='replace').decode()}")
+        words = [line.strip() for line in said.splitlines() if not re.match(r"\s*$|Pass \d|\w+ \d+\.\d+\S* \(", line)]
+        raise CardError(f"{command[0]} failed ({done.returncode}): {'; '.join(words[:6])}".encode(errors="replace").decode())
     return said
+
+
+def check_tools(path: str = TOOL_ENV["PATH"]) -> None:
+    """Raises CardError when one is missing on this machine."""
+    if missing := sorted({package for tool, package in TOOLS.items() if shutil.which(tool, path=path) is None}):
+        raise CardError(
+            f"Missing on this machine: {', '.join(missing)}. Nothing was captured. Next: apt install {' '.join(missing)}"
+        )
 
 
 # The card
@@ -168,8 +182,6 @@ class Golden:
     root: Partition
     boot_used: list[Range]
     root_used: list[Range]
-    # Its root was not unmounted: all of it is read, and its journal replayed in the copy.
-    unclean: bool
     # When a file was last written to.
     mtime: int
 
@@ -201,19 +213,12 @@ def inspect(card: Card, most: int) -> Golden:
         boot, root = _layout(card, mbr)
     except CardError as error:
         raise CardError(f"{slot} cannot be captured: {error}.") from None
-    try:
+    with unsound(card.facts, boot):
         boot_used = used(card.fd, boot.start, boot.size, strict=True)
-    except CardError as error:
-        raise damaged(card.facts, boot, str(error)) from None
-    unclean = False
-    try:
-        root_used = used(card.fd, root.start, root.size, strict=True)
-    except Unreplayed:
-        unclean, root_used = True, [(root.start, root.end)]
-    except CardError as error:
-        raise damaged(card.facts, root, str(error)) from None
-    golden = Golden(card.facts, mbr, boot, root, boot_used, root_used, unclean, mtime)
-    if not unclean and (least := boot.end + sum(high - low for low, high in root_used)) > most:
+    with unsound(card.facts, root):
+        root_used = used(card.fd, root.start, root.size, strict=True, zeroed=True)
+    golden = Golden(card.facts, mbr, boot, root, boot_used, root_used, mtime)
+    if (least := boot.end + sum(high - low for low, high in root_used)) > most:
         raise too_large(least, most)
     return golden
 
@@ -246,19 +251,24 @@ def _layout(card: Card, mbr: bytes) -> tuple[Partition, Partition]:
     return boot, root
 
 
-def damaged(facts: Facts, partition: Partition, why: str) -> CardError:
-    """What to tell about a file system that is not sound."""
-    disk = facts.device
-    if partition.type == 0x83:
-        repair = f"e2fsck -f '{disk}?offset={partition.start}'"
-    elif facts.bus in ("usb", "mmc"):
-        repair = f"fsck.vfat -a {disk}{'p' if disk[-1].isdigit() else ''}{partition.number}"
-    else:
-        repair = f"fsck.vfat -a $(losetup --find --show --offset {partition.start} --sizelimit {partition.size} {disk})"
-    return CardError(
-        f"Partition {partition.number} of {facts.slot} is damaged: {why}\nNothing was captured, and the card is as it was. "
-        f"Boot it once more in its Pi and shut it down, or repair it here and look at what is lost: {repair}"
-    )
+@contextlib.contextmanager
+def unsound(facts: Facts, partition: Partition) -> Iterator[None]:
+    """Says of a CardError that a file system of the card is not sound, and what to do about it."""
+    try:
+        yield
+    except CardError as error:
+        disk = facts.device
+        if partition.type not in FAT_TYPES:
+            repair = f"e2fsck -f '{disk}?offset={partition.start}'"
+        elif facts.bus in ("usb", "mmc"):
+            repair = f"fsck.vfat -a {disk}{'p' if disk[-1].isdigit() else ''}{partition.number}"
+        else:
+            repair = f"fsck.vfat -a $(losetup --find --show --offset {partition.start} --sizelimit {partition.size} {disk})"
+        raise CardError(
+            f"Partition {partition.number} of {facts.slot} is not sound: {error}\n"
+            "Nothing was captured, and the card is as it was. Boot it once more in its Pi and shut it down, "
+            f"or repair it here and look at what is lost: {repair}"
+        ) from None
 
 
 def too_large(needed: int, most: int) -> CardError:
@@ -318,10 +328,8 @@ def copy(card: Card, golden: Golden, boot: Path, root: Path, progress: Progress)
 # The root file system
 
 
-def check_root(path: Path, unclean: bool) -> None:
-    """Raises CardError unless it is sound; an unclean one gets its journal replayed first."""
-    if unclean:
-        _tool("e2fsck", "-fp", path, fine=(0, 1))
+def check_root(path: Path) -> None:
+    """Raises CardError unless it is sound."""
     _tool("e2fsck", "-fn", path)
 
 
@@ -330,6 +338,7 @@ class Root:
     """An ext file system in a file, looked at and changed with debugfs."""
 
     path: Path
+    _entries: dict[str, dict[str, bool]] = field(default_factory=dict)
 
     def _ask(self, request: str) -> str:
         return _tool("debugfs", "-R", request, self.path)
@@ -344,11 +353,13 @@ class Root:
 
     def entries(self, folder: str) -> dict[str, bool]:
         """What is in a folder, by name, and whether that is a folder; nothing when it is none. Raises CardError."""
+        if folder in self._entries:
+            return self._entries[folder]
         # "/." goes through a symbolic link to the folder.
         lines = self._ask(f"ls -p {_quoted(folder + '/.')}").split("\n")[1:]
+        found = self._entries[folder] = {}
         if re.search("not a directory|not found by ext2_lookup", lines[0]) and not lines[0].endswith("/"):
-            return {}
-        found = {}
+            return found
         for line in filter(None, lines):
             fields = line.split("/")
             if len(fields) != 8 or not fields[1].isdigit():
@@ -363,7 +374,7 @@ class Root:
         for name in pattern.split("/")[1:]:
             found = {
                 f"{folder}/{entry}": is_folder
-                for folder, _ in found.items()
+                for folder in found
                 for entry, is_folder in self.entries(folder).items()
                 if fnmatch.fnmatchcase(entry, name)
             }
@@ -407,6 +418,7 @@ class Root:
                 f"set_inode_field {_quoted(path)} {name} {value}" for name, value in (("mode", mode), ("uid", 0), ("gid", 0))
             ]
         script += [f"symlink {_quoted(path)} {_quoted(target)}" for path, target in links.items() if not self.is_there(path)]
+        self._entries.clear()
         said = _tool("debugfs", "-w", "-f", "-", self.path, given="\n".join([*script, ""]))
         wrong = [path for paths in self.condemned() for path in paths]
         wrong += [path for path, text in files.items() if self.text(path) != text]
@@ -458,22 +470,33 @@ class Root:
             raise CardError(f"dumpe2fs does not tell the {name.lower()} of its root file system")
         return default
 
+    def forget(self) -> None:
+        """Make zero what the journal holds, which are old directories and more. Raises CardError."""
+        inode, block = self.field("Journal inode", 0), self.field("Block size")
+        if not inode:
+            return
+        # "(0-11):1-12, (IND):13, (12):14": its blocks, and those that say where they are. The first block is the journal's head.
+        found = re.findall(r"\((\d+)(?:-\d+)?\):(\d+)(?:-(\d+))?", self._ask(f"stat <{inode}>"))
+        with self.path.open("r+b") as file:
+            for first, low, high in found:
+                start, end = (int(low) + (first == "0")) * block, (int(high or low) + 1) * block
+                for at in range(start, end, CHUNK):
+                    length = min(CHUNK, end - at)
+                    if not is_zero(read(file.fileno(), at, length)):
+                        os.pwrite(file.fileno(), ZEROS[:length], at)
+
     def shrink(self) -> int:
-        """Make it as small as resize2fs can, and SLACK; its size. Old names and the old journal go. Raises CardError."""
+        """Make it as small as resize2fs can, and SLACK; its size. Raises CardError."""
         _tool("e2fsck", "-fpD", self.path, fine=(0, 1))  # makes directories anew, without the names of what was deleted
-        block, blocks = self.field("Block size"), self.field("Block count")
-        journal = self.field("Total journal blocks", 0)
-        if journal:  # what it holds is old; and it would only be in the way
-            _tool("tune2fs", "-O", "^has_journal", self.path)
+        self.forget()
         least = re.search(r"minimum size of the filesystem: (\d+)", _tool("resize2fs", "-P", self.path))
         if not least:
             raise CardError("resize2fs does not tell how small the root file system can be")
-        target = int(least[1]) + journal + SLACK // block
-        if target < blocks:
+        block = self.field("Block size")
+        target = int(least[1]) + SLACK // block
+        if target < self.field("Block count"):
             _tool("resize2fs", self.path, str(target))
-        if journal:
-            _tool("tune2fs", "-J", f"size={max(journal * block // 2**20, 1)}", self.path)
-        _tool("e2fsck", "-fn", self.path)
+        check_root(self.path)
         return self.field("Block count") * block
 
 
@@ -570,30 +593,29 @@ def pieces(mbr: bytes, parts: Sequence[tuple[Partition, Path]]) -> Iterator[tupl
     yield 0, mbr
     for partition, path in parts:
         with path.open("rb") as file:
-            for low, high in used(file.fileno(), 0, partition.size, strict=True):
+            # To the byte: what is next to it may be what was deleted.
+            for low, high in used(file.fileno(), 0, partition.size, strict=True, grain=1, zeroed=True):
                 for at in range(low, high, CHUNK):
                     yield partition.start + at, read(file.fileno(), at, min(CHUNK, high - at))
 
 
 @contextlib.contextmanager
-def packer(kind_: str, target: IO[bytes]) -> Iterator[IO[bytes]]:
+def packer(compression: str, target: IO[bytes]) -> Iterator[IO[bytes]]:
     """Something to write to, which comes out in `target` compressed with all cores. Raises CardError."""
-    command = COMPRESSORS[kind_]
-    try:
-        process = subprocess.Popen(command, stdin=-1, stdout=target, stderr=-1, env=TOOL_ENV)
-    except FileNotFoundError:
-        package = "zstd" if command[0] == "zstd" else "xz-utils"
-        raise CardError(f"{command[0]} is not installed on this machine: apt install {package}") from None
+    command = COMPRESSORS[compression]
+    process = subprocess.Popen(command, stdin=-1, stdout=target, stderr=-1, env=TOOL_ENV)
     assert process.stdin
+    broken = False
     try:
-        with contextlib.suppress(BrokenPipeError):  # it says why below
-            yield process.stdin
+        yield process.stdin
+    except BrokenPipeError:
+        broken = True
     except BaseException:
         process.kill()
         raise
     finally:
         _, said = process.communicate()
-    if process.returncode:
+    if process.returncode or broken:
         raise CardError(f"{command[0]} failed ({process.returncode}): {said.decode(errors='replace').strip()}")
 
 
@@ -679,21 +701,17 @@ def capture(card: Card, golden: Golden, order: Order, progress: Progress) -> dic
         boot, root = work / "boot.fat", work / "root.ext"
         copy(card, golden, boot, root, progress)
         progress.tell(node, "check")
-        for partition, check in (
-            (golden.boot, lambda: check_boot(boot)),
-            (golden.root, lambda: check_root(root, golden.unclean)),
-        ):
-            try:
-                check()
-            except CardError as error:
-                raise damaged(golden.facts, partition, str(error)) from None
+        with unsound(golden.facts, golden.boot):
+            check_boot(boot)
+        with unsound(golden.facts, golden.root):
+            check_root(root)
         progress.tell(node, "clean")
         system = Root(root)
         grow = system.grow_method()
         init_format = order.init_format or system.init_format()
         try:
             cleaned = clean_boot(boot, work, order.seeds) + system.clean(grow, work)
-            check_root(root, False)
+            check_root(root)
             progress.tell(node, "shrink")
             size = system.shrink()
         except CardError as error:

@@ -34,10 +34,6 @@ _DIRENT = 32
 _SECONDS = 120  # for dumpe2fs, which needs a few on a slow card
 
 
-class Unreplayed(CardError):
-    """An ext whose journal must be replayed before it is known what it uses: it was not unmounted."""
-
-
 def kind(fd: int, start: int, size: int) -> str:
     """What a partition looks like: EXT, FAT or UNKNOWN. Raises CardError when the file ends before the partition."""
     head = read(fd, start, min(size, 2048))
@@ -50,12 +46,13 @@ def kind(fd: int, start: int, size: int) -> str:
     return UNKNOWN
 
 
-def used(fd: int, start: int, size: int, strict: bool = False) -> list[Range]:
+def used(fd: int, start: int, size: int, strict: bool = False, grain: int = PAGE, zeroed: bool = False) -> list[Range]:
     """The byte ranges of an open file or disk that the file system of the partition [start, start + size) uses.
 
-    Sorted, apart, made of whole pages of 4 KiB except at the partition's own ends. All of the partition when it is not known
+    Sorted, apart, made of whole pages of the disk (or `grain`) except at the partition's own ends. All of it when it is not known
     what is used: an unknown or inconsistent file system, or an ext whose journal must be replayed. With `strict` that is a
-    CardError with the reason. Raises CardError also for a partition that is not within the file.
+    CardError with the reason. With `zeroed`, for those who put zeros in the place of the rest, inodes that were never used are
+    left out, too (an ext4 takes an empty inode table for zeros). Raises CardError for a partition that is not within the file.
     """
     # Opened again: fd may be unbuffered (O_DIRECT), which takes only aligned reads.
     again = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
@@ -66,8 +63,8 @@ def used(fd: int, start: int, size: int, strict: bool = False) -> list[Range]:
             what = kind(again, start, size)
             if what == UNKNOWN:
                 raise CardError("neither an ext2, ext3 or ext4 nor a FAT file system")
-            inner = _ext(again, start, size) if what == EXT else _fat(again, start, size)
-            return list(_pages(inner, start, size))
+            inner = _ext(again, start, size, zeroed) if what == EXT else _fat(again, start, size)
+            return list(_pages(inner, start, size, grain))
         except CardError:
             if strict:
                 raise
@@ -76,16 +73,16 @@ def used(fd: int, start: int, size: int, strict: bool = False) -> list[Range]:
         os.close(again)
 
 
-def _pages(ranges: Iterable[Range], start: int, size: int) -> Iterator[Range]:
+def _pages(ranges: Iterable[Range], start: int, size: int, grain: int) -> Iterator[Range]:
     """Ranges within a partition as absolute ones: widened to whole pages of the disk, cut at the partition's ends, merged."""
     begin = end = -1
     for low, high in sorted(ranges):
-        first = max((start + low) // PAGE * PAGE, start)
+        first = max((start + low) // grain * grain, start)
         if first > end:
             if end > begin:
                 yield begin, end
             begin = first
-        end = max(end, min(-(-(start + high) // PAGE) * PAGE, start + size))
+        end = max(end, min(-(-(start + high) // grain) * grain, start + size))
     if end > begin:
         yield begin, end
 
@@ -93,12 +90,13 @@ def _pages(ranges: Iterable[Range], start: int, size: int) -> Iterator[Range]:
 # ext2, ext3, ext4
 
 _GROUP = re.compile(r"Group (\d+): \(Blocks (\d+)-(\d+)\)")
-_FREE = re.compile(r"  (\d+) free (blocks|clusters), ")
-_RANGES = re.compile(r"  Free blocks: ((?:\d+(?:-\d+)?(?:, )?)*)")
+_TABLE = re.compile(r"  Inode table at (\d+)-(\d+) ")
+_COUNT = re.compile(r"  (\d+) free blocks, \d+ free inodes, \d+ directories(?:, (\d+) unused inodes)?$")
+_RANGES = re.compile(r"  Free blocks: (.*)$")
 
 
-def _ext(fd: int, start: int, size: int) -> list[Range]:
-    """The used blocks, as ranges within the partition. Raises CardError."""
+def _ext(fd: int, start: int, size: int, zeroed: bool) -> list[Range]:
+    """The used blocks, as ranges within the partition; with `zeroed` without unused inodes. Raises CardError."""
     command = ["dumpe2fs", f"/proc/self/fd/{fd}?offset={start}"]
     try:
         done = subprocess.run(command, capture_output=True, check=False, env=TOOL_ENV, pass_fds=(fd,), timeout=_SECONDS)
@@ -114,24 +112,30 @@ def _ext(fd: int, start: int, size: int) -> list[Range]:
         line.split(":", 1) for line in itertools.takewhile(lambda line: not line.startswith("Group "), lines) if ":" in line
     )
     try:
-        features = fields["Filesystem features"].split()
-        block, blocks, first = (int(fields[name]) for name in ("Block size", "Block count", "First block"))
+        features, state = fields["Filesystem features"].split(), fields["Filesystem state"].strip()
+        block, blocks, first, inodes = (
+            int(fields[name]) for name in ("Block size", "Block count", "First block", "Inodes per group")
+        )
+        inode = int(fields.get("Inode size", 128))  # revision 0 has only this
     except (KeyError, ValueError):
         raise CardError("dumpe2fs does not describe its ext file system") from None
     if "needs_recovery" in features:
-        raise Unreplayed("its ext file system was not unmounted: what it uses is known only when its journal has been replayed")
+        raise CardError("its ext file system was not unmounted: what it uses is known only when its journal has been replayed")
+    if state != "clean":
+        raise CardError(f"its ext file system is {state}")
     if "bigalloc" in features:
         # The last cluster's end is not told by dumpe2fs (1.47), and no card has it.
         raise CardError("its ext file system has the feature bigalloc, which is not supported")
     if blocks * block > size:
         raise CardError(f"its ext file system is {blocks * block:,} bytes, larger than its partition, {size:,}")
-    return [(low * block, high * block) for low, high in _blocks(lines, first, blocks)]
+    unused = list(_free(lines, first, blocks))
+    if zeroed:
+        unused += _unused_inodes(lines, inodes, block // inode)
+    return [(low * block, high * block) for low, high in _others(unused, blocks)]
 
 
-def _blocks(lines: list[str], first: int, blocks: int) -> Iterator[Range]:
-    """The used ranges of blocks, from what dumpe2fs says of each group: one after the other, and what is free adds up."""
-    if first:
-        yield 0, first  # 1 KiB blocks: the boot block, before the first group
+def _free(lines: list[str], first: int, blocks: int) -> Iterator[Range]:
+    """The free ranges of blocks. Raises CardError unless the groups follow one another, and what is free adds up in each."""
     expected, low, high, said = first, 0, 0, -1
     for line in lines:
         if found := _GROUP.match(line):
@@ -139,25 +143,44 @@ def _blocks(lines: list[str], first: int, blocks: int) -> Iterator[Range]:
             if low != expected or not low < high <= blocks or said >= 0:
                 raise CardError("the groups of its ext file system make no sense")
             expected, said = high, -2
-        elif said == -2 and (found := _FREE.match(line)):
+        elif said == -2 and (found := _COUNT.match(line)):
             said = int(found[1])
         elif said >= 0 and (found := _RANGES.match(line)):
-            at, free = low, 0
             for part in filter(None, found[1].split(", ")):
                 begin, _, last = part.partition("-")
-                begin, end = int(begin), int(last or begin) + 1
-                if not at <= begin < end <= high:
+                if not low <= int(begin) <= int(last or begin) < high:
                     raise CardError("the free blocks of its ext file system make no sense")
-                if at < begin:
-                    yield at, begin
-                at, free = end, free + end - begin
-            if at < high:
-                yield at, high
-            if free != said:
+                low = int(last or begin) + 1
+                said -= low - int(begin)
+                yield int(begin), low
+            if said:
                 raise CardError("its ext file system counts its free blocks wrong: run e2fsck")
             said = -1
     if expected != blocks or said != -1:
         raise CardError("dumpe2fs does not tell all groups of its ext file system")
+
+
+def _unused_inodes(lines: list[str], inodes: int, per_block: int) -> Iterator[Range]:
+    """The ranges of blocks at the ends of the inode tables that never held an inode, where that is known."""
+    table = 0, 0
+    for line in lines:
+        if found := _TABLE.match(line):
+            table = int(found[1]), int(found[2]) + 1
+        elif (found := _COUNT.match(line)) and found[2]:
+            begin = table[0] + -(-(inodes - int(found[2])) // per_block)
+            if table[0] <= begin < table[1]:
+                yield begin, table[1]
+
+
+def _others(ranges: list[Range], end: int) -> Iterator[Range]:
+    """What is between ranges, from 0 to `end`."""
+    at = 0
+    for low, high in sorted(ranges):
+        if at < low:
+            yield at, low
+        at = max(at, high)
+    if at < end:
+        yield at, end
 
 
 # FAT12, FAT16, FAT32

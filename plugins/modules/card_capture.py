@@ -77,11 +77,6 @@ card_size:
   description: How many bytes the card has.
   returned: success
   type: int
-unclean:
-  description: >-
-    Whether the card's root file system was not unmounted. All of it is read then, and its journal replayed in the copy.
-  returned: success
-  type: bool
 image:
   description: The raw image, sparse. It is to be (in check mode) or was written.
   returned: success
@@ -118,7 +113,7 @@ import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.card_capture import Order, capture, inspect, opened
+from ansible.module_utils.card_capture import Order, capture, check_tools, inspect, opened
 from ansible.module_utils.card_image import CardError
 from ansible.module_utils.card_writer import Progress
 
@@ -148,6 +143,7 @@ def run(module: AnsibleModule) -> None:
         init_format=options["init_format"],
         seeds={name: str(text) for name, text in options["boot_files"].items()},
     )
+    check_tools()
     with opened(options["node"], options["slot"]) as card:
         golden = inspect(card, order.most)
         order.check(golden)
@@ -155,7 +151,6 @@ def run(module: AnsibleModule) -> None:
             "changed": True,
             "used_bytes": golden.bytes,
             "card_size": card.facts.bytes,
-            "unclean": golden.unclean,
             "image": str(order.image),
             "archive": str(order.archive),
         }

@@ -161,7 +161,7 @@ import shutil
 
 from ansible.module_utils import card_ledger
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.card_guard import OK, Facts, Guard, table, warnings
+from ansible.module_utils.card_guard import OK, TOO_SMALL, Facts, Guard, table, warnings
 from ansible.module_utils.card_image import CardError, Content, Image, RootFile, Workbench
 from ansible.module_utils.card_writer import FAILED, SKIPPED, WRITTEN, Progress, Result, make_blanks, space_needed, write_batch
 
@@ -316,6 +316,10 @@ def run(module: AnsibleModule) -> None:
     if bad and not (options["only_good"] and good):
         names = ",".join(facts.node for facts in bad)
         hint = "" if options["only_good"] else f", or leave them out with --limit 'all:!{names.replace(',', ':!')}'"
+        if any(facts.verdict == TOO_SMALL for facts in bad):
+            hint += (
+                ". Is the image a copy of a whole card? Make one that fits from that card: ansible-playbook playbooks/capture.yml"
+            )
         module.fail_json(
             msg=f"Nothing was written: {len(bad)} of {len(batch)} cards are not fit.\n{seen['table']}\nReplace them{hint}.",
             **seen,

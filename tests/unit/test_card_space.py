@@ -76,13 +76,13 @@ def on_a_disk(part: Path, disk: Path, after: int = 5 * SECTOR) -> int:
     return size
 
 
-def only_used(disk: Path, size: int, part: Path) -> int:
-    """The partition again, made of what is used and otherwise of garbage; how much is used."""
+def only_used(disk: Path, size: int, part: Path, zeroed: bool = False) -> int:
+    """The partition again, made of what is used and otherwise of garbage (or, `zeroed`, of zeros); how much is used."""
     with disk.open("rb") as file, part.open("wb") as copy:
-        ranges = used(file.fileno(), START, size, strict=True)
+        ranges = used(file.fileno(), START, size, strict=True, zeroed=zeroed)
         assert_sound(ranges, START, size)
         for at in range(0, size, MIB):
-            copy.write(os.urandom(min(MIB, size - at)))
+            copy.write(bytes(min(MIB, size - at)) if zeroed else os.urandom(min(MIB, size - at)))
         for low, high in ranges:
             file.seek(low)
             copy.seek(low - START)
@@ -110,8 +110,8 @@ def dump(part: Path, folder: Path) -> dict[str, bytes]:
     return content(folder)
 
 
-@pytest.mark.parametrize("options", EXTS.values(), ids=EXTS)
-def test_ext_survives_without_the_rest(options: str, tree: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "options"), EXTS.items(), ids=EXTS)
+def test_ext_survives_without_the_rest(name: str, options: str, tree: Path, tmp_path: Path) -> None:
     part, disk, copy = tmp_path / "part", tmp_path / "disk", tmp_path / "copy"
     run("mke2fs", "-q", "-F", *options.split(), "-d", tree, part, "40m")
     gone = [f"file{number:02}" for number in range(0, 40, 6)]
@@ -123,6 +123,14 @@ def test_ext_survives_without_the_rest(options: str, tree: Path, tmp_path: Path)
     run("e2fsck", "-fn", copy)
     assert dump(copy, tmp_path / "after") == before
     assert sum(map(len, before.values())) < amount < 12 * MIB
+
+    less = only_used(disk, part.stat().st_size, copy, zeroed=True)
+    assert less <= amount and (less < amount - MIB) == (name in ("ext4", "ext4, 1 KiB", "meta_bg", "flex_bg"))
+    run("e2fsck", "-fn", copy)
+    assert dump(copy, tmp_path / "less") == before
+    # All inodes can still be used.
+    run("debugfs", "-w", "-f", "-", copy, given="".join(f"mkdir new{number}\n" for number in range(200)))
+    run("e2fsck", "-fn", copy)
 
 
 @pytest.mark.parametrize(("bits", "size", "options"), FATS.values(), ids=FATS)
@@ -197,6 +205,10 @@ def test_a_journal_to_be_replayed(disk: Callable[..., tuple[Path, int]]) -> None
     assert "journal" in refusal(*disk(commands="feature needs_recovery\n"))
 
 
+def test_not_unmounted_and_no_journal(disk: Callable[..., tuple[Path, int]]) -> None:
+    assert "is not clean" in refusal(*disk("-t ext2", "set_super_value state 0\n"))
+
+
 def test_bigalloc(disk: Callable[..., tuple[Path, int]]) -> None:
     assert "bigalloc" in refusal(*disk("-t ext4 -O bigalloc -C 16384 -b 4096"))
 
@@ -267,6 +279,7 @@ def survives(data: bytes, start: int, after: int) -> None:
     with foreign(data, start, after) as fd:
         ranges = used(fd, start, len(data))
         assert_sound(ranges, start, len(data))
+        assert_sound(used(fd, start, len(data), zeroed=True), start, len(data))
         with contextlib.suppress(CardError):
             assert used(fd, start, len(data), strict=True) == ranges
         assert kind(fd, start, len(data)) in (EXT, FAT, UNKNOWN)
