@@ -266,7 +266,9 @@ def test_flashed_again_it_is_the_same_but_nobody(
     with card.open("wb") as file:
         file.truncate(SIZE - 20 * MIB)  # smaller than the golden card
     batch = [{"node": "pi-02", "slot": str(card)}]
-    written = run_module("card_write", {"image": str(folder / "golden.img"), "image_sha256": outcome["sha256"], "cards": batch})
+    written = run_module(
+        "card_write", {"image": str(folder / "golden.img"), "image_sha256": outcome["sha256"], "cards": batch, "confirm": True}
+    )
     assert [result["result"] for result in written["results"]] == ["written"]
 
     before, after = root_files(master, tmp_path / "before"), root_files(card, tmp_path / "after")
@@ -636,7 +638,9 @@ def test_the_story(tmp_path: Path, run_module: RunModule) -> None:
     outcome = run_module("card_capture", order(whole, tmp_path))
     assert not outcome.get("failed"), outcome["msg"]
     assert outcome["bytes"] < 1_000_000_000 and outcome["used_bytes"] < 250 * MIB
-    written = run_module("card_write", {"image": outcome["image"], "image_sha256": outcome["sha256"], "cards": cards})
+    written = run_module(
+        "card_write", {"image": outcome["image"], "image_sha256": outcome["sha256"], "cards": cards, "confirm": True}
+    )
     assert [result["result"] for result in written["results"]] == ["written", "written"]
     for card in (small, large):
         assert boot_files(card, tmp_path / f"boot-{card.stem}")["config.txt"] == BOOT_FILES["config.txt"]
