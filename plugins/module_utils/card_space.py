@@ -108,9 +108,8 @@ def _ext(fd: int, start: int, size: int, zeroed: bool) -> list[Range]:
     notes = [line for line in done.stderr.decode(errors="replace").splitlines()[1:] if line]  # the first is its version
     if done.returncode or notes or "*** Run e2fsck now!" in lines:
         raise CardError("; ".join(["its ext file system is damaged", *notes]))
-    fields = dict(
-        line.split(":", 1) for line in itertools.takewhile(lambda line: not line.startswith("Group "), lines) if ":" in line
-    )
+    head = itertools.takewhile(lambda line: not _GROUP.match(line), lines)
+    fields = dict(line.split(":", 1) for line in head if ":" in line)
     try:
         features, state = fields["Filesystem features"].split(), fields["Filesystem state"].strip()
         block, blocks, first, inodes = (
@@ -126,6 +125,8 @@ def _ext(fd: int, start: int, size: int, zeroed: bool) -> list[Range]:
     if "bigalloc" in features:
         # The last cluster's end is not told by dumpe2fs (1.47), and no card has it.
         raise CardError("its ext file system has the feature bigalloc, which is not supported")
+    if not 0 < inode <= block:
+        raise CardError(f"its ext file system has inodes of {inode:,} bytes")
     if blocks * block > size:
         raise CardError(f"its ext file system is {blocks * block:,} bytes, larger than its partition, {size:,}")
     unused = list(_free(lines, first, blocks))
