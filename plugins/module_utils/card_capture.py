@@ -257,17 +257,14 @@ def unsound(facts: Facts, partition: Partition) -> Iterator[None]:
     try:
         yield
     except CardError as error:
-        disk = facts.device
-        if partition.type not in FAT_TYPES:
-            repair = f"e2fsck -f '{disk}?offset={partition.start}'"
-        elif facts.bus in ("usb", "mmc"):
-            repair = f"fsck.vfat -a {disk}{'p' if disk[-1].isdigit() else ''}{partition.number}"
-        else:
-            repair = f"fsck.vfat -a $(losetup --find --show --offset {partition.start} --sizelimit {partition.size} {disk})"
+        tool = "fsck.vfat -a" if partition.type in FAT_TYPES else "e2fsck -f"
+        place = f"{facts.device}{'p' if facts.device[-1].isdigit() else ''}{partition.number}"
+        if facts.bus not in ("usb", "mmc"):
+            place = f"$(losetup --find --show --offset {partition.start} --sizelimit {partition.size} {facts.device})"
         raise CardError(
             f"Partition {partition.number} of {facts.slot} is not sound: {error}\n"
             "Nothing was captured, and the card is as it was. Boot it once more in its Pi and shut it down, "
-            f"or repair it here and look at what is lost: {repair}"
+            f"or repair it here and look at what is lost: {tool} {place}"
         ) from None
 
 

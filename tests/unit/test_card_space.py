@@ -110,8 +110,8 @@ def dump(part: Path, folder: Path) -> dict[str, bytes]:
     return content(folder)
 
 
-@pytest.mark.parametrize(("name", "options"), EXTS.items(), ids=EXTS)
-def test_ext_survives_without_the_rest(name: str, options: str, tree: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", EXTS.values(), ids=EXTS)
+def test_ext_survives_without_the_rest(options: str, tree: Path, tmp_path: Path) -> None:
     part, disk, copy = tmp_path / "part", tmp_path / "disk", tmp_path / "copy"
     run("mke2fs", "-q", "-F", *options.split(), "-d", tree, part, "40m")
     gone = [f"file{number:02}" for number in range(0, 40, 6)]
@@ -125,7 +125,7 @@ def test_ext_survives_without_the_rest(name: str, options: str, tree: Path, tmp_
     assert sum(map(len, before.values())) < amount < 12 * MIB
 
     less = only_used(disk, part.stat().st_size, copy, zeroed=True)
-    assert less <= amount and (less < amount - MIB) == (name in ("ext4", "ext4, 1 KiB", "meta_bg", "flex_bg"))
+    assert less <= amount and (less < amount - MIB) == (b"unused inodes" in run("dumpe2fs", part))
     run("e2fsck", "-fn", copy)
     assert dump(copy, tmp_path / "less") == before
     # All inodes can still be used.
