@@ -91,14 +91,14 @@ class Ledger:
 
 def table(entries: Mapping[str, Mapping[str, Any]]) -> str:
     """The ledger for people: one line per card, aligned."""
-    rows = [("node", "slot", "GB", "image", "write MB/s", "verify MB/s", "verdict", "time")]
+    rows = [("node", "slot", "GB", "write MB/s", "verify MB/s", "verdict", "time")]
     for node, entry in entries.items():
         rates = [f"{entry[name]:.1f}" if entry.get(name) else "-" for name in ("write_mb_s", "verify_mb_s")]
         verdict = ": ".join(part for part in (entry.get("verdict", "-"), entry.get("reason", "")) if part)
         size = f"{entry['bytes'] / 1e9:.2f}" if entry.get("bytes") else "-"
-        rows.append((node, entry.get("slot", "-"), size, entry.get("image", "-"), *rates, verdict, entry.get("time", "-")))
+        rows.append((node, entry.get("slot", "-"), size, *rates, verdict, entry.get("time", "-")))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    numbers = (2, 4, 5)
+    numbers = (2, 3, 4)
     return "\n".join(
         "  ".join(
             cell.rjust(width) if column in numbers else cell.ljust(width)
