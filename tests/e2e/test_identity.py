@@ -93,7 +93,7 @@ def bookworm() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def nothing_left_behind() -> Iterator[None]:
+def powered_off() -> Iterator[None]:
     """Power off and remove the cards, however the tests ended."""
     yield
     playbook("rehearse", variables={"standin_state": "absent"})
@@ -204,7 +204,6 @@ def test_after_the_first_boot_and_after_another() -> None:
 
 @pytest.mark.usefixtures("nodes")
 def test_the_cards_after_their_boots(pi_01: Card, pi_02: Card) -> None:
-    for node, card in (("pi-01", pi_01), ("pi-02", pi_02)):
-        ssh(node, "sudo systemctl poweroff")
-        playbook("rehearse", variables={"standin_state": "absent"}, arguments=f"--limit {node}")
-        card.check(node)
+    playbook("rehearse", variables={"standin_state": "absent"}, arguments="--limit pi-01,pi-02")
+    pi_01.check("pi-01")
+    pi_02.check("pi-02")
