@@ -193,9 +193,9 @@ class TestTree:
         assert "root=PARTUUID=01234567-02" in words and words[-1] == "resize"
         assert {"user-data", "meta-data", "network-config", "config.txt"} <= {path.name for path in tmp_path.iterdir()}
 
-    def test_a_recipe_adds_to_it_and_leaves_out(self, tree: Path) -> None:
+    def test_a_recipe_adds_to_it_and_leaves_out(self, tree: Path, tmp_path: Path) -> None:
         other = dataclasses.replace(RECIPE, customize=("true",), without=("etc/ssh/sshd_config.d/*", "nowhere/*"))
-        assert "--customize-hook=true" in build.mmdebstrap_command(other, "amd64", tree)
+        assert "--customize-hook=true" in build.mmdebstrap_command(other, "amd64", tree, tmp_path)
         build.finish_tree(other, tree, {"PARTUUID": "01234567"})
         assert list((tree / "etc/ssh/sshd_config.d").iterdir()) == []
         assert (tree / "etc/cloud/cloud.cfg.d/90-bramble.cfg").exists()
