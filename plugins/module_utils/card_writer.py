@@ -256,12 +256,13 @@ class Card:
                     yield offset, length, offset + first
 
     def put(self, content: Content, meter: Meter = unmetered) -> None:
-        """Write all of the content: the head, with the partition table, is emptied first and filled last.
+        """Write all of the content: the head is emptied first and filled last, and of it the block with the partition table.
 
         So a card that was interrupted never looks like one that is done. Raises CardError.
         """
         self.empty_head(content)
-        for start, end in ((CHUNK, content.size), (0, min(CHUNK, content.size))):
+        head = min(CHUNK, content.size)
+        for start, end in ((CHUNK, content.size), (BLOCK, head), (0, min(BLOCK, head))):
             for run in content.runs(start, end):
                 if run.data:
                     self.write(run.offset, content.read(run.offset, run.length))

@@ -360,7 +360,7 @@ def test_killed_at_random_moments(image: Path, sha256: str, rig: Rig, tmp_path: 
         process.join()
         killed += process.exitcode != 0
         for node, card in zip(("pi-01", "pi-02"), cards, strict=True):
-            head = any(card.held.read_bytes()[:CHUNK])
+            head = any(card.held.read_bytes()[:512])
             assert not head or matter(card.held, image) in known
             assert head or ledger.read()[node]["verdict"] == "writing"
             torn += not head
