@@ -262,6 +262,8 @@ class Guard:
         if _text(node, "ro") != "0":
             yield READ_ONLY, "look at the card's lock switch"
         yield from self._against_use(name)
+        if (sector := _text(node, "queue/logical_block_size")) != str(SECTOR):
+            yield NOT_A_CARD, f"its sectors are {sector or 'an unknown number of'} bytes; a Raspberry Pi's card has {SECTOR}"
         if self.size(name) > LARGEST_CARD:
             yield NOT_A_CARD, f"{count(self.size(name))} is more than {LARGEST_CARD // 10**9} GB"
         yield from _against_size(self.size(name), needed)

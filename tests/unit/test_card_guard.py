@@ -45,6 +45,8 @@ class Fake:
             for link in (self.sys / "class/block" / member, self.sys / "dev/block" / number):
                 link.symlink_to(home)
         (node / "ro").write_text("0\n")
+        (node / "queue").mkdir()
+        (node / "queue/logical_block_size").write_text("512\n")
         for file, text in files.items():
             path = node / file.replace("__", "/")
             path.parent.mkdir(exist_ok=True)
@@ -107,6 +109,11 @@ def test_readers_that_share_a_usb_2_controller(fake: Fake) -> None:
     (warning,) = warnings(batch)
     assert "sdb, sdc share one USB 2 controller (usb1)" in warning
     assert warnings(batch[1:]) == []
+
+
+def test_sectors_of_4_kib_are_refused(fake: Fake) -> None:
+    (fake.node("sdb") / "queue/logical_block_size").write_text("4096\n")
+    assert fake.verdict("sdb") == ("NOT A CARD", "its sectors are 4096 bytes; a Raspberry Pi's card has 512")
 
 
 def test_one_byte(fake: Fake) -> None:
