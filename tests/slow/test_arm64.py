@@ -99,13 +99,14 @@ def test_it_boots_an_emulated_pi(card: Path, unpack: Callable[[str], Path], tmp_
         assert told("cat /boot/firmware/cmdline.txt /boot/firmware/config.txt") == before
 
 
-def mounts_under(folder: Path) -> dict[str, str]:
-    """Processes that see a mount under a folder, and what they run."""
+def at_work_in(folder: Path) -> dict[str, str]:
+    """The processes that run a program, or see a mount, in a folder."""
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has just ended
-            if f" {folder}/" in (process / "mountinfo").read_text():
-                found[process.name] = os.readlink(process / "exe")
+            program = os.readlink(process / "exe")
+            if program.startswith(f"{folder}/") or f" {folder}/" in (process / "mountinfo").read_text():
+                found[process.name] = program
     return found
 
 
@@ -133,13 +134,16 @@ def test_an_interrupted_build_leaves_nothing(tmp_path: Path, binfmt: Path, numbe
     cache = tmp_path / "cache"
     before = sorted(binfmt.iterdir())
     command = [sys.executable, ROOT / "images/debian/build.py", "--architecture", "arm64", "--cache", cache]
-    with subprocess.Popen(command) as builder:
+    builder = subprocess.Popen(command)
+    try:
         # Programs of the other architecture are running: packages are being configured.
-        wait_until(lambda: any("/qemu-aarch64" in exe for exe in mounts_under(cache).values()) or builder.poll() is not None, 900)
+        wait_until(lambda: any("/qemu-aarch64" in program for program in at_work_in(cache).values()), 900)
         assert sorted(binfmt.iterdir()) == before, "registered for the whole machine"
+    finally:
         builder.send_signal(number)
+        builder.wait()
     assert builder.returncode in (128 + number, -number)
-    wait_until(lambda: not mounts_under(cache), 60)
+    wait_until(lambda: not at_work_in(cache), 60)
     assert sorted(binfmt.iterdir()) == before
     assert number == signal.SIGKILL or [path.name for path in cache.iterdir()] == [".lock"]
 
