@@ -102,7 +102,8 @@ def card_write(image: Image, devices: Sequence[Path], folder: Path, identities: 
     ]
     for card in cards if identities else ():
         key = {"path": "/etc/ssh/ssh_host_ed25519_key", "content": f"{card['node']}" * 40, "mode": "0600"}
-        card |= {"boot_files": {"user-data": f"#cloud-config\nhostname: {card['node']}\n"}, "root_files": [key]}
+        boot = {"user-data": f"#cloud-config\nhostname: {card['node']}\n", "cmdline.txt": "console=tty1 rootwait resize\n"}
+        card |= {"boot_files": boot, "root_files": [key]}
     options = {
         "image": str(image.path),
         "image_sha256": image.sha256,
