@@ -225,12 +225,6 @@ def inspect(card: Card, most: int) -> Golden:
 
 def _layout(card: Card, mbr: bytes) -> tuple[Partition, Partition]:
     """Its boot and root partitions. Raises CardError unless it has these two, in this order, with file systems that are known."""
-    status = os.fstat(card.fd)
-    if not card.regular:
-        path = f"/sys/dev/block/{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}/queue/logical_block_size"
-        with open(path, encoding="ascii") as file:
-            if (sector := int(file.read())) != SECTOR:
-                raise CardError(f"it has sectors of {sector:,} bytes; Raspberry Pi cards have {SECTOR}")
     partitions = parse_mbr(mbr, card.facts.bytes)
     boot, root = boot_and_root(partitions)
     fd = os.open(f"/proc/self/fd/{card.fd}", os.O_RDONLY | os.O_CLOEXEC)

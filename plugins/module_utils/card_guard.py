@@ -259,11 +259,12 @@ class Guard:
         yield from self._against_bus(name)
         if not self.size(name):
             yield ABSENT, "no card in the reader"
+        if (sector := int(_text(node, "queue/logical_block_size") or 0)) != SECTOR:
+            size = count(sector) if sector else "an unknown number of bytes"
+            yield NOT_A_CARD, f"its sectors are {size}; a Raspberry Pi's card has {SECTOR}"
         if _text(node, "ro") != "0":
             yield READ_ONLY, "look at the card's lock switch"
         yield from self._against_use(name)
-        if (sector := _text(node, "queue/logical_block_size")) != str(SECTOR):
-            yield NOT_A_CARD, f"its sectors are {sector or 'an unknown number of'} bytes; a Raspberry Pi's card has {SECTOR}"
         if self.size(name) > LARGEST_CARD:
             yield NOT_A_CARD, f"{count(self.size(name))} is more than {LARGEST_CARD // 10**9} GB"
         yield from _against_size(self.size(name), needed)

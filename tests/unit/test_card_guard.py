@@ -113,7 +113,8 @@ def test_readers_that_share_a_usb_2_controller(fake: Fake) -> None:
 
 def test_sectors_of_4_kib_are_refused(fake: Fake) -> None:
     (fake.node("sdb") / "queue/logical_block_size").write_text("4096\n")
-    assert fake.verdict("sdb") == ("NOT A CARD", "its sectors are 4096 bytes; a Raspberry Pi's card has 512")
+    (fake.node("sdb") / "ro").write_text("1\n")  # a lock does not hide it: a locked card can be captured
+    assert fake.verdict("sdb") == ("NOT A CARD", "its sectors are 4,096 bytes; a Raspberry Pi's card has 512")
 
 
 def test_one_byte(fake: Fake) -> None:
