@@ -62,7 +62,7 @@ TOOLS = {
 GONE = (
     # who it is
     "/etc/ssh/ssh_host_*",
-    "/etc/ssh/sshd_config.d/10-bramble-hostkey.conf",
+    "/etc/ssh/sshd_config.d/10-bramble*.conf",
     "/etc/bramble/ssh/*",
     "/etc/bramble/tls/*",
     "/var/lib/dbus/machine-id",

@@ -40,6 +40,7 @@ IDENTITY = {
     "etc/ssh/ssh_host_ed25519_key": SECRET,
     "etc/ssh/ssh_host_rsa_key.pub": SECRET,
     "etc/ssh/sshd_config.d/10-bramble-hostkey.conf": SECRET,
+    "etc/ssh/sshd_config.d/10-bramble.conf": SECRET,
     "etc/bramble/ssh/ssh_host_ed25519_key": SECRET,
     "etc/bramble/tls/node.key": SECRET,
     "etc/NetworkManager/system-connections/Wired connection 1.nmconnection": SECRET,
