@@ -30,6 +30,7 @@ from ansible.module_utils.card_image import (
     FAT_TYPES,
     PAGE,
     SECTOR,
+    TOOL_ENV,
     ZEROS,
     CardError,
     Partition,
@@ -39,7 +40,7 @@ from ansible.module_utils.card_image import (
     parse_mbr,
     read,
 )
-from ansible.module_utils.card_space import EXT, FAT, TOOL_ENV, Fat, Range, kind, used
+from ansible.module_utils.card_space import EXT, FAT, Fat, Range, kind, used
 from ansible.module_utils.card_writer import Card, Progress
 
 SLACK = 16 * 2**20  # free space of the root file system, above the least that resize2fs allows, until it grows

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePath
 from typing import Any
 
-from ansible.module_utils.card_image import SECTOR, count
+from ansible.module_utils.card_image import SECTOR, aligned, count
 
 LARGEST_CARD = 256 * 10**9  # a bigger disk is more likely someone's backup than a card for a cluster
 
@@ -200,7 +200,7 @@ class Guard:
         facts.bytes = self.size(name)
         for field, value in asdict(reader(self._node(name))).items():
             setattr(facts, field, value)
-        facts.identity = ("block", number, _text(self._sys, "class/block", name, "diskseq"), facts.serial)
+        facts.identity = ("block", number, _text(self._sys, "class/block", name, "diskseq"))
         facts.verdict, facts.reason = self.judge_disk(name, facts.needed_bytes)
         if facts.bus == "loop" and facts.bytes:
             facts.identity = ("file", *loop_backing(facts.device))
@@ -403,12 +403,4 @@ def table(batch: Sequence[Facts]) -> str:
         glue = " " if facts.verdict == TOO_SMALL else ": "
         verdict = glue.join(part for part in (facts.verdict, facts.reason) if part)
         rows.append((facts.node, facts.slot, facts.bus or "-", *size, f"{facts.needed_bytes:,}", verdict))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    numbers = range(3, 7)
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if column in numbers else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    return aligned(rows, range(3, 7))

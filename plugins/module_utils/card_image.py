@@ -16,7 +16,7 @@ import re
 import struct
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 SECTOR = 512
@@ -26,15 +26,18 @@ CHUNK = 1024 * 1024  # most bytes in one read or write, and the head of a card t
 ZEROS = bytes(CHUNK)
 MAP_VERSION = 1  # of a kept block map; a new one when what is in it means something else
 
-# Changed files carry this time (2024-01-01 UTC), so that the same input always gives the same bytes.
-EPOCH = "1704067200"
-_TOOL_ENV = {
+# For the tools that look at file systems, and change them.
+TOOL_ENV = {
     "PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/bin:/bin",
     "LC_ALL": "C.UTF-8",
     "TZ": "UTC",
+    "MTOOLS_SKIP_CHECK": "1",
+}
+# Files laid on a card carry this time (2024-01-01 UTC), so that the same input always gives the same bytes.
+EPOCH = "1704067200"
+_TOOL_ENV = TOOL_ENV | {
     "SOURCE_DATE_EPOCH": EPOCH,  # mtools
     "E2FSPROGS_FAKE_TIME": EPOCH,  # https://git.kernel.org/pub/scm/fs/ext2/e2fsprogs.git, lib/ext2fs/openfs.c
-    "MTOOLS_SKIP_CHECK": "1",
 }
 
 GPT_PROTECTIVE = 0xEE
@@ -60,6 +63,18 @@ class CardError(Exception):
 def count(number: int) -> str:
     """A number of bytes for people: 31,914,983,424 bytes."""
     return f"{number:,} byte{'' if number == 1 else 's'}"
+
+
+def aligned(rows: Sequence[Sequence[str]], numbers: Container[int]) -> str:
+    """A table for people, a line per row; columns (by index) of `numbers` stand at the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if column in numbers else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from ansible.module_utils.card_image import CardError
+from ansible.module_utils.card_image import CardError, aligned
 
 WRITING = "writing"
 VERIFIED = "verified"
@@ -26,6 +26,11 @@ Entries = dict[str, dict[str, Any]]
 def now() -> str:
     """The time, as in RFC 3339, in UTC and whole seconds."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def merged(entry: Mapping[str, Any], values: Mapping[str, Any], fresh: bool) -> dict[str, Any]:
+    """An entry with values added; with `fresh` of them alone."""
+    return dict(values) if fresh else {**entry, **values}
 
 
 class Ledger:
@@ -54,7 +59,7 @@ class Ledger:
             return False
         with self._locked():
             entries = self.read()
-            entry = {**({} if fresh else entries.get(node, {})), **values}
+            entry = merged(entries.get(node, {}), values, fresh)
             if entries.get(node) == entry:
                 return False
             entries[node] = entry
@@ -97,12 +102,4 @@ def table(entries: Mapping[str, Mapping[str, Any]]) -> str:
         verdict = ": ".join(part for part in (entry.get("verdict", "-"), entry.get("reason", "")) if part)
         size = f"{entry['bytes'] / 1e9:.2f}" if entry.get("bytes") else "-"
         rows.append((node, entry.get("slot", "-"), size, *rates, verdict, entry.get("time", "-")))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    numbers = (2, 3, 4)
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if column in numbers else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    return aligned(rows, (2, 3, 4))

@@ -49,22 +49,23 @@ def probe(
     :param meter: is called with the bytes got through; `4 * PAGE * len(places(size))` in all
     :raises CardError: when a mark is not where it was put; the card is no use then, and nothing is put back
     """
-    marked, key = places(size), os.urandom(16)
+    key = os.urandom(16)
+    marks = {place: mark(key, place) for place in places(size)}
     before = {}
-    for place in marked:
+    for place in marks:
         before[place] = read(place, PAGE)
         meter(PAGE)
-    for place in marked:
-        write(place, mark(key, place))
+    for place, page in marks.items():
+        write(place, page)
         meter(PAGE)
     flush()
     lost = []
-    for place in marked:
-        if (found := read(place, PAGE)) != mark(key, place):
+    for place, page in marks.items():
+        if (found := read(place, PAGE)) != page:
             lost.append((place, found))
         meter(PAGE)
     if lost:
-        where = {mark(key, place): place for place in marked}
+        marked, where = list(marks), {page: place for place, page in marks.items()}
         # An address that wraps comes down by a multiple of the size of the real memory.
         wrapped = [where[found] - place for place, found in lost if where.get(found, 0) > place]
         real = math.gcd(*wrapped)
@@ -76,7 +77,7 @@ def probe(
             f"counterfeit: it holds at most {count(real)} ({real / 1e9:.2f} GB) and says {count(size)} ({size / 1e9:.2f} GB); "
             "what is written beyond is lost: replace it"
         )
-    for place in marked:
-        write(place, before[place])
+    for place, page in before.items():
+        write(place, page)
         meter(PAGE)
     flush()

@@ -16,17 +16,10 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from ansible.module_utils.card_image import CHUNK, PAGE, SECTOR, CardError, read
+from ansible.module_utils.card_image import CHUNK, PAGE, SECTOR, TOOL_ENV, CardError, read
 
 Range = tuple[int, int]
 """(start, end) of a stretch of bytes, end not included."""
-
-TOOL_ENV = {
-    "PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/bin:/bin",
-    "LC_ALL": "C.UTF-8",
-    "TZ": "UTC",
-    "MTOOLS_SKIP_CHECK": "1",
-}
 
 EXT, FAT, UNKNOWN = "ext", "FAT", ""
 _EXT_MAGIC = (1024 + 56, b"\x53\xef")

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ansible.module_utils import card_ledger
 from ansible.module_utils.card_guard import Facts, loop_backing, reader
 from ansible.module_utils.card_image import (
     BLOCK,
@@ -34,8 +35,6 @@ from ansible.module_utils.card_image import (
     extents,
     is_zero,
 )
-from ansible.module_utils.card_ledger import FAILED as BAD
-from ansible.module_utils.card_ledger import VERIFIED, WRITING, Ledger, now
 from ansible.module_utils.card_probe import places, probe
 
 WRITTEN = "written"
@@ -414,22 +413,24 @@ def entry(facts: Facts, result: Result, content: Content, verdict: str) -> dict[
         "verify_mb_s": result.verify_mb_s,
         "verdict": verdict,
         "reason": result.error,
-        "time": now(),
+        "time": card_ledger.now(),
     }
 
 
-def _close_entry(card: Card, result: Result, content: Content, ledger: Ledger) -> None:
+def _close_entry(card: Card, result: Result, content: Content, ledger: card_ledger.Ledger) -> None:
     """Note how it ended. A card found unchanged keeps its entry if that says so already."""
     if result.result == UNCHANGED:
         known = ledger.read().get(result.node, {})
-        same = {"verdict": VERIFIED, "fingerprint": content.fingerprint, "slot": card.facts.slot}
+        same = {"verdict": card_ledger.VERIFIED, "fingerprint": content.fingerprint, "slot": card.facts.slot}
         if same.items() <= known.items():
             return
-    verdict = BAD if result.result == FAILED else VERIFIED
+    verdict = card_ledger.FAILED if result.result == FAILED else card_ledger.VERIFIED
     ledger.note(result.node, entry(card.facts, result, content, verdict), fresh=True)
 
 
-def _do(card: Card, content: Content, result: Result, progress: Progress, check: bool, full: bool, ledger: Ledger) -> None:
+def _do(
+    card: Card, content: Content, result: Result, progress: Progress, check: bool, full: bool, ledger: card_ledger.Ledger
+) -> None:
     """Bring one card to its content, and note in `result` how far it came. Raises CardError."""
     total = card.work(content)
     start = time.monotonic()
@@ -438,7 +439,7 @@ def _do(card: Card, content: Content, result: Result, progress: Progress, check:
         result.seconds_verify = time.monotonic() - start
         return
     if not check:
-        ledger.note(result.node, entry(card.facts, result, content, WRITING), fresh=True)
+        ledger.note(result.node, entry(card.facts, result, content, card_ledger.WRITING), fresh=True)
         card.empty_head(content)
         if full:
             progress.tell(result.node, "test")
@@ -464,14 +465,14 @@ def write_batch(
     check: bool = False,
     only_good: bool = False,
     full: bool = False,
-    ledger: Ledger | None = None,
+    ledger: card_ledger.Ledger | None = None,
 ) -> list[Result]:
     """Bring every card of a batch to its content (by node), all at once; one card's trouble is only its own.
 
     All cards are opened before the first is written: raises CardError when one cannot be, unless `only_good`. With `check`
     nothing is written, and the results say what would be. With `full`, f3probe tests each card that is written.
     """
-    ledger = ledger or Ledger(None)
+    ledger = ledger or card_ledger.Ledger(None)
     work: list[tuple[Card, Result]] = []
     results = [Result(facts.node, facts.slot, fingerprint=contents[facts.node].fingerprint) for facts in batch]
 

@@ -48,23 +48,23 @@ import json
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.card_image import CardError
-from ansible.module_utils.card_ledger import Entries, Ledger, table
+from ansible.module_utils.card_ledger import Entries, Ledger, merged, table
 
 
 def run(module: AnsibleModule) -> None:
     """Add, and say what there is. Raises CardError, OSError."""
     ledger, fresh = Ledger(module.params["path"]), module.params["fresh"]
     before = ledger.read()
-    after: Entries = {}
+    known: Entries = {}
     for node, values in module.params["nodes"].items():
         if not isinstance(values, dict):
             raise CardError(f"The values of {node} are not an object. Nothing was noted.")
-        known = {name: value for name, value in values.items() if value not in ("", None)}
-        after[node] = {**({} if fresh else before.get(node, {})), **known}
+        known[node] = {name: value for name, value in values.items() if value not in ("", None)}
+    after = {node: merged(before.get(node, {}), values, fresh) for node, values in known.items()}
     changed = [node for node in after if after[node] != before.get(node, {})]
     if not module.check_mode:
         for node in changed:
-            ledger.note(node, after[node], fresh=True)
+            ledger.note(node, known[node], fresh)
     outcome = {"changed": bool(changed), "table": table(after)}
     if module._diff:
         sides = ({node: entries.get(node) for node in changed} for entries in (before, after))
