@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,17 @@ class Play:
             for event in self.events
             if event["event"] == "runner_on_ok" and event["event_data"].get("res", {}).get("changed")
         ]
+
+
+def ssh(state: Path, node: str, command: str, *options: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run a command on a node, trusting only the host key that was made for its card.
+
+    :param state: the folder of the cluster's keys, .state/<cluster_name>
+    :param options: further options of ssh(1)
+    :raises subprocess.TimeoutExpired: after `timeout` seconds
+    """
+    words: list[str | Path] = ["ssh", "-F", state / "ssh/ssh_config", "-o", "BatchMode=yes", *options, node, command]
+    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=timeout)
 
 
 def _message(result: dict[str, Any]) -> str:

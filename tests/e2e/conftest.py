@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import rehearsal
 from rehearsal import INVENTORY, ROOT, play
 
 OVERLAY = Path(__file__).parent / "inventory"
@@ -19,17 +20,7 @@ STATE = ROOT / ".state/e2e"
 SERVERS = ["pi-01", "pi-02", "pi-03", "pi-04"]
 
 playbook = partial(play, inventory=[*INVENTORY, OVERLAY])
-
-
-def ssh(node: str, command: str) -> subprocess.CompletedProcess[str]:
-    """Run a command on a node, trusting only the host key that was made for its card."""
-    return subprocess.run(
-        ["ssh", "-F", STATE / "ssh/ssh_config", "-o", "BatchMode=yes", node, command],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+ssh = partial(rehearsal.ssh, STATE)
 
 
 def still_there() -> list[str]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rehearsal
 from rehearsal import INVENTORY, ROOT, play
 
 OVERLAY = Path(__file__).parent / "identity"
@@ -35,9 +36,8 @@ def output(*command: str | Path) -> str:
 
 
 def ssh(node: str, command: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run a command on a node, trusting only the host key that was made for its card."""
-    words = ["ssh", "-F", STATE / "ssh/ssh_config", "-o", "BatchMode=yes", "-o", "ConnectTimeout=3", *options, node, command]
-    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+    """Run a command on a node that may be booting."""
+    return rehearsal.ssh(STATE, node, command, "-o", "ConnectTimeout=3", *options)
 
 
 def told(node: str, command: str) -> str:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import rehearsal
 from rehearsal import INVENTORY, ROOT, play
 
 OVERLAY = Path(__file__).parent / "inventory"
@@ -20,14 +21,8 @@ playbook = partial(play, inventory=[*INVENTORY, OVERLAY])
 
 
 def ssh(command: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run a command on the node, trusting only the host key that was made for its card."""
-    return subprocess.run(
-        ["ssh", "-F", STATE / "ssh/ssh_config", "-o", "BatchMode=yes", "-o", "ConnectTimeout=60", *options, NODE, command],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
+    """Run a command on the node, which takes its time."""
+    return rehearsal.ssh(STATE, NODE, command, "-o", "ConnectTimeout=60", *options, timeout=600)
 
 
 @pytest.fixture(scope="session")

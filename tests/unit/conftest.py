@@ -16,6 +16,7 @@ from ansible.module_utils.testing import patch_module_args
 
 from . import tiny_image
 from .load_plugin import ROOT, load
+from .web import Site
 
 # As for the modules, where ansible.cfg says module_utils = plugins/module_utils.
 ansible.module_utils.__path__.append(str(ROOT / "plugins" / "module_utils"))
@@ -103,3 +104,18 @@ def run_module(capsys: pytest.CaptureFixture[str]) -> Run:
         return result
 
     return run
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No waiting between attempts to reach a server, and no proxy on the way to this machine."""
+    monkeypatch.setattr("ansible.module_utils.image_http.PAUSE", 0.0)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@pytest.fixture
+def site(impatient: None) -> Iterator[Site]:
+    """A server on this machine, which misbehaves as it is told."""
+    site = Site()
+    yield site
+    site.close()

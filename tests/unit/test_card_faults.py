@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.card_guard import Guard
-from ansible.module_utils.card_image import BLOCK, CHUNK, CardError, Content, Image, RootFile, Workbench
+from ansible.module_utils.card_image import CHUNK, CardError, Content, Image, RootFile, Workbench
 from ansible.module_utils.card_ledger import Ledger
 from ansible.module_utils.card_writer import Progress, write_batch
 from ansible.module_utils.testing import patch_module_args
@@ -29,7 +29,7 @@ from tests.rig.cards import Card, Rig
 from tests.rig.flaw import Flaw
 
 from .load_plugin import ROOT, load
-from .test_card_writer import batch, identity, needed, results
+from .test_card_writer import assert_same, batch, identity, matter, results
 from .tiny_image import MIB, SIZE
 
 CARD = 32 * MIB
@@ -80,12 +80,6 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
         yield rig
 
 
-def matter(held: Path, image: Path) -> bytes:
-    """What a card, or an image, holds where it matters for the image."""
-    content = held.read_bytes()[:SIZE]
-    return b"".join(content[at * BLOCK : (at + 1) * BLOCK] for at in sorted(needed(image)))
-
-
 DIRT = random.Random(2).randbytes(CARD)
 
 
@@ -105,9 +99,8 @@ class Neighbours:
     def assert_right(self) -> None:
         """Both hold exactly what they must, and beyond the image what they held before."""
         for node, card in (("pi-01", self.one), ("pi-03", self.three)):
-            held, wanted = card.held.read_bytes(), self.wanted(node)
-            places = [slice(at * BLOCK, (at + 1) * BLOCK) for at in needed(self.image)]
-            assert [place for place in places if held[place] != wanted[place][: len(held[place])]] == [], node
+            held = card.held.read_bytes()
+            assert matter(held, self.image) == matter(self.wanted(node), self.image), node
             assert held[SIZE:] == DIRT[SIZE:], node
 
     def assert_untouched(self) -> None:
@@ -279,7 +272,8 @@ def test_changed_after_the_preflight(image: Path, rig: Rig, change: str) -> None
     done = write_plain(image, Progress(), batch, only_good=True)
     assert [result.result for result in done] == ["written", "failed", "written"]
     assert str(device) in done[1].error
-    assert all(matter(card.held, image) == matter(image, image) for card in (one, three))
+    for card in (one, three):
+        assert_same(card.held, image, image)
     assert all(card.held.read_bytes() == DIRT for card in (two, stranger))
 
 
@@ -336,7 +330,7 @@ def test_killed_at_random_moments(image: Path, sha256: str, rig: Rig, tmp_path: 
             file.seek(place)
             file.write(random.Random(3).randbytes(MIB // 4))
     images = {image: sha256, other: hashlib.sha256(other.read_bytes()).hexdigest()}
-    known, ledger = {matter(path, path) for path in images}, Ledger(str(tmp_path / "cards.json"))
+    known, ledger = {matter(path.read_bytes(), path) for path in images}, Ledger(str(tmp_path / "cards.json"))
     cards = [rig.card(name, CARD, fill=DIRT) for name in ("one", "two")]
     slots = {"pi_01": cards[0].device(), "pi_02": cards[1].file}
 
@@ -361,7 +355,7 @@ def test_killed_at_random_moments(image: Path, sha256: str, rig: Rig, tmp_path: 
         killed += process.exitcode != 0
         for node, card in zip(("pi-01", "pi-02"), cards, strict=True):
             head = any(card.held.read_bytes()[:512])
-            assert not head or matter(card.held, image) in known
+            assert not head or matter(card.held.read_bytes(), image) in known
             assert head or ledger.read()[node]["verdict"] == "writing"
             torn += not head
         assert sorted(path.name for path in image.parent.iterdir()) == [image.name]
@@ -370,7 +364,8 @@ def test_killed_at_random_moments(image: Path, sha256: str, rig: Rig, tmp_path: 
         start(image).join()
         outcome = json.loads((tmp_path / "outcome").read_text())
         assert expected in results(outcome).values() and not outcome.get("failed")
-        assert all(matter(card.held, image) == matter(image, image) for card in cards)
+        for card in cards:
+            assert_same(card.held, image, image)
         assert {entry["verdict"] for entry in ledger.read().values()} == {"verified"}
     assert set(results(outcome).values()) == {"unchanged"}
 

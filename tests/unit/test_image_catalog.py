@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible.module_utils import image_http, image_publisher
+from ansible.module_utils import image_publisher
 from ansible.module_utils.image_http import ImageError, Web
 from ansible.module_utils.image_publisher import Catalogue, check_signature, dearmor, parse_catalogue, release
 from hypothesis import given, settings
@@ -24,25 +24,13 @@ from .conftest import Run
 from .load_plugin import ROOT
 from .web import Site, certificate
 
+pytestmark = pytest.mark.usefixtures("impatient")
 WEB = Web(allow_http=True, timeout=20)
 CATALOG = ROOT / "images/catalog.yml"
 PI = "https://downloads.raspberrypi.com/raspios_lite_arm64/images/raspios_lite_arm64-{0}/{0}-raspios-trixie-arm64-lite.img.xz"
 BOOKWORM = PI.replace("raspios_lite", "raspios_oldstable_lite").replace("trixie", "bookworm")
 KALI = "https://kali.download/arm-images/kali-2026.3/kali-linux-2026.3-raspberry-pi-arm64.img.xz"
 UBUNTU = "ubuntu-24.04.10-preinstalled-server-arm64+raspi.img.xz"
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_http, "PAUSE", 0.0)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    site = Site()
-    yield site
-    site.close()
 
 
 def entry(url: str, digit: str = "a", **fields: Any) -> dict[str, Any]:

@@ -14,18 +14,18 @@ import sys
 import threading
 import time
 from collections import namedtuple
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils import image_decode, image_http, image_store
+from ansible.module_utils import image_decode, image_store
 from ansible.module_utils.image_store import Pin, Store, Web
 
 from .conftest import Run
 from .load_plugin import ROOT, load
 from .web import Site
 
+pytestmark = pytest.mark.usefixtures("impatient")
 MIB = 2**20
 IMAGE = bytes(510) + b"\x55\xaa" + bytes(4 * MIB - 512) + os.urandom(2 * MIB) + bytes(2 * MIB)
 XZ = lzma.compress(IMAGE, preset=0)
@@ -35,19 +35,6 @@ DOWNLOAD = "/images/pi%20os.img.xz"
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_http, "PAUSE", 0.0)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    site = Site()
-    yield site
-    site.close()
 
 
 @pytest.fixture

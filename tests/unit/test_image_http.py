@@ -12,23 +12,10 @@ from ansible.module_utils.image_http import BadStatus, ImageError, Unreachable, 
 
 from .web import Site, certificate
 
+pytestmark = pytest.mark.usefixtures("impatient")
 DATA = os.urandom(3_000_000)
 OTHER = os.urandom(3_000_000)
 LIMIT = 10**9
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No waiting between attempts, and no proxy on the way to this machine."""
-    monkeypatch.setattr(image_http, "PAUSE", 0.0)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    site = Site()
-    yield site
-    site.close()
 
 
 @pytest.fixture(scope="module")
