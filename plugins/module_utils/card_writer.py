@@ -16,7 +16,7 @@ import stat
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -138,6 +138,7 @@ class Card:
 
     def __init__(self, facts: Facts, writable: bool = True) -> None:
         self.facts, self.written = facts, 0
+        self._blank = set[tuple[int, int]]()
         self.regular = facts.kind == "file"
         mode = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW | (0 if self.regular else os.O_EXCL)
         try:
@@ -219,14 +220,19 @@ class Card:
                         raise
         self.written += len(data)
 
-    def clear(self, run: Run, meter: Meter) -> None:
-        """Make a run of the card zero: by a hole in a file, by writing only where it is not zero yet on a disk."""
+    def clear(self, run: Run, meter: Meter) -> Iterator[tuple[int, int]]:
+        """Make a run of the card zero: by a hole in a file, by writing only where it is not zero yet on a disk.
+
+        Yields the (offset, length) of the pieces that were zero already.
+        """
         if self.regular:
             place = ctypes.c_int64(run.offset), ctypes.c_int64(run.length)
             if _libc.fallocate64(self.fd, _PUNCH_HOLE, *place) == 0:
                 return
         for offset, length in self.pieces(run):
-            if not is_zero(self.read(offset, length)):
+            if is_zero(self.read(offset, length)):
+                yield offset, length
+            else:
                 self.write(offset, ZEROS[:length])
             meter(0 if self.regular else length)
 
@@ -241,12 +247,19 @@ class Card:
             for offset in range(start - start % PAGE, end, CHUNK):
                 yield offset, min(CHUNK, end - offset)
 
-    def differences(self, content: Content, meter: Meter = unmetered) -> Iterator[tuple[int, int, int]]:
-        """(offset, length, first differing byte) of the pieces that do not hold what they must. Raises CardError."""
+    def differences(
+        self, content: Content, meter: Meter = unmetered, known: Container[tuple[int, int]] = ()
+    ) -> Iterator[tuple[int, int, int]]:
+        """(offset, length, first differing byte) of the pieces that do not hold what they must. Raises CardError.
+
+        Pieces that are `known` to be right are not read.
+        """
         for run in content.runs():
             for offset, length in self.pieces(run):
-                found = self.read(offset, length)
                 meter(length if run.data or not self.regular else 0)
+                if (offset, length) in known:
+                    continue
+                found = self.read(offset, length)
                 if not run.data and is_zero(found):
                     continue
                 wanted = content.read(offset, length)
@@ -257,18 +270,24 @@ class Card:
     def put(self, content: Content, meter: Meter = unmetered) -> None:
         """Write all of the content: the head is emptied first and filled last, and of it the block with the partition table.
 
-        So a card that was interrupted never looks like one that is done. Raises CardError.
+        So a card that was interrupted never looks like one that is done. Zeros come after all data but that block: what was zero
+        by itself then, read from the card, is so in spite of all that was written, and need not be read a second time. Raises
+        CardError.
         """
         self.empty_head(content)
-        head = min(CHUNK, content.size)
-        for start, end in ((CHUNK, content.size), (BLOCK, head), (0, min(BLOCK, head))):
-            for run in content.runs(start, end):
-                if run.data:
-                    self.write(run.offset, content.read(run.offset, run.length))
-                    meter(run.length)
-                else:
-                    self.clear(run, meter)
-            self.flush()
+        self._fill(content, CHUNK, content.size, meter)
+        self._fill(content, BLOCK, min(CHUNK, content.size), meter)
+        self._blank = {piece for run in content.runs() if not run.data for piece in self.clear(run, meter)}
+        self.flush()
+        self._fill(content, 0, min(BLOCK, content.size), meter)
+
+    def _fill(self, content: Content, start: int, end: int, meter: Meter) -> None:
+        """Write the data between two places. Raises CardError."""
+        for run in content.runs(start, end):
+            if run.data:
+                self.write(run.offset, content.read(run.offset, run.length))
+                meter(run.length)
+        self.flush()
 
     def empty_head(self, content: Content) -> None:
         """Take the partition table away: nobody shall take this card for one that is done. Raises CardError."""
@@ -280,7 +299,7 @@ class Card:
 
         def put_back(offset: int, data: bytes) -> None:
             if is_zero(data):
-                self.clear(Run(offset, len(data), False), unmetered)
+                list(self.clear(Run(offset, len(data), False), unmetered))
             else:
                 self.write(offset, data)
 
@@ -312,7 +331,7 @@ class Card:
 
     def _verify(self, content: Content, meter: Meter) -> None:
         bad = []
-        for piece in self.differences(content, meter):
+        for piece in self.differences(content, meter, self._blank):
             bad.append(piece)
             if len(bad) > MOST_BAD:
                 raise CardError(

@@ -302,6 +302,44 @@ def test_flipped_bit_is_found_and_mended(image: Path, card: Callable[..., Path],
     assert_same(path, image, image)
 
 
+@pytest.mark.parametrize("dirty", [False, True])
+def test_zeros_are_read_back_once(
+    image: Path, card: Callable[..., Path], machine: Any, monkeypatch: pytest.MonkeyPatch, dirty: bool
+) -> None:
+    """What a disk holds of the journal's zeros already is not read twice; what was made zero is."""
+    with Image(str(image)) as opened:
+        zero = next(run for run in Content(opened, {}).runs(CHUNK) if not run.data)
+    path = card("card", fill=b"x" * SIZE if dirty else b"")
+    device, reads, read = machine.loop(path), list[int](), Card.read
+
+    def note(self: Card, offset: int, length: int) -> bytes:
+        reads.append(offset)
+        return read(self, offset, length)
+
+    monkeypatch.setattr(Card, "read", note)
+    monkeypatch.setattr(Card, "probe", lambda *_: None)
+    assert one(image, device).result == "written"
+    assert reads.count(zero.offset) == (2 if dirty else 1)
+    assert not any(path.read_bytes()[zero.offset : zero.end])
+
+
+def test_zeros_that_do_not_stay_fail_the_card(
+    image: Path, card: Callable[..., Path], machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Image(str(image)) as opened:
+        zero = next(run for run in Content(opened, {}).runs(CHUNK) if not run.data)
+    device, write = machine.loop(card("card", fill=b"x" * SIZE)), Card.write
+
+    def lost(self: Card, offset: int, data: bytes) -> None:
+        if not zero.offset <= offset < zero.end:
+            write(self, offset, data)
+
+    monkeypatch.setattr(Card, "write", lost)
+    monkeypatch.setattr(Card, "probe", lambda *_: None)
+    result = one(image, device)
+    assert result.result == "failed" and f"wrong at byte {zero.offset:,}" in result.error
+
+
 def test_stuck_bit_fails_the_card(image: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     path, read, stuck = card("card"), Card.read, ROOT_START + PAGE + 6
 
