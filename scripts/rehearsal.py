@@ -64,6 +64,7 @@ def play(
     inventory: Sequence[Path] = INVENTORY,
     variables: dict[str, Any] | None = None,
     arguments: str = "",
+    environment: dict[str, str] | None = None,
     log: Path | None = None,
     on_event: Callable[[dict[str, Any]], None] | None = None,
     check: bool = True,
@@ -72,6 +73,7 @@ def play(
 
     :param inventory: the sources, later ones override
     :param arguments: further arguments of ansible-playbook, for example "--limit pi-03"
+    :param environment: further environment variables, for example ANSIBLE_FORKS
     :param log: a file to append Ansible's output to
     :raises PlaybookFailed: when check is set and any host failed or was unreachable
     """
@@ -97,7 +99,12 @@ def play(
             inventory=[str(source) for source in inventory],
             extravars=variables or {},
             cmdline=arguments or None,
-            envvars={"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", "PATH": os.environ["PATH"]},
+            envvars={
+                "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+                "ANSIBLE_NOCOLOR": "1",
+                "PATH": os.environ["PATH"],
+                **(environment or {}),
+            },
             event_handler=handle,
             quiet=True,
         )
