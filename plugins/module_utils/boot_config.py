@@ -1,4 +1,4 @@
-"""What a Raspberry Pi reads when it starts, edited as text: cmdline.txt, one line for the kernel, and config.txt, for the firmware.
+"""What a Raspberry Pi reads when it starts, edited as text: cmdline.txt, the kernel's one line, and config.txt, the firmware's.
 
 Formats: https://docs.kernel.org/admin-guide/kernel-parameters.html,
 https://www.raspberrypi.com/documentation/computers/config_txt.html. What is not asked for stays as it is, byte for byte.
@@ -7,20 +7,24 @@ https://www.raspberrypi.com/documentation/computers/config_txt.html. What is not
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ansible.module_utils.text_file import read, write
+
 ROOT = Path("/")
 # Keys that may be given several times, each time adding something. Of any other key the last one counts.
 REPEATED_PARAMETERS = frozenset(
-    "cgroup_disable cgroup_enable console earlycon initcall_blacklist luks.uuid modprobe.blacklist module_blacklist "
-    "rd.luks.uuid systemd.mask systemd.setenv systemd.wants video".split()
+    {
+        *("cgroup_disable", "cgroup_enable", "console", "earlycon", "initcall_blacklist", "luks.uuid", "modprobe.blacklist"),
+        *("module_blacklist", "rd.luks.uuid", "systemd.mask", "systemd.setenv", "systemd.wants", "video"),
+    }
 )
-REPEATED_SETTINGS = frozenset("device_tree_overlay device_tree_param dtoverlay dtparam gpio include initramfs".split())
+REPEATED_SETTINGS = frozenset(
+    {"device_tree_overlay", "device_tree_param", "dtoverlay", "dtparam", "gpio", "include", "initramfs"}
+)
 # The firmware ignores what is beyond.
 LONGEST_SETTING = 98
 
@@ -191,15 +195,16 @@ def set_setting(text: str, setting: str, section: str = "all") -> str:
     elif inside:
         # Not behind a comment or blank lines, which belong to what follows.
         ends = [i for i in inside if lines[i].key or _SECTION.fullmatch(lines[i].text)] or inside
-        overlay = next((i for i, line in enumerate(lines) if line.key == "dtoverlay"), len(lines))
-        # Behind an overlay it would be the overlay's, if that has one of this name.
-        before = [i for i in same if i < overlay] if _key(setting) == "dtparam" else []
-        _insert(lines, (before or ends)[-1] + 1, [setting], filters)
-    elif filters:
-        # What others append is for all, as before.
-        _insert(lines, len(lines), [f"[{section}]", setting, "[all]"], filters)
+        overlay = next((i for i, line in enumerate(lines) if line.key == "dtoverlay"), None)
+        if _key(setting) == "dtparam" and overlay is not None:
+            # Before any overlay: behind one it would be the overlay's, if that has a parameter of this name.
+            at_overlay = [overlay - 1] if lines[overlay].filters == filters else ends
+            ends = [i for i in same if i < overlay] or [i for i in ends if i < overlay] or at_overlay
+        _insert(lines, ends[-1] + 1, [setting], filters)
     else:
-        _insert(lines, len(lines), ["[all]", setting] if lines else [setting], filters)
+        # [all] before it ends what is narrowed there, and behind it: what others append is for all, as before.
+        before = ["[all]"] if lines and lines[-1].filters else []
+        _insert(lines, len(lines), [*before, *([f"[{section}]", setting, "[all]"] if filters else [setting])], filters)
     return _text(lines)
 
 
@@ -249,41 +254,9 @@ def find() -> Boot:
     return Boot(cmdline, config if config.is_file() else None)
 
 
-def read(path: Path) -> str:
-    """A file's text, of any encoding; empty if there is none. Raises OSError."""
-    try:
-        return path.read_bytes().decode("utf-8", "surrogateescape")
-    except FileNotFoundError:
-        return ""
-
-
 def backup_of(path: Path) -> Path:
     """Where a file is kept as it was before it was edited for the first time."""
     return path.with_name(path.name + ".before-bramble")
-
-
-def write(path: Path, text: str, mode: int | None = None) -> None:
-    """Replace a file in one step, also on FAT; after a power cut it is the old one or the new one. Raises OSError.
-
-    Without a mode it keeps its own.
-    """
-    if mode is None:
-        mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix="bramble-", delete=False) as file:
-        try:
-            file.write(text.encode("utf-8", "surrogateescape"))
-            file.flush()
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-            os.rename(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def save(path: Path, text: str) -> None:

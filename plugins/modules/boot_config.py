@@ -7,8 +7,8 @@ DOCUMENTATION = r"""
 module: boot_config
 short_description: Edit cmdline.txt and config.txt
 description:
-  - Sets and removes kernel parameters in C(cmdline.txt), which stays one line, and settings in C(config.txt), by their exact names.
-    All else is kept as it is, with its order, comments and line ends.
+  - Sets and removes kernel parameters in C(cmdline.txt), which stays one line, and settings in C(config.txt), by their exact
+    names. All else is kept as it is, with its order, comments and line ends.
   - The files are looked for in C(/boot/firmware) or, where there is no such folder, in C(/boot); C(cmdline=) and C(os_prefix=) in
     C(config.txt) are followed.
   - Where Debian's raspi-firmware writes these files anew at each update, what it makes them from is edited, too
@@ -19,8 +19,8 @@ author: Bramble
 options:
   cmdline_present:
     description:
-      - Kernel parameters, as they are written in the line, NAME or NAME=VALUE. One takes the place of the last of its name, or else the
-        last place.
+      - Kernel parameters, as they are written in the line, NAME or NAME=VALUE. One takes the place of the last of its name, or
+        else the last place.
       - Of C(console), C(cgroup_enable) and others that are lists, each value stands for itself and replaces none.
     type: list
     elements: str
@@ -39,8 +39,8 @@ options:
     default: []
   config_present:
     description:
-      - Lines of C(config.txt). One takes the place of the last of its key in its section, or else the section's last place; sections
-        are made when needed. Of C(dtoverlay), C(dtparam) and others that are lists, each line stands for itself.
+      - Lines of C(config.txt). One takes the place of the last of its key in its section, or else the section's last place;
+        sections are made when needed. Of C(dtoverlay), C(dtparam) and others that are lists, each line stands for itself.
     type: list
     elements: dict
     default: []
@@ -91,16 +91,17 @@ from pathlib import Path
 from ansible.module_utils import boot_config as boot
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.boot_config import BootConfigError
+from ansible.module_utils.text_file import read, shown
 
 LINE = {"setting": {"type": "str", "required": True}, "section": {"type": "str", "default": "all"}}
 
 
 def edited_cmdline(path: Path, wanted: dict) -> str:
     """What a line of kernel parameters is to be. Raises BootConfigError, OSError."""
-    line = boot.read(path)
+    line = read(path)
     for name in wanted["cmdline_restored"]:
         if boot.backup_of(path).exists():
-            line = boot.restore_parameter(line, name, boot.read(boot.backup_of(path)))
+            line = boot.restore_parameter(line, name, read(boot.backup_of(path)))
     for parameter in wanted["cmdline_absent"]:
         line = boot.remove_parameter(line, parameter)
     for parameter in wanted["cmdline_present"]:
@@ -111,7 +112,7 @@ def edited_cmdline(path: Path, wanted: dict) -> str:
 
 def edited_config(path: Path, wanted: dict) -> str:
     """What the firmware's settings are to be. Raises OSError."""
-    text = boot.read(path)
+    text = read(path)
     for entry in wanted["config_absent"]:
         text = boot.remove_setting(text, **entry)
     for entry in wanted["config_present"]:
@@ -147,21 +148,16 @@ def planned(module: AnsibleModule) -> dict[Path, str]:
                 text = edited(file, wanted)
             except BootConfigError as error:
                 raise BootConfigError(f"{file}: {error}. Nothing was changed.") from error
-            if text != boot.read(file):
+            if text != read(file):
                 plan[file] = text
     return plan
-
-
-def shown(text: str) -> str:
-    """A file's text as Ansible can show it."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def run(module: AnsibleModule) -> None:
     """Edit. Raises BootConfigError, OSError."""
     plan = planned(module)
     diff = [
-        {"before_header": str(path), "after_header": str(path), "before": shown(boot.read(path)), "after": shown(text)}
+        {"before_header": str(path), "after_header": str(path), "before": shown(read(path)), "after": shown(text)}
         for path, text in plan.items()
     ]
     flag = boot.ROOT / "run/reboot-required"

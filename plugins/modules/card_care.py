@@ -7,8 +7,8 @@ DOCUMENTATION = r"""
 module: card_care
 short_description: File systems that are easy on a card and checked at boot
 description:
-  - Edits C(/etc/fstab), in which nothing else changes. The root file system gets C(noatime), at once by a remount; each file system
-    that fsck knows gets a pass number, so that it is checked at boot.
+  - Edits C(/etc/fstab), in which nothing else changes. The root file system gets C(noatime), at once by a remount; each file
+    system that fsck knows gets a pass number, so that it is checked at boot.
   - Switches off the swap that is on, and comments out what would switch it on again. Swap of a machine that this node only shares
     a kernel with is left alone.
 author: Bramble
@@ -43,9 +43,9 @@ swap_off:
 import os
 from pathlib import Path
 
-from ansible.module_utils import boot_config as files
 from ansible.module_utils import fstab
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.text_file import read, write
 
 FSTAB = Path("/etc/fstab")
 
@@ -63,7 +63,7 @@ def swap_on(swaps: str) -> list[str]:
 
 def run(module: AnsibleModule) -> None:
     """Edit and apply. Raises OSError."""
-    before = files.read(FSTAB)
+    before = read(FSTAB)
     after = fstab.edited(before, module.params["swap"])
     if not fstab.has_root(after):
         module.warn(f"{FSTAB} has no entry for /: it is mounted as the kernel's command line says.")
@@ -71,7 +71,7 @@ def run(module: AnsibleModule) -> None:
     swaps = [] if module.params["swap"] else swap_on(Path("/proc/swaps").read_text(encoding="utf-8"))
     if not module.check_mode:
         if after != before:
-            files.write(FSTAB, after)
+            write(FSTAB, after)
         for command in (*([["mount", "-o", "remount,noatime", "/"]] if remount else []), *(["swapoff", path] for path in swaps)):
             module.run_command(command, check_rc=True)
     changed = after != before or remount or bool(swaps)

@@ -7,7 +7,8 @@ DOCUMENTATION = r"""
 module: drop_ins
 short_description: Keep a set of small configuration files
 description:
-  - Writes, or removes, several small files in one round trip; each in one step, safe against power cuts. Missing folders are made.
+  - Writes, or removes, several small files in one round trip; each in one step, safe against power cuts. Missing folders are
+    made.
   - First all checks are run, also of files that do not change; when one fails, nothing is changed.
 author: Bramble
 options:
@@ -24,7 +25,8 @@ options:
       state: {description: Whether it is to be., type: str, choices: [present, absent], default: present}
       only_where: {description: "Pass this file over where this path does not exist.", type: path}
       check:
-        description: A command that ends with an error when the file is not good; C(%s) stands for the file's path while it is checked.
+        description:
+          - A command that ends with an error when the file is not good. C(%s) stands for the file's path while it is checked.
         type: list
         elements: str
 attributes:
@@ -54,8 +56,8 @@ import os
 import tempfile
 from pathlib import Path
 
-from ansible.module_utils import boot_config as files
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.text_file import read, shown, write
 
 FILE = {
     "path": {"type": "path", "required": True},
@@ -74,7 +76,7 @@ def held(path: Path) -> tuple[str, str]:
         return f"-> {os.readlink(path)}\n", "link"
     if not path.exists():
         return "", ""
-    return files.read(path), f"{path.stat().st_mode & 0o777:04o}"
+    return read(path), f"{path.stat().st_mode & 0o777:04o}"
 
 
 def wanted(entry: dict) -> tuple[str, str]:
@@ -108,7 +110,7 @@ def put(path: Path, entry: dict) -> None:
         temporary.symlink_to(entry["link"])
         os.rename(temporary, path)
     else:
-        files.write(path, entry["content"], int(entry["mode"], 8))
+        write(path, entry["content"], int(entry["mode"], 8))
 
 
 def run(module: AnsibleModule) -> None:
@@ -131,7 +133,7 @@ def run(module: AnsibleModule) -> None:
             {
                 "before_header": f"{header} {before[1]}".strip(),
                 "after_header": f"{header} {after[1]}".strip(),
-                "before": before[0],
+                "before": shown(before[0]),
                 "after": after[0],
                 "path": entry["path"],
             }
