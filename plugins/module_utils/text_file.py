@@ -16,15 +16,15 @@ def read(path: Path) -> str:
         return ""
 
 
-def write(path: Path, text: str, mode: int | None = None) -> None:
-    """Replace a file in one step, also on FAT; after a power cut it is the old one or the new one. Raises OSError.
+def stage(path: Path, text: str, mode: int | None = None) -> str:
+    """Write what a file is to be beside it, down to the card; returns the name for `place`. Raises OSError.
 
     Without a mode it keeps its own.
     """
-    if mode is None:
-        mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
     temporary = None
     try:
+        if mode is None:
+            mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix="bramble-", delete=False) as file:
             temporary = file.name
             file.write(text.encode("utf-8", "surrogateescape"))
@@ -32,16 +32,26 @@ def write(path: Path, text: str, mode: int | None = None) -> None:
             with contextlib.suppress(PermissionError):  # FAT: its mode is that of the mount
                 os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
-        os.rename(temporary, path)
     except OSError as error:
         if temporary:
             os.unlink(temporary)
         raise OSError(error.errno, f"{error.strerror}, so it was left as it is", str(path)) from error
+    return temporary
+
+
+def place(temporary: str, path: Path) -> None:
+    """Replace a file by what was staged, also on FAT. Raises OSError."""
+    os.rename(temporary, path)
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def write(path: Path, text: str) -> None:
+    """Replace a file. Raises OSError."""
+    place(stage(path, text), path)
 
 
 def shown(text: str) -> str:

@@ -12,7 +12,8 @@ description:
   - The files are looked for in C(/boot/firmware) or, where there is no such folder, in C(/boot); C(cmdline=) and C(os_prefix=) in
     C(config.txt) are followed.
   - Where Debian's raspi-firmware writes these files anew at each update, what it makes them from is edited, too
-    (C(/etc/default/raspi-extra-cmdline), C(/etc/default/raspi-firmware-custom)).
+    (C(/etc/default/raspi-extra-cmdline), C(/etc/default/raspi-firmware-custom)). What it writes by itself, such as
+    C(net.ifnames=0), can be added to but comes back when it is removed.
   - Each file is kept as it was before the first change, as NAME.before-bramble, and replaced in one step.
   - A change asks for a reboot in the way of Debian and Ubuntu, with the file C(/run/reboot-required).
 author: Bramble

@@ -57,7 +57,7 @@ import tempfile
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.text_file import read, shown, write
+from ansible.module_utils.text_file import place, read, shown, stage
 
 FILE = {
     "path": {"type": "path", "required": True},
@@ -72,7 +72,7 @@ FILE = {
 
 def held(path: Path) -> tuple[str, str]:
     """What is there: its content and its kind; both empty for nothing."""
-    if path.is_symlink() and os.readlink(path).startswith("/dev/"):
+    if path.is_symlink():
         return f"-> {os.readlink(path)}\n", "link"
     if not path.exists():
         return "", ""
@@ -98,47 +98,50 @@ def check(module: AnsibleModule, entry: dict) -> None:
         module.fail_json(msg=f"{entry['path']} is not good, so nothing was changed: {said}", rc=code)
 
 
-def put(path: Path, entry: dict) -> None:
-    """Make a file what it is to be. Raises OSError."""
-    if entry["state"] == "absent":
-        path.unlink()
-        return
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    if entry["link"]:
-        temporary = path.with_name(f"{path.name}.bramble-new")
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(entry["link"])
-        os.rename(temporary, path)
-    else:
-        write(path, entry["content"], int(entry["mode"], 8))
+def stage_all(changes: list[tuple[Path, dict]]) -> list[tuple[str | None, Path]]:
+    """Write all that is to be beside what there is: a full disk shows before anything is changed. Raises OSError."""
+    staged: list[tuple[str | None, Path]] = []
+    try:
+        for path, entry in changes:
+            if entry["state"] == "present":
+                path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            if entry["state"] == "absent":
+                staged.append((None, path))
+            elif entry["link"]:
+                temporary = f"{path}.bramble-new"
+                Path(temporary).unlink(missing_ok=True)
+                os.symlink(entry["link"], temporary)
+                staged.append((temporary, path))
+            else:
+                staged.append((stage(path, entry["content"], int(entry["mode"], 8)), path))
+    except OSError:
+        for name in filter(None, (name for name, _ in staged)):
+            os.unlink(name)
+        raise
+    return staged
 
 
 def run(module: AnsibleModule) -> None:
     """Check all, then write what differs. Raises OSError."""
     entries = [entry for entry in module.params["files"] if not entry["only_where"] or os.path.exists(entry["only_where"])]
+    changes, diff = [], []
     for entry in entries:
         if entry["state"] == "present" and entry["check"]:
             check(module, entry)
-    diff = []
-    for entry in entries:
         path = Path(entry["path"])
         path = path if entry["link"] or entry["state"] == "absent" else path.resolve()
         before, after = held(path), wanted(entry)
-        if before == after:
-            continue
-        if not module.check_mode:
-            put(path, entry)
-        header = str(path)
-        diff.append(
-            {
-                "before_header": f"{header} {before[1]}".strip(),
-                "after_header": f"{header} {after[1]}".strip(),
-                "before": shown(before[0]),
-                "after": after[0],
-                "path": entry["path"],
-            }
-        )
-    module.exit_json(changed=bool(diff), files=[entry.pop("path") for entry in diff], diff=diff)
+        if before != after:
+            changes.append((path, entry))
+            headers = {"before_header": f"{path} {before[1]}".strip(), "after_header": f"{path} {after[1]}".strip()}
+            diff.append({**headers, "before": shown(before[0]), "after": after[0]})
+    if not module.check_mode:
+        for temporary, path in stage_all(changes):
+            if temporary:
+                place(temporary, path)
+            else:
+                path.unlink()
+    module.exit_json(changed=bool(changes), files=[entry["path"] for _, entry in changes], diff=diff)
 
 
 def main() -> None:

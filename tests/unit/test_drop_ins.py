@@ -62,3 +62,13 @@ def test_all_come_away_again(tmp_path: Path, run_module: Run, files: list[dict])
     away = [{**entry, "state": "absent"} for entry in files]
     assert len(run_module("drop_ins", {"files": away})["files"]) == 3
     assert names(tmp_path) == ["a.d", "a.d/b.d", "here", "here/real"]
+
+
+def test_a_full_disk_shows_before_anything_is_changed(machine, run_module: Run) -> None:
+    point = machine.mount("-t", "tmpfs", "-o", "size=64k", "none")
+    small = {"path": f"{point}/small", "content": "new\n"}
+    large = {"path": f"{point}/large", "content": 100_000 * "x"}
+    (point / "small").write_text("old\n")
+    done = run_module("drop_ins", {"files": [small, large]})
+    assert done["failed"] and "No space left on device" in done["msg"] and f"{point}/large" in done["msg"]
+    assert names(point) == ["small"] and (point / "small").read_text() == "old\n"
