@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import rehearsal
@@ -43,6 +44,16 @@ def nothing_left_behind() -> Iterator[None]:
     yield
     playbook("rehearse", variables={"standin_state": "absent"})
     shutil.rmtree(STATE, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def bookworm() -> dict[str, Any]:
+    """The image like-rpi-bookworm, as variables for the playbooks."""
+    build = [sys.executable, ROOT / "images/debian/build.py", "--recipe", ROOT / "tests/e2e/identity/like-rpi-bookworm.toml"]
+    said = subprocess.run([*build, "--cache", ROOT / ".cache/images"], capture_output=True, text=True, check=True).stdout
+    made = json.loads(said)
+    manifest = json.loads(Path(made["manifest"]).read_text())
+    return {"image_file": made["image"], "image_sha256": manifest["sha256"], "image_init_format": manifest["init_format"]}
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ import random
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -24,7 +23,6 @@ from rehearsal import INVENTORY, ROOT, play
 
 OVERLAY = Path(__file__).parent / "identity"
 STATE = ROOT / ".state/h-identity"
-CACHE = ROOT / ".cache/images"
 # Of the password "identity-test".
 HASH = "$6$bramble$sW/cWbQ7B/zOhdDGTvZUtMduKB7k4AxX3V.A/zvXXXr2ZEJZamSQYG4KIw3uHMccJEm9WLy2pBOJKgJw3nGPo1"
 MIB = 1 << 20
@@ -82,15 +80,6 @@ class Card:
         assert self.stat("/etc/bramble/ssh/ssh_host_ed25519_key") == ("0600", "0", "0")
         assert self.stat("/etc/hosts") == ("0644", "0", "0")
         output("e2fsck", "-fn", f"{self.path}?offset={self.root}")
-
-
-@pytest.fixture(scope="module")
-def bookworm() -> dict[str, Any]:
-    """The image like-rpi-bookworm, as variables for the playbooks."""
-    recipe = OVERLAY / "like-rpi-bookworm.toml"
-    made = json.loads(output(sys.executable, ROOT / "images/debian/build.py", "--recipe", recipe, "--cache", CACHE))
-    manifest = json.loads(Path(made["manifest"]).read_text())
-    return {"image_file": made["image"], "image_sha256": manifest["sha256"], "image_init_format": manifest["init_format"]}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
+
+import pytest
+
 testinfra_hosts = ["ssh://pi-client", "ssh://pi-01", "ssh://pi-02"]
+
+
+@pytest.fixture
+def login(host, request):
+    """Logs in to the host with further options of ssh, and says how that went."""
+
+    def login(*options: str, command: str = "id -un") -> subprocess.CompletedProcess[str]:
+        words = ["ssh", "-F", request.config.getoption("ssh_config"), "-o", "BatchMode=yes", "-o", "ControlPath=none", *options]
+        return subprocess.run([*words, host.backend.host.name, command], capture_output=True, text=True, check=False)
+
+    return login
 
 
 def test_the_system_is_well(host) -> None:
@@ -10,16 +25,56 @@ def test_the_system_is_well(host) -> None:
     assert host.check_output("systemctl is-system-running") == "running"
 
 
-def test_sshd_takes_keys_only(host) -> None:
+def test_sshd_takes_keys_only(host, login) -> None:
+    assert login().stdout == "pi\n"
+    for options in (["-o", "PreferredAuthentications=password,keyboard-interactive"], ["-l", "root"]):
+        refused = login(*options)
+        assert refused.returncode == 255 and "Permission denied (publickey)" in refused.stderr, options
     with host.sudo():
         settings = host.check_output("sshd -T")
-    for line in ("passwordauthentication no", "kbdinteractiveauthentication no", "permitrootlogin no", "maxauthtries 3"):
+    for line in ("permitemptypasswords no", "maxauthtries 3", "x11forwarding no"):
         assert line in settings.splitlines()
+
+
+@pytest.mark.parametrize(
+    "option", ["KexAlgorithms=diffie-hellman-group14-sha256", "KexAlgorithms=ecdh-sha2-nistp256", "Ciphers=aes128-ctr"]
+)
+def test_sshd_refuses_old_algorithms(login, option: str) -> None:
+    refused = login("-o", option)
+    assert refused.returncode == 255 and "no matching" in refused.stderr
+    assert login("-o", "KexAlgorithms=curve25519-sha256", "-o", "Ciphers=aes256-gcm@openssh.com").returncode == 0
 
 
 def test_only_the_clusters_key_gets_in(host) -> None:
     assert host.check_output("wc -l < ~/.ssh/authorized_keys") == "1"
 
 
+def test_one_more_user_gets_in_and_is_nobody_special(login) -> None:
+    assert login("-l", "guest").stdout == "guest\n"
+    assert login("-l", "guest", command="id -nG").stdout.split() == ["guest", "adm"]
+    assert login("-l", "guest", command="sudo --non-interactive true").returncode == 1
+
+
 def test_the_journal_is_bounded(host) -> None:
-    assert "SystemMaxUse=200M" in host.check_output("systemd-analyze cat-config systemd/journald.conf")
+    with host.sudo():
+        # What journald says of itself when it starts; the last start is after the role.
+        said = host.check_output("journalctl -u systemd-journald --output cat").splitlines()
+    assert "max 200M" in [line for line in said if line.startswith("System Journal")][-1]
+
+
+def test_the_card_is_spared_and_checked(host) -> None:
+    assert "noatime" in host.mount_point("/").options
+    table = [line.split() for line in host.file("/etc/fstab").content_string.splitlines() if line.startswith("PARTUUID")]
+    assert {(line[1], line[5]) for line in table} == {("/", "1"), ("/boot/firmware", "2")}
+    assert host.check_output("cat /proc/cmdline").split().count("fsck.repair=yes") == 1
+    assert host.check_output("systemctl list-units --no-legend --type swap") == ""
+
+
+def test_the_watchdog_and_the_locale_are_set(host, login) -> None:
+    assert host.check_output("systemctl show -P RuntimeWatchdogUSec") == "15s"
+    # ssh sends none of its own.
+    assert login("-o", "SendEnv=-*", command="echo $LANG").stdout == "C.UTF-8\n"
+
+
+def test_nobody_waits_for_a_reboot(host) -> None:
+    assert not host.file("/run/reboot-required").exists

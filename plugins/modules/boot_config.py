@@ -1,0 +1,194 @@
+#!/usr/bin/python
+"""Ansible module: edit what a Raspberry Pi reads when it starts."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: boot_config
+short_description: Edit cmdline.txt and config.txt
+description:
+  - Sets and removes kernel parameters in C(cmdline.txt), which stays one line, and settings in C(config.txt), by their exact
+    names. All else is kept as it is, with its order, comments and line ends.
+  - The files are looked for in C(/boot/firmware) or, where there is no such folder, in C(/boot); C(cmdline=) and C(os_prefix=) in
+    C(config.txt) are followed.
+  - Where Debian's raspi-firmware writes these files anew at each update, what it makes them from is edited, too
+    (C(/etc/default/raspi-extra-cmdline), C(/etc/default/raspi-firmware-custom)). What it writes by itself, such as
+    C(net.ifnames=0), can be added to but comes back when it is removed.
+  - Each file is kept as it was before the first change, as NAME.before-bramble, and replaced in one step.
+  - A change asks for a reboot in the way of Debian and Ubuntu, with the file C(/run/reboot-required).
+author: Bramble
+options:
+  cmdline_present:
+    description:
+      - Kernel parameters, as they are written in the line, NAME or NAME=VALUE. One takes the place of the last of its name, or
+        else the last place.
+      - Of C(console), C(cgroup_enable) and others that are lists, each value stands for itself and replaces none.
+    type: list
+    elements: str
+    default: []
+  cmdline_absent:
+    description: Kernel parameters to be removed. NAME with any value, NAME=VALUE just so.
+    type: list
+    elements: str
+    default: []
+  cmdline_restored:
+    description:
+      - Names of kernel parameters that become again what they were before the first change, there or not. Where nothing was ever
+        changed, nothing is.
+    type: list
+    elements: str
+    default: []
+  config_present:
+    description:
+      - Lines of C(config.txt). One takes the place of the last of its key in its section, or else the section's last place;
+        sections are made when needed. Of C(dtoverlay), C(dtparam) and others that are lists, each line stands for itself.
+    type: list
+    elements: dict
+    default: []
+    suboptions: &line
+      setting: {description: "The line, KEY=VALUE.", type: str, required: true}
+      section: {description: "The conditional section, such as V(pi4).", type: str, default: all}
+  config_absent:
+    description: Lines of C(config.txt) to be removed. KEY with any value, KEY=VALUE just so.
+    type: list
+    elements: dict
+    default: []
+    suboptions: *line
+  optional:
+    description: Say so, instead of failing, where a file that is to be edited does not exist.
+    type: bool
+    default: false
+attributes:
+  check_mode: {support: full, description: "Says what it would change, and changes nothing."}
+  diff_mode: {support: full, description: Shows the lines that change.}
+"""
+
+EXAMPLES = r"""
+- name: Give containers their memory limits
+  boot_config:
+    cmdline_present: [cgroup_enable=memory, cgroup_memory=1]
+
+- name: Switch the radios off
+  boot_config:
+    config_present:
+      - setting: dtoverlay=disable-wifi
+      - setting: dtoverlay=disable-bt
+"""
+
+RETURN = r"""
+files:
+  description: The files that were, or would be, changed.
+  returned: always
+  type: list
+  elements: str
+reboot_required:
+  description: Whether this node waits for a reboot, because of this or of anything else.
+  returned: always
+  type: bool
+"""
+
+from pathlib import Path
+
+from ansible.module_utils import boot_config as boot
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.boot_config import BootConfigError
+from ansible.module_utils.text_file import read, shown
+
+LINE = {"setting": {"type": "str", "required": True}, "section": {"type": "str", "default": "all"}}
+
+
+def edited_cmdline(path: Path, wanted: dict) -> str:
+    """What a line of kernel parameters is to be. Raises BootConfigError, OSError."""
+    line = read(path)
+    for name in wanted["cmdline_restored"]:
+        if boot.backup_of(path).exists():
+            line = boot.restore_parameter(line, name, read(boot.backup_of(path)))
+    for parameter in wanted["cmdline_absent"]:
+        line = boot.remove_parameter(line, parameter)
+    for parameter in wanted["cmdline_present"]:
+        line = boot.set_parameter(line, parameter)
+    boot.parameters(line)
+    return line
+
+
+def edited_config(path: Path, wanted: dict) -> str:
+    """What the firmware's settings are to be. Raises OSError."""
+    text = read(path)
+    for entry in wanted["config_absent"]:
+        text = boot.remove_setting(text, **entry)
+    for entry in wanted["config_present"]:
+        text = boot.set_setting(text, **entry)
+    return text
+
+
+def planned(module: AnsibleModule) -> dict[Path, str]:
+    """What the files that change are to be. Raises BootConfigError, OSError."""
+    wanted = module.params
+    for parameter in (*wanted["cmdline_present"], *wanted["cmdline_absent"], *wanted["cmdline_restored"]):
+        boot.check_parameter(parameter)
+    for entry in (*wanted["config_present"], *wanted["config_absent"]):
+        boot.check_setting(**entry)
+    found = boot.find()
+    plan: dict[Path, str] = {}
+    for kind, path, inputs, edited in (
+        ("cmdline", found.cmdline, found.cmdline_inputs, edited_cmdline),
+        ("config", found.config, found.config_inputs, edited_config),
+    ):
+        if not any(wanted[option] for option in wanted if option.startswith(f"{kind}_")):
+            continue
+        if path is None:
+            problem = (
+                f"There is no {kind}.txt in {boot.ROOT / 'boot/firmware'} or {boot.ROOT / 'boot'}: is the boot partition mounted?"
+            )
+            if not wanted["optional"]:
+                raise BootConfigError(f"{problem} Nothing was changed.")
+            module.warn(problem)
+            continue
+        for file in (*inputs, path):
+            try:
+                text = edited(file, wanted)
+            except BootConfigError as error:
+                raise BootConfigError(f"{file}: {error}. Nothing was changed.") from error
+            if text != read(file):
+                plan[file] = text
+    return plan
+
+
+def run(module: AnsibleModule) -> None:
+    """Edit. Raises BootConfigError, OSError."""
+    plan = planned(module)
+    diff = [
+        {"before_header": str(path), "after_header": str(path), "before": shown(read(path)), "after": shown(text)}
+        for path, text in plan.items()
+    ]
+    flag = boot.ROOT / "run/reboot-required"
+    if not module.check_mode:
+        for path, text in plan.items():
+            boot.save(path, text)
+        if plan:
+            flag.write_text("*** System restart required ***\n", encoding="utf-8")
+    module.exit_json(
+        changed=bool(plan), files=[str(path) for path in plan], reboot_required=bool(plan) or flag.exists(), diff=diff
+    )
+
+
+def main() -> None:
+    """Run, and turn what is wrong into a message."""
+    names = {"type": "list", "elements": "str", "default": []}
+    lines = {"type": "list", "elements": "dict", "default": [], "options": LINE}
+    module = AnsibleModule(
+        argument_spec={
+            **dict.fromkeys(("cmdline_present", "cmdline_absent", "cmdline_restored"), names),
+            **dict.fromkeys(("config_present", "config_absent"), lines),
+            "optional": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        run(module)
+    except (BootConfigError, OSError) as error:
+        module.fail_json(msg=str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+#!/usr/bin/python
+"""Ansible module: keep a set of small configuration files, in one round trip."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: drop_ins
+short_description: Keep a set of small configuration files
+description:
+  - Writes, or removes, several small files in one round trip; each in one step, safe against power cuts. Missing folders are
+    made.
+  - First all checks are run, also of files that do not change; when one fails, nothing is changed.
+author: Bramble
+options:
+  files:
+    description: The files, owned by root.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      path: {description: "Where it is. A symbolic link is followed.", type: path, required: true}
+      content: {description: What it holds., type: str}
+      link: {description: "What it points to, for a symbolic link instead of a file.", type: str}
+      mode: {description: "Its mode, as octal digits.", type: str, default: "0644"}
+      state: {description: Whether it is to be., type: str, choices: [present, absent], default: present}
+      only_where: {description: "Pass this file over where this path does not exist.", type: path}
+      check:
+        description:
+          - A command that ends with an error when the file is not good. C(%s) stands for the file's path while it is checked.
+        type: list
+        elements: str
+attributes:
+  check_mode: {support: full, description: "Checks the files, says what it would change, and changes nothing."}
+  diff_mode: {support: full, description: Shows the lines that change.}
+"""
+
+EXAMPLES = r"""
+- name: Bound the journal
+  drop_ins:
+    files:
+      - path: /etc/systemd/journald.conf.d/bramble.conf
+        content: |
+          [Journal]
+          SystemMaxUse=200M
+"""
+
+RETURN = r"""
+files:
+  description: The files that were, or would be, changed.
+  returned: always
+  type: list
+  elements: str
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.text_file import place, read, shown, stage
+
+FILE = {
+    "path": {"type": "path", "required": True},
+    "content": {"type": "str"},
+    "link": {"type": "str"},
+    "mode": {"type": "str", "default": "0644"},
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "only_where": {"type": "path"},
+    "check": {"type": "list", "elements": "str"},
+}
+
+
+def held(path: Path) -> tuple[str, str]:
+    """What is there: its content and its kind; both empty for nothing."""
+    if path.is_symlink():
+        return f"-> {os.readlink(path)}\n", "link"
+    if not path.exists():
+        return "", ""
+    return read(path), f"{path.stat().st_mode & 0o777:04o}"
+
+
+def wanted(entry: dict) -> tuple[str, str]:
+    """What is to be there, likewise."""
+    if entry["state"] == "absent":
+        return "", ""
+    return (f"-> {entry['link']}\n", "link") if entry["link"] else (entry["content"], entry["mode"])
+
+
+def check(module: AnsibleModule, entry: dict) -> None:
+    """Fail where a file is not good."""
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8") as candidate:
+        candidate.write(entry["content"])
+        candidate.flush()
+        command = [candidate.name if word == "%s" else word for word in entry["check"]]
+        code, out, err = module.run_command(command)
+    if code:
+        said = (err or out).strip()
+        module.fail_json(msg=f"{entry['path']} is not good, so nothing was changed: {said}", rc=code)
+
+
+def stage_all(changes: list[tuple[Path, dict]]) -> list[tuple[str | None, Path]]:
+    """Write all that is to be beside what there is: a full disk shows before anything is changed. Raises OSError."""
+    staged: list[tuple[str | None, Path]] = []
+    try:
+        for path, entry in changes:
+            if entry["state"] == "present":
+                path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            if entry["state"] == "absent":
+                staged.append((None, path))
+            elif entry["link"]:
+                temporary = f"{path}.bramble-new"
+                Path(temporary).unlink(missing_ok=True)
+                os.symlink(entry["link"], temporary)
+                staged.append((temporary, path))
+            else:
+                staged.append((stage(path, entry["content"], int(entry["mode"], 8)), path))
+    except OSError:
+        for name in filter(None, (name for name, _ in staged)):
+            os.unlink(name)
+        raise
+    return staged
+
+
+def run(module: AnsibleModule) -> None:
+    """Check all, then write what differs. Raises OSError."""
+    entries = [entry for entry in module.params["files"] if not entry["only_where"] or os.path.exists(entry["only_where"])]
+    changes, diff = [], []
+    for entry in entries:
+        if entry["state"] == "present" and entry["check"]:
+            check(module, entry)
+        path = Path(entry["path"])
+        path = path if entry["link"] or entry["state"] == "absent" else path.resolve()
+        before, after = held(path), wanted(entry)
+        if before != after:
+            changes.append((path, entry))
+            headers = {"before_header": f"{path} {before[1]}".strip(), "after_header": f"{path} {after[1]}".strip()}
+            diff.append({**headers, "before": shown(before[0]), "after": after[0]})
+    if not module.check_mode:
+        for temporary, path in stage_all(changes):
+            if temporary:
+                place(temporary, path)
+            else:
+                path.unlink()
+    module.exit_json(changed=bool(changes), files=[entry["path"] for _, entry in changes], diff=diff)
+
+
+def main() -> None:
+    """Run, and turn what is wrong into a message."""
+    entries = {
+        "type": "list",
+        "elements": "dict",
+        "required": True,
+        "options": FILE,
+        "mutually_exclusive": [["content", "link"]],
+        "required_if": [["state", "present", ["content", "link"], True]],
+    }
+    module = AnsibleModule(argument_spec={"files": entries}, supports_check_mode=True)
+    try:
+        run(module)
+    except OSError as error:
+        module.fail_json(msg=f"{error}. Next: put that right (a full disk? df -h), then run the same again.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""The role base on two distributions at once: dry, for real, again, broken on purpose, rebooted, and taken back.
+
+pi-01 is as Raspberry Pi OS bookworm, with OpenSSH 9.2 and dphys-swapfile; pi-02 is debian-trixie, with OpenSSH 10. The tests tell
+one story and run in their order.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rehearsal
+from rehearsal import INVENTORY, ROOT, Play, play
+
+OVERLAY = Path(__file__).parent / "base"
+STATE = ROOT / ".state/h-base"
+NODES = ["pi-01", "pi-02"]
+LIMIT = "--limit pi-01,pi-02"
+
+playbook = partial(play, inventory=[*INVENTORY, OVERLAY])
+ssh = partial(rehearsal.ssh, STATE)
+
+# What base is to put right, before it has ever run. /sbin/dphys-swapfile is in the place of the real one.
+NEGLECTED = """
+set -e
+sed -i 's/ fsck.repair=yes//' /boot/firmware/cmdline.txt
+printf '#!/bin/sh\\ntouch /run/dphys-swapfile-was-here\\n' >/sbin/dphys-swapfile
+chmod 755 /sbin/dphys-swapfile
+cat >/usr/lib/systemd/system/dphys-swapfile.service <<END
+[Service]
+Type=oneshot
+ExecStart=/sbin/dphys-swapfile
+[Install]
+WantedBy=multi-user.target
+END
+systemctl enable --quiet dphys-swapfile
+sed -i 's/defaults,noatime  0 1/defaults 0 0/' /etc/fstab
+echo '/var/swap none swap nofail 0 0' >>/etc/fstab
+mount -o remount,relatime /
+"""
+# All that a dry run must leave alone.
+LOOK = (
+    "sudo sh -c 'find /etc /boot /root -type f -exec sha256sum {} + | sort; findmnt -no OPTIONS /; systemctl show -P MainPID ssh'"
+)
+
+
+def told(node: str, command: str) -> str:
+    """What a command on a node says."""
+    done = ssh(node, command)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def base(variables: dict[str, Any] | None = None, arguments: str = "", check: bool = True) -> Play:
+    return playbook("base", variables=variables, arguments=f"{LIMIT} {arguments}", check=check)
+
+
+def says(run: Play) -> str:
+    """What the playbook's messages and warnings are."""
+    return "\n".join(event.get("stdout", "") for event in run.events)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nodes(bookworm: dict[str, Any]) -> Iterator[None]:
+    """Both have booted from fresh cards; powered off and removed, however the tests end."""
+    try:
+        playbook("cards", variables=bookworm, arguments="--limit pi-01")
+        playbook("cards", arguments="--limit pi-02")
+        playbook("rehearse", arguments=LIMIT)
+        for node in NODES:
+            told(node, f"sudo sh -c {shell_quoted(NEGLECTED)}")
+        yield
+    finally:
+        playbook("rehearse", variables={"standin_state": "absent"})
+        shutil.rmtree(STATE, ignore_errors=True)
+
+
+def shell_quoted(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two key pairs of ada, `first` and `second`."""
+    folder = tmp_path_factory.mktemp("keys")
+    for name in ("first", "second"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
+    return folder
+
+
+def ada(keys: Path, key: str, sudo: bool) -> dict[str, Any]:
+    return {"base_users": [{"name": "ada", "sudo": sudo, "keys": [(keys / f"{key}.pub").read_text()]}]}
+
+
+def login(keys: Path, key: str) -> subprocess.CompletedProcess[str]:
+    return ssh("pi-01", "sudo --non-interactive id -un", "-l", "ada", "-i", str(keys / key))
+
+
+def test_a_dry_run_says_all_and_changes_nothing(keys: Path) -> None:
+    before = {node: told(node, LOOK) for node in NODES}
+    run = base(ada(keys, "first", sudo=True), "--check --diff")
+    tasks = {change.split(": ")[-1] for change in run.changes()}
+    assert {"Spare the card", "Set what is read at boot", "Have the users"} <= tasks
+    assert "rootwait fsck.repair=yes" in says(run) and "+PermitRootLogin no" in says(run)
+    assert {node: told(node, LOOK) for node in NODES} == before
+
+
+def test_the_first_run_changes_all_and_the_second_nothing(keys: Path) -> None:
+    command = [
+        "ssh",
+        "-F",
+        STATE / "ssh/ssh_config",
+        "-o",
+        "BatchMode=yes",
+        "pi-01",
+        "until [ -e /tmp/go ]; do sleep 0.2; done; echo alive",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as session:
+        run = base(ada(keys, "first", sudo=True))
+        assert "pi-01, pi-02 must reboot" in says(run)
+        told("pi-01", "touch /tmp/go")
+        # sshd was reloaded, and this login has lived through it.
+        assert session.communicate(timeout=30)[0] == "alive\n"
+    assert "reload" in told("pi-01", "sudo journalctl -u ssh -o cat").lower()
+    again = base(ada(keys, "first", sudo=True))
+    assert again.changes() == [] and "pi-01, pi-02 must reboot" in says(again)
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_old_algorithms_are_refused(node: str) -> None:
+    for option in ("KexAlgorithms=diffie-hellman-group14-sha256", "KexAlgorithms=ecdh-sha2-nistp256", "Ciphers=aes128-ctr"):
+        refused = ssh(node, "true", "-o", option)
+        assert refused.returncode == 255 and "no matching" in refused.stderr, option
+    refused = ssh(node, "true", "-o", "Ciphers=aes256-ctr", "-o", "MACs=hmac-sha2-256")
+    assert refused.returncode == 255 and "no matching MAC" in refused.stderr
+    for option in ("KexAlgorithms=curve25519-sha256", "Ciphers=aes256-gcm@openssh.com"):
+        assert ssh(node, "true", "-o", option).returncode == 0, option
+
+
+def test_more_users_come_and_go(keys: Path) -> None:
+    assert login(keys, "first").stdout == "root\n"
+    base(ada(keys, "second", sudo=False))
+    assert login(keys, "first").returncode == 255
+    assert login(keys, "second").returncode == 1 and "password is required" in login(keys, "second").stderr
+    bad = base({"base_users": [{"name": "pi"}]}, check=False)
+    assert set(bad.failed) == set(NODES) and all("none may be root or pi" in text for text in bad.failed.values())
+    base({"base_users": [{"name": "ada", "state": "absent"}]})
+    assert login(keys, "second").returncode == 255
+    assert "ada" not in told("pi-01", "ls /home; sudo ls /etc/sudoers.d")
+
+
+BROKEN = {
+    "pi-01": ("99-bad.conf", "Nonsense yes", "/etc/ssh/sshd_config.d/99-bad.conf"),
+    "pi-02": ("01-open.conf", "PasswordAuthentication yes", "sshd would still not say 'passwordauthentication no'"),
+}
+
+
+def test_a_broken_sshd_is_reported_before_anything_is_reloaded() -> None:
+    look = "sudo sh -c 'cat /etc/ssh/sshd_config.d/05-bramble.conf; journalctl -u ssh -o cat | grep -ci reload'"
+    before = {node: told(node, look) for node in NODES}
+    for node, (name, content, _) in BROKEN.items():
+        told(node, f"echo {content} | sudo tee /etc/ssh/sshd_config.d/{name}")
+    for arguments in ("--check", ""):
+        run = base({"base_sshd_login_grace": 25}, arguments, check=False)
+        for node, (_, _, message) in BROKEN.items():
+            assert message in run.failed[node] and "nothing was changed" in run.failed[node]
+            # And SSH still works.
+            assert told(node, look) == before[node]
+    for node, (name, _, _) in BROKEN.items():
+        told(node, f"sudo rm /etc/ssh/sshd_config.d/{name}")
+    base({"base_sshd_login_grace": 25})
+    assert [told(node, "sudo sshd -T | grep logingrace") for node in NODES] == ["logingracetime 25"] * 2
+
+
+def test_a_full_disk_stops_one_node_and_a_rerun_completes() -> None:
+    fill = (
+        "free=$(($(stat -fc '%f * %S' /))); fallocate -l $((free - 67108864)) /fill; cat /dev/zero >/fill2; cat /dev/zero >/fill3"
+    )
+    ssh("pi-01", f"sudo sh -c {shell_quoted(fill)}")
+    assert told("pi-01", "df --output=avail / | tail -n 1") == "0"
+    try:
+        run = base({"base_sshd_login_grace": 30}, check=False)
+        assert list(run.failed) == ["pi-01"] and "No space left" in run.failed["pi-01"], run.failed
+        assert "pi-02" not in run.failed and told("pi-02", "sudo sshd -T | grep logingrace") == "logingracetime 30"
+        assert told("pi-01", "sudo sshd -T | grep logingrace") == "logingracetime 25"
+    finally:
+        told("pi-01", "sudo rm -f /fill /fill2 /fill3")
+    base({"base_sshd_login_grace": 30})
+    assert told("pi-01", "sudo sshd -T | grep logingrace") == "logingracetime 30"
+
+
+def test_all_holds_after_the_reboot_it_asks_for() -> None:
+    boot_id = "cat /proc/sys/kernel/random/boot_id"
+    before = {node: told(node, boot_id) for node in NODES}
+    run = base({"base_reboot": True})
+    assert "must reboot" not in says(run)
+    for node in NODES:
+        assert told(node, boot_id) != before[node]
+        assert told(node, "systemctl is-system-running --wait") == "running"
+        assert told(node, "cat /proc/cmdline").split().count("fsck.repair=yes") == 1
+        assert "noatime" in told(node, "findmnt -no OPTIONS /").split(",")
+        assert told(node, "systemctl show -P RuntimeWatchdogUSec") == "15s"
+        assert "max 200" in told(node, "sudo journalctl -b -u systemd-journald -o cat | grep 'System Journal'")
+        fstab = told(node, "cat /etc/fstab").splitlines()
+        assert [line.split()[5] for line in fstab if line.startswith("PARTUUID")] == ["2", "1"]
+        assert (
+            told(node, "systemctl list-units --all --no-legend --type swap; ls /run | grep -e dphys -e reboot-required || true")
+            == ""
+        )
+        assert told(node, "systemctl is-enabled dphys-swapfile || true") == "masked"
+    after = {node: told(node, boot_id) for node in NODES}
+    assert base({"base_reboot": True}).changes() == []
+    assert {node: told(node, boot_id) for node in NODES} == after
+
+
+def test_it_can_be_taken_back() -> None:
+    run = playbook("../tests/e2e/base/absent", arguments=LIMIT)
+    assert "these stay" in says(run)
+    for node in NODES:
+        assert "fsck.repair" not in told(node, "cat /boot/firmware/cmdline.txt")
+        assert "/var/swap none swap nofail 0 0" in told(node, "cat /etc/fstab").splitlines()
+        assert told(node, "find /etc/systemd /etc/ssh /etc/sudoers.d -name '*bramble*' -o -lname /dev/null -name 'dphys*'") in (
+            "",
+            "/etc/ssh/sshd_config.d/10-bramble.conf",
+        )
+        assert told(node, "systemctl show -P RuntimeWatchdogUSec") in ("0", "infinity")
+        assert ssh(node, "true", "-o", "Ciphers=aes128-ctr").returncode == 0
+    assert playbook("../tests/e2e/base/absent", arguments=LIMIT).changes() == []

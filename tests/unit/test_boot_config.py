@@ -1,0 +1,315 @@
+"""cmdline.txt and config.txt: what is asked for changes, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from ansible.module_utils import boot_config as boot
+from hypothesis import given
+from hypothesis import strategies as st
+
+from .conftest import Run
+
+CASES = Path(__file__).parent / "boot_config"
+REQUEST = yaml.safe_load((CASES / "request.yml").read_text())
+IMAGES = sorted(path.name for path in CASES.iterdir() if path.is_dir())
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty root file system, which the module takes for the node's."""
+    monkeypatch.setattr("ansible.module_utils.boot_config.ROOT", tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "boot/firmware").mkdir(parents=True)
+    return tmp_path
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def cmdline(root: Path, content: bytes) -> Path:
+    path = root / "boot/firmware/cmdline.txt"
+    path.write_bytes(content)
+    return path
+
+
+# The images
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_golden_files(root: Path, run_module: Run, image: str) -> None:
+    before, after = tree(CASES / image / "before"), tree(CASES / image / "after")
+    shutil.copytree(CASES / image / "before", root, dirs_exist_ok=True)
+    dry = run_module("boot_config", REQUEST, check=True, diff=True)
+    assert tree(root) == before and dry["changed"] and dry["reboot_required"]
+    done = run_module("boot_config", REQUEST, diff=True)
+    assert (done["diff"], done["files"]) == (dry["diff"], dry["files"])
+    assert [side["after"].encode() for side in done["diff"]] == [(root / name).read_bytes() for name in map(Path, done["files"])]
+    changed = {name: content for name, content in after.items() if content != before.get(name)}
+    kept = {f"{name}.before-bramble": before.get(name, b"") for name in changed}
+    assert tree(root) == {**after, **kept, "run/reboot-required": b"*** System restart required ***\n"}
+
+    (root / "run/reboot-required").unlink()
+    again = run_module("boot_config", REQUEST)
+    assert (again["changed"], again["files"], again["reboot_required"]) == (False, [], False)
+    assert "run/reboot-required" not in tree(root)
+
+    # The backup is of the first time, and what was there then comes back.
+    assert run_module("boot_config", {"cmdline_present": ["fsck.repair=preen"]})["changed"]
+    names = ["fsck.repair", "cgroup_enable", "cgroup_memory", "console", "quiet", "splash", "resize"]
+    run_module("boot_config", {"cmdline_restored": names})
+    for name in (name for name in changed if "cmdline" in name):
+        assert sorted((root / name).read_text().split()) == sorted(before[name].decode().split())
+        assert (root / f"{name}.before-bramble").read_bytes() == before[name]
+
+
+def test_os_prefix_and_cmdline_in_config_are_followed(root: Path, run_module: Run) -> None:
+    (root / "boot/firmware/config.txt").write_text("[pi5]\ncmdline=other.txt\n[all]\nos_prefix=current/\n")
+    (root / "boot/firmware/current").mkdir()
+    (root / "boot/firmware/current/cmdline.txt").write_text("a\n")
+    stale = cmdline(root, b"stale\n")
+    done = run_module("boot_config", {"cmdline_present": ["b"]})
+    assert done["files"] == [str(root / "boot/firmware/current/cmdline.txt")] and stale.read_bytes() == b"stale\n"
+
+
+def test_an_old_image_has_them_in_boot(root: Path, run_module: Run) -> None:
+    (root / "boot/firmware").rmdir()
+    (root / "boot/cmdline.txt").write_text("a")
+    assert run_module("boot_config", {"cmdline_present": ["b"]})["changed"]
+    assert (root / "boot/cmdline.txt").read_text() == "a b"
+
+
+def test_an_unmounted_boot_partition_is_not_mistaken_for_an_old_image(root: Path, run_module: Run) -> None:
+    (root / "boot/cmdline.txt").write_text("has moved\n")
+    request = {"cmdline_present": ["b"]}
+    assert "no cmdline.txt" in run_module("boot_config", request)["msg"]
+    done = run_module("boot_config", {**request, "optional": True})
+    assert not done["changed"] and "no cmdline.txt" in str(done["warnings"])
+    assert tree(root) == {"boot/cmdline.txt": b"has moved\n"}
+
+
+# Faults
+
+
+@pytest.mark.parametrize(
+    ("content", "request_", "says"),
+    [
+        (b"a b\nc\n", {"cmdline_present": ["d"]}, "more than one line"),
+        (b"\na\n", {"cmdline_present": ["d"]}, "more than one line"),
+        (b"a\rb", {"cmdline_absent": ["d"]}, "more than one line"),
+        (b'a="b c\n', {"cmdline_present": ["d"]}, "not closed"),
+        (b"a\n", {"cmdline_present": ["d", "b c"]}, "'b c' is not one kernel parameter"),
+        (b"a\n", {"cmdline_present": ["d", "=c"]}, "'=c' is not one kernel parameter"),
+        (b"a\n", {"cmdline_present": ["--"]}, "is not one kernel parameter"),
+        (b"a\n", {"cmdline_absent": [""]}, "is not one kernel parameter"),
+        (b"a\n", {"config_present": [{"setting": "a=1\nb=2"}]}, "is not a setting"),
+        (b"a\n", {"config_present": [{"setting": "[pi4]"}]}, "is not a setting"),
+        (b"a\n", {"config_present": [{"setting": "# a=1"}]}, "is not a setting"),
+        (b"a\n", {"config_present": [{"setting": "a=1", "section": "[pi4]"}]}, "is not a section"),
+        (b"a\n", {"config_present": [{"setting": "a=" + 97 * "1"}]}, "has 99 characters"),
+    ],
+)
+def test_bad_input_is_named_and_changes_nothing(root: Path, run_module: Run, content: bytes, request_: dict, says: str) -> None:
+    cmdline(root, content)
+    (root / "boot/firmware/config.txt").write_text("x=1\n")
+    before = tree(root)
+    done = run_module("boot_config", {"config_present": [{"setting": "y=1"}], **request_})
+    assert done["failed"] and says in done["msg"]
+    assert tree(root) == before
+
+
+def test_a_full_partition_leaves_the_old_file(machine, monkeypatch: pytest.MonkeyPatch, run_module: Run) -> None:
+    point = machine.mount("-t", "tmpfs", "-o", "size=64k", "none")
+    monkeypatch.setattr("ansible.module_utils.boot_config.ROOT", point)
+    (point / "boot/firmware").mkdir(parents=True)
+    path = cmdline(point, b"root=/dev/mmcblk0p2\n")
+    with (point / "fill").open("wb") as file:
+        file.write(bytes(os.statvfs(point).f_bavail * os.statvfs(point).f_frsize))
+    before = tree(point)
+    done = run_module("boot_config", {"cmdline_present": ["b"]})
+    assert done["failed"] and "No space left" in done["msg"] and str(path.parent) in done["msg"]
+    assert tree(point) == before
+    (point / "fill").unlink()
+    (point / "run").mkdir()
+    assert run_module("boot_config", {"cmdline_present": ["b"]})["changed"]
+    assert path.read_bytes() == b"root=/dev/mmcblk0p2 b\n"
+
+
+def test_a_fat_partition_has_its_own_modes(root: Path, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(fd: int, mode: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.fchmod", refuse)
+    path = cmdline(root, b"a")
+    assert run_module("boot_config", {"cmdline_present": ["b"]})["changed"] and path.read_bytes() == b"a b"
+
+
+# cmdline.txt
+
+blank = st.text(" \t", min_size=1, max_size=2)
+name = st.sampled_from(["root", "console", "cgroup_enable", "a.b", "a-b", "quiet", "é", "ro"])
+value = st.one_of(st.just(""), st.sampled_from(["=", "=1", "=x,y=z", '="p q"', "=tty1"]))
+parameter = st.builds(str.__add__, name, value)
+asked = parameter.filter(str.isascii)
+line = st.builds(
+    lambda first, words, blanks, end: first + "".join(a + b for a, b in zip(words, [*blanks, end], strict=False)),
+    st.text(" ", max_size=2),
+    st.shared(st.lists(st.one_of(parameter, st.just("--")), max_size=6), key="words"),
+    st.shared(st.lists(st.one_of(parameter, st.just("--")), max_size=6), key="words").flatmap(
+        lambda words: st.lists(blank, min_size=max(0, len(words) - 1), max_size=max(0, len(words) - 1))
+    ),
+    st.sampled_from(["", "\n", "\r\n", " \n", "\n\n"]),
+)
+
+
+def words(text: str) -> list[str]:
+    """All parameters, init's too; none of `value` has more than one blank."""
+    return text.replace('"p q"', '"p_q"').split()
+
+
+@given(line, asked)
+def test_a_set_parameter_is_there_and_all_others_stay(text: str, wanted: str) -> None:
+    after = boot.set_parameter(text, wanted)
+    assert wanted in boot.parameters(after)
+    key = wanted.partition("=")[0]
+    same = [key, wanted][key in boot.REPEATED_PARAMETERS]
+    ours = [p for p in boot.parameters(after) if (p if "=" in same else p.partition("=")[0]) == same]
+    assert ours[-1] == wanted
+    rest_before, rest_after = ([p for p in boot.parameters(t) if p.partition("=")[0] != key] for t in (text, after))
+    assert rest_before == rest_after
+    assert len(words(after)) - len(words(text)) in (0, 1)
+    assert after.count("\n") == text.count("\n") and after.count("\r") == text.count("\r")
+
+
+@given(line, asked)
+def test_set_is_idempotent(text: str, wanted: str) -> None:
+    once = boot.set_parameter(text, wanted)
+    assert boot.set_parameter(once, wanted) == once
+
+
+@given(line, asked)
+def test_remove_after_set_restores(text: str, wanted: str) -> None:
+    key = wanted.partition("=")[0]
+    if all(p.partition("=")[0] != key for p in boot.parameters(text)):
+        assert boot.remove_parameter(boot.set_parameter(text, wanted), key) == text
+        assert boot.restore_parameter(boot.set_parameter(text, wanted), key, text) == text
+
+
+@given(line, asked)
+def test_removed_is_gone_and_all_others_stay(text: str, gone: str) -> None:
+    after = boot.remove_parameter(text, gone)
+    match = (lambda p: p == gone) if "=" in gone else (lambda p: p.partition("=")[0] == gone)
+    assert boot.parameters(after) == [p for p in boot.parameters(text) if not match(p)]
+    assert boot.remove_parameter(after, gone) == after
+
+
+@given(line, st.lists(asked, max_size=3))
+def test_restored_is_as_it_was(text: str, changes: list[str]) -> None:
+    after = text
+    for wanted in changes:
+        after = boot.set_parameter(after, wanted)
+    for key in {wanted.partition("=")[0] for wanted in changes}:
+        after = boot.restore_parameter(after, key, text)
+    assert set(boot.parameters(after)) == set(boot.parameters(text))
+
+
+def test_any_bytes_survive(root: Path, run_module: Run) -> None:
+    path = cmdline(root, b"a\xff\xa0b=\xe9 c\x85 d\r\n")
+    assert run_module("boot_config", {"cmdline_present": ["e"]}, diff=True)["changed"]
+    assert path.read_bytes() == b"a\xff\xa0b=\xe9 c\x85 d e\r\n"
+
+
+def test_what_is_inits_is_left_alone() -> None:
+    assert boot.set_parameter("a -- b=1 --c\n", "b=2") == "a b=2 -- b=1 --c\n"
+    assert boot.remove_parameter("b a  -- b", "b") == "a  -- b"
+
+
+# config.txt
+
+setting = st.sampled_from(["arm_boost=1", "arm_boost=0", "dtparam=audio=on", "dtparam=spi=on", "dtoverlay=dwc2", "gpu_mem=16"])
+section = st.sampled_from(["all", "pi4", "cm4", "pi5", "hdmi:0"])
+config_line = st.one_of(
+    setting, section.map("[{}]".format), st.sampled_from(["", "# arm_boost=1", " gpu_mem = 1", "é", "[", "[pi4", "#[all]"])
+)
+config = st.builds(
+    lambda lines, newline, end: newline.join(lines) + end,
+    st.lists(config_line, max_size=12),
+    st.just("\n"),
+    st.sampled_from(["", "\n"]),
+) | st.lists(config_line, max_size=8).map("\r\n".join)
+
+
+@given(st.text() | config)
+def test_config_round_trips(text: str) -> None:
+    assert boot._text(boot._lines(text)) == text
+    assert boot.remove_setting(text, "not_there") == text
+
+
+@given(config, setting, section)
+def test_a_set_setting_is_in_its_section_and_all_else_stays(text: str, wanted: str, where: str) -> None:
+    after = boot.set_setting(text, wanted, where)
+    assert boot.set_setting(after, wanted, where) == after
+    filters = () if where == "all" else (where,)
+    key = wanted.partition("=")[0]
+    ours = [line.text.strip() for line in boot._lines(after) if line.filters == filters and line.key == key]
+    assert wanted in ours and (key in boot.REPEATED_SETTINGS or ours[-1] == wanted)
+
+    def others(text: str) -> list[tuple[str, tuple[str, ...]]]:
+        mine = (filters, key)
+        lines = boot._lines(text)
+        return [(line.text, line.filters) for line in lines if line.key and (line.filters, line.key) != mine]
+
+    assert others(after) == others(text)
+    comments = [[line.text for line in boot._lines(t) if not line.key and line.text[:1] != "["] for t in (text, after)]
+    assert comments[0] == comments[1]
+    assert after.endswith("\n") == text.endswith("\n") or not text
+    assert {line.end for line in boot._lines(after)} <= {line.end for line in boot._lines(text)} | {"\n", ""} or "\r" in text
+
+
+@given(config, setting, section)
+def test_removing_a_setting_that_was_not_there_restores(text: str, wanted: str, where: str) -> None:
+    filters = () if where == "all" else (where,)
+    if (
+        any(line.filters == filters for line in boot._lines(text))
+        and boot.remove_setting(text, wanted.partition("=")[0], where) == text
+    ):
+        assert boot.remove_setting(boot.set_setting(text, wanted, where), wanted, where) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted", "where", "after"),
+    [
+        ("", "a=1", "all", "a=1\n"),
+        ("[pi4]\na=1\n", "a=2", "all", "[pi4]\na=1\n[all]\na=2\n"),
+        ("a=1", "b=2", "all", "a=1\nb=2"),
+        ("a=1\r\nb=2", "c=3", "all", "a=1\r\nb=2\r\nc=3"),
+        ("a=1\n\n# of the Pi 4\n[pi4]\nb=2\n", "c=3", "all", "a=1\nc=3\n\n# of the Pi 4\n[pi4]\nb=2\n"),
+        ("a=1\n", "b=2", "pi4", "a=1\n[pi4]\nb=2\n[all]\n"),
+        # The last one counts; those of other sections are not it.
+        ("a=1\na=2\n[pi4]\na=3\n", "a=4", "all", "a=1\na=4\n[pi4]\na=3\n"),
+        # One model replaces another, a display narrows it.
+        ("[pi4]\n[pi5]\na=1\n[hdmi:0]\na=2\n", "a=3", "pi5", "[pi4]\n[pi5]\na=3\n[hdmi:0]\na=2\n"),
+        # Not behind the overlay, whose parameter it would be.
+        (
+            "dtparam=spi=on\ndtoverlay=vc4-kms-v3d\n",
+            "dtparam=audio=off",
+            "all",
+            "dtparam=spi=on\ndtparam=audio=off\ndtoverlay=vc4-kms-v3d\n",
+        ),
+        (
+            "a=1\n# driver\ndtoverlay=vc4\n[all]\n",
+            "dtparam=audio=off",
+            "all",
+            "a=1\ndtparam=audio=off\n# driver\ndtoverlay=vc4\n[all]\n",
+        ),
+        ("dtoverlay=vc4\na=1\n", "dtparam=audio=off", "all", "dtparam=audio=off\ndtoverlay=vc4\na=1\n"),
+        ("dtoverlay=vc4\n[pi4]\na=1\n", "dtparam=audio=off", "pi4", "dtoverlay=vc4\n[pi4]\na=1\ndtparam=audio=off\n"),
+    ],
+)
+def test_where_a_setting_goes(text: str, wanted: str, where: str, after: str) -> None:
+    assert boot.set_setting(text, wanted, where) == after

@@ -1,0 +1,74 @@
+"""A set of small files: checked first, then all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .conftest import Run
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[dict]:
+    (tmp_path / "gone").write_text("x")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/real").write_text("old\n")
+    (tmp_path / "link").symlink_to("here/real")
+    return [
+        {"path": f"{tmp_path}/a.d/b.d/new", "content": "new\n", "mode": "0440"},
+        {"path": f"{tmp_path}/link", "content": "real\n", "check": ["grep", "-q", "real", "%s"]},
+        {"path": f"{tmp_path}/mask", "link": "/dev/null"},
+        {"path": f"{tmp_path}/gone", "state": "absent"},
+        {"path": f"{tmp_path}/not_here", "content": "x", "only_where": f"{tmp_path}/nowhere"},
+    ]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_what_it_makes_and_that_it_does_it_once(tmp_path: Path, run_module: Run, files: list[dict]) -> None:
+    before = names(tmp_path)
+    dry = run_module("drop_ins", {"files": files}, check=True, diff=True)
+    assert names(tmp_path) == before and (tmp_path / "here/real").read_text() == "old\n"
+    done = run_module("drop_ins", {"files": files}, diff=True)
+    assert (done["files"], done["diff"]) == (dry["files"], dry["diff"])
+    assert done["files"] == [entry["path"] for entry in files[:4]]
+    assert names(tmp_path) == ["a.d", "a.d/b.d", "a.d/b.d/new", "here", "here/real", "link", "mask"]
+    assert (tmp_path / "a.d/b.d/new").stat().st_mode & 0o777 == 0o440
+    assert (tmp_path / "here/real").read_text() == "real\n" and (tmp_path / "link").is_symlink()
+    assert (tmp_path / "mask").readlink() == Path("/dev/null")
+    assert run_module("drop_ins", {"files": files})["files"] == []
+    (tmp_path / "a.d/b.d/new").chmod(0o644)
+    assert run_module("drop_ins", {"files": files})["files"] == [files[0]["path"]]
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_failed_check_changes_nothing_also_where_the_file_is_as_it_should_be(
+    tmp_path: Path, run_module: Run, files: list[dict], check: bool
+) -> None:
+    before = names(tmp_path)
+    (tmp_path / "same").write_text("same\n")
+    command = ["sh", "-c", 'echo "$1: bad" >&2; exit 3', "sh", "%s"]
+    same = {"path": f"{tmp_path}/same", "content": "same\n", "check": command}
+    done = run_module("drop_ins", {"files": [*files, same]}, check=check)
+    assert done["failed"] and done["rc"] == 3 and done["msg"].startswith(f"{tmp_path}/same is not good, so nothing was changed: ")
+    assert names(tmp_path) == sorted([*before, "same"]) and (tmp_path / "here/real").read_text() == "old\n"
+
+
+def test_all_come_away_again(tmp_path: Path, run_module: Run, files: list[dict]) -> None:
+    run_module("drop_ins", {"files": files})
+    away = [{**entry, "state": "absent"} for entry in files]
+    assert len(run_module("drop_ins", {"files": away})["files"]) == 3
+    assert names(tmp_path) == ["a.d", "a.d/b.d", "here", "here/real"]
+
+
+def test_a_full_disk_shows_before_anything_is_changed(machine, run_module: Run) -> None:
+    point = machine.mount("-t", "tmpfs", "-o", "size=64k", "none")
+    small = {"path": f"{point}/small", "content": "new\n"}
+    large = {"path": f"{point}/large", "content": 100_000 * "x"}
+    (point / "small").write_text("old\n")
+    done = run_module("drop_ins", {"files": [small, large]})
+    assert done["failed"] and "No space left on device" in done["msg"] and f"{point}/large" in done["msg"]
+    assert names(point) == ["small"] and (point / "small").read_text() == "old\n"
