@@ -16,10 +16,10 @@ def read(path: Path) -> str:
         return ""
 
 
-def stage(path: Path, text: str, mode: int | None = None) -> str:
+def stage(path: Path, text: str, mode: int | None = None, gid: int | None = None) -> str:
     """Write what a file is to be beside it, down to the card; returns the name for `place`. Raises OSError.
 
-    Without a mode it keeps its own.
+    Without a mode it keeps its own, likewise its group.
     """
     temporary = None
     try:
@@ -30,6 +30,8 @@ def stage(path: Path, text: str, mode: int | None = None) -> str:
             file.write(text.encode("utf-8", "surrogateescape"))
             file.flush()
             with contextlib.suppress(PermissionError):  # FAT: its mode is that of the mount
+                if gid is not None or path.exists():
+                    os.fchown(file.fileno(), -1, path.stat().st_gid if gid is None else gid)
                 os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
     except OSError as error:

@@ -1,169 +1,172 @@
 #!/usr/bin/python
-"""Have a set of small text files on a node, in one round trip."""
+"""Ansible module: keep a set of small configuration files, in one round trip."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: node_files
-short_description: Have a set of small text files on a node, in one round trip
+short_description: Keep a set of small configuration files
 description:
-  - Like M(ansible.builtin.copy) with I(content), for all files of a role at once. A C(copy) reaches into a node twice for each, also
-    when there is nothing to change.
-  - Each file is complete or as it was, in case of a power cut too. Missing folders are made, for root, with mode 0755.
-  - All paths are checked before the first file is changed.
+  - Writes, or removes, several small files in one round trip; each in one step, safe against power cuts. Missing folders are
+    made.
+  - First all checks are run, also of files that do not change; when one fails, nothing is changed.
+author: Bramble
 options:
   files:
-    description: The files, all of them text in UTF-8.
+    description: The files, owned by root.
     type: list
     elements: dict
     required: true
     suboptions:
-      path:
-        description: Where it is.
-        type: path
-        required: true
-      content:
-        description: What is in it. Needed unless it shall be absent.
-        type: str
-      mode:
-        description: Its permissions, as for M(ansible.builtin.copy).
-        type: raw
-        default: "0644"
-      owner:
-        description: Whose it is.
-        type: str
-        default: root
-      group:
-        description: Its group.
-        type: str
-        default: root
-      state:
-        description: Whether it shall be there.
-        type: str
-        choices: [present, absent]
-        default: present
-author: [Bramble]
+      path: {description: "Where it is. A symbolic link is followed.", type: path, required: true}
+      content: {description: What it holds., type: str}
+      link: {description: "What it points to, for a symbolic link instead of a file.", type: str}
+      mode: {description: "Its mode, as octal digits.", type: str, default: "0644"}
+      group: {description: Its group. Left as it is (for a new file root) if not given., type: str}
+      state: {description: Whether it is to be., type: str, choices: [present, absent], default: present}
+      only_where: {description: "Pass this file over where this path does not exist.", type: path}
+      check:
+        description:
+          - A command that ends with an error when the file is not good. C(%s) stands for the file's path while it is checked.
+        type: list
+        elements: str
+attributes:
+  check_mode: {support: full, description: "Checks the files, says what it would change, and changes nothing."}
+  diff_mode: {support: full, description: Shows the lines that change.}
 """
 
 EXAMPLES = r"""
-- name: Bound the journal, and take an old setting away
+- name: Bound the journal
   node_files:
     files:
       - path: /etc/systemd/journald.conf.d/bramble.conf
-        content: "{{ lookup('ansible.builtin.template', 'journald.conf.j2') }}"
-      - path: /etc/systemd/journald.conf.d/old.conf
-        state: absent
-  register: __base_files
-  notify: Restart the journal
+        content: |
+          [Journal]
+          SystemMaxUse=200M
 """
 
 RETURN = r"""
-changed_files:
-  description: The paths of the files that were changed, or would be.
+files:
+  description: The files that were, or would be, changed.
   returned: always
   type: list
   elements: str
 """
 
-import contextlib
+import grp
 import os
 import tempfile
-from typing import Any
+from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.text_file import place, read, shown, stage
+
+FILE = {
+    "path": {"type": "path", "required": True},
+    "content": {"type": "str"},
+    "link": {"type": "str"},
+    "mode": {"type": "str", "default": "0644"},
+    "group": {"type": "str"},
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "only_where": {"type": "path"},
+    "check": {"type": "list", "elements": "str"},
+}
 
 
-def read(path: str) -> str | None:
-    """What is in a file; None when there is none. Raises OSError for what is not a file."""
-    with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8", errors="replace", newline="") as file:
-        return file.read()
-    return None
+def held(path: Path, group: str | None) -> tuple[str, str]:
+    """What is there: its content and its kind (with the group, where that matters); both empty for nothing."""
+    if path.is_symlink():
+        return f"-> {os.readlink(path)}\n", "link"
+    if not path.exists():
+        return "", ""
+    return read(path), f"{path.stat().st_mode & 0o777:04o}{group and ' ' + path.group() or ''}"
 
 
-def sync(folder: str) -> None:
-    """The names in a folder are on the disk."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def wanted(entry: dict) -> tuple[str, str]:
+    """What is to be there, likewise."""
+    if entry["state"] == "absent":
+        return "", ""
+    if entry["link"]:
+        return f"-> {entry['link']}\n", "link"
+    return entry["content"], " ".join(filter(None, [entry["mode"], entry["group"]]))
+
+
+def check(module: AnsibleModule, entry: dict) -> None:
+    """Fail where a file is not good."""
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8") as candidate:
+        candidate.write(entry["content"])
+        candidate.flush()
+        command = [candidate.name if word == "%s" else word for word in entry["check"]]
+        code, out, err = module.run_command(command)
+    if code:
+        said = (err or out).strip()
+        module.fail_json(msg=f"{entry['path']} is not good, so nothing was changed: {said}", rc=code)
+
+
+def stage_all(changes: list[tuple[Path, dict]]) -> list[tuple[str | None, Path]]:
+    """Write all that is to be beside what there is: a full disk shows before anything is changed. Raises OSError."""
+    staged: list[tuple[str | None, Path]] = []
     try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def replace(module: AnsibleModule, path: str, content: str) -> None:
-    """Put content in the place of a file, all of it or nothing, and on the disk."""
-    folder = os.path.dirname(path)
-    os.makedirs(folder, mode=0o755, exist_ok=True)
-    fd, new = tempfile.mkstemp(prefix=".bramble-", dir=folder)
-    with os.fdopen(fd, "w", encoding="utf-8", newline="") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    module.atomic_move(new, path)
-    sync(folder)
-
-
-def bring(module: AnsibleModule, wanted: dict[str, Any], diffs: list[dict[str, str]]) -> bool:
-    """Bring one file to what it shall be; whether that is a change. Raises OSError."""
-    path, before = wanted["path"], read(wanted["path"])
-    after = wanted["content"] if wanted["state"] == "present" else None
-    changed = before != after
-    if changed:
-        names = {"before_header": path, "after_header": path} if before is not None and after is not None else {}
-        names = names or {
-            "before_header": path if after is None else "/dev/null",
-            "after_header": "/dev/null" if after is None else path,
-        }
-        diffs.append({"before": before or "", "after": after or "", **names})
-        if not module.check_mode:
-            if after is None:
-                os.unlink(path)
-                sync(os.path.dirname(path))
+        for path, entry in changes:
+            if entry["state"] == "present":
+                path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            if entry["state"] == "absent":
+                staged.append((None, path))
+            elif entry["link"]:
+                temporary = f"{path}.bramble-new"
+                Path(temporary).unlink(missing_ok=True)
+                os.symlink(entry["link"], temporary)
+                staged.append((temporary, path))
             else:
-                replace(module, path, after)
-    if after is None or (module.check_mode and before is None):
-        return changed
-    rights = module.load_file_common_arguments({**module.params, **wanted})
-    return module.set_fs_attributes_if_different(rights, changed)
+                gid = grp.getgrnam(entry["group"]).gr_gid if entry["group"] else None
+                staged.append((stage(path, entry["content"], int(entry["mode"], 8), gid), path))
+    except (OSError, KeyError):
+        for name in filter(None, (name for name, _ in staged)):
+            os.unlink(name)
+        raise
+    return staged
+
+
+def run(module: AnsibleModule) -> None:
+    """Check all, then write what differs. Raises OSError."""
+    entries = [entry for entry in module.params["files"] if not entry["only_where"] or os.path.exists(entry["only_where"])]
+    changes, diff = [], []
+    for entry in entries:
+        if entry["state"] == "present" and entry["check"]:
+            check(module, entry)
+        path = Path(entry["path"])
+        path = path if entry["link"] or entry["state"] == "absent" else path.resolve()
+        before, after = held(path, entry["group"]), wanted(entry)
+        if before != after:
+            changes.append((path, entry))
+            headers = {"before_header": f"{path} {before[1]}".strip(), "after_header": f"{path} {after[1]}".strip()}
+            diff.append({**headers, "before": shown(before[0]), "after": after[0]})
+    if not module.check_mode:
+        for temporary, path in stage_all(changes):
+            if temporary:
+                place(temporary, path)
+            else:
+                path.unlink()
+    module.exit_json(changed=bool(changes), files=[entry["path"] for _, entry in changes], diff=diff)
 
 
 def main() -> None:
-    file = {
-        "path": {"type": "path", "required": True},
-        "content": {"type": "str"},
-        "mode": {"type": "raw", "default": "0644"},
-        "owner": {"type": "str", "default": "root"},
-        "group": {"type": "str", "default": "root"},
-        "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    """Run, and turn what is wrong into a message."""
+    entries = {
+        "type": "list",
+        "elements": "dict",
+        "required": True,
+        "options": FILE,
+        "mutually_exclusive": [["content", "link"]],
+        "required_if": [["state", "present", ["content", "link"], True]],
     }
-    module = AnsibleModule(
-        argument_spec={
-            "files": {
-                "type": "list",
-                "elements": "dict",
-                "required": True,
-                "options": file,
-                "required_if": [("state", "present", ("content",))],
-            }
-        },
-        supports_check_mode=True,
-    )
-    files: list[dict[str, Any]] = module.params["files"]
-    paths = [wanted["path"] for wanted in files]
-    wrong = [path for path in paths if not os.path.isabs(path) or os.path.isdir(path) or paths.count(path) > 1]
-    if wrong:
-        module.fail_json(msg=f"Not a place for one file each: {', '.join(sorted(set(wrong)))}. Nothing was changed.")
-    diffs: list[dict[str, str]] = []
-    changed: list[str] = []
-    for wanted in files:
-        try:
-            if bring(module, wanted, diffs):
-                changed.append(wanted["path"])
-        except OSError as error:
-            done = f" Changed before that: {', '.join(changed)}." if changed else " Nothing was changed."
-            module.fail_json(
-                msg=f"{wanted['path']}: {error.strerror or error}.{done}", changed_files=changed, changed=bool(changed)
-            )
-    module.exit_json(changed=bool(changed), changed_files=changed, diff=diffs)
+    module = AnsibleModule(argument_spec={"files": entries}, supports_check_mode=True)
+    try:
+        run(module)
+    except KeyError as error:  # of the group database
+        module.fail_json(msg=f"{str(error.args[0])}. Nothing was changed.")
+    except OSError as error:
+        module.fail_json(msg=f"{error}. Next: put that right (a full disk? df -h), then run the same again.")
 
 
 if __name__ == "__main__":

@@ -1,79 +1,86 @@
-"""node_files: many files in one round trip, each complete or as it was."""
+"""A set of small files: checked first, then all of them."""
 
 from __future__ import annotations
 
-import getpass
-import grp
-import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from .conftest import Run
 
-ME = {"owner": getpass.getuser(), "group": grp.getgrgid(os.getgid()).gr_name}
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[dict]:
+    (tmp_path / "gone").write_text("x")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/real").write_text("old\n")
+    (tmp_path / "link").symlink_to("here/real")
+    return [
+        {"path": f"{tmp_path}/a.d/b.d/new", "content": "new\n", "mode": "0440"},
+        {"path": f"{tmp_path}/link", "content": "real\n", "check": ["grep", "-q", "real", "%s"]},
+        {"path": f"{tmp_path}/mask", "link": "/dev/null"},
+        {"path": f"{tmp_path}/gone", "state": "absent"},
+        {"path": f"{tmp_path}/not_here", "content": "x", "only_where": f"{tmp_path}/nowhere"},
+    ]
 
 
-def files(*wanted: dict[str, Any]) -> dict[str, Any]:
-    return {"files": [{**ME, **one, "path": str(one["path"])} for one in wanted]}
+def names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-def test_made_then_unchanged(tmp_path: Path, run_module: Run) -> None:
-    one, other = tmp_path / "new/folder/one", tmp_path / "other"
-    other.write_text("old")
-    wanted = files({"path": one, "content": "eins\n", "mode": "0640"}, {"path": other, "content": "zwei ü\r\n"})
-    dry = run_module("node_files", wanted, check=True, diff=True)
-    assert dry["changed_files"] == [str(one), str(other)] and not one.exists() and other.read_text() == "old"
-    assert [(part["before"], part["after"]) for part in dry["diff"]] == [("", "eins\n"), ("old", "zwei ü\r\n")]
-    done = run_module("node_files", wanted)
-    assert done["changed"] and done["changed_files"] == dry["changed_files"]
-    assert one.read_text() == "eins\n" and other.read_bytes() == "zwei ü\r\n".encode()
-    assert (one.stat().st_mode & 0o777, other.stat().st_mode & 0o777) == (0o640, 0o644)
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["folder", "new", "one", "other"]
-    again = run_module("node_files", wanted)
-    assert (again["changed"], again["changed_files"]) == (False, [])
+def test_what_it_makes_and_that_it_does_it_once(tmp_path: Path, run_module: Run, files: list[dict]) -> None:
+    before = names(tmp_path)
+    dry = run_module("node_files", {"files": files}, check=True, diff=True)
+    assert names(tmp_path) == before and (tmp_path / "here/real").read_text() == "old\n"
+    done = run_module("node_files", {"files": files}, diff=True)
+    assert (done["files"], done["diff"]) == (dry["files"], dry["diff"])
+    assert done["files"] == [entry["path"] for entry in files[:4]]
+    assert names(tmp_path) == ["a.d", "a.d/b.d", "a.d/b.d/new", "here", "here/real", "link", "mask"]
+    assert (tmp_path / "a.d/b.d/new").stat().st_mode & 0o777 == 0o440
+    assert (tmp_path / "here/real").read_text() == "real\n" and (tmp_path / "link").is_symlink()
+    assert (tmp_path / "mask").readlink() == Path("/dev/null")
+    assert run_module("node_files", {"files": files})["files"] == []
+    (tmp_path / "a.d/b.d/new").chmod(0o644)
+    assert run_module("node_files", {"files": files})["files"] == [files[0]["path"]]
 
 
-def test_only_what_differs_is_touched(tmp_path: Path, run_module: Run) -> None:
-    one, other = tmp_path / "one", tmp_path / "other"
-    wanted = files({"path": one, "content": "1"}, {"path": other, "content": "2"})
-    run_module("node_files", wanted)
-    other.chmod(0o600)
-    inode = one.stat().st_ino
-    assert run_module("node_files", wanted)["changed_files"] == [str(other)]
-    assert one.stat().st_ino == inode and other.stat().st_mode & 0o777 == 0o644
+@pytest.mark.parametrize("check", [True, False])
+def test_a_failed_check_changes_nothing_also_where_the_file_is_as_it_should_be(
+    tmp_path: Path, run_module: Run, files: list[dict], check: bool
+) -> None:
+    before = names(tmp_path)
+    (tmp_path / "same").write_text("same\n")
+    command = ["sh", "-c", 'echo "$1: bad" >&2; exit 3', "sh", "%s"]
+    same = {"path": f"{tmp_path}/same", "content": "same\n", "check": command}
+    done = run_module("node_files", {"files": [*files, same]}, check=check)
+    assert done["failed"] and done["rc"] == 3 and done["msg"].startswith(f"{tmp_path}/same is not good, so nothing was changed: ")
+    assert names(tmp_path) == sorted([*before, "same"]) and (tmp_path / "here/real").read_text() == "old\n"
 
 
-def test_removed(tmp_path: Path, run_module: Run) -> None:
-    path = tmp_path / "one"
-    path.write_text("1")
-    gone = files({"path": path, "state": "absent"})
-    assert run_module("node_files", gone, check=True)["changed"] and path.exists()
-    assert run_module("node_files", gone)["changed"] and not path.exists()
-    assert not run_module("node_files", gone)["changed"]
+def test_all_come_away_again(tmp_path: Path, run_module: Run, files: list[dict]) -> None:
+    run_module("node_files", {"files": files})
+    away = [{**entry, "state": "absent"} for entry in files]
+    assert len(run_module("node_files", {"files": away})["files"]) == 3
+    assert names(tmp_path) == ["a.d", "a.d/b.d", "here", "here/real"]
 
 
-@pytest.mark.parametrize("path", ["relative", "{folder}", "{folder}/one"])
-def test_wrong_paths_are_named_before_anything_is_changed(tmp_path: Path, run_module: Run, path: str) -> None:
-    path = path.format(folder=tmp_path)
-    result = run_module("node_files", files({"path": tmp_path / "one", "content": "1"}, {"path": path, "content": "2"}))
-    assert result["failed"] and path in result["msg"] and "Nothing was changed" in result["msg"]
-    assert list(tmp_path.iterdir()) == []
+def test_a_full_disk_shows_before_anything_is_changed(machine, run_module: Run) -> None:
+    point = machine.mount("-t", "tmpfs", "-o", "size=64k", "none")
+    small = {"path": f"{point}/small", "content": "new\n"}
+    large = {"path": f"{point}/large", "content": 100_000 * "x"}
+    (point / "small").write_text("old\n")
+    done = run_module("node_files", {"files": [small, large]})
+    assert done["failed"] and "No space left on device" in done["msg"] and f"{point}/large" in done["msg"]
+    assert names(point) == ["small"] and (point / "small").read_text() == "old\n"
 
 
-def test_a_file_in_the_way_of_a_folder_is_said(tmp_path: Path, run_module: Run) -> None:
-    (tmp_path / "file").write_text("")
-    result = run_module(
-        "node_files", files({"path": tmp_path / "a", "content": "1"}, {"path": tmp_path / "file/b", "content": "2"})
-    )
-    assert (
-        result["failed"]
-        and f"{tmp_path}/file/b: Not a directory" in result["msg"]
-        and f"before that: {tmp_path}/a" in result["msg"]
-    )
-    assert result["changed"]
-
-
-def test_content_is_needed(tmp_path: Path, run_module: Run) -> None:
-    assert "content" in run_module("node_files", files({"path": tmp_path / "one"}))["msg"]
+def test_the_group_is_kept_or_set(tmp_path: Path, machine, run_module: Run) -> None:
+    path = tmp_path / "key"
+    entry = {"path": str(path), "content": "1", "mode": "0640"}
+    assert run_module("node_files", {"files": [{**entry, "group": "daemon"}]})["changed"]
+    assert (path.group(), path.stat().st_mode & 0o777) == ("daemon", 0o640)
+    assert not run_module("node_files", {"files": [{**entry, "group": "daemon"}]})["changed"]
+    assert run_module("node_files", {"files": [{**entry, "content": "2"}]})["changed"] and path.group() == "daemon"
+    assert run_module("node_files", {"files": [{**entry, "content": "2", "group": "root"}]})["changed"] and path.group() == "root"
+    wrong = run_module("node_files", {"files": [{**entry, "content": "3", "group": "nobody-has-this"}]})
+    assert wrong["failed"] and "nobody-has-this" in wrong["msg"] and names(tmp_path) == ["key"] and path.read_text() == "2"
