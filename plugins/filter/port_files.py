@@ -18,9 +18,7 @@ EVERYWHERE = {4: "0.0.0.0/0", 6: "::/0"}
 
 def _known(what: str, given: Mapping[str, Any], known: set[str]) -> None:
     if odd := sorted(set(given) - known):
-        raise AnsibleFilterError(
-            f"{what}: {', '.join(odd)} can not be said by Bramble, only {', '.join(sorted(known))}."
-        )
+        raise AnsibleFilterError(f"{what}: {', '.join(odd)} can not be said by Bramble, only {', '.join(sorted(known))}.")
 
 
 def _of(version: int, addresses: Iterable[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """Which program has a node's wired port, which files say so, and what they must say so that it has the port alone.
 
-All of it works on what was read; nothing here touches the node. NetworkManager: nm-settings-keyfile(5). netplan: netplan(5), run by
+All of it works on what was read; nothing here touches the node. NetworkManager: nm-settings-keyfile(5). netplan: netplan(5), by
 NetworkManager or networkd. networkd: systemd.network(5). ifupdown: interfaces(5).
 """
 
@@ -10,7 +10,7 @@ import fnmatch
 import ipaddress
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 STACKS = ("networkmanager", "netplan", "networkd", "ifupdown")
@@ -103,8 +103,8 @@ def owner(facts: Facts, texts: Mapping[str, str]) -> Owner:
     if "systemd-networkd" in facts.active:
         return Owner("netplan" if netplan else "networkd", "networkd")
     raise StackError(
-        f"Nothing that Bramble knows has {facts.interface} ({facts.words()}). It knows NetworkManager, netplan, systemd-networkd and "
-        "ifupdown. Flash the node with another image (playbooks/cards.yml), or give the port to one of these. Nothing was changed."
+        f"Nothing that Bramble knows has {facts.interface} ({facts.words()}). It knows NetworkManager, netplan, systemd-networkd "
+        "and ifupdown. Give the port to one of these, or flash another image (playbooks/cards.yml). Nothing was changed."
     )
 
 
@@ -197,8 +197,9 @@ def _load(path: str, text: str) -> dict[str, Any]:
     try:
         data = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
-        raise StackError(f"{path} is not YAML: {error}. Mend or remove it. Nothing was changed.") from error
-    network = data.get("network", {}) if isinstance(data, dict) else None
+        where = str(error).replace("\n", " ")
+        raise StackError(f"{path} is not YAML: {where}. Mend or remove it. Nothing was changed.") from error
+    network = data.get("network") if isinstance(data, dict) else 0
     if not isinstance(network, dict | None):
         raise StackError(f"{path} is no file of netplan: network is not a mapping. Mend or remove it. Nothing was changed.")
     return data if network else {}
@@ -395,7 +396,7 @@ def arp_probe(mac: bytes, address: str) -> bytes:
 
 
 def arp_conflict(frame: bytes, mac: bytes, address: str) -> str:
-    """Who else has the address, or wants it, according to a frame: its hardware address, empty if nobody (RFC 5227, section 2.1.1)."""
+    """Who else has or wants the address, according to a frame (RFC 5227, section 2.1.1): a hardware address, empty if nobody."""
     if len(frame) < 42 or frame[12:20] != b"\x08\x06\x00\x01\x08\x00\x06\x04" or frame[20:22] not in (b"\x00\x01", b"\x00\x02"):
         return ""
     sender, sender_address, target_address = frame[22:28], frame[28:32], frame[38:42]

@@ -17,7 +17,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 STATE = "/var/lib/bramble/network"
@@ -81,6 +81,11 @@ def read(path: str) -> File | None:
         return None
 
 
+def text(file: File | None) -> str:
+    """A file's text, in which bytes that are none survive."""
+    return file.content.decode(errors="surrogateescape") if file else ""
+
+
 def put(path: str, file: File | None) -> None:
     """Make it so that after a power cut there is the old file or the new one. Raises OSError."""
     folder, name = os.path.split(path)
@@ -127,8 +132,10 @@ def run(command: Command) -> str:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"{' '.join(command)}: {error}"
+    if not done.returncode:
+        return ""
     said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-    return f"{' '.join(command)} ended with {done.returncode}: {said[-1] if said else 'it said nothing'}" if done.returncode else ""
+    return f"{' '.join(command)} ended with {done.returncode}: {said[-1] if said else 'it said nothing'}"
 
 
 def run_all(commands: Sequence[Command]) -> str:
@@ -137,6 +144,27 @@ def run_all(commands: Sequence[Command]) -> str:
         if wrong := run(command):
             return wrong
     return ""
+
+
+def connections(tables: Iterable[str]) -> list[int]:
+    """The other side's port of each TCP connection in /proc/net/tcp and tcp6 (proc_net_tcp, docs.kernel.org)."""
+    rows = (line.split() for table in tables for line in table.splitlines()[1:])
+    return sorted({int(row[2].rpartition(":")[2], 16) for row in rows if len(row) > 2} - {0})
+
+
+def login(pid: int, proc: str = "/proc") -> int:
+    """The other side's port of a process's SSH connection, as sshd told its child; 0 if there is none (sshd(8))."""
+    while pid > 1:
+        with contextlib.suppress(OSError), open(f"{proc}/{pid}/environ", "rb") as file:
+            for word in file.read().split(b"\0"):
+                if word.startswith(b"SSH_CONNECTION="):
+                    return int(word.split()[1])
+        try:
+            with open(f"{proc}/{pid}/stat", encoding="utf-8", errors="replace") as stat:
+                pid = int(stat.read().rpartition(")")[2].split()[1])
+        except OSError:
+            return 0
+    return 0
 
 
 class Change:
@@ -168,8 +196,8 @@ class Change:
         """Note a change, and how to undo it; nothing is changed yet. Raises SwitchError, OSError.
 
         :param name: tells this change from others
-        :param commands: down: before the files change, errors do not count; new: to apply the new ones; old: to apply the old ones again;
-            boot: when the old ones are put back before the network comes up; last: when `old` fails
+        :param commands: down: before the files change, errors do not count; new: to apply the new ones; old: to apply the old
+            ones again; boot: when the old ones are put back before the network comes up; last: when `old` fails
         """
         if self.plan():
             raise SwitchError("Another change of the network waits to be confirmed.")
@@ -203,7 +231,14 @@ class Change:
                 ["systemctl", "daemon-reload"],
                 [*timer, f"--unit={UNIT}-timer", f"--on-active={seconds}", "systemctl", "start", "--no-block", UNIT],
                 # Not by this login, which it may cut, and not before this login has had its answer.
-                [*timer, "--unit=bramble-network-apply", "--on-active=1", "/usr/bin/python3", f"{self.folder}/switch.py", "apply"],
+                [
+                    *timer,
+                    "--unit=bramble-network-apply",
+                    "--on-active=1",
+                    "/usr/bin/python3",
+                    f"{self.folder}/switch.py",
+                    "apply",
+                ],
             ]
         )
         if wrong:
@@ -221,6 +256,9 @@ class Change:
         if wrong := run_all(plan["commands"]["new"]):
             self._note(why=wrong)
             run(["systemctl", "start", "--no-block", UNIT])
+        else:
+            # Those that are there already prove nothing: a connection can outlive the way to make one.
+            self._note(old_connections=connections(text(read(f"/proc/net/{name}")) for name in ("tcp", "tcp6")))
 
     def undo(self) -> None:
         """Put the old files back, and apply them; at boot only the files, as the network is yet to come. Raises OSError."""
@@ -248,16 +286,21 @@ class Change:
                 self._disarm()
 
     def confirm(self, name: str) -> None:
-        """Let the change stay. Raises SwitchError when it is undone already, OSError."""
+        """Let the change stay. Raises SwitchError if it is undone already, or if this login is older than it; OSError."""
         with self._alone(fcntl.LOCK_EX | fcntl.LOCK_NB):
             plan = self.plan()
             if not plan or plan["name"] != name:
                 raise SwitchError(f"The change is undone already: {self._noted().get('why', 'nobody knows why')}.")
+            if (old := self._noted().get("old_connections")) is None:
+                raise SwitchError("The change is not applied yet.")
+            if login(os.getpid()) in (0, *old):
+                raise SwitchError("This login is older than the change: it does not prove that there can be another.")
             self._forget()
+            put(f"{self.state}/outcome.json", None)
         self._disarm()
 
     def outcome(self, name: str) -> dict[str, Any]:
-        """What became of a change that was undone: why, and wrong, what went wrong then. Raises SwitchError if it is not undone."""
+        """Of a change that was undone: `why`, and `wrong`, what went wrong then. Raises SwitchError if it is not undone."""
         noted = self._noted()
         if not noted.get("undone") or noted["name"] != name:
             raise SwitchError("The change is not undone.")
@@ -290,7 +333,7 @@ class Change:
 
     @contextlib.contextmanager
     def _alone(self, how: int) -> Iterator[None]:
-        """Undoing and confirming exclude each other. Raises SwitchError when that would have to be waited for and how says not to."""
+        """Undoing and confirming exclude each other: a lock (flock(2)). Raises SwitchError if it is taken and how has LOCK_NB."""
         os.makedirs(self.state, mode=0o700, exist_ok=True)
         with open(f"{self.state}/lock", "w", encoding="ascii") as lock:
             try:

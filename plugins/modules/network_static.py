@@ -7,11 +7,12 @@ DOCUMENTATION = r"""
 module: network_static
 short_description: Give a node its static network, so that a wrong one undoes itself
 description:
-  - Finds out what has the wired port (NetworkManager, netplan, systemd-networkd or ifupdown), gives it the configuration, and takes the
-    port out of all other configuration, cloud-init's included. Writes C(/etc/hosts) and the kernel's settings for the port's IPv6.
-  - What only says the same in other words is just written. What changes the network is I(staged) with what undoes it, applied a second
-    after the module has ended, and undone unless C(state=confirmed) follows within I(timeout), through a login at the new address. A node
-    that is restarted meanwhile undoes it before the network comes up.
+  - Finds out what has the wired port (NetworkManager, netplan, systemd-networkd or ifupdown), gives it the configuration, and
+    takes the port out of all other configuration, cloud-init's included. Writes C(/etc/hosts) and the kernel's settings for the
+    port's IPv6.
+  - What only says the same in other words is just written. What changes the network is noted with what undoes it, applied a
+    second after the module has ended, and undone unless C(state=confirmed) follows within I(timeout), by a login that is newer
+    than the change. A node that is restarted meanwhile undoes it before the network comes up.
   - Before, it asks the wire whether somebody else has the address (RFC 5227).
 author: Bramble
 options:
@@ -33,7 +34,8 @@ options:
     description: Its configuration, as in C(ethernets) of netplan and cloud-init (network-config version 2).
     type: dict
   files:
-    description: The same in the words of each stack, as the filter C(port_files) makes them. For C(present), as are I(uuid) and I(hosts).
+    description: >-
+      The same in the words of each stack, as the filter C(port_files) makes them. For C(present), as are I(uuid) and I(hosts).
     type: dict
   uuid:
     description: What NetworkManager knows our connection by.
@@ -94,6 +96,7 @@ import glob
 import ipaddress
 import json
 import os
+import re
 import select
 import socket
 import subprocess
@@ -105,12 +108,13 @@ from typing import Any
 
 from ansible.module_utils import network_stack as stack
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.network_switch import Change, File, SwitchError, put, put_all, read
+from ansible.module_utils.network_switch import Change, File, SwitchError, put, put_all, read, text
 
 CLOUD = "/etc/cloud/cloud.cfg.d"
 CLOUD_FILE = f"{CLOUD}/99-bramble-network.cfg"
 CLOUD_TEXT = "# Bramble's network role has taken over.\nnetwork: {config: disabled}\n"
 SYSCTL_FILE = "/etc/sysctl.d/60-bramble-network.conf"
+SECRET = re.compile("passw|psk|secret|private", re.IGNORECASE)
 SETTLE = 8.0  # seconds until a port must be as it was told
 
 
@@ -120,11 +124,6 @@ def ask(*command: str) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30).stdout
     except (OSError, subprocess.TimeoutExpired):
         return ""
-
-
-def text(file: File | None) -> str:
-    """A file's text, in which bytes that are none survive."""
-    return file.content.decode(errors="surrogateescape") if file else ""
 
 
 def look(interface: str) -> stack.Facts:
@@ -196,7 +195,8 @@ class Node:
         if self.interface not in there:
             names = ", ".join(f"{name} ({mac})" for name, mac in there.items()) or "none"
             raise stack.StackError(
-                f"There is no port {self.interface}; the wired ports are: {names}. Set cluster_interface to one of them. Nothing was changed."
+                f"There is no port {self.interface}. The wired ports are: {names}. Set cluster_interface to one of them. "
+                "Nothing was changed."
             )
         self.mac = there[self.interface]
         self.now = live(self.interface)
@@ -229,7 +229,7 @@ class Node:
         return who, facts, files, differs
 
     def ipv6(self, dry: bool) -> dict[str, File | None]:
-        """The kernel's settings for IPv6: set them, and say which file differs (the same as before if only the kernel differs)."""
+        """Set the kernel's settings for IPv6. Returns the file of them if it or the kernel differed."""
         kernel = f"/proc/sys/net/ipv6/conf/{self.interface}"
         if not os.path.isdir(kernel):
             return {}
@@ -239,7 +239,9 @@ class Node:
         # NetworkManager and networkd take advertisements by themselves, and tell the kernel not to.
         checked = settings if settings["accept_ra"] == "0" else {"disable_ipv6": settings["disable_ipv6"]}
         stale = [address for address in self.now.dynamic_ipv6 if settings["accept_ra"] == "0"]
-        right = read(SYSCTL_FILE) == file and all(text(read(f"{kernel}/{name}")).strip() == value for name, value in checked.items())
+        right = read(SYSCTL_FILE) == file and all(
+            text(read(f"{kernel}/{name}")).strip() == value for name, value in checked.items()
+        )
         if right and not stale:
             return {}
         if not dry:
@@ -255,12 +257,13 @@ class Node:
         """Refuse an address that somebody else has. Raises StackError, OSError."""
         for address in self.port.get("addresses") or []:
             wanted = ipaddress.ip_interface(str(address))
-            if wanted.version == 4 and not any(entry.split("/")[0] == str(wanted.ip) for entry in self.now.ipv4):
-                if other := taken(self.interface, self.mac, str(wanted.ip)):
-                    raise stack.StackError(
-                        f"The address {wanted.ip} is in use: {other} answers to it at {self.interface}. Take that machine off the network, give it "
-                        "another address, or change cluster_subnet, cluster_first_host or this node's node_number. Nothing was changed."
-                    )
+            if wanted.version == 6 or any(entry.split("/")[0] == str(wanted.ip) for entry in self.now.ipv4):
+                continue
+            if other := taken(self.interface, self.mac, str(wanted.ip)):
+                raise stack.StackError(
+                    f"The address {wanted.ip} is in use: {other} answers to it at {self.interface}. Give that machine another, "
+                    "or change cluster_subnet, cluster_first_host or this node's node_number. Nothing was changed."
+                )
 
     def stage(self, who: stack.Owner, facts: stack.Facts, files: Mapping[str, File | None]) -> str:
         """Have the change made, and undone unless it is confirmed; its name. Raises SwitchError, OSError."""
@@ -271,15 +274,15 @@ class Node:
         return name
 
     def waiting(self) -> str:
-        """The change of an earlier run that has brought us here and waits to be confirmed; empty if there is none. Raises SwitchError."""
+        """The change of an earlier run that waits to be confirmed, if it is what is wanted; else empty. Raises SwitchError."""
         plan = self.change.plan()
         if not plan:
             return ""
-        if all(read(path) == (entry and File.unpack(entry)) for path, entry in plan["new"].items()):
-            if not stack.differences(self.port, self.now):
-                return str(plan["name"])
+        applied = all(read(path) == (entry and File.unpack(entry)) for path, entry in plan["new"].items())
+        if applied and not stack.differences(self.port, self.now):
+            return str(plan["name"])
         raise SwitchError(
-            "A change of an earlier run was not confirmed, and undoes itself within the next minutes. Run this again then, or restart the node."
+            "A change of an earlier run was not confirmed and undoes itself in a minute or two. Then run this again."
         )
 
     def settled(self) -> None:
@@ -292,14 +295,11 @@ class Node:
 
 
 def shown(path: str, before: File | None, after: File | None) -> dict[str, str]:
-    """A file in a diff. A connection of somebody else may hold a secret."""
-    secret = path.startswith("/etc/NetworkManager/") and "/bramble-" not in path
-    return {
-        "before_header": path,
-        "after_header": path,
-        "before": "(a connection of the port)\n" if secret and before else text(before),
-        "after": "" if secret else text(after),
-    }
+    """A file in a diff; not the text if it may hold a secret, as that of a wireless network does."""
+    old, new = text(before), text(after)
+    if SECRET.search(old + new):
+        old, new = "(with secrets)\n", "(with secrets, changed)\n" if after else ""
+    return {"before_header": path, "after_header": path, "before": old, "after": new}
 
 
 def present(module: AnsibleModule) -> dict[str, Any]:
@@ -334,7 +334,8 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         outcome = Change().outcome(name)
         return {"changed": False, "change": "", "why": "; ".join(filter(None, [outcome["why"], outcome["wrong"]]))}
     node = Node(module.params, module.warn)
-    node.settled()
+    if node.change.plan():
+        node.settled()
     node.change.confirm(name)
     node.ipv6(dry=False)
     return {"changed": True, "change": ""}
