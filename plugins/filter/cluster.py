@@ -112,10 +112,10 @@ def cluster_problems(
     return [problem for problem in problems if problem]
 
 
-def key_problems(addresses: Mapping[str, str], ssh_key: str, known_hosts: str) -> list[str]:
+def key_problems(hosts: Iterable[str], ssh_key: str, known_hosts: str) -> list[str]:
     """Check that every node can be logged in to strictly: the cluster's private key, and each node's host key.
 
-    :param addresses: host -> address, of the nodes about to be used
+    :param hosts: the nodes about to be used
     :param ssh_key: path of the private key
     :param known_hosts: path of the OpenSSH known_hosts file (sshd(8), plain host names)
     """
@@ -127,7 +127,7 @@ def key_problems(addresses: Mapping[str, str], ssh_key: str, known_hosts: str) -
         for line in Path(known_hosts).read_text(encoding="utf-8").splitlines():
             if line.strip() and not line.startswith("#"):
                 known.update(line.split()[0].split(","))
-    missing = [host for host, address in addresses.items() if address not in known]
+    missing = [host for host in hosts if host not in known]
     if missing:
         problems.append(
             f"No host key is known for {', '.join(missing)} ({known_hosts}). "

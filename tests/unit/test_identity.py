@@ -19,7 +19,7 @@ import pytest
 import yaml
 from ansible.errors import AnsibleFilterError
 from ansible.module_utils.card_image import CardError, Image, RootFile, Workbench, check_names, set_arguments
-from keyfile import keyfile
+from port_files import keyfile
 
 from .tiny_image import BOOT_START, ROOT_START
 

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from conftest import ADDRESSES
 
 testinfra_hosts = ["ssh://pi-client", "ssh://pi-01", "ssh://pi-02"]
 
 
+def addresses(host, family: str) -> list[tuple[str, int, str]]:
+    (port,) = json.loads(host.check_output("ip -json address show dev eth0"))
+    return [(a["local"], a["prefixlen"], a["scope"]) for a in port["addr_info"] if a["family"] == family]
+
+
 def test_the_address_is_the_inventorys_alone(host) -> None:
-    name = host.check_output("hostname")
-    assert host.interface("eth0").addresses[0] == ADDRESSES[name]
-    assert host.check_output("ip -4 -o addr show dev eth0 | wc -l") == "1"
+    assert addresses(host, "inet") == [(ADDRESSES[host.check_output("hostname")], 24, "global")]
 
 
 def test_there_is_no_way_out(host) -> None:
     assert host.check_output("ip route show default") == ""
+    assert host.check_output("ip -6 route show default") == ""
+
+
+def test_ipv6_is_the_links_alone(host) -> None:
+    """And stays so when a router advertises another."""
+    assert [scope for _, _, scope in addresses(host, "inet6")] in ([], ["link"])
+    for name, value in (("accept_ra", "0"), ("autoconf", "0"), ("disable_ipv6", "0")):
+        assert host.check_output(f"cat /proc/sys/net/ipv6/conf/eth0/{name}") == value
 
 
 @pytest.mark.parametrize("name", ADDRESSES)
 def test_every_node_is_known_by_name_and_reached(host, name: str) -> None:
-    assert host.check_output(f"getent hosts {name}").split()[0] in {ADDRESSES[name], "127.0.1.1"}
+    assert host.check_output(f"getent ahostsv4 {name}").split()[0] == ADDRESSES[name]
     assert host.addr(name).port(22).is_reachable
 
 
@@ -29,3 +42,15 @@ def test_the_network_is_ours_not_cloud_inits(host) -> None:
         netplan = host.file("/etc/netplan/50-cloud-init.yaml")
         assert netplan.contains("From Bramble's inventory") and netplan.mode == 0o600
         assert host.check_output("ls /etc/netplan") == "50-cloud-init.yaml"
+        assert host.file("/etc/cloud/cloud.cfg.d/99-bramble-network.cfg").contains("config: disabled")
+
+
+def test_one_connection_has_the_port(host) -> None:
+    active = host.check_output("nmcli --terse --fields NAME,DEVICE connection show --active").splitlines()
+    assert [line for line in active if line.endswith(":eth0")] == ["netplan-eth0:eth0"]
+
+
+def test_no_change_waits_to_be_confirmed(host) -> None:
+    with host.sudo():
+        assert host.run("ls -d /var/lib/bramble/network/change").rc == 2
+    assert host.run("systemctl list-units --all --no-legend 'bramble-network*'").stdout == ""

@@ -1,0 +1,357 @@
+"""Who has a port, what of which file goes, and what each stack is told: on texts as nodes have them.
+
+After a change that is wanted: GOLDEN=write pytest tests/unit/test_network_stack.py, and look at the difference.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible.module_utils import network_stack as stack
+from ansible.module_utils.network_stack import Facts, Live, Owner, StackError
+from hypothesis import given
+from hypothesis import strategies as st
+from port_files import port_files
+
+HERE = Path(__file__).parent / "network"
+BASE: dict[str, Any] = {"dhcp4": False, "dhcp6": False, "accept-ra": False, "optional": True, "addresses": ["10.0.0.5/24"]}
+PORTS: dict[str, dict[str, Any]] = {
+    "isolated": BASE,
+    "gateway": {
+        **BASE,
+        "routes": [{"to": "default", "via": "10.0.0.1"}],
+        "nameservers": {"addresses": ["10.0.0.1", "9.9.9.9"], "search": ["lan"]},
+    },
+    "without-ipv6": {**BASE, "link-local": []},
+    "router-says": {**BASE, "accept-ra": True},
+}
+NM = Owner("networkmanager", "NetworkManager")
+NETPLAN = Owner("netplan", "NetworkManager")
+UBUNTU = Owner("netplan", "networkd")
+NETWORKD = Owner("networkd", "networkd")
+IFUPDOWN = Owner("ifupdown", "ifupdown")
+CLOUD = "/etc/netplan/50-cloud-init.yaml"
+KEYFILE = "/etc/NetworkManager/system-connections/bramble-eth0.nmconnection"
+MAC = "dc:a6:32:00:00:01"
+
+
+def text(who: Owner, port: dict[str, Any] = BASE) -> str:
+    return port_files(port, "eth0", "0b5e0a35-0000-5000-8000-000000000000")[who.stack]
+
+
+def netplan(**ethernets: Any) -> str:
+    return yaml.safe_dump({"network": {"version": 2, "ethernets": ethernets}})
+
+
+@pytest.mark.parametrize("name", PORTS)
+def test_what_each_stack_is_told(name: str) -> None:
+    found = ""
+    for who in (NM, NETPLAN, UBUNTU, NETWORKD, IFUPDOWN):
+        for path, content in stack.wanted(who, "eth0", text(who, PORTS[name]), {}).items():
+            found += f"#### {who.stack} by {who.backend}: {path}\n{content}"
+    golden = HERE / f"{name}.golden"
+    if os.environ.get("GOLDEN") == "write":
+        golden.write_text(found)
+    assert found == golden.read_text()
+
+
+@pytest.mark.skipif(not shutil.which("netplan"), reason="netplan is not installed here")
+@pytest.mark.parametrize("who", [NETPLAN, UBUNTU])
+@pytest.mark.parametrize("name", PORTS)
+def test_netplan_takes_it(name: str, who: Owner, tmp_path: Path) -> None:
+    for path, content in stack.wanted(who, "eth0", text(who, PORTS[name]), {}).items():
+        file = tmp_path / path[1:]
+        file.parent.mkdir(parents=True)
+        file.write_text(content or "")
+        file.chmod(0o600)
+    subprocess.run(["netplan", "generate", "--root-dir", tmp_path], check=True, capture_output=True)
+    backend = "system-connections" if who.backend == "NetworkManager" else "systemd/network"
+    assert any("10.0.0.5/24" in file.read_text() for file in tmp_path.glob("run/**/*eth0*") if backend in str(file))
+
+
+# Who has the port
+
+BY_NETPLAN = "/run/NetworkManager/system-connections/netplan-eth0.nmconnection"
+
+
+def facts(*active: str, **known: Any) -> Facts:
+    return Facts("eth0", frozenset(active), **known)
+
+
+@pytest.mark.parametrize(
+    ("known", "texts", "who"),
+    [
+        (facts("NetworkManager", nm_state="100 (connected)", nm_uuid="u", nm_file=KEYFILE), {CLOUD: netplan(eth0={})}, NM),
+        (facts("NetworkManager", nm_state="100 (connected)", nm_uuid="u", nm_file=BY_NETPLAN), {}, NETPLAN),
+        (facts("NetworkManager", nm_state="30 (disconnected)"), {}, NM),
+        (facts("NetworkManager", nm_state="30 (disconnected)"), {CLOUD: netplan(eth0={})}, NETPLAN),
+        (facts("systemd-networkd", networkd_state="configured", networkd_file="/etc/systemd/network/x.network"), {}, NETWORKD),
+        (
+            facts("systemd-networkd", networkd_state="configured", networkd_file="/run/systemd/network/10-netplan-eth0.network"),
+            {},
+            UBUNTU,
+        ),
+        # Both run, and NetworkManager only looks on.
+        (
+            facts(
+                "NetworkManager",
+                "systemd-networkd",
+                nm_state="100 (connected (externally))",
+                nm_uuid="u",
+                networkd_state="configured",
+                networkd_file="/etc/systemd/network/x.network",
+            ),
+            {},
+            NETWORKD,
+        ),
+        # ifupdown's port, which NetworkManager leaves alone.
+        (facts("NetworkManager", "networking", nm_state="10 (unmanaged)", ifupdown=True), {}, IFUPDOWN),
+        (facts("systemd-networkd", networkd_state="unmanaged"), {}, NETWORKD),
+        (facts("systemd-networkd", networkd_state="unmanaged"), {CLOUD: netplan(a={"match": {"name": "eth*"}})}, UBUNTU),
+    ],
+)
+def test_who_has_the_port(known: Facts, texts: dict[str, str], who: Owner) -> None:
+    assert stack.owner(known, texts) == who
+
+
+@pytest.mark.parametrize("known", [facts(), facts("NetworkManager", nm_state="10 (unmanaged)"), facts("networking")])
+def test_a_stack_that_is_not_known_is_named(known: Facts) -> None:
+    with pytest.raises(StackError, match=r"Nothing that Bramble knows has eth0 \(running: .*Nothing was changed"):
+        stack.owner(known, {})
+
+
+def test_what_the_tools_say() -> None:
+    said = "GENERAL.STATE:100 (connected)\nGENERAL.CON-UUID:626dd384\nnoise\n"
+    assert stack.nmcli(said) == {"GENERAL.STATE": "100 (connected)", "GENERAL.CON-UUID": "626dd384"}
+    assert stack.nmcli("u:/run/a\\:b\\\\c\n") == {"u": "/run/a:b\\c"}
+    assert stack.networkctl('{"AdministrativeState": "configured", "NetworkFile": "/x"}') == ("configured", "/x")
+    assert stack.networkctl('{"AdministrativeState": "unmanaged", "NetworkFile": null}') == ("unmanaged", "")
+    for nonsense in ("", "systemd-networkd is not running", "[]", "3"):
+        assert stack.networkctl(nonsense) == ("", "")
+
+
+# The port is ours alone
+
+
+def test_what_cloud_init_wrote_is_taken_over_and_says_the_same() -> None:
+    port = {"optional": True, "addresses": ["10.0.0.5/24"], "dhcp4": False, "dhcp6": False, "accept-ra": False}
+    for renderer in ({}, {"renderer": "networkd"}):
+        texts = {CLOUD: yaml.safe_dump({"network": {"version": 2, **renderer, "ethernets": {"eth0": port}}})}
+        changes = stack.wanted(NETPLAN, "eth0", text(NETPLAN), texts, MAC)
+        assert list(changes) == [CLOUD] and stack.same("netplan", texts, changes)
+        after: dict[str, str] = {**texts, **changes}  # type: ignore[dict-item]
+        assert stack.wanted(NETPLAN, "eth0", text(NETPLAN), after, MAC) == {}
+        assert not stack.same("netplan", texts, stack.wanted(NETPLAN, "eth0", text(NETPLAN, PORTS["gateway"]), texts, MAC))
+
+
+def test_other_files_of_netplan_lose_the_port_and_keep_the_rest() -> None:
+    wifi = {"network": {"version": 2, "wifis": {"wlan0": {"dhcp4": True}}, "ethernets": {"eth0": {"dhcp4": True}}}}
+    texts = {
+        "/etc/netplan/00-all.yaml": "network: {version: 2, renderer: NetworkManager}\n",
+        "/etc/netplan/60-wifi.yaml": yaml.safe_dump(wifi),
+        "/etc/netplan/70-any.yaml": netplan(all={"match": {"name": "e*"}, "dhcp4": True}),
+        "/etc/netplan/80-mac.yaml": netplan(mine={"match": {"macaddress": MAC.upper()}}, other={"match": {"macaddress": "x"}}),
+        "/etc/netplan/90-NM-1.yaml": netplan(
+            **{"NM-1": {"match": {}, "networkmanager": {"passthrough": {"connection.interface-name": "eth0"}}}}
+        ),
+        CLOUD: netplan(eth0={"dhcp4": True}, eth1={"dhcp4": True}),
+    }
+    changes = stack.wanted(NETPLAN, "eth0", text(NETPLAN), texts, MAC)
+    assert "/etc/netplan/00-all.yaml" not in changes
+    assert yaml.safe_load(changes["/etc/netplan/60-wifi.yaml"] or "") == {
+        "network": {"version": 2, "wifis": {"wlan0": {"dhcp4": True}}}
+    }
+    assert changes["/etc/netplan/70-any.yaml"] is None and changes["/etc/netplan/90-NM-1.yaml"] is None
+    assert list(yaml.safe_load(changes["/etc/netplan/80-mac.yaml"] or "")["network"]["ethernets"]) == ["other"]
+    assert yaml.safe_load(changes[CLOUD] or "")["network"]["ethernets"] == {"eth0": BASE, "eth1": {"dhcp4": True}}
+
+
+@pytest.mark.parametrize("nonsense", ["network: [", "network: 3\n", "- 1\n"])
+def test_a_file_that_is_none_of_netplan_is_named(nonsense: str) -> None:
+    with pytest.raises(StackError, match=r"/etc/netplan/x\.yaml .*Nothing was changed"):
+        stack.wanted(NM, "eth0", text(NM), {"/etc/netplan/x.yaml": nonsense})
+
+
+def test_every_other_owner_lets_go() -> None:
+    texts = {
+        CLOUD: netplan(eth0={"dhcp4": True}),
+        "/etc/NetworkManager/system-connections/cloud-init-eth0.nmconnection": "[connection]\nid=x\ninterface-name = eth0\n",
+        "/etc/NetworkManager/system-connections/any": "[connection]\nid=Wired\n[other]\ninterface-name=eth0\n",
+        "/etc/systemd/network/10-cloud-init-eth0.network": "# x\n[Match]\nName=eth0\n[Network]\nDHCP=yes\n",
+        "/etc/systemd/network/20-wired.network": "[Match]\nName=e*\n",
+        "/etc/network/interfaces.d/50-cloud-init": "auto eth0\niface eth0 inet dhcp\n",
+    }
+    for who, own in ((NM, KEYFILE), (NETWORKD, "/etc/systemd/network/05-bramble-eth0.network")):
+        changes = stack.wanted(who, "eth0", text(who), texts)
+        assert changes.pop(own) == text(who)
+        assert not any(changes.values()) and set(texts) - set(changes) == {
+            "/etc/NetworkManager/system-connections/any",
+            "/etc/systemd/network/20-wired.network",
+        }
+        assert not stack.same(who.stack, texts, changes)
+
+
+INTERFACES = """\
+# interfaces(5) file
+source-directory /etc/network/interfaces.d
+
+auto lo eth0 \\
+  eth1
+allow-hotplug eth0
+iface lo inet loopback
+
+# the wired port
+iface eth0 inet static
+    address 192.168.1.7
+    # an old one
+    netmask \\
+      255.255.255.0
+iface eth0 inet6 auto
+
+iface eth1 inet dhcp
+iface eth01 inet manual
+"""
+
+
+def test_ifupdown_keeps_what_is_of_others() -> None:
+    changes = stack.wanted(IFUPDOWN, "eth0", text(IFUPDOWN), {stack.INTERFACES: INTERFACES})
+    assert changes[stack.INTERFACES] == (
+        "# interfaces(5) file\nsource-directory /etc/network/interfaces.d\n\nauto lo eth1\niface lo inet loopback\n\n"
+        "# the wired port\n    # an old one\n\niface eth1 inet dhcp\niface eth01 inet manual\n"
+    )
+    assert changes["/etc/network/interfaces.d/bramble-eth0"] == text(IFUPDOWN)
+
+
+@pytest.mark.parametrize("main", ["", "auto lo\niface lo inet loopback\n", "source /etc/network/other/*\n"])
+def test_ifupdown_reads_our_file(main: str) -> None:
+    changes = stack.wanted(IFUPDOWN, "eth0", text(IFUPDOWN), {stack.INTERFACES: main})
+    after = changes[stack.INTERFACES] or ""
+    assert after.startswith(main.rstrip()) and after.endswith(f"{stack.SOURCE}\n")
+    again = {stack.INTERFACES: after, "/etc/network/interfaces.d/bramble-eth0": text(IFUPDOWN)}
+    assert stack.wanted(IFUPDOWN, "eth0", text(IFUPDOWN), again) == {}
+
+
+WORDS = st.sampled_from(
+    ["auto", "iface", "eth0", "eth1", "lo", "inet", "static", "#", "address", "allow-hotplug", "mapping", "\\"]
+)
+LINES = st.lists(st.lists(WORDS, max_size=5).map(" ".join), max_size=12).map("\n".join)
+
+
+@given(LINES)
+def test_taking_a_port_out_of_interfaces_happens_once_and_leaves_the_others(before: str) -> None:
+    after = stack.without(stack.INTERFACES, before, "eth0")
+    assert after is not None and stack.without(stack.INTERFACES, after, "eth0") == after
+    stanzas = [line.split() for line in after.replace("\\\n", " ").splitlines()]
+    assert not any(words[:2] == ["iface", "eth0"] for words in stanzas)
+    assert not any(words[:1] in (["auto"], ["allow-hotplug"]) and "eth0" in words[1:] for words in stanzas)
+    assert stack.without(stack.INTERFACES, before, "wlan9") == before
+
+
+YAML = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from(["eth0", "e*", "name", "match", "ethernets", "network"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["network", "ethernets", "eth0", "match", "name", "networkmanager", "passthrough"]), inner
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(YAML)
+def test_whatever_is_in_netplan_s_folder_is_understood_or_named(data: Any) -> None:
+    path = "/etc/netplan/x.yaml"
+    try:
+        changes = stack.wanted(NM, "eth0", text(NM), {path: yaml.safe_dump(data)}, MAC)
+    except StackError as error:
+        assert path in str(error)
+    else:
+        assert path not in changes or stack.without(path, changes[path] or "", "eth0", MAC) in (changes[path], None)
+
+
+# What is on the wire
+
+IP_ADDRESS = json.loads(
+    """[{"ifname": "eth0", "addr_info": [
+    {"family": "inet", "local": "10.0.0.5", "prefixlen": 24, "scope": "global"},
+    {"family": "inet", "local": "10.0.0.9", "prefixlen": 32, "scope": "global"},
+    {"family": "inet", "local": "169.254.3.4", "prefixlen": 16, "scope": "link"},
+    {"family": "inet6", "local": "2001:db8::5", "prefixlen": 64, "scope": "global", "dynamic": true},
+    {"family": "inet6", "local": "fe80::1", "prefixlen": 64, "scope": "link"}]}]"""
+)
+
+
+def test_what_the_kernel_has() -> None:
+    route = [{"dst": "default", "gateway": "10.0.0.1", "dev": "eth0"}, {"dst": "default", "gateway": "10.9.0.1", "dev": "wlan0"}]
+    found = stack.live(IP_ADDRESS, route, "eth0")
+    assert found == Live(("10.0.0.5/24", "10.0.0.9/32"), ("10.0.0.1",), ("2001:db8::5/64",))
+    assert stack.live([], [], "eth0") == Live((), (), ())
+
+
+@pytest.mark.parametrize(
+    ("port", "now", "words"),
+    [
+        (BASE, Live(("10.0.0.5/24", "10.0.0.9/32"), (), ()), []),
+        (BASE, Live(("10.0.0.5/16",), (), ()), ["10.0.0.5/16 instead of 10.0.0.5/24"]),
+        (BASE, Live(("10.0.0.5/24", "10.0.1.5/24"), (), ()), ["10.0.0.5/24 and 10.0.1.5/24 instead of 10.0.0.5/24"]),
+        (BASE, Live((), ("10.0.0.1",), ()), ["no IPv4 address instead of", "10.0.0.1 instead of none"]),
+        (PORTS["gateway"], Live(("10.0.0.5/24",), ("10.0.0.1",), ()), []),
+        (PORTS["gateway"], Live(("10.0.0.5/24",), (), ()), ["none instead of 10.0.0.1"]),
+    ],
+)
+def test_what_is_not_as_it_should_be(port: dict[str, Any], now: Live, words: list[str]) -> None:
+    found = stack.differences(port, now)
+    assert len(found) == len(words) and all(word in line for word, line in zip(words, found, strict=True))
+
+
+def test_the_policy_of_ipv6() -> None:
+    assert stack.ipv6_settings(BASE) == {"disable_ipv6": "0", "accept_ra": "0", "autoconf": "0"}
+    assert stack.ipv6_settings(PORTS["without-ipv6"])["disable_ipv6"] == "1"
+    assert stack.ipv6_settings(PORTS["router-says"]) == {"disable_ipv6": "0", "accept_ra": "1", "autoconf": "1"}
+
+
+# RFC 5227
+
+OWN, OTHER = bytes.fromhex("dca632000001"), bytes.fromhex("dca632000002")
+ZERO = ipaddress.IPv4Address("0.0.0.0")
+MINE, ANOTHER = ipaddress.IPv4Address("10.0.0.5"), ipaddress.IPv4Address("10.0.0.6")
+
+
+def arp(operation: int, sender: bytes, sender_address: ipaddress.IPv4Address, target_address: ipaddress.IPv4Address) -> bytes:
+    head = b"\xff" * 6 + sender + b"\x08\x06\x00\x01\x08\x00\x06\x04" + operation.to_bytes(2, "big")
+    return head + sender + sender_address.packed + bytes(6) + target_address.packed + bytes(18)
+
+
+def test_a_probe_is_one() -> None:
+    assert arp(1, OWN, ZERO, MINE).startswith(stack.arp_probe(OWN, "10.0.0.5"))
+
+
+@pytest.mark.parametrize(
+    ("frame", "who"),
+    [
+        (arp(2, OTHER, MINE, ZERO), "dc:a6:32:00:00:02"),  # answers
+        (arp(1, OTHER, MINE, ANOTHER), "dc:a6:32:00:00:02"),  # asks for another, with it
+        (arp(1, OTHER, ZERO, MINE), "dc:a6:32:00:00:02"),  # probes for it, too
+        (arp(1, OTHER, ANOTHER, MINE), ""),  # somebody looks for who has it
+        (arp(2, OTHER, ANOTHER, ZERO), ""),
+        (arp(2, OWN, MINE, ZERO), ""),  # our own
+        (arp(3, OTHER, MINE, ZERO), ""),
+        (arp(2, OTHER, MINE, ZERO)[:41], ""),
+    ],
+)
+def test_who_has_the_address(frame: bytes, who: str) -> None:
+    assert stack.arp_conflict(frame, OWN, "10.0.0.5") == who
+
+
+@given(st.binary(max_size=64))
+def test_any_frame_is_read(frame: bytes) -> None:
+    assert stack.arp_conflict(frame, OWN, "10.0.0.5") in ("", frame[22:28].hex(":"))
