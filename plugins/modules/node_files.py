@@ -79,7 +79,7 @@ def held(path: Path, group: str | None) -> tuple[str, str]:
         return f"-> {os.readlink(path)}\n", "link"
     if not path.exists():
         return "", ""
-    return read(path), f"{path.stat().st_mode & 0o777:04o}{group and ' ' + path.group() or ''}"
+    return read(path), f"{path.stat().st_mode & 0o777:04o}{(group and ' ' + path.group()) or ''}"
 
 
 def wanted(entry: dict) -> tuple[str, str]:
@@ -164,7 +164,7 @@ def main() -> None:
     try:
         run(module)
     except KeyError as error:  # of the group database
-        module.fail_json(msg=f"{str(error.args[0])}. Nothing was changed.")
+        module.fail_json(msg=f"{error.args[0]!s}. Nothing was changed.")
     except OSError as error:
         module.fail_json(msg=f"{error}. Next: put that right (a full disk? df -h), then run the same again.")
 
