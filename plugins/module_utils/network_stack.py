@@ -6,6 +6,7 @@ NetworkManager or networkd. networkd: systemd.network(5). ifupdown: interfaces(5
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 import ipaddress
 import json
@@ -156,11 +157,11 @@ def without(path: str, text: str, interface: str, mac: str = "") -> str | None:
 
 
 def same(stack: str, texts: Mapping[str, str], changes: Mapping[str, str | None]) -> bool:
-    """Whether changed files say the same to their programs: only comments, order and the like differ."""
+    """Whether changed files say the same to their programs, but for IPv6 by NetworkManager: a port that is up stays up."""
     if any(not _is(stack, path) for path in changes if _stack(path)):
         return False
     if stack == "netplan":
-        return _merged(texts) == _merged({**texts, **changes})
+        return _ipv4(_merged(texts)) == _ipv4(_merged({**texts, **changes}))
     return all(_meaning(texts.get(path) or "") == _meaning(text or "") for path, text in changes.items() if _stack(path))
 
 
@@ -256,11 +257,25 @@ def _netplan(text: str, before: str, backend: str, interface: str, mac: str) -> 
     network = _load(CLOUD_NETPLAN, before).get("network", {})
     names = _ports(before, interface, mac, CLOUD_NETPLAN)
     others = {name: port for name, port in (network.get("ethernets") or {}).items() if name not in names}
-    ports = {**others, **ours["network"]["ethernets"]}
+    port = dict(ours["network"]["ethernets"][interface])
+    if backend == "NetworkManager":
+        port |= _ipv6_by_networkmanager(port)
     kept = {key: value for key, value in network.items() if key not in ("ethernets", "version")}
-    if not before and backend == "NetworkManager":
-        kept["renderer"] = backend
-    return "# From Bramble's inventory.\n" + _dump({"network": {**kept, **ours["network"], "ethernets": ports}})
+    network = {**kept, "version": 2, "ethernets": {**others, interface: port}}
+    return "# From Bramble's inventory.\n" + _dump({"network": network})
+
+
+def _ipv6_by_networkmanager(port: Mapping[str, Any]) -> dict[str, Any]:
+    """What netplan does not tell NetworkManager, which then leaves IPv6 to the kernel, which takes what a router advertises."""
+    settings: dict[str, Any] = {"renderer": "NetworkManager"}
+    if (
+        not port.get("accept-ra")
+        and not port.get("dhcp6")
+        and not any(":" in str(entry) for entry in port.get("addresses") or [])
+    ):
+        method = "disabled" if port.get("link-local") == [] else "link-local"
+        settings["networkmanager"] = {"passthrough": {"ipv6.method": method}}
+    return settings
 
 
 def _merged(texts: Mapping[str, str | None]) -> dict[str, Any]:
@@ -271,12 +286,20 @@ def _merged(texts: Mapping[str, str | None]) -> dict[str, Any]:
     return merged
 
 
+def _ipv4(merged: dict[str, Any]) -> dict[str, Any]:
+    """Without what _ipv6_by_networkmanager says."""
+    for port in ((merged.get("network") or {}).get("ethernets") or {}).values():
+        for key in ("renderer", "networkmanager") if isinstance(port, dict) else ():
+            port.pop(key, None)
+    return merged
+
+
 def _merge(into: dict[str, Any], data: Mapping[str, Any]) -> None:
     for key, value in data.items():
         if isinstance(value, dict) and isinstance(into.get(key), dict):
             _merge(into[key], value)
         else:
-            into[key] = value
+            into[key] = copy.deepcopy(value)
 
 
 # ifupdown
@@ -406,9 +429,21 @@ def arp_conflict(frame: bytes, mac: bytes, address: str) -> str:
     return sender.hex(":") if sender != mac and (has or wants) else ""
 
 
+def check(port: Mapping[str, Any]) -> None:
+    """Check that the port reaches its gateways by itself. Raises StackError."""
+    networks = [ipaddress.ip_interface(str(address)).network for address in port.get("addresses") or []]
+    for route in port.get("routes") or []:
+        if not any(ipaddress.ip_address(str(route["via"])) in network for network in networks):
+            raise StackError(
+                f"The gateway {route['via']} is in none of the port's networks ({', '.join(map(str, networks))}). Set "
+                "cluster_gateway to an address in cluster_subnet, or leave it empty. Nothing was changed."
+            )
+
+
 class Commands(NamedTuple):
     """How a stack is told of changed files."""
 
+    same: list[list[str]]  # when they say the same, but for IPv6 by NetworkManager
     down: list[list[str]]  # before they change; errors do not count
     new: list[list[str]]  # to apply the new ones
     old: list[list[str]]  # to apply the old ones again
@@ -429,9 +464,10 @@ def commands(who: Owner, interface: str, ours: str, before: str) -> Commands:
         new = ["nmcli", "--wait", "30", "connection", "up", *name, "ifname", interface]
         old = ["nmcli", "--wait", "30", "connection", "up", "uuid", before, "ifname", interface]
         last = [["systemctl", "restart", "NetworkManager"]]
-        return Commands([], [*reload, new], [*reload, old] if before else reload, generate, last)
+        same = [*reload, ["nmcli", "device", "reapply", interface]] if who.stack == "netplan" else []
+        return Commands(same, [], [*reload, new], [*reload, old] if before else reload, generate, last)
     if who.backend == "networkd":
         again = [*generate, ["networkctl", "reload"], ["networkctl", "reconfigure", interface]]
-        return Commands([], again, again, generate, [["systemctl", "restart", "systemd-networkd"]])
+        return Commands([], [], again, again, generate, [["systemctl", "restart", "systemd-networkd"]])
     down = [["ifdown", "--force", interface], ["ip", "address", "flush", "dev", interface]]
-    return Commands(down, [["ifup", interface]], [["ifup", interface]], [], [["systemctl", "restart", "networking"]])
+    return Commands([], down, [["ifup", interface]], [["ifup", interface]], [], [["systemctl", "restart", "networking"]])

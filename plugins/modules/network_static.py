@@ -108,7 +108,7 @@ from typing import Any
 
 from ansible.module_utils import network_stack as stack
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.network_switch import Change, File, SwitchError, put, put_all, read, text
+from ansible.module_utils.network_switch import Change, File, SwitchError, put, put_all, read, run_all, text
 
 CLOUD = "/etc/cloud/cloud.cfg.d"
 CLOUD_FILE = f"{CLOUD}/99-bramble-network.cfg"
@@ -198,6 +198,7 @@ class Node:
                 f"There is no port {self.interface}. The wired ports are: {names}. Set cluster_interface to one of them. "
                 "Nothing was changed."
             )
+        stack.check(self.port)
         self.mac = there[self.interface]
         self.now = live(self.interface)
         self.change = Change()
@@ -265,9 +266,13 @@ class Node:
                     "or change cluster_subnet, cluster_first_host or this node's node_number. Nothing was changed."
                 )
 
+    def commands(self, who: stack.Owner, facts: stack.Facts) -> stack.Commands:
+        """How the stack is told."""
+        return stack.commands(who, self.interface, self.options["uuid"], facts.nm_uuid)
+
     def stage(self, who: stack.Owner, facts: stack.Facts, files: Mapping[str, File | None]) -> str:
         """Have the change made, and undone unless it is confirmed; its name. Raises SwitchError, OSError."""
-        commands = stack.commands(who, self.interface, self.options["uuid"], facts.nm_uuid)
+        commands = self.commands(who, facts)
         name = str(uuids.uuid4())
         self.change.stage(name, files, commands._asdict())
         self.change.arm(self.options["timeout"])
@@ -321,6 +326,8 @@ def present(module: AnsibleModule) -> dict[str, Any]:
         node.free()
         return {**result, "change": node.stage(who, facts, files)}
     put_all(files)
+    if stack.own_path(who.stack, node.interface)[0] in files and (wrong := run_all(node.commands(who, facts).same)):
+        raise SwitchError(f"The files are changed, the network is not: {wrong}. Restart the node.")
     node.ipv6(dry=False)
     return result
 

@@ -65,16 +65,8 @@ def address(node: str, subnet: str = HERE) -> str:
 
 def stacks(run: Play) -> dict[str, str]:
     """Who had the port of each node."""
-    results = {
-        event["event_data"].get("host"): event["event_data"].get("res", {}) for event in run.events if "event_data" in event
-    }
-    found = {}
-    for event in run.events:
-        res = event.get("event_data", {}).get("res", {})
-        if "stack" in res:
-            found[event["event_data"]["host"]] = res["stack"]
-    assert results
-    return found
+    data = [event.get("event_data", {}) for event in run.events]
+    return {entry["host"]: entry["res"]["stack"] for entry in data if "stack" in entry.get("res", {})}
 
 
 def nothing_waits(node: str) -> None:

@@ -147,6 +147,8 @@ def test_what_cloud_init_wrote_is_taken_over_and_says_the_same() -> None:
         texts = {CLOUD: yaml.safe_dump({"network": {"version": 2, **renderer, "ethernets": {"eth0": port}}})}
         changes = stack.wanted(NETPLAN, "eth0", text(NETPLAN), texts, MAC)
         assert list(changes) == [CLOUD] and stack.same("netplan", texts, changes)
+        ours = yaml.safe_load(changes[CLOUD] or "")["network"]["ethernets"]["eth0"]
+        assert ours["networkmanager"] == {"passthrough": {"ipv6.method": "link-local"}}
         after: dict[str, str] = {**texts, **changes}  # type: ignore[dict-item]
         assert stack.wanted(NETPLAN, "eth0", text(NETPLAN), after, MAC) == {}
         assert not stack.same("netplan", texts, stack.wanted(NETPLAN, "eth0", text(NETPLAN, PORTS["gateway"]), texts, MAC))
@@ -171,7 +173,7 @@ def test_other_files_of_netplan_lose_the_port_and_keep_the_rest() -> None:
     }
     assert changes["/etc/netplan/70-any.yaml"] is None and changes["/etc/netplan/90-NM-1.yaml"] is None
     assert list(yaml.safe_load(changes["/etc/netplan/80-mac.yaml"] or "")["network"]["ethernets"]) == ["other"]
-    assert yaml.safe_load(changes[CLOUD] or "")["network"]["ethernets"] == {"eth0": BASE, "eth1": {"dhcp4": True}}
+    assert yaml.safe_load(changes[CLOUD] or "")["network"]["ethernets"]["eth1"] == {"dhcp4": True}
 
 
 @pytest.mark.parametrize("nonsense", ["network: [", "network: 3\n", "- 1\n"])
@@ -311,6 +313,13 @@ def test_what_the_kernel_has() -> None:
 def test_what_is_not_as_it_should_be(port: dict[str, Any], now: Live, words: list[str]) -> None:
     found = stack.differences(port, now)
     assert len(found) == len(words) and all(word in line for word, line in zip(words, found, strict=True))
+
+
+def test_a_gateway_out_of_reach_is_refused() -> None:
+    stack.check(BASE)
+    stack.check(PORTS["gateway"])
+    with pytest.raises(StackError, match=r"10\.0\.1\.1 is in none .*10\.0\.0\.0/24.* cluster_gateway"):
+        stack.check({**BASE, "routes": [{"to": "default", "via": "10.0.1.1"}]})
 
 
 def test_the_policy_of_ipv6() -> None:
