@@ -90,8 +90,8 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.bundle import MANIFEST, SIGNATURE, BundleError, Manifest, check_signature, run, wrong
@@ -190,8 +190,7 @@ def install_wheels(wheels: Path, venv: Path, modules: Sequence[str]) -> None:
     run(python, "-c", f"import {', '.join(modules)}")
 
 
-@dataclass(frozen=True)
-class Node:
+class Node(NamedTuple):
     """Where things are on this node."""
 
     prefix: Path

@@ -123,9 +123,9 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ansible.module_utils import bundle_debs
 from ansible.module_utils.basic import AnsibleModule
@@ -191,8 +191,7 @@ def finish(wheels: Path, requirements: Path) -> None:
     shutil.copy(pip, wheels / "installer.zip")
 
 
-@dataclass(frozen=True)
-class Maker:
+class Maker(NamedTuple):
     """Where bundles come from and where they go."""
 
     images: Sequence[Path]
