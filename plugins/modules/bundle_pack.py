@@ -1,0 +1,83 @@
+#!/usr/bin/python
+"""Pack a bundle of packages into one file, to be sent."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: bundle_pack
+short_description: Pack a bundle of packages into one file
+description:
+  - Checks the signature and every file of a bundle, then packs it into a tar file whose last members are the signature and the
+    manifest, so that where there is a manifest, everything was unpacked. Its members are in a folder named like the bundle.
+options:
+  src:
+    description: The bundle's folder.
+    type: path
+    required: true
+  dest:
+    description: The tar file.
+    type: path
+    required: true
+  keys:
+    description: The public keys (OpenSSH) whose signatures are good.
+    type: list
+    elements: str
+    required: true
+author: [Bramble]
+"""
+
+EXAMPLES = r"""
+- name: Pack the bundle
+  bundle_pack:
+    src: .cache/bundles/0cbca4d17510
+    dest: /tmp/0cbca4d17510.tar
+    keys: ["{{ lookup('ansible.builtin.file', '.state/bundles/key.pub') }}"]
+  delegate_to: localhost
+"""
+
+RETURN = r"""
+bytes:
+  description: The size of the tar file.
+  returned: when it was packed
+  type: int
+"""
+
+import tarfile
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.bundle import MANIFEST, SIGNATURE, BundleError, read
+
+
+def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """A member that is root's, and readable by all."""
+    member.uid = member.gid = 0
+    member.uname = member.gname = "root"
+    member.mode = 0o644
+    return member
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "src": {"type": "path", "required": True},
+            "dest": {"type": "path", "required": True},
+            "keys": {"type": "list", "elements": "str", "required": True, "no_log": False},
+        },
+        supports_check_mode=True,
+    )
+    src, dest = Path(module.params["src"]), Path(module.params["dest"])
+    try:
+        manifest, _ = read(src, module.params["keys"])
+    except BundleError as error:
+        module.fail_json(msg=f"The bundle {src} can not be used: {error}. Nothing was sent. Delete it to have it made again.")
+    if module.check_mode:
+        module.exit_json(changed=True)
+    with tarfile.open(dest, "w") as archive:
+        for name in [*manifest.files, SIGNATURE, MANIFEST]:
+            archive.add(src / name, f"{src.name}/{name}", filter=plain)
+    module.exit_json(changed=True, bytes=dest.stat().st_size)
+
+
+if __name__ == "__main__":
+    main()

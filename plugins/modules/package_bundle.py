@@ -1,0 +1,323 @@
+#!/usr/bin/python
+"""Make the bundles of packages that nodes install, so that nodes need no internet."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: package_bundle
+short_description: Make the bundles of packages that nodes install
+description:
+  - For each kind of node (release, architecture, Python), downloads the pinned and hashed requirements as wheels, builds the
+    project's own package, and downloads the Debian packages that the nodes' image lacks, with all they depend on. They go into a
+    folder named by a hash of what was asked for, with a manifest of every file's size and SHA-256, and a signature over that.
+  - Runs on the control machine. A bundle that exists is not made again. No internet is needed then, and no image.
+options:
+  images:
+    description: The manifests (.json) of the card images that the nodes have.
+    type: list
+    elements: path
+    required: true
+  kinds:
+    description: The kinds of nodes to have bundles for. Without it, those of the images.
+    type: list
+    elements: dict
+    suboptions:
+      release:
+        description: The release's code name, as VERSION_CODENAME in os-release says it.
+        type: str
+        required: true
+      python:
+        description: The Python, as MAJOR.MINOR.
+        type: str
+        required: true
+      architecture:
+        description: The architecture, as C(uname -m) says it.
+        type: str
+        choices: [x86_64, aarch64]
+        required: true
+  requirements:
+    description: A requirements file in which every package is pinned and hashed, dependencies included.
+    type: path
+    required: true
+  source:
+    description: The folder of the project's own package (pyproject.toml).
+    type: path
+    required: true
+  debs:
+    description: The names of the Debian packages.
+    type: list
+    elements: str
+    required: true
+  dest:
+    description: The folder for bundles.
+    type: path
+    required: true
+  key:
+    description: The private key (OpenSSH) that signs, made unless it is there.
+    type: path
+    required: true
+  signers:
+    description: Public keys whose bundles are taken, too.
+    type: list
+    elements: str
+    default: []
+  keep:
+    description: How many bundles to keep. Those that were used last stay.
+    type: int
+    default: 4
+  refresh:
+    description: Make them again, with the newest Debian packages.
+    type: bool
+    default: false
+  verify:
+    description: Read every file of a bundle that exists, and compare it with the manifest. Else only sizes are compared.
+    type: bool
+    default: false
+author: [Bramble]
+"""
+
+EXAMPLES = r"""
+- name: Have the packages for Raspberry Pis with Debian trixie
+  package_bundle:
+    images: [.cache/images/debian-trixie-arm64.json]
+    requirements: workloads/requirements.txt
+    source: workloads
+    debs: [chrony]
+    dest: .cache/bundles
+    key: .state/bundles/key
+  delegate_to: localhost
+"""
+
+RETURN = r"""
+bundles:
+  description: The bundles. Those that a dry run would make have C(id) and C(path) only.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    kind:
+      description: The kind of node it is for, as in O(kinds).
+      type: dict
+    id:
+      description: A hash of what was asked for.
+      type: str
+    path:
+      description: The folder.
+      type: str
+    manifest:
+      description: The SHA-256 of the manifest.
+      type: str
+    bytes:
+      description: The size of all files.
+      type: int
+keys:
+  description: The public keys whose signatures are good.
+  returned: always
+  type: list
+  elements: str
+"""
+
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ansible.module_utils import bundle_debs
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.bundle import (
+    FORMAT,
+    MANIFEST,
+    SIGNATURE,
+    BundleError,
+    Kind,
+    Manifest,
+    describe,
+    make_key,
+    read,
+    run,
+    sign,
+)
+
+# PEP 600, newest first: trixie has glibc 2.41, bookworm 2.36.
+PLATFORMS = ("manylinux_2_35", "manylinux_2_34", "manylinux_2_31", "manylinux_2_28", "manylinux_2_17", "manylinux2014")
+
+
+def sources(source: Path) -> list[Path]:
+    """The files that make the package, in a stable order."""
+    wanted = [path for path in source.rglob("*") if path.suffix in {".py", ".toml", ".md"}]
+    return sorted(path for path in wanted if not {"build", "__pycache__"} & set(path.relative_to(source).parts))
+
+
+def bundle_id(kind: Kind, requirements: Path, source: Path, debs: Sequence[str]) -> str:
+    """A hash (12 hexadecimal digits) of everything that shapes a bundle."""
+    digest = hashlib.sha256(f"{FORMAT} {kind} {' '.join(sorted(debs))}\n".encode())
+    for path in [requirements, *sources(source)]:
+        content = path.read_bytes()
+        name = path.relative_to(source) if path.is_relative_to(source) else path.name
+        digest.update(f"{name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()[:12]
+
+
+def download_command(requirements: Path, dest: Path, kind: Kind) -> list[str]:
+    """pip's command line. --no-deps, because pip would judge the markers of dependencies by this machine's Python."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+    command += ["--only-binary=:all:", "--implementation=cp", f"--python-version={kind.python}"]
+    command += [f"--platform={platform}_{kind.architecture}" for platform in PLATFORMS]
+    return [*command, "--requirement", str(requirements), "--dest", str(dest)]
+
+
+def build_command(source: Path, dest: Path) -> list[str]:
+    """pip's command line for the project's own wheel."""
+    return [
+        *(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"),
+        *("--wheel-dir", str(dest), str(source)),
+    ]
+
+
+def finish(wheels: Path, requirements: Path) -> None:
+    """Add what installs the wheels: pip itself, and the requirements with the hash of the project's own wheel."""
+    (own,) = wheels.glob("bramble-*.whl")
+    (pip,) = wheels.glob("pip-*.whl")
+    name, version = own.name.split("-")[:2]
+    digest = hashlib.sha256(own.read_bytes()).hexdigest()
+    text = requirements.read_text(encoding="utf-8")
+    (wheels / "requirements.txt").write_text(f"{text}{name}=={version} --hash=sha256:{digest}\n", encoding="utf-8")
+    # Under a name that does not change: a wheel is a zip, and Python runs a package in one.
+    shutil.copy(pip, wheels / "installer.zip")
+
+
+class Maker(NamedTuple):
+    """Where bundles come from and where they go."""
+
+    images: Sequence[Path]
+    requirements: Path
+    source: Path
+    debs: Sequence[str]
+    dest: Path
+    key: Path
+
+    def images_by_kind(self, scratch: Path) -> dict[Kind, list[bundle_debs.Image]]:
+        """The images, read into folders in `scratch`. Raises BundleError."""
+        found: dict[Kind, list[bundle_debs.Image]] = {}
+        for number, manifest in enumerate(self.images):
+            image = bundle_debs.Image(manifest, scratch / f"image{number}")
+            found.setdefault(image.kind, []).append(image)
+        return found
+
+    def make(self, name: str, kind: Kind, images: Sequence[bundle_debs.Image]) -> None:
+        """Make a bundle; it gets its name when it is complete. Raises BundleError."""
+        with tempfile.TemporaryDirectory(prefix=".making-", dir=self.dest) as scratch:
+            folder, copy = Path(scratch, "bundle"), Path(scratch, "source")
+            wheels, debs = folder / "wheels", folder / "debs"
+            for path in (folder, wheels, debs):
+                path.mkdir(mode=0o755)
+            for image in images:
+                image.download(self.debs, self.dest / f".lists-{kind.release}-{kind.architecture}", debs)
+            for path in debs.glob("*%3a*"):
+                path.rename(debs / path.name.replace("%3a", "_"))
+            (debs / "Packages").write_text(bundle_debs.index(debs), encoding="utf-8")
+            # setuptools leaves build/ beside the source: let it do so in a copy.
+            shutil.copytree(self.source, copy, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
+            try:
+                run(*download_command(self.requirements, wheels, kind))
+                run(*build_command(copy, wheels))
+            except BundleError as error:
+                raise BundleError(
+                    f"the packages for CPython {kind.python} on {kind.architecture} could not be collected: {error}. Collecting "
+                    "needs the internet, on this machine only; then run the same command again"
+                ) from None
+            finish(wheels, self.requirements)
+            manifest = Manifest(name, kind, tuple(self.debs), describe(folder)).dump()
+            (folder / MANIFEST).write_bytes(manifest)
+            (folder / SIGNATURE).write_bytes(sign(manifest, self.key))
+            if (self.dest / name).exists():
+                (self.dest / name).rename(Path(scratch, "old"))
+            folder.rename(self.dest / name)
+
+
+def prune(dest: Path, keep: int, used: Sequence[str]) -> None:
+    """Remove all bundles but those in use and the last `keep`."""
+    for name in used:
+        os.utime(dest / name)
+    bundles = sorted((path.parent for path in dest.glob(f"*/{MANIFEST}")), key=lambda path: path.stat().st_mtime)
+    for path in bundles[:-keep]:
+        if path.name not in used:
+            shutil.rmtree(path)
+
+
+def have(maker: Maker, module: AnsibleModule) -> dict[str, Any]:
+    """Make what is missing. Gives what the module returns; raises BundleError."""
+    parameters = module.params
+    kinds = [Kind(**kind) for kind in parameters["kinds"] or []]
+    changed, bundles = False, []
+    with tempfile.TemporaryDirectory(prefix="bundle-") as scratch:
+        images: dict[Kind, list[bundle_debs.Image]] = {}
+        if not kinds:
+            images = maker.images_by_kind(Path(scratch))
+        if not module.check_mode:
+            maker.dest.mkdir(parents=True, exist_ok=True)
+            make_key(maker.key)
+        public = maker.key.with_name(f"{maker.key.name}.pub")
+        keys = [*([public.read_text().strip()] if public.exists() else []), *parameters["signers"]]
+        for kind in kinds or images:
+            name = bundle_id(kind, maker.requirements, maker.source, maker.debs)
+            path = maker.dest / name
+            bundle: dict[str, Any] = {"kind": asdict(kind), "id": name, "path": str(path)}
+            bundles.append(bundle)
+            if parameters["refresh"] or not (path / MANIFEST).exists():
+                changed = True
+                if module.check_mode:
+                    continue
+                images = images or maker.images_by_kind(Path(scratch))
+                if kind not in images:
+                    raise BundleError(
+                        f"there are nodes of {kind}, and the images are of {', '.join(map(str, images))}: "
+                        "name the image they have in package_bundle_images"
+                    )
+                maker.make(name, kind, images[kind])
+            try:
+                manifest, bundle["manifest"] = read(path, keys, contents=parameters["verify"])
+            except BundleError as error:
+                raise BundleError(f"the bundle {path} can not be used: {error}. Delete it to have it made again") from None
+            bundle["bytes"] = manifest.bytes
+    if not module.check_mode:
+        prune(maker.dest, parameters["keep"], [bundle["id"] for bundle in bundles])
+    return {"changed": changed, "bundles": bundles, "keys": keys}
+
+
+def main() -> None:
+    required = {"type": "str", "required": True}
+    kind = {"release": required, "python": required, "architecture": {**required, "choices": ["x86_64", "aarch64"]}}
+    module = AnsibleModule(
+        argument_spec={
+            "images": {"type": "list", "elements": "path", "required": True},
+            "kinds": {"type": "list", "elements": "dict", "options": kind},
+            **{name: {"type": "path", "required": True} for name in ("requirements", "source", "dest", "key")},
+            "debs": {"type": "list", "elements": "str", "required": True},
+            "signers": {"type": "list", "elements": "str", "default": [], "no_log": False},
+            "keep": {"type": "int", "default": 4},
+            "refresh": {"type": "bool", "default": False},
+            "verify": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    parameters = module.params
+    requirements, source, dest, key = (Path(parameters[name]) for name in ("requirements", "source", "dest", "key"))
+    for path in (requirements, source / "pyproject.toml"):
+        if not path.is_file():
+            module.fail_json(msg=f"{path} is missing: nothing was collected. Is this a whole clone of the project?")
+    maker = Maker([Path(path) for path in parameters["images"]], requirements, source, parameters["debs"], dest, key)
+    try:
+        result = have(maker, module)
+    except BundleError as error:
+        module.fail_json(msg=f"{str(error)[:1].upper()}{str(error)[1:]}.")
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

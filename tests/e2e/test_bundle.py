@@ -1,0 +1,216 @@
+"""Packages for nodes with no way out, when something is wrong with them; and nodes with a wrong clock.
+
+The client has debian-trixie, pi-01 another release: like-rpi-bookworm, with its own Python and its own packages.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rehearsal
+from rehearsal import INVENTORY, ROOT, Play, play
+
+OVERLAY = Path(__file__).parent / "bundle"
+STATE = ROOT / ".state/h-bundle"
+IMAGES, BUNDLES = ROOT / ".cache/images", ROOT / ".cache/bundles"
+SERVED = "/var/lib/bramble-bundle"
+
+playbook = partial(play, inventory=[*INVENTORY, OVERLAY])
+
+
+def told(node: str, command: str, status: int = 0) -> str:
+    """What a command on a node says, as root."""
+    done = rehearsal.ssh(STATE, node, f"sudo sh -c {shlex.quote(command)}")
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout.strip()
+
+
+def write(node: str, path: str, text: str) -> None:
+    """Write a file on a node."""
+    told(node, f"mkdir -p $(dirname {path}) && printf %s {shlex.quote(text)} >{path}")
+
+
+def wait_for(what: str, node: str, command: str, seconds: float = 60) -> None:
+    """Wait until a command on a node succeeds."""
+    end = time.monotonic() + seconds
+    while rehearsal.ssh(STATE, node, f"sudo sh -c {shlex.quote(command)}").returncode:
+        assert time.monotonic() < end, f"{what}: not within {seconds} s"
+        time.sleep(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def powered_off() -> Iterator[None]:
+    """Power off and remove the cards, however the tests ended."""
+    yield
+    playbook("rehearse", variables={"standin_state": "absent"})
+    shutil.rmtree(STATE, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def images() -> dict[str, Any]:
+    """Which images the nodes have, for the playbooks."""
+    recipe = ROOT / "tests/e2e/identity/like-rpi-bookworm.toml"
+    command = [sys.executable, ROOT / "images/debian/build.py", "--recipe", recipe, "--cache", IMAGES]
+    made = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    facts = json.loads(Path(made["manifest"]).read_text())
+    playbook("cards", arguments="--limit pi-client")
+    bookworm = {"image_file": made["image"], "image_sha256": facts["sha256"], "image_init_format": facts["init_format"]}
+    playbook("cards", variables=bookworm, arguments="--limit pi-01")
+    architecture = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
+    return {"package_bundle_images": [str(IMAGES / f"debian-trixie-{architecture}.json"), made["manifest"]]}
+
+
+@pytest.fixture(scope="module")
+def site(images: dict[str, Any]) -> Any:
+    """Runs the playbooks that this is about, on both nodes."""
+
+    def run(name: str = "packages", check: bool = True, **variables: Any) -> Play:
+        return playbook(name, variables={**images, **variables}, arguments="--limit pi-client,pi-01", check=check)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def before(site: Any) -> dict[str, str]:
+    """Both nodes booted; what apt knew then."""
+    playbook("rehearse", arguments="--limit pi-client,pi-01")
+    return {
+        node: told(node, "cd / && find etc/apt var/lib/apt/lists -type f | sort | xargs sha256sum")
+        for node in ("pi-client", "pi-01")
+    }
+
+
+@pytest.fixture(scope="module")
+def installed(before: dict[str, str], site: Any) -> Play:
+    """The packages are on both nodes."""
+    return site()
+
+
+def bundle_of(node: str) -> str:
+    (mark,) = told(node, "ls /opt/bramble/*/installed").split()
+    return mark.split("/")[3]
+
+
+def test_each_release_gets_its_own(installed: Play, before: dict[str, str]) -> None:
+    assert bundle_of("pi-client") != bundle_of("pi-01")
+    assert "+deb13" in told("pi-client", "dpkg-query --show chrony")
+    assert "+deb12" in told("pi-01", "dpkg-query --show chrony")
+    assert (
+        told("pi-01", "/opt/bramble/*/bin/python -c 'import sys, numpy, distributed; print(sys.version_info[:2])'") == "(3, 11)"
+    )
+    for node, was in before.items():
+        assert told(node, "ip route show default") == ""
+        assert told(node, "dpkg --audit") == ""
+        assert told(node, "cd / && find etc/apt var/lib/apt/lists -type f | sort | xargs sha256sum") == was
+
+
+def test_a_second_run_changes_nothing(installed: Play, site: Any) -> None:
+    assert site().changes() == []
+
+
+@pytest.fixture
+def lacking(installed: Play) -> Iterator[str]:
+    """pi-01 lacks its environment and a package. Its bundle's id. In the end it is whole again."""
+    bundle = bundle_of("pi-01")
+    told("pi-01", "rm -rf /opt/bramble && apt-get -qq --yes purge libfaketime")
+    yield bundle
+    assert "libfaketime" not in told("pi-01", "dpkg-query --show")
+    assert told("pi-01", "ls /opt/bramble /var/lib/bramble/fetched-* 2>/dev/null || true").strip() in ("", "/opt/bramble:")
+
+
+def refused(run: Play) -> str:
+    """Why pi-01 did not install."""
+    assert set(run.failed) == {"pi-01"}, run.failed
+    return run.failed["pi-01"]
+
+
+def test_what_is_altered_or_missing_is_named_and_nothing_is_installed(lacking: str, site: Any) -> None:
+    folder = f"{SERVED}/{lacking}"
+    wheel = told("pi-client", f"cd {folder} && ls wheels/dask-*.whl")
+    deb = told("pi-client", f"cd {folder} && ls debs/chrony_*.deb")
+    gone = told("pi-client", f"cd {folder} && ls wheels/numpy-*.whl")
+    # As long as they were.
+    told(
+        "pi-client", f"cd {folder} && for f in {wheel} {deb}; do printf X | dd of=$f bs=1 seek=99 conv=notrunc status=none; done"
+    )
+    told("pi-client", f"rm {folder}/{gone}")
+    message = refused(site(check=False))
+    for words in (f"{wheel} is altered", f"{deb} is altered", f"{gone} is missing", "package_bundle_send=true"):
+        assert words in message
+
+
+def test_a_bundle_that_is_not_signed_here_is_refused(lacking: str, site: Any, tmp_path: Path) -> None:
+    folder = f"{SERVED}/{lacking}"
+    manifest = (BUNDLES / lacking / "manifest.json").read_bytes()
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "other"], check=True)
+    command = ["ssh-keygen", "-q", "-Y", "sign", "-n", "bramble-bundle", "-f", tmp_path / "other"]
+    signature = subprocess.run(command, input=manifest, capture_output=True, check=True).stdout.decode()
+    write("pi-client", f"{folder}/manifest.json.sig", signature)
+    assert "not signed by this machine" in refused(site(check=False))
+    told("pi-client", f"rm {folder}/manifest.json.sig")
+    assert "manifest.json.sig is missing" in refused(site(check=False))
+
+
+def test_what_is_altered_here_is_not_sent(lacking: str, site: Any) -> None:
+    path = next((BUNDLES / lacking / "debs").glob("chrony_*.deb"))
+    whole = path.read_bytes()
+    try:
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        run = site(check=False, package_bundle_send=True)
+        assert any(f"debs/{path.name} is altered" in message for message in run.failed.values()), run.failed
+    finally:
+        path.write_bytes(whole)
+
+
+@pytest.fixture(scope="module")
+def engine(installed: Play, site: Any) -> None:
+    """Sent again, and installed; time, scheduler and worker, too."""
+    site(package_bundle_send=True)
+    for name in ("time_sync", "scheduler", "workers"):
+        site(name)
+
+
+@pytest.mark.usefixtures("engine")
+def test_the_client_knows_the_time_when_a_node_is_in_1970() -> None:
+    fake = "LD_PRELOAD=$(ls /usr/lib/*/faketime/libfaketime.so.1) FAKETIME='1970-01-02 00:00:00' DONT_FAKE_MONOTONIC=1"
+    said = told(
+        "pi-01", f"{fake} chronyd -Q -t 30 'server 10.77.95.100 iburst' 'cmdport 0' 'pidfile /run/chronyd-test.pid' 2>&1 || true"
+    )
+    found = re.search(r"System clock wrong by ([\d.]+) seconds", said)
+    assert found and abs(float(found[1]) - (time.time() - 86400)) < 120, said
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_worker_whose_clock_is_wrong_joins_when_it_is_right() -> None:
+    """In 1970 no certificate is valid; it goes on trying. In 2020 all are: no systemd starts a clock before that."""
+    joined = "journalctl -u bramble-scheduler --since=@{} | grep -q 'Register worker.*10.77.95.101'"
+    library = told("pi-01", "ls /usr/lib/*/faketime/libfaketime.so.1")
+    settings = f"LD_PRELOAD={library} DONT_FAKE_MONOTONIC=1 FAKETIME_NO_CACHE=1 FAKETIME_TIMESTAMP_FILE=/etc/faketime"
+    write("pi-01", "/run/systemd/system/bramble-worker.service.d/fake.conf", f"[Service]\nEnvironment={settings}\n")
+    started = int(time.time())
+    told("pi-01", "echo '@1970-01-02 00:00:00' >/etc/faketime && systemctl daemon-reload && systemctl restart bramble-worker")
+    wait_for("the worker is turned away", "pi-01", "journalctl -u bramble-worker | grep -q 'not yet valid'")
+    told("pi-client", joined.format(started), status=1)
+    told("pi-01", "echo '@2020-06-01 00:00:00' >/etc/faketime")
+    wait_for("the worker joins", "pi-client", joined.format(started))
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_node_starts_without_the_client() -> None:
+    told("pi-client", "systemctl stop chrony")
+    told("pi-01", "systemctl restart chrony && systemctl is-active chrony && systemctl is-active time-sync.target")
+    assert "^*" not in told("pi-01", "chronyc -n sources")
+    told("pi-client", "systemctl start chrony")
+    wait_for("the node follows the client again", "pi-01", "chronyc -n sources | grep -F '^*'", 120)

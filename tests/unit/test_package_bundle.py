@@ -1,0 +1,350 @@
+"""A bundle is what was asked for, whole and signed; made with the real apt, pip and ssh-keygen from a distribution of ours."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+import subprocess
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.bundle import MANIFEST, SIGNATURE, BundleError, Kind, Manifest, check_signature, make_key, read, sign
+
+from .load_plugin import ROOT, load
+
+package_bundle = load(ROOT / "plugins/modules/package_bundle.py")
+bundle_debs = package_bundle.bundle_debs
+KIND = Kind("trixie", "3.13", "aarch64")
+Run = Callable[..., dict[str, Any]]
+
+
+def output(*command: str | Path, **options: Any) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True, **options).stdout
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "source"
+    (folder / "bramble").mkdir(parents=True)
+    (folder / "pyproject.toml").write_text("[project]\n")
+    (folder / "bramble/__init__.py").write_text("")
+    (tmp_path / "requirements.txt").write_text("dask==1\n")
+    return folder
+
+
+def identity(source: Path, kind: Kind = KIND, debs: tuple[str, ...] = ("chrony", "nmap")) -> str:
+    return package_bundle.bundle_id(kind, source.parent / "requirements.txt", source, debs)
+
+
+def test_the_id_follows_what_was_asked_for(source: Path) -> None:
+    first = identity(source)
+    (source / "build").mkdir()
+    (source / "build/stale.py").write_text("left by setuptools")
+    assert identity(source) == first == identity(source, debs=("nmap", "chrony"))
+    others = [Kind("trixie", "3.12", "aarch64"), Kind("trixie", "3.13", "x86_64"), Kind("bookworm", "3.13", "aarch64")]
+    assert len({first, identity(source, debs=("chrony",)), *(identity(source, kind) for kind in others)}) == 5
+    (source / "bramble/__init__.py").write_text("x = 1\n")
+    assert identity(source) != first
+
+
+def test_pip_never_judges_markers_by_this_machine(tmp_path: Path) -> None:
+    command = package_bundle.download_command(tmp_path / "r.txt", tmp_path, KIND)
+    assert {"--no-deps", "--require-hashes", "--only-binary=:all:", "--python-version=3.13"} <= set(command)
+    assert "--platform=manylinux_2_28_aarch64" in command
+
+
+def test_the_projects_own_wheel_is_pinned_too(tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text("dask==1 --hash=sha256:00\n")
+    for name in ("bramble-0.1.0-py3-none-any.whl", "pip-26.3-py3-none-any.whl"):
+        (tmp_path / name).write_text(name)
+    package_bundle.finish(tmp_path, tmp_path / "requirements.txt")
+    lines = (tmp_path / "requirements.txt").read_text().splitlines()
+    digest = hashlib.sha256(b"bramble-0.1.0-py3-none-any.whl").hexdigest()
+    assert lines == ["dask==1 --hash=sha256:00", f"bramble==0.1.0 --hash=sha256:{digest}"]
+    assert (tmp_path / "installer.zip").read_text() == "pip-26.3-py3-none-any.whl"
+
+
+# The signature and the manifest
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> tuple[Path, str]:
+    """A small bundle, and the public key that it is signed with."""
+    folder, key = tmp_path / "0123456789ab", tmp_path / "key"
+    for name in ("debs/Packages", "debs/chrony_4.6~1+b2_arm64.deb", "wheels/dask-1-py3-none-any.whl"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    make_key(key)
+    manifest = Manifest(folder.name, KIND, ("chrony",), package_bundle.describe(folder)).dump()
+    (folder / MANIFEST).write_bytes(manifest)
+    (folder / SIGNATURE).write_bytes(sign(manifest, key))
+    return folder, key.with_name("key.pub").read_text()
+
+
+def test_a_bundle_is_what_was_signed(bundle: tuple[Path, str]) -> None:
+    folder, key = bundle
+    manifest, digest = read(folder, [key])
+    assert manifest.kind == KIND and manifest.debs == ("chrony",) and len(manifest.files) == 3
+    assert digest == hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+    assert manifest.bytes == sum(path.stat().st_size for path in folder.glob("*/*"))
+
+
+def test_everything_that_is_wrong_is_named(bundle: tuple[Path, str]) -> None:
+    folder, key = bundle
+    (folder / "debs/Packages").unlink()
+    (folder / "wheels/dask-1-py3-none-any.whl").write_text("WHEELS/dask-1-py3-none-any.whl")  # as long as before
+    with pytest.raises(BundleError) as refused:
+        read(folder, [key])
+    assert "debs/Packages is missing" in str(refused.value) and "wheels/dask-1-py3-none-any.whl is altered" in str(refused.value)
+    assert "chrony" not in str(refused.value)
+
+
+def test_only_a_trusted_signature_over_these_bytes_will_do(bundle: tuple[Path, str], tmp_path: Path) -> None:
+    folder, key = bundle
+    make_key(tmp_path / "other")
+    other = (tmp_path / "other.pub").read_text()
+    data, signature = (folder / MANIFEST).read_bytes(), (folder / SIGNATURE).read_bytes()
+    check_signature(data, signature, [other, key])
+    for given, mark, keys in (
+        (data, signature, [other]),
+        (data, signature, []),
+        (data, sign(data, tmp_path / "other"), [key]),
+        (data + b" ", signature, [key]),
+        (data, b"", [key]),
+    ):
+        with pytest.raises(BundleError, match="not signed by"):
+            check_signature(given, mark, keys)
+    (folder / SIGNATURE).unlink()
+    with pytest.raises(BundleError, match=r"manifest.json.sig is missing"):
+        read(folder, [key])
+
+
+@pytest.mark.parametrize("name", ["../evil", "/etc/passwd", "debs/../../x", "debs/a b", "other/x", "debs/.hidden"])
+def test_a_manifest_never_leads_out_of_its_folder(name: str) -> None:
+    content = {"format": 1, "id": "x", "release": "a", "python": "3", "architecture": "b", "debs": []}
+    with pytest.raises(BundleError, match="no bundle has"):
+        Manifest.load(json.dumps({**content, "files": {name: {"sha256": "", "bytes": 0}}}).encode())
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1, "files": 3}', '{"format": 2}'])
+def test_another_json_is_no_manifest(text: str) -> None:
+    with pytest.raises(BundleError, match=r"manifest.json is not one|format 2"):
+        Manifest.load(text.encode())
+
+
+def test_what_is_packed_ends_with_the_manifest(bundle: tuple[Path, str], tmp_path: Path, run_module: Run) -> None:
+    """So an unpacking that broke off leaves no manifest; and a bundle that is not whole is not packed."""
+    folder, key = bundle
+    arguments = {"src": str(folder), "dest": str(tmp_path / "b.tar"), "keys": [key]}
+    assert run_module("bundle_pack", arguments)["changed"]
+    with tarfile.open(tmp_path / "b.tar") as archive:
+        assert archive.getnames()[-2:] == [f"{folder.name}/{SIGNATURE}", f"{folder.name}/{MANIFEST}"]
+        assert len(archive.getnames()) == 5 and {member.uid for member in archive} == {0}
+    (folder / "debs/Packages").write_text("altered")
+    refused = run_module("bundle_pack", arguments)
+    assert refused["failed"] and "debs/Packages is altered" in refused["msg"]
+
+
+# The Debian packages
+
+
+def deb(folder: Path, name: str, version: str, depends: str = "") -> None:
+    """Build a .deb."""
+    tree = folder / f"{name}.tree"
+    (tree / "DEBIAN").mkdir(parents=True)
+    control = f"Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: nobody <no@body>\nDescription: for a test\n"
+    (tree / "DEBIAN/control").write_text(control + (f"Depends: {depends}\n" if depends else ""))
+    output("dpkg-deb", "--root-owner-group", "--build", tree, folder / f"{name}_{version.replace(':', '%3a')}_all.deb")
+
+
+@pytest.fixture
+def distribution(tmp_path: Path) -> Path:
+    """An archive of three packages, signed with OpenPGP; an image that trusts it and has one of them. The image's manifest."""
+    archive, home = tmp_path / "archive", tmp_path / "gnupg"
+    archive.mkdir()
+    home.mkdir(mode=0o700)
+    deb(archive, "wanted", "1:2.0", "needed (>= 1), present")
+    deb(archive, "needed", "1.5")
+    deb(archive, "present", "3")
+    (archive / "Packages").write_text(bundle_debs.index(archive))
+    packages = (archive / "Packages").read_bytes()
+    digest = hashlib.sha256(packages).hexdigest()
+    (tmp_path / "Release").write_text(f"Date: Mon, 01 Jan 2024 00:00:00 UTC\nSHA256:\n {digest} {len(packages)} Packages\n")
+    gpg = ["gpg", "--homedir", home, "--batch", "--quiet", "--pinentry-mode=loopback", "--passphrase="]
+    output(*gpg, "--quick-generate-key", "test", "ed25519", "sign", "never")
+    output(*gpg, "--clearsign", "--output", archive / "InRelease", tmp_path / "Release")
+    output("gpgconf", "--homedir", home, "--kill", "gpg-agent")
+
+    tree = tmp_path / "tree"
+    for name in ("etc/apt/sources.list.d", "usr/share/keyrings", "usr/lib", "var/lib/dpkg", "var/lib/apt"):
+        (tree / name).mkdir(parents=True)
+    (tree / "usr/share/keyrings/test.gpg").write_bytes(subprocess.run([*gpg, "--export"], check=True, capture_output=True).stdout)
+    (tree / "etc/apt/sources.list.d/test.sources").write_text(
+        f"Types: deb\nURIs: copy:{archive}\nSuites: ./\nSigned-By: /usr/share/keyrings/test.gpg\n"
+    )
+    # A setting of the image that would run a program on this machine.
+    (tree / "etc/apt/apt.conf.d").mkdir()
+    (tree / "etc/apt/apt.conf.d/99evil").write_text(f'APT::Update::Pre-Invoke {{"touch {tmp_path}/evil"}};\n')
+    (tree / "usr/lib/os-release").write_text("VERSION_CODENAME=trixie\n")
+    (tree / "var/lib/apt/extended_states").write_text("")
+    installed = [("dpkg", "1.22", "amd64"), ("python3", "3.13.5-1", "amd64"), ("present", "3", "all")]
+    (tree / "var/lib/dpkg/status").write_text(
+        "".join(
+            f"Package: {name}\nEssential: no\nStatus: install ok installed\nMaintainer: nobody <no@body>\n"
+            f"Architecture: {architecture}\nVersion: {version}\nDescription: for a test\n\n"
+            for name, version, architecture in installed
+        )
+    )
+    return card_image(tmp_path, tree)
+
+
+def card_image(folder: Path, tree: Path) -> Path:
+    """An image with a tree as its root file system. Its manifest."""
+    size, start = 16 << 20, 4 << 20
+    sector = bytearray(512)
+    for number, (kind, at, length) in enumerate(((0x0C, 1 << 20, 1 << 20), (0x83, start, size - start))):
+        struct.pack_into("<B3xB3xII", sector, 446 + 16 * number, 0, kind, at // 512, length // 512)
+    sector[510:] = b"\x55\xaa"
+    image = folder / "tiny.img"
+    with image.open("wb") as file:
+        file.write(sector)
+        file.truncate(size)
+    output("mke2fs", "-q", "-F", "-t", "ext4", "-E", f"offset={start}", "-d", tree, image, f"{(size - start) // 1024}k")
+    (folder / "tiny.json").write_text(json.dumps({"name": "tiny", "file": image.name}))
+    return folder / "tiny.json"
+
+
+def test_what_the_image_lacks_is_found_by_its_own_lights(distribution: Path, tmp_path: Path) -> None:
+    image = bundle_debs.Image(distribution, tmp_path / "root")
+    assert image.kind == Kind("trixie", "3.13", "x86_64")
+    image.download(["wanted"], tmp_path / "lists", tmp_path / "debs")
+    assert sorted(path.name for path in (tmp_path / "debs").iterdir()) == ["needed_1.5_all.deb", "wanted_1%3a2.0_all.deb"]
+    assert not (tmp_path / "evil").exists()
+    index = bundle_debs.index(tmp_path / "debs")
+    assert index.count("Package: ") == 2 and "Depends: needed (>= 1), present" in index
+
+
+def test_an_archive_that_the_image_does_not_trust_gives_nothing(distribution: Path, tmp_path: Path) -> None:
+    release = tmp_path / "archive/InRelease"
+    release.write_text(release.read_text().replace("2024", "2025"))
+    image = bundle_debs.Image(distribution, tmp_path / "root")
+    with pytest.raises(BundleError, match="could not be collected"):
+        image.download(["wanted"], tmp_path / "lists", tmp_path / "debs")
+    assert not list(tmp_path.glob("debs/*.deb"))
+
+
+def test_an_altered_deb_of_the_archive_is_refused(distribution: Path, tmp_path: Path) -> None:
+    path = tmp_path / "archive/needed_1.5_all.deb"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    image = bundle_debs.Image(distribution, tmp_path / "root")
+    with pytest.raises(BundleError, match="needed"):
+        image.download(["wanted"], tmp_path / "lists", tmp_path / "debs")
+
+
+def test_a_package_that_nobody_has_is_named(distribution: Path, tmp_path: Path) -> None:
+    image = bundle_debs.Image(distribution, tmp_path / "root")
+    with pytest.raises(BundleError, match="Unable to locate package missing"):
+        image.download(["missing"], tmp_path / "lists", tmp_path / "debs")
+
+
+def test_without_an_image_it_is_said_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"run playbooks/image.yml"):
+        bundle_debs.Image(tmp_path / "none.json", tmp_path / "root")
+
+
+# All of it
+
+
+@pytest.fixture
+def arguments(distribution: Path, tmp_path: Path) -> dict[str, Any]:
+    """What makes a bundle of two .debs, pip and the project's own package; pip's wheel is made here."""
+    own = tmp_path / "own"
+    (own / "bramble").mkdir(parents=True)
+    (own / "bramble/__init__.py").write_text("")
+    (own / "pyproject.toml").write_text('[project]\nname = "bramble"\nversion = "1"\n[tool.setuptools]\npackages = ["bramble"]\n')
+    wheel = tmp_path / "index/pip-1-py3-none-any.whl"
+    wheel.parent.mkdir()
+    output("python3", "-c", "import sys, zipfile; z = zipfile.ZipFile(sys.argv[1], 'w'); "
+           "z.writestr('pip-1.dist-info/METADATA', 'Metadata-Version: 2.1\\nName: pip\\nVersion: 1\\n'); "
+           "z.writestr('pip-1.dist-info/WHEEL', 'Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n'); "
+           "z.writestr('pip-1.dist-info/RECORD', '')", wheel)  # fmt: skip
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    (tmp_path / "requirements.txt").write_text(f"--no-index\n--find-links={wheel.parent}\npip==1 --hash=sha256:{digest}\n")
+    return {
+        "images": [str(distribution)],
+        "requirements": str(tmp_path / "requirements.txt"),
+        "source": str(own),
+        "debs": ["wanted"],
+        "dest": str(tmp_path / "bundles"),
+        "key": str(tmp_path / "keys/key"),
+    }
+
+
+def test_a_bundle_is_made_once(arguments: dict[str, Any], tmp_path: Path, run_module: Run) -> None:
+    would = run_module("package_bundle", arguments, check=True)
+    assert would["changed"] and not (tmp_path / "bundles").exists()
+    made = run_module("package_bundle", arguments)
+    (bundle,) = made["bundles"]
+    assert made["changed"] and bundle["id"] == would["bundles"][0]["id"]
+    names = sorted(read(Path(bundle["path"]), made["keys"])[0].files)
+    assert names == [
+        *("debs/Packages", "debs/needed_1.5_all.deb", "debs/wanted_1_2.0_all.deb"),
+        *(
+            "wheels/bramble-1-py3-none-any.whl",
+            "wheels/installer.zip",
+            "wheels/pip-1-py3-none-any.whl",
+            "wheels/requirements.txt",
+        ),
+    ]
+    assert oct((tmp_path / "keys/key").stat().st_mode)[-3:] == "600"
+
+    # Another time neither image nor archive is needed.
+    os.rename(tmp_path / "archive", tmp_path / "away")
+    os.rename(tmp_path / "tiny.img", tmp_path / "away.img")
+    again = run_module("package_bundle", {**arguments, "kinds": [bundle["kind"]]})
+    assert not again["changed"] and again["bundles"] == made["bundles"]
+
+
+def test_a_bundle_that_is_not_whole_is_not_used(arguments: dict[str, Any], run_module: Run) -> None:
+    (bundle,) = run_module("package_bundle", arguments)["bundles"]
+    path = Path(bundle["path"], "debs/needed_1.5_all.deb")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + b"x")
+    refused = run_module("package_bundle", {**arguments, "verify": True})
+    assert refused["failed"] and "debs/needed_1.5_all.deb is altered" in refused["msg"]
+    path.unlink()
+    refused = run_module("package_bundle", arguments)
+    assert refused["failed"] and "debs/needed_1.5_all.deb is missing" in refused["msg"]
+    again = run_module("package_bundle", {**arguments, "refresh": True})
+    assert again["changed"] and path.read_bytes() == whole
+
+
+def test_a_bundle_of_another_machine_needs_its_key(arguments: dict[str, Any], tmp_path: Path, run_module: Run) -> None:
+    other = {**arguments, "key": str(tmp_path / "elsewhere/key")}
+    run_module("package_bundle", other)
+    refused = run_module("package_bundle", arguments)
+    assert refused["failed"] and "not signed by this machine" in refused["msg"]
+    signers = [(tmp_path / "elsewhere/key.pub").read_text()]
+    assert not run_module("package_bundle", {**arguments, "signers": signers})["changed"]
+
+
+def test_old_bundles_go(tmp_path: Path) -> None:
+    """Those in use stay, however old they are; and what is no bundle."""
+    for number, name in enumerate(["used", "old", "new", "newer", "notes"]):
+        (tmp_path / name).mkdir()
+        if name != "notes":
+            (tmp_path / name / MANIFEST).touch()
+        os.utime(tmp_path / name, (number, number))
+    package_bundle.prune(tmp_path, 3, ["used"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "newer", "notes", "used"]
+
+
+def test_nodes_that_no_image_is_for(arguments: dict[str, Any], run_module: Run) -> None:
+    kind = {"release": "bookworm", "python": "3.11", "architecture": "aarch64"}
+    refused = run_module("package_bundle", {**arguments, "kinds": [kind]})
+    assert refused["failed"] and "nodes of bookworm aarch64 python3.11" in refused["msg"]
