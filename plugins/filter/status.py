@@ -74,7 +74,9 @@ def _disks(node: str, answer: Mapping[str, Any], limits: Mapping[str, float]) ->
                 f"See what takes the space: sudo du -xh --max-depth=2 {point} | sort -h | tail"
             )
         if disk["read_only"]:
-            found.append(f"{node}: {point} is read-only, as after an error of the card. Replace the card: playbooks/swap.yml -e node={node}")
+            found.append(
+                f"{node}: {point} is read-only, as after an error of its card. Replace it: playbooks/swap.yml -e node={node}"
+            )
     card = answer.get("card", {})
     worn = card.get("life_time")
     signs = [
@@ -82,7 +84,9 @@ def _disks(node: str, answer: Mapping[str, Any], limits: Mapping[str, float]) ->
         # The value n means from 10 (n - 1) to 10 n percent; 11, more than it was made for.
         f"{(worn - 1) * 10} % or more worn" if worn and (worn - 1) * 10 >= limits["card_worn"] else "",
         PRE_EOL.get(card.get("pre_eol") or 0, ""),
-        f"{len(answer['io_errors'])} I/O errors in this boot, the last: {answer['io_errors'][-1]}" if answer.get("io_errors") else "",
+        f"{len(answer['io_errors'])} I/O errors in this boot, the last: {answer['io_errors'][-1]}"
+        if answer.get("io_errors")
+        else "",
     ]
     if any(signs):
         found.append(f"{node}'s card fails: {'; '.join(filter(None, signs))}. Replace it: playbooks/swap.yml -e node={node}")
@@ -96,7 +100,9 @@ def _system(node: str, answer: Mapping[str, Any], limits: Mapping[str, float]) -
         found.append(f"{node} has a load of {load:.1f} for each core (status_max_load is {limits['load']:g}). See: top")
     left = answer.get("memory_available")
     if left is not None and left * 100 < limits["memory"]:
-        found.append(f"{node} has {left * 100:.0f} % of its memory left (status_min_memory is {limits['memory']:g}). See: top -o %MEM")
+        found.append(
+            f"{node} has {left * 100:.0f} % of its memory left (status_min_memory is {limits['memory']:g}). See: top -o %MEM"
+        )
     off = answer.get("clock_offset", 0.0)
     if abs(off) - answer.get("clock_error", 0.0) > limits["clock_offset"]:
         found.append(
@@ -139,7 +145,9 @@ def _versions(answers: Mapping[str, Mapping[str, Any]], images: Mapping[str, str
         *_differing("packages", bundles, same),
         *_differing("kernel", {node: answer.get("kernel", "") for node, answer in alive.items()}, "Flash them from one image."),
         *_differing("system", {node: answer.get("os", "") for node, answer in alive.items()}, "Flash them from one image."),
-        *_differing("image on its card", {node: images.get(node, "") for node in alive}, "playbooks/swap.yml flashes a node anew."),
+        *_differing(
+            "image on its card", {node: images.get(node, "") for node in alive}, "playbooks/swap.yml flashes a node anew."
+        ),
     ]
 
 
@@ -193,7 +201,9 @@ def cluster_status(
                 "-" if bits is None else ", ".join(throttled_words(bits)) or "ok",
                 f"{answer['disks']['/']['used'] * 100:.0f} %" if "/" in answer.get("disks", {}) else "-",
                 "FAILS" if bad_card else "ok",
-                f"{answer['clock_offset']:+.1f} s" if abs(answer.get("clock_offset", 0)) > answer.get("clock_error", 0) else "±0 s",
+                f"{answer['clock_offset']:+.1f} s"
+                if abs(answer.get("clock_offset", 0)) > answer.get("clock_error", 0)
+                else "±0 s",
                 worker,
             ]
         )
@@ -201,7 +211,11 @@ def cluster_status(
     problems += _versions(answers, images)
     nodes = {
         node: {key: value for key, value in answer.items() if key not in ("failed", "changed", "invocation")}
-        | {"joined": node in joined, "image": images.get(node, ""), "throttled_words": throttled_words(answer.get("throttled") or 0)}
+        | {
+            "joined": node in joined,
+            "image": images.get(node, ""),
+            "throttled_words": throttled_words(answer.get("throttled") or 0),
+        }
         for node, answer in answers.items()
     }
     return {"rows": rows, "problems": problems, "nodes": nodes}

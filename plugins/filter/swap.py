@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ def swap_problems(groups: Mapping[str, Iterable[str]], node: str, slot: str) -> 
 
 
 def swap_state(mark: Mapping[str, Any], ledger: Mapping[str, Mapping[str, Any]], node: str) -> dict[str, Any]:
-    """How far a swap is: the mark it made when it began, and whether the card was written since (RFC 3339 times in UTC compare)."""
+    """How far a swap is: the mark it made when it began, and whether the card was written since (by RFC 3339 times in UTC)."""
     entry = ledger.get(node, {})
     written = entry.get("verdict") == "verified" and str(entry.get("time", "")) >= str(mark["began"])
     return {"began": mark["began"], "new_key": bool(mark["new_key"]), "written": written}
@@ -48,7 +49,7 @@ def swap_state(mark: Mapping[str, Any], ledger: Mapping[str, Mapping[str, Any]],
 
 def swap_times(times: Sequence[tuple[str, float]]) -> list[str]:
     """A table of where the time went, from the end of each stage in seconds; the first entry is the beginning."""
-    spent = [(name, end - before) for (_, before), (name, end) in zip(times, times[1:], strict=False)]
+    spent = [(name, end - before) for (_, before), (name, end) in itertools.pairwise(times)]
     ansibles = sum(seconds for name, seconds in spent if name not in NOT_ANSIBLES)
     rows = [*spent, ("all", sum(seconds for _, seconds in spent)), ("without card and boot", ansibles)]
     return [f"{name:<22} {seconds:6.1f} s" for name, seconds in rows]

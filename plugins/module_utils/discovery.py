@@ -82,7 +82,7 @@ def network(subnet: str, most: int) -> ipaddress.IPv4Network:
 
 def parse_nmap(text: str) -> dict[str, Host]:
     """The hosts that are up, by address, from nmap's XML (nmap.dtd). Raises DiscoveryError when it is not that."""
-    # The parser of the standard library reads no external entities, and expat bounds what internal ones grow to; nmap has neither.
+    # The standard library's parser reads no external entities, expat bounds the internal ones, and nmap has neither.
     if "<!ENTITY" in text:
         raise DiscoveryError("nmap's answer defines entities, which nmap never does.")
     try:

@@ -17,7 +17,7 @@ from ansible.module_utils.discovery import (
     Finding,
 )
 
-# Fill, and line and text: told apart by those who do not see all colours, too (after Okabe and Ito); and the verdict is written out.
+# Fill; line and text. Told apart by those who do not see all colours, too (after Okabe and Ito), and the verdict is in words.
 COLOURS = {
     UP: ("#d9f2e6", "#00694d"),
     MISSING: ("#ffffff", "#8a8a8a"),
@@ -39,22 +39,17 @@ def _text(x: float, y: float, text: str, colour: str, size: int = 12, weight: st
     )
 
 
-def _short(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
 def _box(finding: Finding, x: float, y: float) -> list[str]:
     fill, line = COLOURS[finding.verdict]
     dashes = " stroke-dasharray='5 4'" if finding.verdict == MISSING else ""
     name = finding.name or ("this machine" if finding.verdict == THIS_MACHINE else "?")
-    detail = finding.address if finding.verdict == THIS_MACHINE else f"{finding.address}"
     parts = [f"<g><title>{escape(', '.join(filter(None, [name, finding.address, finding.verdict, finding.note])))}</title>"]
     if finding.verdict == DUPLICATE:  # two of them
         parts.append(f"<rect x='{x + 5}' y='{y - 5}' width='{WIDE}' height='{HIGH}' rx='9' fill='{fill}' stroke='{line}'/>")
     parts += [
         f"<rect x='{x}' y='{y}' width='{WIDE}' height='{HIGH}' rx='9' fill='{fill}' stroke='{line}' stroke-width='1.6'{dashes}/>",
         _text(x + WIDE / 2, y + 22, name, "#1d1d1d", 14, "bold"),
-        _text(x + WIDE / 2, y + 42, detail, "#3c3c3c"),
+        _text(x + WIDE / 2, y + 42, finding.address, "#3c3c3c"),
         _text(x + WIDE / 2, y + 61, finding.verdict if name != finding.verdict else "", line, 12, "bold"),
         "</g>",
     ]
@@ -79,23 +74,25 @@ def picture(findings: Sequence[Finding], title: str, subtitle: str) -> str:
         x = MARGIN + column * (WIDE + GAP)
         y = TOP if row == 0 else switch + SWITCH + CABLE
         _, line = COLOURS[finding.verdict]
-        start, end = (y + HIGH, switch + 8) if row == 0 else (y, switch + SWITCH - 8)
+        start: float = y + HIGH if row == 0 else y
+        end: float = switch + 8 if row == 0 else switch + SWITCH - 8
         if finding.verdict == MISSING:  # the end of its cable hangs loose
             end = (start + end) / 2
         dashes = " stroke-dasharray='3 4'" if finding.verdict == MISSING else ""
         parts.append(
-            f"<line x1='{x + WIDE / 2:g}' y1='{start:g}' x2='{x + WIDE / 2:g}' y2='{end:g}' stroke='{line}' stroke-width='3'{dashes}/>"
+            f"<line x1='{x + WIDE / 2:g}' y1='{start:g}' x2='{x + WIDE / 2:g}' y2='{end:g}' "
+            f"stroke='{line}' stroke-width='3'{dashes}/>"
         )
         parts += _box(finding, x, y)
     middle = switch + SWITCH / 2
     parts.append(f"<rect x='{MARGIN}' y='{switch}' width='{width - 2 * MARGIN}' height='{SWITCH}' rx='7' fill='#30363d'/>")
     for index, finding in enumerate(findings):
         row, column = divmod(index, columns)
-        x = MARGIN + column * (WIDE + GAP) + WIDE / 2
+        port_x = MARGIN + column * (WIDE + GAP) + WIDE // 2
         lit = "#ffffff" if finding.verdict == MISSING else COLOURS[finding.verdict][0]
         opacity = 0.25 if finding.verdict == MISSING else 1
         port = switch + 6 if row == 0 else switch + SWITCH - 14
-        parts.append(f"<rect x='{x - 8:g}' y='{port:g}' width='16' height='8' rx='2' fill='{lit}' fill-opacity='{opacity}'/>")
+        parts.append(f"<rect x='{port_x - 8}' y='{port:g}' width='16' height='8' rx='2' fill='{lit}' fill-opacity='{opacity}'/>")
     parts.append(_text(width / 2, middle + 4, "switch", "#ffffff", 12))
     parts.append("</svg>")
     return "\n".join(parts) + "\n"

@@ -7,10 +7,10 @@ DOCUMENTATION = r"""
 module: network_discover
 short_description: Find the hosts of the cluster's network, and match them to the nodes
 description:
-  - Searches the subnet with C(nmap -sn), at a bounded rate, and nothing else. As root C(arp-scan) also asks who claims each address, so
-    that two hosts with one address show.
-  - A host is matched to a node by its SSH host key (C(ssh-keyscan)), which came with the node's card; where SSH does not answer, by its
-    hardware address. Where the cluster's key logs in, the Pi is asked for its serial number.
+  - Searches the subnet with C(nmap -sn), at a bounded rate, and nothing else. As root C(arp-scan) also asks who claims each
+    address, so that two hosts with one address show.
+  - A host is matched to a node by its SSH host key (C(ssh-keyscan)), which came with the node's card; where SSH does not answer,
+    by its hardware address. Where the cluster's key logs in, the Pi is asked for its serial number.
   - Changes nothing.
 author: Bramble
 options:
@@ -79,8 +79,8 @@ findings:
     name: {description: "The node; empty where it is none.", type: str}
     verdict:
       description: >-
-        C(up), C(missing), C(wrong address), C(duplicate), C(not itself) (another SSH host key at a node's address), C(unknown), C(spare) or
-        C(this machine).
+        C(up), C(missing), C(wrong address), C(duplicate), C(not itself) (another SSH host key at a node's address), C(unknown),
+        C(spare) or C(this machine).
       type: str
     address: {description: "Where it is, or should be.", type: str}
     macs: {description: The hardware addresses that answer there., type: list}
@@ -152,7 +152,7 @@ def ask(module: AnsibleModule, *command: str, data: str = "") -> str:
 
 
 def log_in(options: dict, name: str, address: str) -> str:
-    """The numbers of a Pi, as grep's lines "FILE:TEXT"; strictly to the host that has the node's key. Empty when it lets nobody in."""
+    """The numbers of a Pi, as grep's lines "FILE:TEXT", strictly from the host with the node's key; or "" when it is closed."""
     command = [
         "ssh", "-F", "none", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5", "-o", "StrictHostKeyChecking=yes",
         "-o", f"UserKnownHostsFile={options['known_hosts']}", "-o", f"HostKeyAlias={name}", "-o", "IdentitiesOnly=yes",
@@ -176,7 +176,9 @@ def search(module: AnsibleModule, blind: list[str]) -> tuple[dict[str, Host], se
     if route.get("dev") == "lo":  # that is this machine's own address: another tells the way
         (route, *_) = json.loads(ask(module, needed(module, "ip", "iproute2"), "-json", "route", "get", str(subnet[2])))
     if "gateway" in route or route.get("prefsrc") is None:
-        blind.append(f"This machine has no address in {subnet}: hardware addresses, and two hosts with one address, cannot be seen.")
+        blind.append(
+            f"This machine has no address in {subnet}: hardware addresses, and two hosts with one address, cannot be seen."
+        )
         return hosts, set()
     if os.geteuid():
         blind.append(

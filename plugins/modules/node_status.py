@@ -7,8 +7,8 @@ DOCUMENTATION = r"""
 module: node_status
 short_description: How a node is
 description:
-  - Gathers in one go what tells whether a Raspberry Pi is well. Changes nothing, and fails for nothing that it cannot read, since nodes
-    differ in what they have.
+  - Gathers in one go what tells whether a Raspberry Pi is well. Changes nothing, and fails for nothing that it cannot read,
+    since nodes differ in what they have.
   - Runs with an action plugin of the same name, which adds how far the node's clock is from the control machine's.
 author: Bramble
 options:
@@ -38,29 +38,38 @@ RETURN = r"""
 uptime: {description: Seconds since it booted., type: float, returned: always}
 load: {description: "Runnable processes, over the last minute (proc(5)).", type: float, returned: always}
 cores: {description: How many processors it has., type: int, returned: always}
-memory_available: {description: "The share of memory that is available, from 0 to 1.", type: float, returned: success}
+memory_available: {description: "The share of memory available, from 0 to 1.", type: float, returned: always}
 temperature: {description: "The hottest sensor, in degrees Celsius; null without any.", type: float, returned: always}
-throttled: {description: "What vcgencmd get_throttled says, as a number; null where there is no vcgencmd.", type: int, returned: always}
+throttled: {description: "What vcgencmd get_throttled says, as a number; null without vcgencmd.", type: int, returned: always}
 disks:
   description: By mount point, C(used) (from 0 to 1, as df(1) counts it), C(bytes) and C(read_only).
   type: dict
   returned: always
 card:
   description: >-
-    C(life_time) and C(pre_eol) as the card says (eMMC 5.0 and newer cards only), C(ext4_errors) of the root file system; null each where it
-    cannot be told.
+    C(life_time) and C(pre_eol) as the card says (only eMMC 5.0 and newer cards do), C(ext4_errors) of the root file system;
+    null each where it cannot be told.
   type: dict
   returned: always
-io_errors: {description: The kernel's lines of this boot about a disk that fails., type: list, returned: always}
-units: {description: "By unit, C(active) (such as C(active), C(failed)), C(restarts) and C(bundle), the program's folder.", type: dict, returned: always}
+io_errors: {description: The kernel's lines of this boot about a disk that fails, at most 20., type: list, returned: always}
+units:
+  description: By unit, C(active) (such as active or failed), C(restarts) and C(bundle), its program's folder in /opt/bramble.
+  type: dict
+  returned: always
 failed_units: {description: The names of all units that have failed., type: list, returned: always}
 kernel: {description: Its release., type: str, returned: always}
 os: {description: "As os-release(5) calls it, PRETTY_NAME.", type: str, returned: always}
-chrony: {description: "How far chrony thinks the clock is off, in seconds, and from whom it has the time; null without chrony.", type: dict, returned: always}
+chrony:
+  description: From whom chrony has the time (C(source), C(stratum)), and how many seconds it is off; null without chrony.
+  type: dict
+  returned: always
 began: {description: "The node's clock when the module began, in seconds since 1970.", type: float, returned: always}
 ended: {description: The same when it ended., type: float, returned: always}
-clock_offset: {description: "How far the node's clock is ahead of the control machine's, in seconds. Added by the action plugin.", type: float, returned: always}
-clock_error: {description: "How wrong clock_offset can be, either way, in seconds. Added by the action plugin.", type: float, returned: always}
+clock_offset:
+  description: How far the node's clock is ahead of the control machine's, in seconds. Added by the action plugin.
+  type: float
+  returned: always
+clock_error: {description: "How wrong clock_offset can be, either way, in seconds.", type: float, returned: always}
 """
 
 import glob
@@ -72,7 +81,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 # What block layer, MMC driver and ext4 say of a card that fails.
-IO_ERRORS = r"(I/O error|mmc[0-9]+: (error|timeout|Timeout|card .*removed)|EXT4-fs error|EXT4-fs .*remounting filesystem read-only|Buffer I/O)"
+IO_ERRORS = r"I/O error|mmc[0-9]+: (error|[Tt]imeout|card .*removed)|EXT4-fs error|EXT4-fs .*remounting filesystem read-only"
 
 
 def read(path: str) -> str:
@@ -174,7 +183,9 @@ def main() -> None:
     kib = {name: number(memory.get(name, "").removesuffix("kB").strip()) or 0 for name in ("MemTotal", "MemAvailable")}
     release = dict(line.split("=", 1) for line in read("/etc/os-release").splitlines() if "=" in line)
     vcgencmd = re.search(r"throttled=0x([0-9a-fA-F]+)", said(module, "vcgencmd", "get_throttled"))
-    lines = said(module, "journalctl", "--dmesg", "--boot", "--quiet", "--no-pager", "--output=cat", f"--grep={IO_ERRORS}", "--lines=20")
+    lines = said(
+        module, "journalctl", "--dmesg", "--boot", "--quiet", "--no-pager", "--output=cat", f"--grep={IO_ERRORS}", "--lines=20"
+    )
     failed = said(module, "systemctl", "list-units", "--state=failed", "--plain", "--no-legend", "--no-pager")
     module.exit_json(
         changed=False,
