@@ -18,6 +18,7 @@ THROTTLED = {
     18: "throttled since boot",
     19: "soft temperature limit since boot",
 }
+DRAINED = "DRAINED"
 POWER = (1 << 0) | (1 << 16)
 HEAT = (1 << 2) | (1 << 3) | (1 << 18) | (1 << 19)
 PRE_EOL = {2: "80 % of its reserve is used", 3: "its reserve is used up"}
@@ -41,14 +42,15 @@ def _uptime(seconds: float) -> str:
     return f"{days} d {hours} h" if days else f"{hours} h {rest // 60} min"
 
 
-def _workers(answer: Mapping[str, Any]) -> tuple[dict[str, int], list[str]]:
-    """The threads of each worker that has joined, and what is wrong with the scheduler."""
+def _workers(answer: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
+    """What each worker that has joined can do, or DRAINED, and what is wrong with the scheduler."""
     if answer.get("unreachable"):
         return {}, ["The client cannot be reached, so the scheduler could not be asked."]
     if answer.get("rc") != 0:
         said = str(answer.get("stderr") or answer.get("msg") or "nothing").strip().splitlines()
         return {}, [f"The scheduler could not be asked: {said[-1] if said else 'no answer'}"]
-    return {name: int(worker["threads"]) for name, worker in json.loads(answer["stdout"])["nodes"].items()}, []
+    nodes = json.loads(answer["stdout"])["nodes"]
+    return {name: DRAINED if worker.get("drained") else f"{worker['threads']} threads" for name, worker in nodes.items()}, []
 
 
 def _power(node: str, answer: Mapping[str, Any], limits: Mapping[str, float]) -> list[str]:
@@ -183,7 +185,9 @@ def cluster_status(
             continue
         worker = ""
         if node in workers:
-            worker = f"{joined[node]} threads" if node in joined else "MISSING"
+            worker = joined.get(node, "MISSING")
+            if worker == DRAINED:
+                problems.append(f"{node} was drained and takes no jobs. On the node: sudo systemctl restart bramble-worker")
             if node not in joined and answered:
                 problems.append(
                     f"The worker of {node} has not joined. On the node: journalctl -u bramble-worker; "

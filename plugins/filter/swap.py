@@ -47,16 +47,20 @@ def swap_state(mark: Mapping[str, Any], ledger: Mapping[str, Mapping[str, Any]],
     return {"began": mark["began"], "new_key": bool(mark["new_key"]), "written": written}
 
 
-def swap_times(times: Sequence[tuple[str, float]]) -> list[str]:
-    """A table of where the time went, from the end of each stage in seconds; the first entry is the beginning."""
-    spent = [(name, end - before) for (_, before), (name, end) in itertools.pairwise(times)]
-    ansibles = sum(seconds for name, seconds in spent if name not in NOT_ANSIBLES)
-    rows = [*spent, ("all", sum(seconds for _, seconds in spent)), ("without card and boot", ansibles)]
-    return [f"{name:<22} {seconds:6.1f} s" for name, seconds in rows]
+def swap_seconds(times: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """Where the time went, in seconds by stage, from the end of each; the first entry is the beginning."""
+    spent = {name: round(end - before, 1) for (_, before), (name, end) in itertools.pairwise(times)}
+    ours = sum(seconds for name, seconds in spent.items() if name not in NOT_ANSIBLES)
+    return {**spent, "all": round(sum(spent.values()), 1), "without card and boot": round(ours, 1)}
+
+
+def swap_table(seconds: Mapping[str, float]) -> list[str]:
+    """The same for people."""
+    return [f"{name:<22} {value:6.1f} s" for name, value in seconds.items()]
 
 
 class FilterModule:
     """Filters for playbooks/swap.yml."""
 
     def filters(self) -> dict[str, Any]:
-        return {"swap_problems": swap_problems, "swap_state": swap_state, "swap_times": swap_times}
+        return {"swap_problems": swap_problems, "swap_state": swap_state, "swap_seconds": swap_seconds, "swap_table": swap_table}

@@ -61,6 +61,12 @@ def test_a_worker_that_has_not_joined() -> None:
     assert len(status["problems"]) == 1 and "--tags worker --limit pi-01" in status["problems"][0]
 
 
+def test_a_worker_that_was_drained_and_left() -> None:
+    answer = {"rc": 0, "stdout": json.dumps({"nodes": {"pi-01": {"threads": 4, "drained": True}}})}
+    status = cluster_status({"pi-01": UP}, answer, ["pi-01"], LIMITS, {})
+    assert status["rows"][1][-1] == "DRAINED" and "pi-01 was drained" in status["problems"][0]
+
+
 def test_a_scheduler_that_does_not_answer() -> None:
     for answer in ({"rc": 3, "stderr": "one\nbramble: no scheduler"}, {"unreachable": True}, {"rc": 127, "msg": "no"}):
         status = cluster_status({"pi-01": UP}, answer, ["pi-01"], LIMITS, {})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from swap import swap_problems, swap_state, swap_times
+from swap import swap_problems, swap_seconds, swap_state, swap_table
 
 GROUPS = {"cluster": ["pi-client", "pi-01", "pi-02"], "scheduler": ["pi-client"], "spare": ["pi-02"], "worker": ["pi-01"]}
 MARK = {"began": "2026-11-22T10:00:00Z", "new_key": False}
@@ -44,5 +44,6 @@ def test_only_a_card_that_was_verified_since_is_written(entry: dict, written: bo
 
 
 def test_where_the_time_went() -> None:
-    lines = swap_times([("", 100.0), ("drain", 102.5), ("write the card", 150.0), ("boot", 170.0), ("set up", 200.0)])
-    assert [line.split()[-2] for line in lines] == ["2.5", "47.5", "20.0", "30.0", "100.0", "32.5"]
+    seconds = swap_seconds([("", 100.0), ("drain", 102.5), ("write the card", 150.0), ("boot", 170.0), ("set up", 200.0)])
+    assert list(seconds.values()) == [2.5, 47.5, 20.0, 30.0, 100.0, 32.5]
+    assert swap_table(seconds)[-1].split() == ["without", "card", "and", "boot", "32.5", "s"]

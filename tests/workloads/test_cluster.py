@@ -220,6 +220,7 @@ def test_a_drained_node_ends_its_jobs_and_is_then_stopped(fragile_cluster: Clust
             assert cluster._beats([address])[address][1] > 0
             assert cluster.drain("pi-02")
             assert cluster._beats([address])[address][1] == 0
+            assert cluster.drained() == {"pi-02"}
         fragile_cluster.kill("pi-02")
 
     outcomes = breaking(fragile_engine.map(nap, [0.5] * 20), "pi-02", drain_and_stop)

@@ -118,11 +118,13 @@ def nodes(
 
     with engine_and_screen("cluster", timeout, False, json) as (engine, screen):
         assert isinstance(engine, driver.Cluster)
-        threads = engine.threads()
+        threads, drained = engine.threads(), engine.drained()
         for node, count in threads.items():
-            screen.say(f"{node}  {count} jobs at once")
+            screen.say(f"{node}  {'takes no jobs' if node in drained else f'{count} jobs at once'}")
         if json is not None:
-            report.write_json({"nodes": {node: {"threads": count} for node, count in threads.items()}}, json)
+            report.write_json(
+                {"nodes": {node: {"threads": count, "drained": node in drained} for node, count in threads.items()}}, json
+            )
 
 
 @app.command()

@@ -351,6 +351,11 @@ class Cluster(Engine):
             if address in addresses
         }
 
+    def drained(self) -> set[str]:
+        """The nodes that are here and take no jobs, until their workers are started anew."""
+        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        return {self._node(str(worker["name"])) for worker in workers if worker["status"] != "running"}
+
     def _node(self, worker: str) -> str:
         stem, _, process = worker.rpartition("-")
         return stem if worker not in self.config.nodes and stem in self.config.nodes and process.isdigit() else worker
