@@ -160,6 +160,13 @@ def card_numbers(found: str, places: Mapping[str, str]) -> dict[str, str]:
     return {name: text for name, file in places.items() if (text := texts.get(file, "").strip("\0 "))}
 
 
+def cluster_addresses(
+    names: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]], spare: Iterable[str]
+) -> dict[str, dict[str, Any]]:
+    """The address of each node, and whether it is spare, as the module network_discover takes them."""
+    return {name: {"address": str(hostvars[name]["node_address"]), "spare": name in set(spare)} for name in names}
+
+
 class FilterModule:
     """Filters for the inventory of a cluster."""
 
@@ -167,6 +174,7 @@ class FilterModule:
         return {
             "cluster_problems": cluster_problems,
             "key_problems": key_problems,
+            "cluster_addresses": cluster_addresses,
             "card_batch": card_batch,
             "card_numbers": card_numbers,
         }

@@ -3,34 +3,120 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
-from status import cluster_status
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from status import THROTTLED, cluster_status, columns, throttled_words
 
-UP = {"rc": 0, "stdout": "93784.55 123.0\n0.42 0.30 0.20 1/90 4711\n"}
+LIMITS = {"temperature": 80, "disk": 90, "memory": 5, "load": 4, "clock_offset": 5, "card_worn": 80, "restarts": 10}
+UP: dict[str, Any] = {
+    "uptime": 93784.55,
+    "load": 0.42,
+    "cores": 4,
+    "memory_available": 0.8,
+    "temperature": 48.2,
+    "throttled": 0,
+    "disks": {"/": {"used": 0.31, "bytes": 30_000_000_000, "read_only": False}},
+    "card": {"life_time": 1, "pre_eol": 1, "ext4_errors": 0},
+    "io_errors": [],
+    "units": {"bramble-worker": {"active": "active", "restarts": 0, "bundle": "aaaa"}},
+    "failed_units": [],
+    "kernel": "6.12.1",
+    "os": "Debian 13",
+    "chrony": None,
+    "clock_offset": 0.1,
+    "clock_error": 0.3,
+}
 
 
-def scheduler(*nodes: str) -> dict:
+def scheduler(*nodes: str) -> dict[str, Any]:
     return {"rc": 0, "stdout": json.dumps({"nodes": {node: {"threads": 4} for node in nodes}})}
 
 
+def problems(answers: dict[str, Any], ledger: dict[str, Any] | None = None) -> list[str]:
+    """What is wrong, when all workers have joined."""
+    return cluster_status(answers, scheduler(*answers), list(answers), LIMITS, ledger or {})["problems"]
+
+
 def test_all_well() -> None:
-    status = cluster_status({"pi-client": UP, "pi-01": UP}, scheduler("pi-01"), ["pi-01"])
+    status = cluster_status({"pi-client": UP, "pi-01": UP}, scheduler("pi-01"), ["pi-01"], LIMITS, {})
     assert status["problems"] == []
-    assert status["lines"][2].split() == ["pi-01", "1", "d", "2", "h", "0.42", "4", "threads"]
+    assert columns(status["rows"])[2] == "pi-01      1 d 2 h  0.42  48  ok     31 %  ok    ±0 s   4 threads"
 
 
 def test_a_node_that_is_down() -> None:
-    status = cluster_status({"pi-01": {"unreachable": True}}, scheduler(), ["pi-01"])
-    assert "DOWN" in status["lines"][1]
+    status = cluster_status({"pi-01": {"unreachable": True}}, scheduler(), ["pi-01"], LIMITS, {})
+    assert "DOWN" in status["rows"][1]
     assert len(status["problems"]) == 1 and "pi-01 cannot be reached" in status["problems"][0]
 
 
+def test_a_node_that_does_not_know_how_it_is() -> None:
+    assert "pi-01 could not be asked: no python" in problems({"pi-01": {"failed": True, "msg": "traceback\nno python"}})[0]
+
+
 def test_a_worker_that_has_not_joined() -> None:
-    status = cluster_status({"pi-01": UP, "pi-02": UP}, scheduler("pi-02"), ["pi-01", "pi-02"])
+    status = cluster_status({"pi-01": UP, "pi-02": UP}, scheduler("pi-02"), ["pi-01", "pi-02"], LIMITS, {})
     assert len(status["problems"]) == 1 and "--tags worker --limit pi-01" in status["problems"][0]
+
+
+def test_a_worker_that_was_drained_and_left() -> None:
+    answer = {"rc": 0, "stdout": json.dumps({"nodes": {"pi-01": {"threads": 4, "drained": True}}})}
+    status = cluster_status({"pi-01": UP}, answer, ["pi-01"], LIMITS, {})
+    assert status["rows"][1][-1] == "DRAINED" and "pi-01 was drained" in status["problems"][0]
 
 
 def test_a_scheduler_that_does_not_answer() -> None:
     for answer in ({"rc": 3, "stderr": "one\nbramble: no scheduler"}, {"unreachable": True}, {"rc": 127, "msg": "no"}):
-        status = cluster_status({"pi-01": UP}, answer, ["pi-01"])
+        status = cluster_status({"pi-01": UP}, answer, ["pi-01"], LIMITS, {})
         assert len(status["problems"]) == 1, status
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"throttled": 0x50005}, "too little voltage (under-voltage, throttled)"),
+        ({"throttled": 0x80000}, "slows itself down (soft temperature limit since boot)"),
+        ({"temperature": 81.0}, "81 °C hot (status_max_temperature is 80)"),
+        ({"disks": {"/": {"used": 0.95, "bytes": 1, "read_only": False}}}, "/ is 95 % full (status_max_disk is 90)"),
+        ({"disks": {"/": {"used": 0.1, "bytes": 1, "read_only": True}}}, "read-only"),
+        ({"card": {"life_time": 9, "pre_eol": None, "ext4_errors": None}}, "80 % or more worn"),
+        ({"card": {"life_time": None, "pre_eol": 3, "ext4_errors": None}}, "its reserve is used up"),
+        ({"card": {"life_time": None, "pre_eol": None, "ext4_errors": 2}}, "2 errors in its file system"),
+        ({"io_errors": ["I/O error, dev mmcblk0"]}, "1 I/O errors in this boot, the last: I/O error, dev mmcblk0"),
+        ({"load": 17.0}, "load of 4.2 for each core"),
+        ({"memory_available": 0.04}, "4 % of its memory left"),
+        ({"clock_offset": -6.0}, "6 s behind this machine's"),
+        ({"failed_units": ["foo.service"]}, "foo.service has failed"),
+        ({"units": {"bramble-worker": {"active": "failed", "restarts": 0, "bundle": "a"}}}, "--tags worker --limit pi-01"),
+        ({"units": {"bramble-worker": {"active": "active", "restarts": 11, "bundle": "a"}}}, "again 11 times"),
+    ],
+)
+def test_each_thing_that_can_be_wrong(change: dict[str, Any], words: str) -> None:
+    found = problems({"pi-01": UP | change})
+    assert len(found) == 1 and words in found[0] and found[0].startswith(("pi-01", "bramble-worker of pi-01"))
+
+
+def test_a_clock_that_could_not_be_measured_better_is_no_problem() -> None:
+    assert problems({"pi-01": UP | {"clock_offset": 6.0, "clock_error": 2.0}}) == []
+
+
+def test_versions_that_differ() -> None:
+    odd = UP | {"kernel": "6.6.1", "units": {"bramble-worker": {"active": "active", "restarts": 0, "bundle": "bbbb"}}}
+    found = problems(
+        {"pi-01": UP, "pi-02": UP, "pi-03": odd}, {"pi-01": {"image": "a"}, "pi-02": {"image": "a"}, "pi-03": {"image": "b"}}
+    )
+    assert len(found) == 3
+    assert "packages: most have aaaa, bramble-worker of pi-03 has bbbb" in found[0]
+    assert "kernel: most have 6.12.1, pi-03 has 6.6.1" in found[1]
+    assert "image on its card: most have a, pi-03 has b" in found[2]
+
+
+@given(st.integers(0, 2**24 - 1))
+def test_every_bit_is_said_unless_a_present_one_says_it(bits: int) -> None:
+    words = throttled_words(bits)
+    for bit, word in THROTTLED.items():
+        said = bool(bits >> bit & 1) and not (bit >= 16 and bits >> (bit - 16) & 1)
+        assert (word in words) == said
+    assert any("unknown" in word for word in words) == bool(bits & ~0xF000F)

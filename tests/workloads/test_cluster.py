@@ -15,7 +15,7 @@ from bramble import ClusterError, ResultError, UsageError, driver
 from bramble.compute.kernel import nap
 from bramble.pi.montecarlo import chunks, count_inside
 
-from .conftest import Bramble, Cluster, write_config
+from .conftest import Bramble, Cluster, wait_until, write_config
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -208,3 +208,40 @@ def test_tasks_are_small(engine: driver.Engine) -> None:
 
     task = pickle.dumps((partial(driver._call_on_worker, count_inside), chunks(10**9, 10**7, 0)[3]))
     assert len(task) < 250
+
+
+def test_a_drained_node_ends_its_jobs_and_is_then_stopped(fragile_cluster: Cluster, fragile_engine: driver.Engine) -> None:
+    """None of the jobs is lost; those that it had not begun are done by the other."""
+    assert isinstance(fragile_engine, driver.Cluster)
+    (address,) = fragile_engine._workers(["pi-02"])
+
+    def drain_and_stop() -> None:
+        with driver.connect_to([], 20) as cluster:
+            assert cluster._beats([address])[address][1] > 0
+            assert cluster.drain("pi-02")
+            assert cluster._beats([address])[address][1] == 0
+            assert cluster.drained() == {"pi-02"}
+        fragile_cluster.kill("pi-02")
+
+    outcomes = breaking(fragile_engine.map(nap, [0.5] * 20), "pi-02", drain_and_stop)
+    assert ends(outcomes) == list(range(20)) and all(outcome.lost is None for outcome in outcomes)
+
+
+def test_drain_and_prove(bramble: Bramble) -> None:
+    proved = bramble("prove", "pi-02")
+    assert proved.returncode == 0 and proved.stdout.startswith("pi-02 computes: 785"), proved
+    missing = bramble("prove", "pi-09", "--timeout", "1")
+    assert missing.returncode == 3 and "pi-09 did not report" in missing.stderr
+    absent = bramble("drain", "pi-09")
+    assert absent.returncode == 0 and "nothing to do" in absent.stdout
+
+
+def test_jobs_that_do_not_end_in_time_are_said(fragile_cluster: Cluster, fragile_engine: driver.Engine) -> None:
+    assert isinstance(fragile_engine, driver.Cluster)
+    jobs = fragile_engine.client.map(time.sleep, [3.0] * 4, pure=False)
+    addresses = list(fragile_engine._workers(["pi-01"]))
+    wait_until(lambda: any(busy for _, busy in fragile_engine._beats(addresses).values()))
+    with driver.connect_to([], 0.5) as cluster, pytest.raises(ResultError, match=r"pi-01 still runs jobs after 0.5 s"):
+        cluster.drain("pi-01")
+    fragile_cluster.kill("pi-01")
+    del jobs

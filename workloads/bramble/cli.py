@@ -118,11 +118,44 @@ def nodes(
 
     with engine_and_screen("cluster", timeout, False, json) as (engine, screen):
         assert isinstance(engine, driver.Cluster)
-        threads = engine.threads()
+        threads, drained = engine.threads(), engine.drained()
         for node, count in threads.items():
-            screen.say(f"{node}  {count} jobs at once")
+            screen.say(f"{node}  {'takes no jobs' if node in drained else f'{count} jobs at once'}")
         if json is not None:
-            report.write_json({"nodes": {node: {"threads": count} for node, count in threads.items()}}, json)
+            report.write_json(
+                {"nodes": {node: {"threads": count, "drained": node in drained} for node, count in threads.items()}}, json
+            )
+
+
+@app.command()
+def drain(
+    node: Annotated[str, typer.Argument(metavar="NODE", help="Its name, such as pi-05.")],
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for the jobs that it runs to end.")] = 600.0,
+) -> None:
+    """Have a node end its jobs and take no more, before it is powered off; until its worker is started again."""
+    from bramble import driver
+
+    with driver.connect_to([], timeout) as cluster:
+        print(f"{node} takes no more jobs" if cluster.drain(node) else f"{node} has no worker here: nothing to do")
+
+
+@app.command()
+def prove(
+    node: Annotated[str, typer.Argument(metavar="NODE", help="Its name, such as pi-05.")],
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for its worker.")] = 60.0,
+) -> None:
+    """Prove that a node computes: it does a small job, and the result is compared with this machine's."""
+    from bramble import ResultError, driver
+    from bramble.pi.montecarlo import Chunk, count_inside
+
+    job = Chunk(seed=0, stream=0, points=1_000_000)
+    with driver.connect_to([node], timeout) as cluster:
+        (outcome,) = cluster.map(count_inside, [job], [node])
+    if outcome.lost:
+        raise ResultError(f"{node} did not do its job: {outcome.lost}")
+    if outcome.result != (here := count_inside(job)):
+        raise ResultError(f"{outcome.node} counted {outcome.result} of {job.points} points, here it is {here}; do not trust it")
+    print(f"{outcome.node} computes: {outcome.result} of {job.points} points in {outcome.seconds:.2f} s, as here")
 
 
 def main() -> None:

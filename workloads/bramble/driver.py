@@ -42,6 +42,8 @@ ANSWER_TIMEOUT = 10.0
 """Seconds for the scheduler to answer anything we ask, results included: they are small."""
 SILENCE = 5.0
 """Seconds without a finished job after which we ask the scheduler whether the nodes we wait for still exist."""
+RUNNING = ("executing", "long-running", "cancelled", "resumed")
+"""The states of a job that a worker is busy with (distributed.worker_state_machine)."""
 ATTEMPTS = 3
 """How often jobs are submitted when all of their nodes, or the scheduler, went away and came back."""
 WARM_UP_TIMEOUT = 120.0
@@ -212,11 +214,18 @@ class Cluster(Engine):
     decides, since `pi-01` itself looks like process 1 of a node `pi`. A worker that is not on the list is its own node.
     """
 
-    def __init__(self, config: ClusterConfig, timeout: float, require_all: bool, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        config: ClusterConfig,
+        timeout: float,
+        require_all: bool,
+        say: Callable[[str], None],
+        wanted: Iterable[str] | None = None,
+    ) -> None:
         self.config, self.timeout = config, timeout
         self.client = self._connect()
         try:
-            self.nodes = self._wait_for_nodes(require_all, say)
+            self.nodes = self._wait_for_nodes(set(config.nodes if wanted is None else wanted), require_all, say)
         except BaseException:
             self.close()
             raise
@@ -273,8 +282,7 @@ class Cluster(Engine):
             "`systemctl status bramble-scheduler`, or run `ansible-playbook playbooks/site.yml --tags scheduler`"
         )
 
-    def _wait_for_nodes(self, require_all: bool, say: Callable[[str], None]) -> tuple[str, ...]:
-        expected = set(self.config.nodes)
+    def _wait_for_nodes(self, expected: set[str], require_all: bool, say: Callable[[str], None]) -> tuple[str, ...]:
         deadline = time.monotonic() + self.timeout
         while not expected <= (there := set(self._workers().values())) and time.monotonic() < deadline:
             time.sleep(0.25)
@@ -303,6 +311,50 @@ class Cluster(Engine):
             node = self._node(str(worker["name"]))
             found[node] = found.get(node, 0) + int(worker["nthreads"])
         return dict(sorted(found.items()))
+
+    def drain(self, node: str) -> bool:
+        """Have a node end the jobs that it runs and begin no other; False if it has no worker here.
+
+        What it has computed goes to other nodes. It stays like this until its worker is started anew.
+        Raises ResultError when jobs still run at the end of the timeout, or nobody can take what it holds.
+        """
+        addresses = sorted(self._workers([node]))
+        if not addresses:
+            return False
+        deadline = time.monotonic() + self.timeout
+        self._retire(node, addresses)
+        asked, running = self._beats(addresses), addresses
+        while running:
+            if time.monotonic() > deadline:
+                raise ResultError(f"{node} still runs jobs after {self.timeout:g} s; wait, or end the program that they are of")
+            time.sleep(0.25)
+            # By heartbeats from after the request: a job that was on its way has begun by then.
+            running = [
+                address
+                for address, (seen, busy) in self._beats(addresses).items()
+                if busy or seen == asked.get(address, (0.0, 0))[0]
+            ]
+        self._retire(node, addresses)  # with what the last jobs made
+        return True
+
+    def _retire(self, node: str, addresses: Sequence[str]) -> None:
+        retire = partial(self.client.retire_workers, list(addresses), close_workers=False, remove=False, asynchronous=True)
+        if not self._ask(retire) and self._workers([node]):
+            raise ResultError(f"{node} holds results, and no other node can take them; end the program that they are of")
+
+    def _beats(self, addresses: Sequence[str]) -> dict[str, tuple[float, int]]:
+        """By address of a worker that is there, when it last reported to the scheduler, and how many jobs it ran then."""
+        workers = (self._ask(lambda: self.client.scheduler.identity(n_workers=-1)) or {"workers": {}})["workers"]
+        return {
+            address: (worker["last_seen"], sum(worker["metrics"]["task_counts"].get(state, 0) for state in RUNNING))
+            for address, worker in workers.items()
+            if address in addresses
+        }
+
+    def drained(self) -> set[str]:
+        """The nodes that are here and take no jobs, until their workers are started anew."""
+        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        return {self._node(str(worker["name"])) for worker in workers if worker["status"] != "running"}
 
     def _node(self, worker: str) -> str:
         stem, _, process = worker.rpartition("-")
@@ -435,6 +487,11 @@ class Cluster(Engine):
 
     def close(self) -> None:
         self.client.close(timeout=2)
+
+
+def connect_to(nodes: Iterable[str], timeout: float) -> Cluster:
+    """The cluster, as soon as all of these nodes are there. Raises UsageError; ClusterError if one is not within `timeout`."""
+    return Cluster(load(), timeout, True, print, nodes)
 
 
 def connect(place: Place, timeout: float = 30.0, require_all: bool = False, say: Callable[[str], None] = print) -> Engine:

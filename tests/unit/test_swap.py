@@ -1,0 +1,49 @@
+"""What playbooks/swap.yml decides before and while it works."""
+
+from __future__ import annotations
+
+import pytest
+from swap import swap_problems, swap_seconds, swap_state, swap_table
+
+GROUPS = {"cluster": ["pi-client", "pi-01", "pi-02"], "scheduler": ["pi-client"], "spare": ["pi-02"], "worker": ["pi-01"]}
+MARK = {"began": "2026-11-22T10:00:00Z", "new_key": False}
+
+
+@pytest.mark.parametrize(
+    ("node", "slot", "words"),
+    [
+        ("", "/dev/x", "Say which node"),
+        ("pi-1", "/dev/x", "There is no node 'pi-1' in the inventory. Did you mean pi-01?"),
+        ("zebra", "/dev/x", "There are: pi-01, pi-02."),
+        ("pi-client", "/dev/x", "hands out the jobs"),
+        ("pi-02", "/dev/x", "'spare'"),
+        ("pi-01", "", "-e card_slot=/dev/disk/by-path/"),
+    ],
+)
+def test_what_cannot_be_swapped(node: str, slot: str, words: str) -> None:
+    (problem,) = swap_problems(GROUPS, node, slot)
+    assert words in problem
+
+
+def test_what_can() -> None:
+    assert swap_problems(GROUPS, "pi-01", "/dev/x") == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "written"),
+    [
+        ({}, False),
+        ({"verdict": "verified", "time": "2026-11-22T09:59:59Z"}, False),
+        ({"verdict": "verified", "time": "2026-11-22T10:00:00Z"}, True),
+        ({"verdict": "writing", "time": "2026-11-22T10:00:05Z"}, False),
+        ({"verdict": "failed", "time": "2026-11-22T10:00:05Z"}, False),
+    ],
+)
+def test_only_a_card_that_was_verified_since_is_written(entry: dict, written: bool) -> None:
+    assert swap_state(MARK, {"pi-01": entry, "pi-02": {"verdict": "verified", "time": "2027"}}, "pi-01")["written"] is written
+
+
+def test_where_the_time_went() -> None:
+    seconds = swap_seconds([("", 100.0), ("drain", 102.5), ("write the card", 150.0), ("boot", 170.0), ("set up", 200.0)])
+    assert list(seconds.values()) == [2.5, 47.5, 20.0, 30.0, 100.0, 32.5]
+    assert swap_table(seconds)[-1].split() == ["without", "card", "and", "boot", "32.5", "s"]
