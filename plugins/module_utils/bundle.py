@@ -107,8 +107,8 @@ def run(*command: str | Path, given: bytes | None = None, env: Mapping[str, str]
         raise BundleError(f"{command[0]} is not installed here") from None
     if done.returncode:
         words = (done.stderr.strip() or done.stdout.strip()).decode(errors="replace").splitlines()
-        # apt marks what matters.
-        words = [line for line in words if line.startswith("E: ")] or words[-8:]
+        # apt and pip mark what matters.
+        words = [line for line in words if line.startswith(("E: ", "ERROR: "))] or words[-8:]
         raise BundleError(f"{Path(command[0]).name} ended with {done.returncode}: {' / '.join(words)}")
     return done.stdout.decode(errors="replace")
 

@@ -25,6 +25,8 @@ from rehearsal import INVENTORY, ROOT, Play, play
 OVERLAY = Path(__file__).parent / "bundle"
 STATE = ROOT / ".state/h-bundle"
 IMAGES, BUNDLES = ROOT / ".cache/images", ROOT / ".cache/bundles"
+# A package with its hashes, in a requirements file.
+NUMPY = re.compile(r"^numpy==.*\n(?: .*\n)*", re.MULTILINE)
 SERVED = "/var/lib/bramble-bundle"
 
 playbook = partial(play, inventory=[*INVENTORY, OVERLAY])
@@ -59,8 +61,8 @@ def powered_off() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def images() -> dict[str, Any]:
-    """Which images the nodes have, for the playbooks."""
+def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Cards of two images; what the playbooks must know of that."""
     recipe = ROOT / "tests/e2e/identity/like-rpi-bookworm.toml"
     command = [sys.executable, ROOT / "images/debian/build.py", "--recipe", recipe, "--cache", IMAGES]
     made = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
@@ -69,7 +71,16 @@ def images() -> dict[str, Any]:
     bookworm = {"image_file": made["image"], "image_sha256": facts["sha256"], "image_init_format": facts["init_format"]}
     playbook("cards", variables=bookworm, arguments="--limit pi-01")
     architecture = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
-    return {"package_bundle_images": [str(IMAGES / f"debian-trixie-{architecture}.json"), made["manifest"]]}
+    # The nodes' numpy is too new for bookworm's Python; this machine's is not.
+    requirements = tmp_path_factory.mktemp("bundle") / "requirements.txt"
+    nodes, here = ((ROOT / name).read_text() for name in ("workloads/requirements.txt", "requirements.txt"))
+    older = NUMPY.search(here)
+    assert older
+    requirements.write_text(NUMPY.sub(lambda _: older[0], nodes))
+    return {
+        "package_bundle_images": [str(IMAGES / f"debian-trixie-{architecture}.json"), made["manifest"]],
+        "package_bundle_requirements": str(requirements),
+    }
 
 
 @pytest.fixture(scope="module")
