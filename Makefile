@@ -59,6 +59,11 @@ bench-cards: ## Measure the writing of cards against dd and bmaptool; writes rep
 	$(call as-root,scripts/bootstrap --test)
 	$(call as-root,.venv/bin/python bench/cards.py)
 
+.PHONY: bench-provision
+bench-provision: ## Measure site.yml on 1, 2, 4 and 8 nodes, the first time and when nothing changes; writes reports/bench/provision.json
+	$(call as-root,scripts/bootstrap)
+	$(call as-root,.venv/bin/python bench/provision.py)
+
 .PHONY: requirements
 requirements: ## Resolve requirements.in anew (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
