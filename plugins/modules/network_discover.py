@@ -38,6 +38,10 @@ options:
     description: Who logs in.
     type: str
     required: true
+  interface:
+    description: The wired port of a node.
+    type: str
+    default: eth0
   title:
     description: What the picture shows.
     type: str
@@ -132,7 +136,7 @@ from ansible.module_utils.discovery import (
 )
 from ansible.module_utils.discovery_picture import picture
 
-NUMBERS = ("/proc/device-tree/serial-number", "/sys/class/net/eth0/address")
+SERIAL = "/proc/device-tree/serial-number"
 
 
 def needed(module: AnsibleModule, program: str, package: str) -> str:
@@ -151,12 +155,17 @@ def ask(module: AnsibleModule, *command: str, data: str = "") -> str:
     return str(out)
 
 
+def mac_file(options: dict) -> str:
+    """Where a node has the hardware address of its wired port."""
+    return f"/sys/class/net/{options['interface']}/address"
+
+
 def log_in(options: dict, name: str, address: str) -> str:
     """The numbers of a Pi, as grep's lines "FILE:TEXT", strictly from the host with the node's key; or "" when it is closed."""
     command = [
         "ssh", "-F", "none", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5", "-o", "StrictHostKeyChecking=yes",
         "-o", f"UserKnownHostsFile={options['known_hosts']}", "-o", f"HostKeyAlias={name}", "-o", "IdentitiesOnly=yes",
-        "-i", options["ssh_key"], "-l", options["ssh_user"], address, "grep", "-s", "''", *NUMBERS,
+        "-i", options["ssh_key"], "-l", options["ssh_user"], address, "grep", "-s", "''", SERIAL, mac_file(options),
     ]  # fmt: skip
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=20, errors="replace").stdout
@@ -236,9 +245,10 @@ def run(module: AnsibleModule) -> None:
             told = pool.map(lambda pair: log_in(options, pair[0], pair[1].address), known)
         for (_, host), text in zip(known, told, strict=True):
             numbers = {file: value.strip("\0 \n") for file, _, value in (line.partition(":") for line in text.splitlines())}
-            host.serial = numbers.get(NUMBERS[0], "")
-            if not host.macs and MAC.fullmatch(numbers.get(NUMBERS[1], "")):
-                host.macs = {numbers[NUMBERS[1]]}
+            host.serial = numbers.get(SERIAL, "")
+            mac = numbers.get(mac_file(options), "")
+            if not host.macs and MAC.fullmatch(mac):
+                host.macs = {mac}
     findings = judge(nodes, hosts, own)
     subtitle = f"{options['subnet']} · {datetime.now():%Y-%m-%d %H:%M}" + (" · not all could be seen" if blind else "")
     module.exit_json(
@@ -260,6 +270,7 @@ def main() -> None:
         "ledger": {"type": "path", "required": True},
         "ssh_key": {"type": "path", "required": True, "no_log": False},
         "ssh_user": {"type": "str", "required": True},
+        "interface": {"type": "str", "default": "eth0"},
         "title": {"type": "str", "required": True},
         "max_rate": {"type": "int", "default": 100},
         "max_addresses": {"type": "int", "default": 1024},
