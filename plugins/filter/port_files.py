@@ -9,7 +9,8 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-# `optional` is for those who wait for the network at boot; a keyfile has no such thing.
+# `optional` is for those who wait for the network at boot: a keyfile has no such thing, and systemd-networkd-wait-online waits in
+# vain where networkd has no port to wait for.
 PORT = {"dhcp4", "dhcp6", "accept-ra", "link-local", "optional", "addresses", "routes", "nameservers"}
 ROUTE = {"to", "via", "metric"}
 NAMESERVERS = {"addresses", "search"}
@@ -89,9 +90,6 @@ def networkd(port: Mapping[str, Any], interface: str) -> str:
         "# From Bramble's inventory.",
         "[Match]",
         f"Name={interface}",
-        "",
-        "[Link]",
-        f"RequiredForOnline={'no' if port.get('optional') else 'yes'}",
         "",
         "[Network]",
         f"DHCP={dhcp[bool(port.get('dhcp4')), bool(port.get('dhcp6'))]}",

@@ -25,7 +25,7 @@ def test_there_is_no_way_out(host) -> None:
 
 
 def test_ipv6_is_the_links_alone(host) -> None:
-    """And stays so when a router advertises another."""
+    """The kernel takes none from a router."""
     assert [scope for _, _, scope in addresses(host, "inet6")] in ([], ["link"])
     for name, value in (("accept_ra", "0"), ("autoconf", "0"), ("disable_ipv6", "0")):
         assert host.check_output(f"cat /proc/sys/net/ipv6/conf/eth0/{name}") == value
