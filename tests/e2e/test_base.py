@@ -183,7 +183,8 @@ def test_a_full_disk_stops_one_node_and_a_rerun_completes() -> None:
     grace = "sudo sshd -T | grep logingrace"
     before = told("pi-01", grace)
     # First the journal gives back what it can: it would do so as soon as the disk is full.
-    fill = "journalctl --quiet --rotate --vacuum-time=1s; fallocate -l $(($(stat -fc '%f * %S' /) - 67108864)) /fill; cat /dev/zero >/fill2"
+    room = "$(($(stat -fc '%f * %S' /) - 67108864))"
+    fill = f"journalctl --quiet --rotate --vacuum-time=1s; fallocate -l {room} /fill; cat /dev/zero >/fill2"
     ssh("pi-01", f"sudo sh -c {shlex.quote(fill)}")
     try:
         run = base({"base_sshd_login_grace": 30}, check=False)
