@@ -26,7 +26,7 @@ OVERLAY = Path(__file__).parent / "bundle"
 STATE = ROOT / ".state/h-bundle"
 IMAGES, BUNDLES = ROOT / ".cache/images", ROOT / ".cache/bundles"
 # Packages with their hashes, in a requirements file.
-OLDER = re.compile(r"^(?:numpy|importlib-metadata|zipp)==.*\n(?: .*\n)*", re.MULTILINE)
+OLDER = re.compile(r"^(?:numpy|importlib-metadata|lazy-importer|zipp)==.*\n(?: .*\n)*", re.MULTILINE)
 SERVED = "/var/lib/bramble-bundle"
 
 playbook = partial(play, inventory=[*INVENTORY, OVERLAY])
@@ -79,7 +79,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         for block in OLDER.findall(here)
         if "python_full_version < " in block
     ]
-    assert len(older) == 3, older
+    assert len(older) == 4, older
     requirements.write_text(OLDER.sub("", nodes) + "".join(older))
     return {
         "package_bundle_images": [str(IMAGES / f"debian-trixie-{architecture}.json"), made["manifest"]],
