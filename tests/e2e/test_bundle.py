@@ -25,8 +25,8 @@ from rehearsal import INVENTORY, ROOT, Play, play
 OVERLAY = Path(__file__).parent / "bundle"
 STATE = ROOT / ".state/h-bundle"
 IMAGES, BUNDLES = ROOT / ".cache/images", ROOT / ".cache/bundles"
-# A package with its hashes, in a requirements file.
-NUMPY = re.compile(r"^numpy==.*\n(?: .*\n)*", re.MULTILINE)
+# Packages with their hashes, in a requirements file.
+OLDER = re.compile(r"^(?:numpy|importlib-metadata|lazy-importer|zipp)==.*\n(?: .*\n)*", re.MULTILINE)
 SERVED = "/var/lib/bramble-bundle"
 
 playbook = partial(play, inventory=[*INVENTORY, OVERLAY])
@@ -71,12 +71,16 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     bookworm = {"image_file": made["image"], "image_sha256": facts["sha256"], "image_init_format": facts["init_format"]}
     playbook("cards", variables=bookworm, arguments="--limit pi-01")
     architecture = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
-    # The nodes' numpy is too new for bookworm's Python; this machine's is not.
+    # The nodes' packages are for trixie's Python. What this machine has for bookworm's does for both.
     requirements = tmp_path_factory.mktemp("bundle") / "requirements.txt"
     nodes, here = ((ROOT / name).read_text() for name in ("workloads/requirements.txt", "requirements.txt"))
-    older = NUMPY.search(here)
-    assert older
-    requirements.write_text(NUMPY.sub(lambda _: older[0], nodes))
+    older = [
+        re.sub(" ; .*python_full_version < .*\\\\", "\\\\", block)
+        for block in OLDER.findall(here)
+        if "python_full_version < " in block
+    ]
+    assert len(older) == 4, older
+    requirements.write_text(OLDER.sub("", nodes) + "".join(older))
     return {
         "package_bundle_images": [str(IMAGES / f"debian-trixie-{architecture}.json"), made["manifest"]],
         "package_bundle_requirements": str(requirements),

@@ -1,4 +1,4 @@
-"""clock_set: only a clock that is further off than a message takes is set. (What sets it needs a machine with a clock.)"""
+"""clock_set: only a clock that is further off than a message takes is set. (Setting it is for machines whose clock it is.)"""
 
 from __future__ import annotations
 
