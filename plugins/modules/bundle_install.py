@@ -141,8 +141,8 @@ def fetch_all(url: str, manifest: Manifest, folder: Path) -> None:
     problems = list(wrong(folder, manifest))
     if problems:
         raise BundleError(
-            f"{'; '.join(problems)} (at {url}). Nothing was installed. To send the files to the client again: "
-            "ansible-playbook playbooks/site.yml -e package_bundle_send=true"
+            f"the bundle at {url} is damaged: {'; '.join(problems)}. Nothing was installed. To send the files to the client "
+            "again: ansible-playbook playbooks/site.yml -e package_bundle_send=true"
         )
 
 
