@@ -11,6 +11,7 @@ description:
     system that fsck knows gets a pass number, so that it is checked at boot.
   - Switches off the swap that is on, and comments out what would switch it on again. Swap of a machine that this node only shares
     a kernel with is left alone.
+  - Fails where the root file system is full.
 author: Bramble
 options:
   swap:
@@ -48,6 +49,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.text_file import read, write
 
 FSTAB = Path("/etc/fstab")
+LEAST_FREE = 4 << 20  # with less, services do not even start, and say anything but why
 
 
 def mounted_noatime(mounts: str) -> bool:
@@ -63,6 +65,13 @@ def swap_on(swaps: str) -> list[str]:
 
 def run(module: AnsibleModule) -> None:
     """Edit and apply. Raises OSError."""
+    root = os.statvfs("/")
+    free = root.f_bfree * root.f_frsize
+    if free < LEAST_FREE:
+        module.fail_json(
+            msg=f"No space left on /: {free:,} bytes are free. Nothing was changed. See what takes it (du -xh / | sort -h), "
+            "remove what is not needed, then run the same again."
+        )
     before = read(FSTAB)
     after = fstab.edited(before, module.params["swap"])
     if not fstab.has_root(after):
