@@ -66,7 +66,7 @@ def swap_on(swaps: str) -> list[str]:
 def run(module: AnsibleModule) -> None:
     """Edit and apply. Raises OSError."""
     root = os.statvfs("/")
-    free = root.f_bfree * root.f_frsize
+    free = root.f_bavail * root.f_frsize  # of what is free, ext4 keeps a part back
     if free < LEAST_FREE:
         module.fail_json(
             msg=f"No space left on /: {free:,} bytes are free. Nothing was changed. See what takes it (du -xh / | sort -h), "

@@ -1,4 +1,4 @@
-"""Packages for nodes with no way out, when something is wrong with them; and nodes with a wrong clock.
+"""Packages for nodes with no way out, when something is wrong with them.
 
 The client has debian-trixie, pi-01 another release: like-rpi-bookworm, with its own Python and its own packages.
 """
@@ -12,7 +12,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -42,14 +41,6 @@ def told(node: str, command: str, status: int = 0) -> str:
 def write(node: str, path: str, text: str) -> None:
     """Write a file on a node."""
     told(node, f"mkdir -p $(dirname {path}) && printf %s {shlex.quote(text)} >{path}")
-
-
-def wait_for(what: str, node: str, command: str, seconds: float = 60) -> None:
-    """Wait until a command on a node succeeds."""
-    end = time.monotonic() + seconds
-    while rehearsal.ssh(STATE, node, f"sudo sh -c {shlex.quote(command)}").returncode:
-        assert time.monotonic() < end, f"{what}: not within {seconds} s"
-        time.sleep(1)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -135,10 +126,15 @@ def test_a_second_run_changes_nothing(installed: Play, site: Any) -> None:
     assert site().changes() == []
 
 
+@pytest.fixture(scope="module")
+def bundle(installed: Play) -> str:
+    """The id of pi-01's bundle."""
+    return bundle_of("pi-01")
+
+
 @pytest.fixture
-def lacking(installed: Play) -> Iterator[str]:
-    """pi-01 lacks its environment and a package. Its bundle's id. In the end it is whole again."""
-    bundle = bundle_of("pi-01")
+def lacking(bundle: str) -> Iterator[str]:
+    """pi-01 lacks its environment and a package, and does so in the end. Its bundle's id."""
     told("pi-01", "rm -rf /opt/bramble && apt-get -qq --yes purge libfaketime")
     yield bundle
     assert "libfaketime" not in told("pi-01", "dpkg-query --show")
@@ -187,45 +183,3 @@ def test_what_is_altered_here_is_not_sent(lacking: str, site: Any) -> None:
         assert any(f"debs/{path.name} is altered" in message for message in run.failed.values()), run.failed
     finally:
         path.write_bytes(whole)
-
-
-@pytest.fixture(scope="module")
-def engine(installed: Play, site: Any) -> None:
-    """Sent again, and installed; time, scheduler and worker, too."""
-    site(package_bundle_send=True)
-    for name in ("time_sync", "scheduler", "workers"):
-        site(name)
-
-
-@pytest.mark.usefixtures("engine")
-def test_the_client_knows_the_time_when_a_node_is_in_1970() -> None:
-    fake = "LD_PRELOAD=$(ls /usr/lib/*/faketime/libfaketime.so.1) FAKETIME='1970-01-02 00:00:00' DONT_FAKE_MONOTONIC=1"
-    said = told(
-        "pi-01", f"{fake} chronyd -Q -t 30 'server 10.77.95.100 iburst' 'cmdport 0' 'pidfile /run/chronyd-test.pid' 2>&1 || true"
-    )
-    found = re.search(r"System clock wrong by ([\d.]+) seconds", said)
-    assert found and abs(float(found[1]) - (time.time() - 86400)) < 120, said
-
-
-@pytest.mark.usefixtures("engine")
-def test_a_worker_whose_clock_is_wrong_joins_when_it_is_right() -> None:
-    """In 1970 no certificate is valid; it goes on trying. In 2020 all are: no systemd starts a clock before that."""
-    joined = "journalctl -u bramble-scheduler --since=@{} | grep -q 'Register worker.*10.77.95.101'"
-    library = told("pi-01", "ls /usr/lib/*/faketime/libfaketime.so.1")
-    settings = f"LD_PRELOAD={library} DONT_FAKE_MONOTONIC=1 FAKETIME_NO_CACHE=1 FAKETIME_TIMESTAMP_FILE=/etc/faketime"
-    write("pi-01", "/run/systemd/system/bramble-worker.service.d/fake.conf", f"[Service]\nEnvironment={settings}\n")
-    started = int(time.time())
-    told("pi-01", "echo '@1970-01-02 00:00:00' >/etc/faketime && systemctl daemon-reload && systemctl restart bramble-worker")
-    wait_for("the worker is turned away", "pi-01", "journalctl -u bramble-worker | grep -q 'not yet valid'")
-    told("pi-client", joined.format(started), status=1)
-    told("pi-01", "echo '@2020-06-01 00:00:00' >/etc/faketime")
-    wait_for("the worker joins", "pi-client", joined.format(started))
-
-
-@pytest.mark.usefixtures("engine")
-def test_a_node_starts_without_the_client() -> None:
-    told("pi-client", "systemctl stop chrony")
-    told("pi-01", "systemctl restart chrony && systemctl is-active chrony && systemctl is-active time-sync.target")
-    assert "^*" not in told("pi-01", "chronyc -n sources")
-    told("pi-client", "systemctl start chrony")
-    wait_for("the node follows the client again", "pi-01", "chronyc -n sources | grep -F '^*'", 120)
