@@ -248,25 +248,3 @@ def test_a_control_machine_that_dies_in_the_middle_can_begin_again() -> None:
     while not computes() and time.monotonic() < deadline:
         time.sleep(1)
     assert computes()
-
-
-def assert_nothing_is_installed() -> None:
-    places = "/opt/bramble /etc/bramble/tls /etc/systemd/system/bramble-* /usr/local/bin/bramble"
-    for node in ("pi-client", *SERVERS):
-        assert told(node, f"ls -d {places} 2>/dev/null || true") == ""
-        assert told(node, "getent passwd bramble; getent group bramble; true") == ""
-        assert told(node, "systemctl list-units --all --plain --no-legend 'bramble-*'") == ""
-
-
-def test_reset_and_site_again() -> None:
-    refused = playbook("site", variables={"cluster_state": "gone"}, check=False)
-    assert 'cluster_state is "gone"' in said(refused)
-    playbook("site", variables={"cluster_state": "absent"})
-    assert_nothing_is_installed()
-    assert playbook("site", variables={"cluster_state": "absent"}).changes() == []
-    dry = playbook("site", arguments="--check --diff")
-    assert dry.changes(), "a node without anything needs changes"
-    assert_nothing_is_installed()
-    playbook("upgrade")
-    assert computes()
-    assert playbook("site").changes() == []
