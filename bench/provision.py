@@ -22,9 +22,9 @@ import argparse
 import itertools
 import json
 import os
-import subprocess
+import shutil
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -75,11 +75,11 @@ def seconds(done: Play) -> float:
 
 def per_role(done: Play) -> dict[str, float]:
     """Seconds per role, or per play for tasks that are in none."""
-    took: Counter[str] = Counter()
+    took: defaultdict[str, float] = defaultdict(float)
     marks = moments(done)
     for (start, name), (end, _) in itertools.pairwise(marks):
-        took[name] += (end - start).total_seconds()  # type: ignore[assignment]
-    return {name: round(value, 1) for name, value in took.most_common()}
+        took[name] += (end - start).total_seconds()
+    return {name: round(value, 1) for name, value in sorted(took.items(), key=lambda item: -item[1])}
 
 
 def round_trips(done: Play) -> dict[str, int]:
@@ -101,7 +101,7 @@ def round_trips(done: Play) -> dict[str, int]:
 def power_off() -> None:
     """Stand-ins and cards are gone."""
     run("rehearse", standin_state="absent")
-    subprocess.run(["rm", "-rf", ROOT / ".state" / NAME], check=True)
+    shutil.rmtree(ROOT / ".state" / NAME, ignore_errors=True)
 
 
 def measure(sizes: list[int], rounds: int) -> dict[str, Any]:

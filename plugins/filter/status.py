@@ -79,6 +79,10 @@ def _disks(node: str, answer: Mapping[str, Any], limits: Mapping[str, float]) ->
             found.append(
                 f"{node}: {point} is read-only, as after an error of its card. Replace it: playbooks/swap.yml -e node={node}"
             )
+    return found
+
+
+def _card(node: str, answer: Mapping[str, Any], limits: Mapping[str, float]) -> list[str]:
     card = answer.get("card", {})
     worn = card.get("life_time")
     signs = [
@@ -90,9 +94,9 @@ def _disks(node: str, answer: Mapping[str, Any], limits: Mapping[str, float]) ->
         if answer.get("io_errors")
         else "",
     ]
-    if any(signs):
-        found.append(f"{node}'s card fails: {'; '.join(filter(None, signs))}. Replace it: playbooks/swap.yml -e node={node}")
-    return found
+    if not any(signs):
+        return []
+    return [f"{node}'s card fails: {'; '.join(filter(None, signs))}. Replace it: playbooks/swap.yml -e node={node}"]
 
 
 def _system(node: str, answer: Mapping[str, Any], limits: Mapping[str, float]) -> list[str]:
@@ -193,8 +197,8 @@ def cluster_status(
                     f"The worker of {node} has not joined. On the node: journalctl -u bramble-worker; "
                     f"then: ansible-playbook playbooks/site.yml --tags worker --limit {node}"
                 )
-        bad_card = _disks(node, {**answer, "disks": {}}, limits)
-        problems += _power(node, answer, limits) + _disks(node, answer, limits) + _system(node, answer, limits)
+        bad_card = _card(node, answer, limits)
+        problems += _power(node, answer, limits) + _disks(node, answer, limits) + bad_card + _system(node, answer, limits)
         bits, heat = answer.get("throttled"), answer.get("temperature")
         rows.append(
             [

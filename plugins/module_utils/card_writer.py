@@ -220,21 +220,23 @@ class Card:
                         raise
         self.written += len(data)
 
-    def clear(self, run: Run, meter: Meter) -> Iterator[tuple[int, int]]:
+    def clear(self, run: Run, meter: Meter) -> list[tuple[int, int]]:
         """Make a run of the card zero: by a hole in a file, by writing only where it is not zero yet on a disk.
 
-        Yields the (offset, length) of the pieces that were zero already.
+        Returns the (offset, length) of the pieces that were zero already.
         """
+        blank: list[tuple[int, int]] = []
         if self.regular:
             place = ctypes.c_int64(run.offset), ctypes.c_int64(run.length)
             if _libc.fallocate64(self.fd, _PUNCH_HOLE, *place) == 0:
-                return
+                return blank
         for offset, length in self.pieces(run):
             if is_zero(self.read(offset, length)):
-                yield offset, length
+                blank.append((offset, length))
             else:
                 self.write(offset, ZEROS[:length])
             meter(0 if self.regular else length)
+        return blank
 
     def work(self, content: Content) -> int:
         """How many bytes must pass to write or compare a content: the holes of a file cost nothing."""
@@ -299,7 +301,7 @@ class Card:
 
         def put_back(offset: int, data: bytes) -> None:
             if is_zero(data):
-                list(self.clear(Run(offset, len(data), False), unmetered))
+                self.clear(Run(offset, len(data), False), unmetered)
             else:
                 self.write(offset, data)
 

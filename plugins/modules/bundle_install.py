@@ -95,6 +95,7 @@ from typing import NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.bundle import MANIFEST, SIGNATURE, BundleError, Manifest, check_signature, run, wrong
+from ansible.module_utils.text_file import write
 
 TIMEOUT = 30.0  # seconds without a byte
 TRIES, PAUSE = 3, 1.0  # a switch or a client that just came up may need a moment
@@ -208,7 +209,7 @@ class Node(NamedTuple):
     def note(self, packages: set[str]) -> None:
         """Add to the note."""
         before = set(self.noted.read_text().split()) if self.noted.exists() else set()
-        replace(self.noted, "".join(f"{name}\n" for name in sorted(before | packages)))
+        write(self.noted, "".join(f"{name}\n" for name in sorted(before | packages)))
 
     def room(self, needed: int) -> None:
         """Raises BundleError when there is not enough space for it."""
@@ -222,16 +223,6 @@ class Node(NamedTuple):
         others = [path for path in self.prefix.iterdir() if path.is_dir() and path.name != name]
         for path in sorted(others, key=lambda path: path.stat().st_mtime)[:-1]:
             shutil.rmtree(path)
-
-
-def replace(path: Path, text: str) -> None:
-    """Write a file, complete or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def install(node: Node, module: AnsibleModule) -> list[str]:
@@ -269,7 +260,7 @@ def install(node: Node, module: AnsibleModule) -> list[str]:
             node.note(new := installed_debs() - before)
         if not has_wheels:
             install_wheels(folder / "wheels", node.prefix / name, parameters["modules"])
-    replace(node.mark(name), f"{parameters['manifest']}\n")
+    write(node.mark(name), f"{parameters['manifest']}\n")
     node.prune(name)
     return sorted(new)
 

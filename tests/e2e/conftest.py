@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,13 @@ SERVERS = ["pi-01", "pi-02", "pi-03", "pi-04"]
 
 playbook = partial(play, inventory=[*INVENTORY, OVERLAY])
 ssh = partial(rehearsal.ssh, STATE)
+
+
+def told(state: Path, node: str, command: str, *, options: Sequence[str] = ()) -> str:
+    """What a command on a node says. The state and the options are those of rehearsal.ssh."""
+    done = rehearsal.ssh(state, node, command, *options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 def still_there() -> list[str]:

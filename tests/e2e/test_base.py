@@ -18,6 +18,8 @@ import pytest
 import rehearsal
 from rehearsal import INVENTORY, ROOT, Play, play
 
+from . import conftest
+
 OVERLAY = Path(__file__).parent / "base"
 STATE = ROOT / ".state/h-base"
 NODES = ["pi-01", "pi-02"]
@@ -25,6 +27,7 @@ LIMIT = "--limit pi-01,pi-02"
 
 playbook = partial(play, inventory=[*INVENTORY, OVERLAY])
 ssh = partial(rehearsal.ssh, STATE)
+told = partial(conftest.told, STATE)
 
 # What base is to put right, before it has ever run. /sbin/dphys-swapfile is in the place of the real one.
 NEGLECTED = """
@@ -51,13 +54,6 @@ LOOK = (
 WAITS = "must reboot for what has changed"
 # How often sshd has read its files anew.
 RELOADS = "sudo journalctl -b -u ssh -o cat | grep -c '^Received SIGHUP'"
-
-
-def told(node: str, command: str) -> str:
-    """What a command on a node says."""
-    done = ssh(node, command)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
 
 
 def base(variables: dict[str, Any] | None = None, arguments: str = "", check: bool = True) -> Play:

@@ -5,13 +5,11 @@ The client has debian-trixie, pi-01 another release: like-rpi-bookworm, with its
 
 from __future__ import annotations
 
-import json
 import platform
 import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -52,14 +50,9 @@ def powered_off() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def images(bookworm: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Cards of two images; what the playbooks must know of that."""
-    recipe = ROOT / "tests/e2e/identity/like-rpi-bookworm.toml"
-    command = [sys.executable, ROOT / "images/debian/build.py", "--recipe", recipe, "--cache", IMAGES]
-    made = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    facts = json.loads(Path(made["manifest"]).read_text())
     playbook("cards", arguments="--limit pi-client")
-    bookworm = {"image_file": made["image"], "image_sha256": facts["sha256"], "image_init_format": facts["init_format"]}
     playbook("cards", variables=bookworm, arguments="--limit pi-01")
     architecture = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
     # The nodes' packages are for trixie's Python. What this machine has for bookworm's does for both.
@@ -73,7 +66,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     assert len(older) == 4, older
     requirements.write_text(OLDER.sub("", nodes) + "".join(older))
     return {
-        "package_bundle_images": [str(IMAGES / f"debian-trixie-{architecture}.json"), made["manifest"]],
+        "package_bundle_images": [str(IMAGES / f"{name}-{architecture}.json") for name in ("debian-trixie", "like-rpi-bookworm")],
         "package_bundle_requirements": str(requirements),
     }
 

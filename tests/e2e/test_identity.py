@@ -21,11 +21,15 @@ import pytest
 import rehearsal
 from rehearsal import INVENTORY, ROOT, play
 
+from . import conftest
+
 OVERLAY = Path(__file__).parent / "identity"
 STATE = ROOT / ".state/h-identity"
 # Of the password "identity-test".
 HASH = "$6$bramble$sW/cWbQ7B/zOhdDGTvZUtMduKB7k4AxX3V.A/zvXXXr2ZEJZamSQYG4KIw3uHMccJEm9WLy2pBOJKgJw3nGPo1"
 MIB = 1 << 20
+# A long try would still wait for an answer to its first packet when the node is up.
+BOOTING = ("-o", "ConnectTimeout=3")
 
 playbook = partial(play, inventory=[*INVENTORY, OVERLAY])
 
@@ -36,14 +40,10 @@ def output(*command: str | Path) -> str:
 
 def ssh(node: str, command: str, *options: str) -> subprocess.CompletedProcess[str]:
     """Run a command on a node that may be booting."""
-    return rehearsal.ssh(STATE, node, command, "-o", "ConnectTimeout=3", *options)
+    return rehearsal.ssh(STATE, node, command, *BOOTING, *options)
 
 
-def told(node: str, command: str) -> str:
-    """What a command on a node says."""
-    done = ssh(node, command)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+told = partial(conftest.told, STATE, options=BOOTING)
 
 
 def shadow(text: str) -> dict[str, str]:

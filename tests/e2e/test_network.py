@@ -8,18 +8,19 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import rehearsal
 from rehearsal import INVENTORY, ROOT, Play, play
 
+from . import conftest
+
 OVERLAY = Path(__file__).parent / "network"
-RECIPE = Path(__file__).parent / "identity/like-rpi-bookworm.toml"
 STATE = ROOT / ".state/h-network"
 NODES = ["pi-client", "pi-01", "pi-02"]
 HERE, THERE = "10.77.91", "10.77.92"
@@ -28,17 +29,12 @@ LOCKED_OUT = {"cluster_subnet": f"{HERE}.96/27", "cluster_first_host": 4}
 RENUMBERED = {"cluster_subnet": f"{THERE}.0/24", "network_from_subnet": f"{HERE}.0/24"}
 
 playbook = partial(play, inventory=[*INVENTORY, OVERLAY])
+# By SSH: so the node is where this machine takes it to be.
+told = partial(conftest.told, STATE, options=("-o", "ConnectTimeout=5"))
 
 
 def output(*command: str | Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
-def told(node: str, command: str) -> str:
-    """What a command on a node says, by SSH: so the node is where this machine takes it to be."""
-    done = rehearsal.ssh(STATE, node, command, "-o", "ConnectTimeout=5")
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
 
 
 def inside(node: str, *command: str) -> str:
@@ -88,13 +84,8 @@ def powered_off() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def nodes(powered_off: None) -> None:
+def nodes(powered_off: None, bookworm: dict[str, Any]) -> None:
     """All three have booted from their cards."""
-    made = json.loads(
-        output(sys.executable, ROOT / "images/debian/build.py", "--recipe", RECIPE, "--cache", ROOT / ".cache/images")
-    )
-    manifest = json.loads(Path(made["manifest"]).read_text())
-    bookworm = {"image_file": made["image"], "image_sha256": manifest["sha256"], "image_init_format": manifest["init_format"]}
     playbook("cards", arguments="--limit pi-client")
     playbook("cards", variables={"identity_network_renderer": "networkd"}, arguments="--limit pi-01")
     playbook("cards", variables=bookworm, arguments="--limit pi-02")

@@ -17,6 +17,8 @@ import pytest
 import rehearsal
 from rehearsal import INVENTORY, ROOT, Play, play
 
+from . import conftest
+
 OVERLAY = Path(__file__).parent / "ops"
 STATE = ROOT / ".state/h-ops"
 NET = "10.77.96"
@@ -24,13 +26,7 @@ SERVERS = ["pi-01", "pi-02"]
 
 playbook = partial(play, inventory=[*INVENTORY, OVERLAY])
 ssh = partial(rehearsal.ssh, STATE)
-
-
-def told(node: str, command: str) -> str:
-    """What a command on a node says."""
-    done = ssh(node, command, "-o", "ConnectTimeout=5")
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+told = partial(conftest.told, STATE, options=("-o", "ConnectTimeout=5"))
 
 
 def said(run: Play) -> str:
