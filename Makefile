@@ -66,10 +66,10 @@ bench-provision: ## Measure site.yml on 1, 2, 4 and 8 nodes, the first time and 
 
 .PHONY: requirements
 requirements: ## Resolve requirements.in anew (needs uv)
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
-	  requirements.in -o requirements.txt --upgrade
-	uv pip compile --universal --python-version 3.13 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
-	  workloads/requirements.in -o workloads/requirements.txt --upgrade
+	for set in "3.11 requirements" "3.13 workloads/requirements"; do set -- $$set; \
+	  uv pip compile --universal --python-version $$1 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
+	    --overrides workloads/overrides.txt $$2.in -o $$2.txt --upgrade; \
+	done
 
 .PHONY: clean
 clean: ## Remove everything that demo and test made (a real cluster's keys in .state/ stay)

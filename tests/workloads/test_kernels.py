@@ -1,11 +1,13 @@
 """Kernels and formulas: known answers and properties. No engine, no process."""
 
+import json
 import math
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
-from bramble import ResultError, UsageError, driver, report
+from bramble import ResultError, UsageError, driver, report, study
 from bramble.compute.kernel import durations
 from bramble.pi import run
 from bramble.pi.montecarlo import BATCH, MOST_CHUNKS, Chunk, chunks, count_inside, default_chunk, estimate
@@ -86,21 +88,41 @@ def test_four_sigma_catches_a_biased_generator(exponent: float) -> None:
             run.check(record)
 
 
-def test_runs_that_disagree_are_caught() -> None:
-    class Flaky(driver.Cluster):
-        def __init__(self) -> None:
-            self.nodes, self.label, self.calls = ("pi-01", "pi-02"), "a broken cluster", 0
+class Flaky(driver.Local):
+    """Two nodes, the second run on which counts one too many."""
 
-        def warm_up(self, kernel):  # type: ignore[no-untyped-def]
-            pass
+    calls = 0
 
-        def map(self, kernel, arguments, nodes=None):  # type: ignore[no-untyped-def]
-            self.calls += 1
-            for index, argument in enumerate(arguments):
-                yield driver.Outcome(index, kernel(argument) + (self.calls == 2), "pi-01", 0.1, 0.1)
+    def __init__(self, *_: object) -> None:
+        super().__init__()
+        self.nodes = ("pi-01", "pi-02")
 
-    with pytest.raises(ResultError, match="counted different points"):
-        run.run(Flaky(), report.Screen("-"), 1000, None, 0, [1, 2])
+    def map(self, kernel, arguments, nodes=None):  # type: ignore[no-untyped-def]
+        self.calls += 1
+        for index, argument in enumerate(arguments):
+            yield driver.Outcome(index, kernel(argument) + (self.calls == 2), "pi-01", 0.1, 0.1)
+
+
+def test_runs_that_disagree_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "connect", Flaky)
+    monkeypatch.setattr(driver, "first", lambda engine, count: engine.nodes[:count])
+    request = study.Request(on="local", nodes=(1, 2))
+    with pytest.raises(ResultError, match=r"the answers of local and local differ: \d+ and \d+"):
+        study.perform(run.montecarlo(1000, None, 0), request, report.Screen("-"))
+
+
+def test_places_are_compared_and_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(study, "PLACES", ("local", "workstation"))
+    request = study.Request(compare=True, report=tmp_path / "report")
+    program = run.montecarlo(10**6, None, 0)
+    answer, record = study.perform(program, request, report.Screen("-"))
+    assert [entry["on"] for entry in record["runs"]] == ["local", "workstation"]
+    first, second = record["runs"]
+    assert second["speedup"] == first["seconds"] / second["seconds"]
+    assert second["efficiency"] == second["speedup"] / second["slots"]
+    study.keep(program, request, answer, record)
+    assert json.loads((tmp_path / "report/pi.json").read_text())["inside"] == answer
+    assert (tmp_path / "report/pi-speedup.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_metrics_by_hand() -> None:

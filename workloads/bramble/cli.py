@@ -4,10 +4,13 @@ Exit codes: 0 done and right; 1 no good result (a job raised, jobs were lost, a 
 configuration or certificate; 3 no scheduler, no node, or a node that is not fit; 130 stopped with Ctrl-C.
 """
 
+import inspect
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,6 +21,7 @@ from bramble.driver import Place
 if TYPE_CHECKING:
     from bramble.driver import Engine
     from bramble.report import Screen
+    from bramble.study import Program, Request
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -39,6 +43,70 @@ def whole(option: str, text: str) -> int:
     return int(number)
 
 
+def workload(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that all workloads have. It gets them as one Request, its first argument.
+
+    Without --json and --report the result goes to a folder of its own in reports/.
+    """
+    shared = {
+        "on": (On, "cluster"),
+        "compare": (
+            Annotated[bool, typer.Option("--compare", help="One core, all cores here, and the cluster; side by side.")],
+            False,
+        ),
+        "nodes": (Annotated[str | None, typer.Option(metavar="N,N,...", help="One timed run on the first N nodes each.")], None),
+        "json": (Json, None),
+        "report": (Annotated[Path | None, typer.Option(metavar="FOLDER", help="For the result and its pictures.")], None),
+        "timeout": (Timeout, 30.0),
+        "require_all": (RequireAll, False),
+    }
+
+    def run(**given: Any) -> None:
+        from bramble.study import Request
+
+        options = {name: given.pop(name) for name in shared}
+        if options["nodes"]:
+            options["nodes"] = tuple(whole("--nodes", part) for part in options["nodes"].split(","))
+        if options["report"] is None and options["json"] is None:
+            options["report"] = Path("reports", f"{time.strftime('%Y-%m-%dT%H%M%S')}-{command.__name__}")
+        command(Request(**options), **given)
+
+    own = list(inspect.signature(command).parameters.values())[1:]
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for name, (kind, default) in shared.items()
+    ]
+    run.__signature__ = inspect.Signature([*(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own), *options])  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *options)}
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    return run
+
+
+def study(program: "Program", request: "Request", check: Callable[[dict[str, Any]], None] | None = None) -> None:
+    """Perform a program, write what it found, then check it: a result that fails its check can be looked into."""
+    from bramble import study as studies
+    from bramble.report import Screen
+
+    screen = Screen(request.json)
+    with interruptible():
+        answer, record = studies.perform(program, request, screen)
+    studies.keep(program, request, answer, record)
+    if request.report:
+        screen.say(f"the report is in {request.report}")
+    if check:
+        check(record)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Say what became of the jobs when somebody stops the program."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("bramble: stopped; jobs that were running end by themselves, the others are cancelled", file=sys.stderr)
+        raise  # typer makes it exit code 130
+
+
 @contextmanager
 def engine_and_screen(
     place: Place, timeout: float, require_all: bool, json_target: str | None
@@ -48,12 +116,8 @@ def engine_and_screen(
     from bramble.report import Screen
 
     screen = Screen(json_target)
-    try:
-        with driver.connect(place, timeout, require_all, screen.say) as engine:
-            yield engine, screen
-    except KeyboardInterrupt:
-        print("bramble: stopped; jobs that were running end by themselves, the others are cancelled", file=sys.stderr)
-        raise  # typer makes it exit code 130
+    with interruptible(), driver.connect(place, timeout, require_all, screen.say) as engine:
+        yield engine, screen
 
 
 def deliver(record: dict[str, Any], place: Place, json_target: str | None, check: Callable[[dict[str, Any]], None]) -> None:
@@ -85,16 +149,13 @@ def compute(
 
 
 @app.command()
+@workload
 def pi(
-    on: On = "cluster",
+    request: Any,
     method: Annotated[str, typer.Option(help="montecarlo.")] = "montecarlo",
     points: Annotated[str, typer.Option(metavar="N", help="How many points.")] = "1e9",
     chunk: Annotated[str | None, typer.Option(metavar="N", help="Points per job, if not the default.")] = None,
-    nodes: Annotated[str | None, typer.Option(metavar="N,N,...", help="One timed run on the first N nodes each.")] = None,
     seed: Seed = 0,
-    json: Json = None,
-    timeout: Timeout = 30.0,
-    require_all: RequireAll = False,
 ) -> None:
     """Pi from random points, and how much faster it comes with more nodes."""
     from bramble.pi import run
@@ -102,10 +163,7 @@ def pi(
     if method != "montecarlo":
         raise UsageError(f"--method {method} is not known; there is montecarlo")
     total, size = whole("--points", points), None if chunk is None else whole("--chunk", chunk)
-    counts = None if nodes is None else [whole("--nodes", part) for part in nodes.split(",")]
-    with engine_and_screen(on, timeout, require_all, json) as (engine, screen):
-        record = run.run(engine, screen, total, size, seed, counts)
-    deliver(record, on, json, run.check)
+    study(run.montecarlo(total, size, seed), request, run.check)
 
 
 @app.command()

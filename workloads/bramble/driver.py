@@ -94,8 +94,10 @@ def _call_on_worker(kernel: Kernel, argument: Any) -> _Return:
 
 
 def _ready(module: str) -> str:
-    """Warm-up: import the kernel's module; tell the version of this package here."""
-    importlib.import_module(module)
+    """Warm-up: import the kernel's module and have it prepare; tell the version of this package here."""
+    prepare = getattr(importlib.import_module(module), "prepare", None)
+    if prepare:
+        prepare()
     return __version__
 
 
@@ -111,9 +113,16 @@ class Engine:
     nodes: tuple[str, ...]
     label: str
 
+    def slots(self, nodes: Sequence[str] | None = None) -> int:
+        """How many jobs run at once here (on these nodes)."""
+        return 1
+
     def warm_up(self, kernel: Kernel) -> None:
-        """Have every worker import the kernel, so that a timing that starts now does not measure imports."""
-        importlib.import_module(kernel.__module__)
+        """Have every worker import the kernel, so that a timing that starts now does not measure imports.
+
+        A kernel's module may have a function `prepare()`, which does what else is done once (such as to compile).
+        """
+        _ready(kernel.__module__)
 
     def map(self, kernel: Kernel, arguments: Sequence[Any], nodes: Sequence[str] | None = None) -> Iterator[Outcome]:
         """Yield one Outcome per argument, as they finish; `nodes` restricts the jobs to these (on the cluster).
@@ -156,11 +165,17 @@ class Workstation(Engine):
         self.pool: ProcessPoolExecutor | None = None
         self.jobs: dict[LocalFuture[_Return], int] = {}
 
+    def slots(self, nodes: Sequence[str] | None = None) -> int:
+        return self.processes
+
     def warm_up(self, kernel: Kernel) -> None:
         import multiprocessing
         from concurrent.futures import ProcessPoolExecutor
 
         super().warm_up(kernel)
+        if self.pool is not None:
+            list(self.pool.map(_ready, [kernel.__module__] * self.processes))
+            return
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([kernel.__module__])
         # Not forked from here: a process that has threads (whoever uses this as a library may) forks children that hang.
@@ -311,6 +326,9 @@ class Cluster(Engine):
             node = self._node(str(worker["name"]))
             found[node] = found.get(node, 0) + int(worker["nthreads"])
         return dict(sorted(found.items()))
+
+    def slots(self, nodes: Sequence[str] | None = None) -> int:
+        return sum(threads for node, threads in self.threads().items() if nodes is None or node in nodes)
 
     def drain(self, node: str) -> bool:
         """Have a node end the jobs that it runs and begin no other; False if it has no worker here.

@@ -7,13 +7,17 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bramble import UsageError, __version__
 from bramble.driver import Outcome
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 def speedup(base_seconds: float, seconds: float) -> float:
@@ -36,7 +40,7 @@ def karp_flatt(speedup: float, ratio: float) -> float | None:
 
 def versions() -> dict[str, str]:
     """Versions of the caller's Python and of the packages that decide results and timings."""
-    found = {name: metadata.version(name) for name in ("distributed", "numpy")}
+    found = {name: metadata.version(name) for name in ("distributed", "numba", "numpy")}
     return {"bramble": __version__, "python": platform.python_version(), **found}
 
 
@@ -67,6 +71,16 @@ def write_json(record: dict[str, Any], target: str) -> None:
         raise UsageError(f"the result cannot be written to {target}: {error.strerror}") from None
 
 
+@contextmanager
+def folder(path: Path) -> Iterator[Path]:
+    """A folder for a report, made if it is not there. Raises UsageError if it, or something in it, cannot be written."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        yield path
+    except OSError as error:
+        raise UsageError(f"the report cannot be written to {path}: {error.strerror}") from None
+
+
 class Screen:
     """Lines for people: on standard output, or on standard error when that is taken by `--json -`."""
 
@@ -77,46 +91,51 @@ class Screen:
         print(line, file=self.stream, flush=True)
 
     def follow(self, outcomes: Iterator[Outcome], total: int, label: str, row: Any = None) -> list[Outcome]:
-        """Collect the outcomes of a run, showing them as they come.
+        """Collect the outcomes of a run, showing them as they come: see `watch`."""
+        return list(self.watch(outcomes, total, label, row))
+
+    def watch(self, outcomes: Iterator[Outcome], total: int, label: str, row: Any = None) -> Generator[Outcome, None, None]:
+        """Pass the outcomes of a run on, showing them as they come.
 
         On a terminal: a progress bar with the jobs done per node and lost. Elsewhere: at most one line per second and
         one at the end. `row(outcome)`, if given, makes a line of its own for every outcome, instead of the plain lines.
         """
-        begin = time.monotonic()
-        seen: list[Outcome] = []
+        begin = last = time.monotonic()
+        done: Counter[str] = Counter()
+        lost = 0
 
         def state() -> str:
-            nodes = "  ".join(f"{node} {jobs}" for node, jobs in per_node(seen).items())
-            lost = sum(outcome.lost is not None for outcome in seen)
+            nodes = "  ".join(f"{node} {jobs}" for node, jobs in sorted(done.items()))
             return f"{nodes}  lost {lost}" if lost else nodes
 
-        if self.stream.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-            columns = (
-                TextColumn(label),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TextColumn("{task.fields[state]}"),
-            )
-            with Progress(*columns, console=Console(file=self.stream), refresh_per_second=4) as bar:
-                task = bar.add_task(label, total=total, state="")
-                for outcome in outcomes:
-                    seen.append(outcome)
-                    bar.update(task, advance=1, state=state())
+        with self._bar(label, total) as bar:
+            for count, outcome in enumerate(outcomes, 1):
+                if outcome.lost is None:
+                    done[outcome.node] += 1
+                else:
+                    lost += 1
+                now = time.monotonic()
+                if bar:
+                    bar.update(bar.task_ids[0], advance=1, state=state())
                     if row:
                         bar.console.print(row(outcome), markup=False, highlight=False)
-            return seen
+                elif row:
+                    self.say(row(outcome))
+                elif now - last >= 1 or count == total:
+                    last = now
+                    self.say(f"{label}: {count}/{total} after {now - begin:.1f} s  {state()}")
+                yield outcome
 
-        last = begin
-        for outcome in outcomes:
-            seen.append(outcome)
-            now = time.monotonic()
-            if row:
-                self.say(row(outcome))
-            elif now - last >= 1 or len(seen) == total:
-                last = now
-                self.say(f"{label}: {len(seen)}/{total} after {now - begin:.1f} s  {state()}")
-        return seen
+    @contextmanager
+    def _bar(self, label: str, total: int) -> Iterator["Progress | None"]:
+        """A progress bar with one task; None where lines do not go to a terminal."""
+        if not self.stream.isatty():
+            yield None
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[state]}"))
+        with Progress(*columns, console=Console(file=self.stream), refresh_per_second=4) as bar:
+            bar.add_task(label, total=total, state="")
+            yield bar
