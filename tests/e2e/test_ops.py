@@ -244,3 +244,35 @@ def test_a_control_machine_that_dies_in_the_middle_can_begin_again() -> None:
     while not computes() and time.monotonic() < deadline:
         time.sleep(1)
     assert computes()
+
+
+def assert_nothing_is_installed() -> None:
+    places = "/opt/bramble /etc/bramble/tls /etc/systemd/system/bramble-* /usr/local/bin/bramble"
+    for node in ("pi-client", *SERVERS):
+        assert told(node, f"ls -d {places} 2>/dev/null || true") == ""
+        assert told(node, "getent passwd bramble; getent group bramble; true") == ""
+        assert told(node, "systemctl list-units --all --plain --no-legend 'bramble-*'") == ""
+
+
+def test_reset_takes_away_what_was_installed() -> None:
+    refused = playbook("site", variables={"cluster_state": "gone"}, check=False)
+    assert 'cluster_state is "gone"' in said(refused)
+    playbook("site", variables={"cluster_state": "absent"})
+    assert_nothing_is_installed()
+    assert playbook("site", variables={"cluster_state": "absent"}).changes() == []
+    dry = playbook("site", arguments="--check --diff")
+    assert dry.changes(), "a node without anything needs changes"
+    assert_nothing_is_installed()
+
+
+def test_upgrade_stops_at_the_node_that_does_not_compute_and_goes_on_when_it_does() -> None:
+    folder = "/etc/systemd/system/bramble-worker.service.d"
+    told("pi-01", f"sudo mkdir {folder} && printf '[Service]\\nExecStartPre=/bin/false\\n' | sudo tee {folder}/fail.conf")
+    run = playbook("upgrade", check=False)
+    assert set(run.failed) == {"pi-01"}, run.failed
+    assert told("pi-client", "ls /usr/local/bin/bramble")
+    assert told("pi-02", "ls -d /opt/bramble 2>/dev/null || true") == "", "the next node must be as it was"
+    told("pi-01", f"sudo rm -r {folder}")
+    playbook("upgrade")
+    assert computes()
+    assert playbook("site").changes() == []
