@@ -66,9 +66,9 @@ bench-provision: ## Measure site.yml on 1, 2, 4 and 8 nodes, the first time and 
 
 .PHONY: requirements
 requirements: ## Resolve requirements.in anew (needs uv)
-	for set in "3.11 requirements" "3.13 workloads/requirements"; do set -- $$set; \
-	  uv pip compile --universal --python-version $$1 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
-	    --overrides workloads/overrides.txt $$2.in -o $$2.txt --upgrade; \
+	for set in requirements workloads/requirements; do \
+	  uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
+	    --overrides workloads/overrides.txt $$set.in -o $$set.txt --upgrade; \
 	done
 
 .PHONY: clean

@@ -142,6 +142,7 @@ from ansible.module_utils.bundle import (
     run,
     sign,
 )
+from packaging.requirements import InvalidRequirement, Requirement
 
 # PEP 600, newest first: trixie has glibc 2.41, bookworm 2.36.
 PLATFORMS = ("manylinux_2_35", "manylinux_2_34", "manylinux_2_31", "manylinux_2_28", "manylinux_2_17", "manylinux2014")
@@ -149,7 +150,7 @@ PLATFORMS = ("manylinux_2_35", "manylinux_2_34", "manylinux_2_31", "manylinux_2_
 
 def sources(source: Path) -> list[Path]:
     """The files that make the package, in a stable order."""
-    wanted = [path for path in source.rglob("*") if path.suffix in {".py", ".toml", ".md"}]
+    wanted = [path for path in source.rglob("*") if path.suffix in {".py", ".qs", ".toml", ".md"}]
     return sorted(path for path in wanted if not {"build", "__pycache__"} & set(path.relative_to(source).parts))
 
 
@@ -163,8 +164,41 @@ def bundle_id(kind: Kind, requirements: Path, source: Path, debs: Sequence[str])
     return digest.hexdigest()[:12]
 
 
+def wanted(requirements: str, kind: Kind) -> str:
+    """The lines of a requirements file that are for this kind of node, without the markers that say so.
+
+    pip itself would judge the markers (PEP 508) by this machine's Python. Raises BundleError.
+    """
+    environment = {
+        "implementation_name": "cpython",
+        "os_name": "posix",
+        "platform_machine": kind.architecture,
+        "platform_python_implementation": "CPython",
+        "platform_system": "Linux",
+        "python_full_version": f"{kind.python}.0",
+        "python_version": kind.python,
+        "sys_platform": "linux",
+    }
+    lines = []
+    for line in requirements.replace("\\\n", " ").splitlines():
+        text, *hashes = line.partition("#")[0].split(" --hash=")
+        if not text.strip():
+            continue
+        if text.startswith("-"):
+            lines.append(text)  # an option of pip
+            continue
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement as error:
+            raise BundleError(f"the requirement {text.strip()!r} can not be read: {error}") from None
+        if requirement.marker is None or requirement.marker.evaluate(environment):
+            requirement.marker = None
+            lines.append(" ".join([str(requirement), *(f"--hash={value.strip()}" for value in hashes)]))
+    return "\n".join(lines) + "\n"
+
+
 def download_command(requirements: Path, dest: Path, kind: Kind) -> list[str]:
-    """pip's command line. --no-deps, because pip would judge the markers of dependencies by this machine's Python."""
+    """pip's command line. --no-deps: all of them are in the file."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
     command += ["--only-binary=:all:", "--implementation=cp", f"--python-version={kind.python}"]
     command += [f"--platform={platform}_{kind.architecture}" for platform in PLATFORMS]
@@ -179,14 +213,14 @@ def build_command(source: Path, dest: Path) -> list[str]:
     ]
 
 
-def finish(wheels: Path, requirements: Path) -> None:
-    """Add what installs the wheels: pip itself, and the requirements with the hash of the project's own wheel."""
+def finish(wheels: Path) -> None:
+    """Add what installs the wheels: pip itself, and to the requirements the hash of the project's own wheel."""
     (own,) = wheels.glob("bramble-*.whl")
     (pip,) = wheels.glob("pip-*.whl")
     name, version = own.name.split("-")[:2]
     digest = hashlib.sha256(own.read_bytes()).hexdigest()
-    text = requirements.read_text(encoding="utf-8")
-    (wheels / "requirements.txt").write_text(f"{text}{name}=={version} --hash=sha256:{digest}\n", encoding="utf-8")
+    with (wheels / "requirements.txt").open("a", encoding="utf-8") as file:
+        file.write(f"{name}=={version} --hash=sha256:{digest}\n")
     # Under a name that does not change: a wheel is a zip, and Python runs a package in one.
     shutil.copy(pip, wheels / "installer.zip")
 
@@ -223,15 +257,17 @@ class Maker(NamedTuple):
             (debs / "Packages").write_text(bundle_debs.index(debs), encoding="utf-8")
             # setuptools leaves build/ beside the source: let it do so in a copy.
             shutil.copytree(self.source, copy, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
+            requirements = wheels / "requirements.txt"
+            requirements.write_text(wanted(self.requirements.read_text(encoding="utf-8"), kind), encoding="utf-8")
             try:
-                run(*download_command(self.requirements, wheels, kind))
+                run(*download_command(requirements, wheels, kind))
                 run(*build_command(copy, wheels))
             except BundleError as error:
                 raise BundleError(
                     f"the packages for CPython {kind.python} on {kind.architecture} could not be collected: {error}. Collecting "
                     "needs the internet, on this machine only; then run the same command again"
                 ) from None
-            finish(wheels, self.requirements)
+            finish(wheels)
             manifest = Manifest(name, kind, tuple(self.debs), describe(folder)).dump()
             (folder / MANIFEST).write_bytes(manifest)
             (folder / SIGNATURE).write_bytes(sign(manifest, self.key))

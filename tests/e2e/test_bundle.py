@@ -6,7 +6,6 @@ The client has debian-trixie, pi-01 another release: like-rpi-bookworm, with its
 from __future__ import annotations
 
 import platform
-import re
 import shlex
 import shutil
 import subprocess
@@ -22,8 +21,6 @@ from rehearsal import INVENTORY, ROOT, Play, play
 OVERLAY = Path(__file__).parent / "bundle"
 STATE = ROOT / ".state/h-bundle"
 IMAGES, BUNDLES = ROOT / ".cache/images", ROOT / ".cache/bundles"
-# Packages with their hashes, in a requirements file.
-OLDER = re.compile(r"^(?:numpy|importlib-metadata|lazy-importer|zipp)==.*\n(?: .*\n)*", re.MULTILINE)
 SERVED = "/var/lib/bramble-bundle"
 
 playbook = partial(play, inventory=[*INVENTORY, OVERLAY])
@@ -50,24 +47,13 @@ def powered_off() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def images(bookworm: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def images(bookworm: dict[str, Any]) -> dict[str, Any]:
     """Cards of two images; what the playbooks must know of that."""
     playbook("cards", arguments="--limit pi-client")
     playbook("cards", variables=bookworm, arguments="--limit pi-01")
     architecture = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
-    # The nodes' packages are for trixie's Python. What this machine has for bookworm's does for both.
-    requirements = tmp_path_factory.mktemp("bundle") / "requirements.txt"
-    nodes, here = ((ROOT / name).read_text() for name in ("workloads/requirements.txt", "requirements.txt"))
-    older = [
-        re.sub(" ; .*python_full_version < .*\\\\", "\\\\", block)
-        for block in OLDER.findall(here)
-        if "python_full_version < " in block
-    ]
-    assert len(older) == 4, older
-    requirements.write_text(OLDER.sub("", nodes) + "".join(older))
     return {
         "package_bundle_images": [str(IMAGES / f"{name}-{architecture}.json") for name in ("debian-trixie", "like-rpi-bookworm")],
-        "package_bundle_requirements": str(requirements),
     }
 
 

@@ -62,11 +62,33 @@ def test_the_projects_own_wheel_is_pinned_too(tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text("dask==1 --hash=sha256:00\n")
     for name in ("bramble-0.1.0-py3-none-any.whl", "pip-26.3-py3-none-any.whl"):
         (tmp_path / name).write_text(name)
-    package_bundle.finish(tmp_path, tmp_path / "requirements.txt")
+    package_bundle.finish(tmp_path)
     lines = (tmp_path / "requirements.txt").read_text().splitlines()
     digest = hashlib.sha256(b"bramble-0.1.0-py3-none-any.whl").hexdigest()
     assert lines == ["dask==1 --hash=sha256:00", f"bramble==0.1.0 --hash=sha256:{digest}"]
     assert (tmp_path / "installer.zip").read_text() == "pip-26.3-py3-none-any.whl"
+
+
+LOCK = """# made by uv
+--no-index
+numpy==2.4.6 ; python_full_version < '3.12' \\
+    --hash=sha256:aa \\
+    --hash=sha256:bb
+    # via distributed
+numpy==2.5.5 ; python_full_version >= '3.12' \\
+    --hash=sha256:cc
+colorama==0.4.6 ; sys_platform == 'win32' --hash=sha256:dd
+fast==1 ; platform_machine == 'aarch64' --hash=sha256:ee
+"""
+
+
+def test_each_kind_of_node_gets_the_lines_that_are_for_it() -> None:
+    older = Kind("bookworm", "3.11", "x86_64")
+    fast = "fast==1 --hash=sha256:ee"
+    assert package_bundle.wanted(LOCK, KIND).splitlines() == ["--no-index", "numpy==2.5.5 --hash=sha256:cc", fast]
+    assert package_bundle.wanted(LOCK, older).splitlines() == ["--no-index", "numpy==2.4.6 --hash=sha256:aa --hash=sha256:bb"]
+    with pytest.raises(BundleError, match="'nonsense here' can not be read"):
+        package_bundle.wanted("nonsense here --hash=sha256:aa", KIND)
 
 
 # The signature and the manifest
