@@ -162,3 +162,8 @@ def test_what_is_altered_here_is_not_sent(lacking: str, site: Any) -> None:
         assert any(f"debs/{path.name} is altered" in message for message in run.failed.values()), run.failed
     finally:
         path.write_bytes(whole)
+
+
+def test_a_node_of_an_older_release_computes_beside_the_client(site: Any) -> None:
+    site("site", package_bundle_send=True)
+    assert told("pi-client", "bramble prove pi-01").startswith("pi-01 computes")
