@@ -64,6 +64,11 @@ bench-provision: ## Measure site.yml on 1, 2, 4 and 8 nodes, the first time and 
 	$(call as-root,scripts/bootstrap)
 	$(call as-root,.venv/bin/python bench/provision.py)
 
+.PHONY: bench-engine
+bench-engine: ## Measure the engine against bare dask and dispy, and on 1, 2, 4 and 8 nodes; writes reports/bench/engine.json
+	$(call as-root,scripts/bootstrap --test)
+	$(call as-root,.venv/bin/python bench/engine.py)
+
 .PHONY: requirements
 requirements: ## Resolve requirements.in anew (needs uv)
 	for set in requirements workloads/requirements; do \

@@ -17,12 +17,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-WORKLOADS = Path(__file__).parents[2] / "workloads"
+ROOT = Path(__file__).parents[2]
+WORKLOADS = ROOT / "workloads"
 sys.path.insert(0, str(WORKLOADS))  # the tests, and the processes they start, run this tree
 ENVIRONMENT = os.environ | {
-    "PYTHONPATH": str(WORKLOADS),
+    "PYTHONPATH": f"{WORKLOADS}:{ROOT}",
     "COLUMNS": "200",
 }
+AS_IN_THE_ROLES = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
 
 
 class Authority:
@@ -72,6 +74,8 @@ class Cluster:
     folder: Path
     port: int
     nodes: list[str]
+    nannies: bool = False
+    """As in the role worker: a nanny watches over each of a node's two processes, and their memory."""
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
@@ -88,13 +92,24 @@ class Cluster:
             what = ["distributed.cli.dask_scheduler", "--host", "tls://127.0.0.1", "--port", str(self.port)]
             what += ["--no-dashboard", "--no-show", "--dashboard-address", "127.0.0.1:0"]
         else:
-            what = ["distributed.cli.dask_worker", self.address, "--name", name, "--no-nanny", "--nthreads", "2"]
-            what += ["--no-dashboard", "--dashboard-address", "127.0.0.1:0", "--memory-limit", "0"]
+            what = [
+                "distributed.cli.dask_worker",
+                self.address,
+                "--name",
+                name,
+                "--no-dashboard",
+                "--dashboard-address",
+                "127.0.0.1:0",
+            ]
+            if self.nannies:
+                what += ["--nworkers", "2", "--nthreads", "2", "--memory-limit", "400MB", "--preload-nanny", "bramble.nanny"]
+            else:
+                what += ["--no-nanny", "--nthreads", "2", "--memory-limit", "0"]
             what += ["--host", "127.0.0.1", "--protocol", "tls", "--local-directory", str(self.folder / f"{name}.tmp")]
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 [sys.executable, "-m", *what, *tls],
-                cwd=self.folder, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True,
+                cwd=self.folder, env=ENVIRONMENT | AS_IN_THE_ROLES, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
 
     def kill(self, name: str) -> None:
@@ -117,11 +132,11 @@ def write_config(path: Path, scheduler: str, nodes: list[str], identity: str = "
     )
 
 
-def start_cluster(folder: Path, nodes: list[str]) -> Cluster:
+def start_cluster(folder: Path, nodes: list[str], nannies: bool = False) -> Cluster:
     authority = Authority(folder)
     for name in ["scheduler", "client", *nodes]:
         authority.issue(name)
-    cluster = Cluster(folder, free_port(), nodes)
+    cluster = Cluster(folder, free_port(), nodes, nannies)
     write_config(cluster.config, cluster.address, nodes)
     for name in ["scheduler", *nodes]:
         cluster.start(name)
@@ -157,6 +172,14 @@ def fragile_cluster(_breakable: Cluster) -> Cluster:
             _breakable.start(name)
             wait_until(lambda: _listens(_breakable.port))
     return _breakable
+
+
+@pytest.fixture(scope="session")
+def watched_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """One node of two processes, whose jobs may take them down: nannies start them anew."""
+    cluster = start_cluster(tmp_path_factory.mktemp("watched"), ["pi-01"], nannies=True)
+    yield cluster
+    cluster.stop()
 
 
 Bramble = Callable[..., subprocess.CompletedProcess[str]]

@@ -54,7 +54,7 @@ def test_help_is_quick(tmp_path: Path) -> None:
     [
         ["pi", "--points", "1.5"], ["pi", "--points", "many"], ["pi", "--points", "0"], ["pi", "--points", "inf"],
         ["pi", "--points", "1e14"], ["pi", "--nodes", "1,,2"], ["pi", "--nodes", "1"], ["pi", "--method", "wishing"],
-        ["compute", "--nodes", "1"],
+        ["compute", "--nodes", "1"], ["compute", "--job-timeout", "9"], ["pi", "--job-timeout", "9"],
     ],
 )  # fmt: skip
 def test_wrong_requests_exit_2(arguments: list[str]) -> None:

@@ -1,6 +1,7 @@
 """The cluster for real: processes, dask, mutual TLS; and what happens when parts of it die."""
 
 import json
+import re
 import signal
 import socket
 import ssl
@@ -11,11 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from bramble import ClusterError, ResultError, UsageError, driver
+from bramble import ClusterError, ResultError, UsageError, driver, report
 from bramble.compute.kernel import nap
 from bramble.pi.montecarlo import chunks, count_inside
 
 from .conftest import Bramble, Cluster, wait_until, write_config
+from .faults import misbehave
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -156,6 +158,8 @@ def test_a_killed_worker_costs_no_job(fragile_cluster: Cluster, fragile_engine: 
     assert ends(outcomes) == list(range(24))
     assert all(outcome.lost is None for outcome in outcomes)
     assert {outcome.node for outcome in outcomes} == {"pi-01", "pi-02"}
+    retried = report.retried(outcomes)
+    assert retried.keys() == {"pi-02"} and 1 <= retried["pi-02"] <= 24  # the two that ran, and what had been handed out
 
 
 def test_a_node_that_comes_back_elsewhere_finishes(fragile_cluster: Cluster, fragile_engine: driver.Engine) -> None:
@@ -190,6 +194,9 @@ def test_a_lost_scheduler_ends_the_run(fragile_cluster: Cluster, fragile_engine:
 
 def test_a_restarted_scheduler_costs_no_job(fragile_cluster: Cluster, fragile_engine: driver.Engine) -> None:
     """It forgets everything; its workers are started again as systemd would."""
+    assert isinstance(fragile_engine, driver.Cluster)
+    said: list[str] = []
+    fragile_engine.say = said.append
 
     def restart() -> None:
         for name in ("scheduler", "pi-01", "pi-02"):
@@ -199,6 +206,49 @@ def test_a_restarted_scheduler_costs_no_job(fragile_cluster: Cluster, fragile_en
     outcomes = breaking(fragile_engine.map(nap, [0.3] * 16), "pi-02", restart)
     assert ends(outcomes) == list(range(16))
     assert all(outcome.lost is None for outcome in outcomes)
+    assert said and re.fullmatch(r"the scheduler went away and came back; \d+ unfinished jobs are submitted again", said[0])
+
+
+@pytest.fixture
+def watched_engine(watched_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[driver.Cluster]:
+    monkeypatch.setenv("BRAMBLE_CONFIG", str(watched_cluster.config))
+    monkeypatch.setattr(driver, "SILENCE", 0.5)
+    with driver.connect("cluster", job_timeout=2) as engine:
+        assert isinstance(engine, driver.Cluster)
+        wait_until(lambda: engine.slots() == 4)
+        yield engine
+
+
+def test_a_job_that_eats_all_memory_is_the_only_one_lost(watched_engine: driver.Cluster) -> None:
+    """Each time it takes its process down, the job beside it goes too: that one must not be taken for guilty."""
+    arguments: list[float | str] = [0.3] * 16
+    arguments[1] = "eat"
+    watched_engine.job_timeout = None
+    outcomes = list(watched_engine.map(misbehave, arguments))
+    assert ends(outcomes) == list(range(16))
+    (lost,) = [outcome for outcome in outcomes if outcome.lost]
+    assert lost.index == 1 and "every worker that ran it died, pi-01 the last" in str(lost.lost)
+    assert lost.retried.count("pi-01") >= 2
+
+
+def test_a_job_that_never_ends_is_ended_and_the_only_one_lost(watched_engine: driver.Cluster) -> None:
+    arguments: list[float | str] = [0.5] * 16
+    arguments[5] = "hang"
+    outcomes = list(watched_engine.map(misbehave, arguments))
+    assert ends(outcomes) == list(range(16))
+    (lost,) = [outcome for outcome in outcomes if outcome.lost]
+    assert lost.index == 5 and lost.lost == "it ran on pi-01 for more than 2 s (--job-timeout) and was ended"
+    wait_until(lambda: watched_engine.slots() == 4)
+    # The process is a new one: all four slots are free.
+    begin = time.monotonic()
+    assert len(list(watched_engine.map(misbehave, [0.5] * 4))) == 4
+    assert time.monotonic() - begin < 10
+
+
+def test_a_node_does_not_go_on_with_half_of_its_processes(watched_cluster: Cluster, watched_engine: driver.Cluster) -> None:
+    """A process whose nanny ended takes the other one along; then systemd starts both anew."""
+    watched_engine.client.retire_workers(sorted(watched_engine._workers())[:1])
+    watched_cluster.processes.pop("pi-01").wait(timeout=30)
 
 
 def test_tasks_are_small(engine: driver.Engine) -> None:

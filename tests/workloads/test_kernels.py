@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bramble import ResultError, UsageError, driver, report, study
-from bramble.compute.kernel import durations
+from bramble.compute.kernel import durations, shortest_makespan
 from bramble.pi import run
 from bramble.pi.montecarlo import BATCH, MOST_CHUNKS, Chunk, chunks, count_inside, default_chunk, estimate
 from hypothesis import given, settings
@@ -202,3 +202,22 @@ def test_a_dying_process_loses_its_jobs_by_name() -> None:
         outcomes = list(engine.map(os._exit, [3, 3]))
     assert sorted(outcome.index for outcome in outcomes) == [0, 1]
     assert all("died" in (outcome.lost or "") for outcome in outcomes)
+
+
+def test_nobody_is_quicker_than_the_shortest_makespan() -> None:
+    assert shortest_makespan([5, 1, 1], 8) == 5
+    assert shortest_makespan([2, 2, 2, 2], 2) == 4
+    assert shortest_makespan([3, 3, 3], 2) == 6  # two of three share a slot
+    assert shortest_makespan([4, 1, 1, 1], 1) == 7
+
+
+def test_the_screen_tells_done_retried_and_lost_per_node(capsys: pytest.CaptureFixture[str]) -> None:
+    outcomes = [
+        driver.Outcome(0, 1, "pi-01"),
+        driver.Outcome(1, 1, "pi-02", retried=("pi-01", "pi-01")),
+        driver.Outcome(2, node="pi-02", lost="x"),
+        driver.Outcome(3, lost="x"),
+    ]
+    assert len(report.Screen(None).follow(iter(outcomes), 4, "test")) == 4
+    assert capsys.readouterr().out.rstrip().endswith("pi-01 1 (2 retried)  pi-02 1 (1 lost)  lost 2")
+    assert report.retried(outcomes) == {"pi-01": 2}

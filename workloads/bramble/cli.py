@@ -29,6 +29,9 @@ On = Annotated[Place, typer.Option(help="One core, every core of this machine, o
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same numbers, wherever they are computed.")]
 Json = Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON (-: standard output).")]
 Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the nodes of the cluster.")]
+JobTimeout = Annotated[
+    float | None, typer.Option(min=0.1, help="Seconds after which a job is ended, and named as lost (on the cluster).")
+]
 RequireAll = Annotated[bool, typer.Option("--require-all", help="Do not go on without a node that is missing.")]
 
 
@@ -59,6 +62,7 @@ def workload(command: Callable[..., None]) -> Callable[..., None]:
         "report": (Annotated[Path | None, typer.Option(metavar="FOLDER", help="For the result and its pictures.")], None),
         "timeout": (Timeout, 30.0),
         "require_all": (RequireAll, False),
+        "job_timeout": (JobTimeout, None),
     }
 
     def run(**given: Any) -> None:
@@ -109,14 +113,14 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def engine_and_screen(
-    place: Place, timeout: float, require_all: bool, json_target: str | None
+    place: Place, timeout: float, require_all: bool, json_target: str | None, job_timeout: float | None = None
 ) -> Iterator[tuple["Engine", "Screen"]]:
     """Where to compute and where to print. Leaving it, for whatever reason, cancels what runs."""
     from bramble import driver
     from bramble.report import Screen
 
     screen = Screen(json_target)
-    with interruptible(), driver.connect(place, timeout, require_all, screen.say) as engine:
+    with interruptible(), driver.connect(place, timeout, require_all, screen.say, job_timeout) as engine:
         yield engine, screen
 
 
@@ -139,11 +143,12 @@ def compute(
     json: Json = None,
     timeout: Timeout = 30.0,
     require_all: RequireAll = False,
+    job_timeout: JobTimeout = None,
 ) -> None:
     """Sixteen jobs that sleep and tell where: which nodes work, and how much faster they are together."""
     from bramble.compute import run
 
-    with engine_and_screen(on, timeout, require_all, json) as (engine, screen):
+    with engine_and_screen(on, timeout, require_all, json, job_timeout) as (engine, screen):
         record = run.run(engine, screen, jobs, scale, seed, nodes)
     deliver(record, on, json, run.check)
 

@@ -19,8 +19,9 @@ import signal
 import socket
 import time
 import traceback
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -54,8 +55,10 @@ WARM_UP_TIMEOUT = 120.0
 class Outcome:
     """How one job ended: its index in the arguments, and either a result or, in `lost`, the reason why there is none.
 
-    `seconds` is the time inside the kernel, by the clock of `node`; `after` the time from the start of the map until
-    the job was known to have ended, by the clock here.
+    `node` is where it ended (of a lost one: where it was last, if that is known). `seconds` is the time inside the
+    kernel, by the clock of `node`; `after` the time from the start of the map until the job was known to have ended, by
+    the clock here. `retried` names the nodes that it was taken back from: one whose worker went away, or was started
+    anew because of another job, while it had this one (begun or not). A node may be in it more than once.
     """
 
     index: int
@@ -64,6 +67,7 @@ class Outcome:
     seconds: float = 0.0
     after: float = 0.0
     lost: str | None = None
+    retried: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,10 +105,19 @@ def _ready(module: str) -> str:
     return __version__
 
 
-def _outcome(index: int, argument: Any, back: _Return, node: str, after: float) -> Outcome:
+def _outcome(index: int, argument: Any, back: _Return, node: str, after: float, retried: Sequence[str] = ()) -> Outcome:
     if back.traceback is not None:
         raise ResultError(f"job {index} failed on {node} with argument {argument!r}:\n{back.traceback.rstrip()}")
-    return Outcome(index, back.result, node, back.seconds, after)
+    return Outcome(index, back.result, node, back.seconds, after, retried=tuple(retried))
+
+
+def _running(dask_scheduler: Any) -> dict[str, tuple[str, float]]:
+    """On the scheduler: by key of a job that runs, its worker's address, and for how many seconds it ran at the last report."""
+    return {
+        str(task.key): (address, seconds)
+        for address, worker in dask_scheduler.workers.items()
+        for task, seconds in worker.executing.items()
+    }
 
 
 class Engine:
@@ -236,8 +249,13 @@ class Cluster(Engine):
         require_all: bool,
         say: Callable[[str], None],
         wanted: Iterable[str] | None = None,
+        job_timeout: float | None = None,
     ) -> None:
-        self.config, self.timeout = config, timeout
+        self.config, self.timeout, self.say, self.job_timeout = config, timeout, say, job_timeout
+        self.seen: dict[str, str] = {}
+        """Address to node of every worker that was ever here."""
+        self.ears: list[deque[dict[str, Any]]] = []
+        """Where to put what happens on the cluster: a queue for each map."""
         self.client = self._connect()
         try:
             self.nodes = self._wait_for_nodes(set(config.nodes if wanted is None else wanted), require_all, say)
@@ -317,6 +335,7 @@ class Cluster(Engine):
         # Not client.scheduler_info(): without a scheduler that tells what it last knew.
         identity = self._ask(lambda: self.client.scheduler.identity(n_workers=-1)) or {"workers": {}}
         found = {address: self._node(str(worker["name"])) for address, worker in identity["workers"].items()}
+        self.seen |= found
         return {address: node for address, node in found.items() if nodes is None or node in nodes}
 
     def threads(self) -> dict[str, int]:
@@ -396,89 +415,15 @@ class Cluster(Engine):
                 raise ClusterError(f"{node} has bramble {version}, here is {__version__}; {advice}")
 
     def map(self, kernel: Kernel, arguments: Sequence[Any], nodes: Sequence[str] | None = None) -> Iterator[Outcome]:
-        """See Engine.map. dask itself runs a job again, up to three times, when its worker dies; this adds the rest.
+        """See Engine.map. dask itself runs a job again when its worker dies, a few times; this adds the rest.
 
         Without `nodes` there is no restriction, so a node that comes back gets work again. With `nodes` the jobs are
         bound to the addresses that these nodes' workers have now (which is what dask makes of a worker's name). When
         all of them are gone, or the scheduler went away, what is unfinished is submitted again as soon as one is back;
-        it is lost when none is back within the timeout.
+        it is lost when none is back within the timeout. So is a job that runs for longer than `job_timeout`, and one
+        whose worker died again when it was the only one that ran.
         """
-        from distributed import KilledWorker
-
-        ended: queue.SimpleQueue[tuple[int, Future, float]] = queue.SimpleQueue()
-        waiting: dict[int, Future] = {}
-        after: dict[int, float] = {}
-        addresses: set[str] = set()
-
-        def watch(index: int, future: "Future") -> None:
-            waiting[index] = future
-            future.add_done_callback(lambda future: ended.put((index, future, time.monotonic() - begin)))
-
-        def submit(indices: Sequence[int]) -> None:
-            addresses.clear()
-            addresses.update(self._workers(nodes))
-            # One call for all jobs. Even placement needs no help: a job without data goes to the worker with the least
-            # backlog, so 16 jobs on 4 or 8 idle nodes are 4 or 2 for each, and work stealing evens out the end.
-            futures = self.client.map(
-                partial(_call_on_worker, kernel),
-                [arguments[index] for index in indices],
-                key=kernel.__name__,
-                workers=None if nodes is None else sorted(addresses),
-                pure=False,
-            )
-            for index, future in zip(indices, futures, strict=True):
-                watch(index, future)
-
-        def collect(last_gather: float) -> dict[int, "Future"]:
-            """The jobs that ended: wait for one, and for more until the next gather is due. None after SILENCE."""
-            batch: dict[int, Future] = {}
-            until = time.monotonic() + SILENCE
-            while len(batch) < len(waiting):
-                try:
-                    index, future, elapsed = ended.get(timeout=max(0.0, until - time.monotonic()))
-                except queue.Empty:
-                    break
-                if waiting.get(index) is future:  # not of an earlier attempt
-                    batch[index], after[index] = future, elapsed
-                    until = last_gather + GATHER_INTERVAL
-            return batch
-
-        begin, last_gather, attempts = time.monotonic(), 0.0, 1
-        try:
-            submit(range(len(arguments)))
-            while waiting:
-                batch = collect(last_gather)
-                for index, future in batch.items():
-                    if future.status == "error":
-                        error = future.exception()
-                        if not isinstance(error, KilledWorker):
-                            raise ResultError(f"job {index} failed with argument {arguments[index]!r}: {error!r}")
-                        del waiting[index]
-                        yield Outcome(index, lost=f"every worker that ran it died, {error.last_worker.name} the last")
-
-                finished = {index: future for index, future in batch.items() if future.status == "finished"}
-                fetch = partial(self.client.gather, list(finished.values()), asynchronous=True)
-                values = self._ask(fetch) if finished else []
-                last_gather = time.monotonic()
-                for index, back in zip(finished, values or [], strict=values is not None):
-                    del waiting[index]
-                    yield _outcome(index, arguments[index], back, self._node(back.worker), after[index])
-                for index in batch.keys() & waiting.keys():  # its node died before handing over: dask computes it again
-                    watch(index, waiting[index])
-
-                adrift = any(future.cancelled() for future in waiting.values())  # the scheduler went away
-                if waiting and (adrift or (not values and addresses.isdisjoint(self._workers()))):
-                    self._cancel(waiting.values())
-                    attempts += 1
-                    if attempts <= ATTEMPTS and self._await_worker(nodes):
-                        submit(sorted(waiting))
-                        continue
-                    reason = f"no worker of {', '.join(nodes or self.nodes)} was left to run it, in {attempts - 1} attempts"
-                    for index in sorted(waiting):
-                        del waiting[index]
-                        yield Outcome(index, lost=reason)
-        finally:
-            self._cancel(waiting.values())
+        return _Map(self, kernel, arguments, nodes).outcomes()
 
     def _ask(self, request: Callable[[], Any]) -> Any:
         """Run an asynchronous dask request to its end and return what it returns; None if there is no answer in time.
@@ -503,8 +448,194 @@ class Cluster(Engine):
             time.sleep(0.5)
         return bool(there)
 
+    def _listen(self) -> None:
+        """Be told of what happens on the cluster. A scheduler that was restarted has to be asked again."""
+
+        def hear(event: tuple[float, dict[str, Any]]) -> None:
+            for ear in self.ears:
+                ear.append(event[1])
+
+        self.client.subscribe_topic("all", hear)
+
+    def _restart(self, addresses: Iterable[str]) -> None:
+        """Have the nannies of these workers start them anew; whatever runs there ends."""
+        self._ask(
+            lambda: self.client.scheduler.restart_workers(
+                workers=sorted(addresses), timeout=ANSWER_TIMEOUT, wait_for_workers=False, on_error="return",
+                stimulus_id=f"bramble-job-timeout-{time.time()}",
+            )
+        )  # fmt: skip
+
     def close(self) -> None:
         self.client.close(timeout=2)
+
+
+@dataclass
+class _Map:
+    """The account of one map on the cluster: every job leaves it once, as an Outcome."""
+
+    engine: Cluster
+    kernel: Kernel
+    arguments: Sequence[Any]
+    nodes: Sequence[str] | None
+    begin: float = 0.0
+    waiting: dict[int, "Future"] = field(default_factory=dict)
+    """The jobs that have not ended, by index."""
+    ended: "queue.SimpleQueue[tuple[int, Future, float]]" = field(default_factory=queue.SimpleQueue)
+    """Futures that did, and seconds after the start; some of attempts that do not count any more."""
+    after: dict[int, float] = field(default_factory=dict)
+    retried: defaultdict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
+    addresses: Sequence[str] = ()
+    """The workers that were there at the last attempt."""
+    news: deque[dict[str, Any]] = field(default_factory=deque)
+    suspects: list[int] = field(default_factory=list)
+    """Jobs whose workers died again and again. Any of those that a worker ran at the time may be the one that kills."""
+    alone: bool = False
+    """Whether the suspects are being tried, one by one."""
+
+    def outcomes(self) -> Iterator[Outcome]:
+        self.begin, attempts = time.monotonic(), 1
+        last_gather = last_check = self.begin
+        self.engine.ears.append(self.news)
+        try:
+            self.submit(range(len(self.arguments)))
+            while self.waiting or self.suspects:
+                if not self.waiting:
+                    if not self.alone:
+                        self.engine.say(
+                            f"the workers of {len(self.suspects)} jobs died more than once; now one of these after the other"
+                        )
+                    self.alone = True
+                    self.submit([self.suspects.pop(0)])
+                batch = self.collect(last_gather)
+                self.hear()
+                values = None
+                if batch:
+                    yield from self.killed(batch)
+                    finished = {index: future for index, future in batch.items() if future.status == "finished"}
+                    fetch = partial(self.engine.client.gather, list(finished.values()), asynchronous=True)
+                    values = self.engine._ask(fetch) if finished else []
+                    last_gather = time.monotonic()
+                    for index, back in zip(finished, values or [], strict=values is not None):
+                        del self.waiting[index]
+                        node = self.engine._node(back.worker)
+                        yield _outcome(index, self.arguments[index], back, node, self.after[index], self.retried[index])
+                    for index in batch.keys() & self.waiting.keys():
+                        self.watch(index, self.waiting[index])  # its node died before handing over: dask computes it again
+                if self.engine.job_timeout and time.monotonic() - last_check >= self.patience:
+                    yield from self.overdue(self.engine.job_timeout)
+                    last_check = time.monotonic()
+
+                adrift = any(future.cancelled() for future in self.waiting.values())  # the scheduler went away
+                if self.waiting and (adrift or (not values and not self.served())):
+                    back = self.engine._await_worker(self.nodes)
+                    if back and not adrift and self.served():
+                        continue  # dask has kept the jobs
+                    self.engine._cancel(self.waiting.values())
+                    attempts += 1
+                    there = ", ".join(self.nodes or self.engine.nodes)
+                    if back and attempts <= ATTEMPTS:
+                        who = "the scheduler" if adrift else f"every worker of {there}"
+                        self.engine.say(f"{who} went away and came back; {len(self.waiting)} unfinished jobs are submitted again")
+                        self.submit(sorted(self.waiting))
+                        continue
+                    for index in sorted(self.waiting):
+                        yield self.lose(index, f"no worker of {there} was left to run it, in {attempts - 1} attempts")
+        finally:
+            self.engine._cancel(self.waiting.values())
+            self.engine.ears.remove(self.news)
+
+    @property
+    def patience(self) -> float:
+        """Seconds to wait for a job to end before the scheduler is asked what it is about."""
+        return min(SILENCE, max(0.5, (self.engine.job_timeout or 4 * SILENCE) / 4))
+
+    def submit(self, indices: Sequence[int]) -> None:
+        self.engine._listen()
+        self.addresses = sorted(self.engine._workers(self.nodes))
+        # One call for all jobs. Even placement needs no help: a job without data goes to the worker with the least
+        # backlog, so 16 jobs on 4 or 8 idle nodes are 4 or 2 for each, and work stealing evens out the end.
+        futures = self.engine.client.map(
+            partial(_call_on_worker, self.kernel),
+            [self.arguments[index] for index in indices],
+            key=self.kernel.__name__,
+            workers=None if self.nodes is None else self.addresses,
+            pure=False,
+        )
+        for index, future in zip(indices, futures, strict=True):
+            self.watch(index, future)
+
+    def served(self) -> bool:
+        """Whether a worker is there that may run the jobs as they were submitted."""
+        there = self.engine._workers(self.nodes)
+        return bool(there if self.nodes is None else there.keys() & self.addresses)
+
+    def watch(self, index: int, future: "Future") -> None:
+        self.waiting[index] = future
+        future.add_done_callback(lambda future: self.ended.put((index, future, time.monotonic() - self.begin)))
+
+    def collect(self, last_gather: float) -> dict[int, "Future"]:
+        """The jobs that ended: wait for one, and for more until the next gather is due. None after `patience`."""
+        batch: dict[int, Future] = {}
+        until = time.monotonic() + self.patience
+        while len(batch) < len(self.waiting):
+            try:
+                index, future, elapsed = self.ended.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                break
+            if self.waiting.get(index) is future:  # not of an earlier attempt
+                batch[index], self.after[index] = future, elapsed
+                until = last_gather + GATHER_INTERVAL
+        return batch
+
+    def hear(self) -> None:
+        """Note which jobs were taken back from which node."""
+        index_of: dict[str, int] = {}
+        while self.news:
+            event = self.news.popleft()
+            if event["action"] == "add-worker":
+                self.engine._workers()
+            elif event["action"] == "remove-worker":
+                node = self.engine.seen.get(event["worker"], event["worker"])
+                index_of = index_of or {str(future.key): index for index, future in self.waiting.items()}
+                for key in {*event["processing-tasks"], *event["lost-computed-tasks"]} & index_of.keys():
+                    self.retried[index_of[key]].append(node)
+
+    def killed(self, batch: dict[int, "Future"]) -> Iterator[Outcome]:
+        """Take out what dask gave up: it becomes a suspect, and is lost if it was one."""
+        from distributed import KilledWorker
+
+        for index in [index for index, future in batch.items() if future.status == "error"]:
+            error = batch[index].exception()
+            if not isinstance(error, KilledWorker):
+                raise ResultError(f"job {index} failed with argument {self.arguments[index]!r}: {error!r}")
+            if self.alone:
+                node = self.engine._node(str(error.last_worker.name))
+                yield self.lose(index, f"every worker that ran it died, {node} the last; too much memory?", node)
+            else:
+                del self.waiting[index]
+                self.suspects.append(index)
+
+    def overdue(self, limit: float) -> Iterator[Outcome]:
+        """Lose the jobs that run for longer than `limit` seconds; their worker processes are started anew."""
+        running = self.engine._ask(lambda: self.engine.client.run_on_scheduler(_running)) or {}
+        over = {
+            index: running[key][0]
+            for index, future in self.waiting.items()
+            if (key := str(future.key)) in running and running[key][1] > limit
+        }
+        if over:
+            # First, or dask would run them again.
+            self.engine._cancel([self.waiting[index] for index in over])
+            self.engine._restart(set(over.values()))
+        for index, address in over.items():
+            node = self.engine.seen.get(address, address)
+            yield self.lose(index, f"it ran on {node} for more than {limit:g} s (--job-timeout) and was ended", node)
+
+    def lose(self, index: int, reason: str, node: str = "") -> Outcome:
+        del self.waiting[index]
+        after = time.monotonic() - self.begin
+        return Outcome(index, node=node, after=after, lost=reason, retried=tuple(self.retried[index]))
 
 
 def connect_to(nodes: Iterable[str], timeout: float) -> Cluster:
@@ -512,14 +643,23 @@ def connect_to(nodes: Iterable[str], timeout: float) -> Cluster:
     return Cluster(load(), timeout, True, print, nodes)
 
 
-def connect(place: Place, timeout: float = 30.0, require_all: bool = False, say: Callable[[str], None] = print) -> Engine:
+def connect(
+    place: Place,
+    timeout: float = 30.0,
+    require_all: bool = False,
+    say: Callable[[str], None] = print,
+    job_timeout: float | None = None,
+) -> Engine:
     """The engine for a place. For the cluster: wait up to `timeout` seconds for its nodes, `say` which are missing.
 
+    A job that runs there for more than `job_timeout` seconds is ended and lost.
     Raises UsageError (configuration, certificates) and ClusterError (no scheduler; no node; with `require_all`, any
     node missing).
     """
     if place == "cluster":
-        return Cluster(load(), timeout, require_all, say)
+        return Cluster(load(), timeout, require_all, say, job_timeout=job_timeout)
+    if job_timeout:
+        raise UsageError("--job-timeout goes with --on cluster")
     return Workstation() if place == "workstation" else Local()
 
 

@@ -49,6 +49,11 @@ def per_node(outcomes: Iterable[Outcome]) -> dict[str, int]:
     return dict(sorted(Counter(outcome.node for outcome in outcomes if outcome.lost is None).items()))
 
 
+def retried(outcomes: Iterable[Outcome]) -> dict[str, int]:
+    """How many jobs were taken back from each node, sorted by name."""
+    return dict(sorted(Counter(node for outcome in outcomes for node in outcome.retried).items()))
+
+
 def write_json(record: dict[str, Any], target: str) -> None:
     """Write a record to a file, whole or not at all, or to standard output (`-`). Raises UsageError if it cannot."""
     text = json.dumps(record, indent=2) + "\n"
@@ -86,9 +91,13 @@ class Screen:
 
     def __init__(self, json_target: str | None) -> None:
         self.stream = sys.stderr if json_target == "-" else sys.stdout
+        self.bar: Progress | None = None
 
     def say(self, line: str = "") -> None:
-        print(line, file=self.stream, flush=True)
+        if self.bar:
+            self.bar.console.print(line, markup=False, highlight=False)
+        else:
+            print(line, file=self.stream, flush=True)
 
     def follow(self, outcomes: Iterator[Outcome], total: int, label: str, row: Any = None) -> list[Outcome]:
         """Collect the outcomes of a run, showing them as they come: see `watch`."""
@@ -97,40 +106,38 @@ class Screen:
     def watch(self, outcomes: Iterator[Outcome], total: int, label: str, row: Any = None) -> Generator[Outcome, None, None]:
         """Pass the outcomes of a run on, showing them as they come.
 
-        On a terminal: a progress bar with the jobs done per node and lost. Elsewhere: at most one line per second and
-        one at the end. `row(outcome)`, if given, makes a line of its own for every outcome, instead of the plain lines.
+        On a terminal: a progress bar with the jobs done, retried and lost per node. Elsewhere: at most one line per second
+        and one at the end. `row(outcome)`, if given, makes a line of its own for every outcome, instead of the plain lines.
         """
         begin = last = time.monotonic()
-        done: Counter[str] = Counter()
-        lost = 0
+        done, retried, lost = Counter[str](), Counter[str](), Counter[str]()
 
         def state() -> str:
-            nodes = "  ".join(f"{node} {jobs}" for node, jobs in sorted(done.items()))
-            return f"{nodes}  lost {lost}" if lost else nodes
+            words = []
+            for node in sorted({*done, *retried, *lost} - {""}):
+                trouble = [f"{count[node]} {word}" for count, word in ((retried, "retried"), (lost, "lost")) if count[node]]
+                words.append(f"{node} {done[node]}" + (f" ({', '.join(trouble)})" if trouble else ""))
+            return "  ".join([*words, *([f"lost {lost.total()}"] if lost else [])])
 
-        with self._bar(label, total) as bar:
+        with self._bar(label, total):
             for count, outcome in enumerate(outcomes, 1):
-                if outcome.lost is None:
-                    done[outcome.node] += 1
-                else:
-                    lost += 1
+                (done if outcome.lost is None else lost)[outcome.node] += 1
+                retried.update(outcome.retried)
                 now = time.monotonic()
-                if bar:
-                    bar.update(bar.task_ids[0], advance=1, state=state())
-                    if row:
-                        bar.console.print(row(outcome), markup=False, highlight=False)
-                elif row:
+                if self.bar:
+                    self.bar.update(self.bar.task_ids[0], advance=1, state=state())
+                if row:
                     self.say(row(outcome))
-                elif now - last >= 1 or count == total:
+                elif not self.bar and (now - last >= 1 or count == total):
                     last = now
                     self.say(f"{label}: {count}/{total} after {now - begin:.1f} s  {state()}")
                 yield outcome
 
     @contextmanager
-    def _bar(self, label: str, total: int) -> Iterator["Progress | None"]:
-        """A progress bar with one task; None where lines do not go to a terminal."""
+    def _bar(self, label: str, total: int) -> Iterator[None]:
+        """A progress bar with one task, unless lines do not go to a terminal."""
         if not self.stream.isatty():
-            yield None
+            yield
             return
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -138,4 +145,8 @@ class Screen:
         columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[state]}"))
         with Progress(*columns, console=Console(file=self.stream), refresh_per_second=4) as bar:
             bar.add_task(label, total=total, state="")
-            yield bar
+            self.bar = bar
+            try:
+                yield
+            finally:
+                self.bar = None

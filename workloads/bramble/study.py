@@ -11,7 +11,7 @@ A workload is a Program. What it computes it asks of `Run.map`, and it knows not
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ class Request:
     """Where to compute and where the result goes: the options that every workload has.
 
     `nodes`: one timed run on the first so many nodes of the cluster each. `compare`: run in all three places.
+    `job_timeout`: seconds after which a job on the cluster is ended, and so the run.
     `report`: a folder for the record and its pictures. `json`: a file for the record, or `-`.
     """
 
@@ -36,6 +37,7 @@ class Request:
     json: str | None = None
     timeout: float = 30.0
     require_all: bool = False
+    job_timeout: float | None = None
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -65,7 +67,7 @@ class Run:
             for outcome in outcomes:
                 if outcome.lost is not None:
                     raise ResultError(f"{label}: job {outcome.index} of {len(arguments)} was lost: {outcome.lost}")
-                self.jobs.append(Outcome(outcome.index, None, outcome.node, outcome.seconds, outcome.after))
+                self.jobs.append(replace(outcome, result=None))
                 yield outcome
 
     def map(self, kernel: Kernel, arguments: Sequence[Any], label: str = "") -> list[Any]:
@@ -101,7 +103,7 @@ def perform(program: Program, request: Request, screen: report.Screen) -> tuple[
     if "cluster" in request.places:
         config.load()  # before anything takes its time
     for place in request.places:
-        with driver.connect(place, request.timeout, request.require_all, screen.say) as engine:
+        with driver.connect(place, request.timeout, request.require_all, screen.say, request.job_timeout) as engine:
             groups: list[tuple[str, ...] | None] = [None]
             if request.nodes and (place == "cluster" or not request.compare):
                 groups = [driver.first(engine, count) for count in request.nodes]
@@ -122,6 +124,7 @@ def perform(program: Program, request: Request, screen: report.Screen) -> tuple[
                         "jobs": len(run.jobs),
                         "job_seconds": sum(job.seconds for job in run.jobs),
                         "per_node": report.per_node(run.jobs),
+                        "retried": report.retried(run.jobs),
                     }
                 )
                 if len(runs) > 1 and found != answer:

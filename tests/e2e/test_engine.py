@@ -1,0 +1,250 @@
+"""The engine on nodes of both layouts: no job is lost whatever happens to the nodes, and who does not belong gets nowhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rehearsal import INVENTORY, ROOT, play
+
+from . import conftest
+
+OVERLAY = Path(__file__).parent / "engine"
+STATE = ROOT / ".state/h-engine"
+NET = "10.77.110"
+SERVERS = ["pi-01", "pi-02"]
+DOORS = {
+    "scheduler": f"{NET}.100:8786",
+    "worker of one process": f"{NET}.101:8788",
+    "its nanny": f"{NET}.101:8808",
+    "worker of four": f"{NET}.102:8791",
+    "its nanny, too": f"{NET}.102:8811",
+}
+
+playbook = partial(play, inventory=[*INVENTORY, OVERLAY])
+told = partial(conftest.told, STATE)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    """A client and two servers after site.yml: pi-01 has one process of four threads, pi-02 four of one. Removed in any case."""
+    before = os.environ.get("NODES")
+    os.environ["NODES"] = str(len(SERVERS))
+    try:
+        for name in ("cards", "rehearse", "site"):
+            playbook(name)
+        yield
+    finally:
+        playbook("rehearse", variables={"standin_state": "absent"})
+        shutil.rmtree(STATE, ignore_errors=True)
+        if before:
+            os.environ["NODES"] = before
+
+
+def begin(program: str) -> subprocess.Popen[str]:
+    """Run a Python program on the client as who types `bramble`; jobs may use what tests/workloads/faults.py has."""
+    command = [
+        "ssh",
+        "-F",
+        STATE / "ssh/ssh_config",
+        "-o",
+        "BatchMode=yes",
+        "pi-client",
+        "$(readlink -f /usr/local/bin/bramble | xargs dirname)/python -",
+    ]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None
+    process.stdin.write((ROOT / "tests/workloads/faults.py").read_text() + program)
+    process.stdin.close()
+    return process
+
+
+def jobs(arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """Map `misbehave` over the arguments, a Python expression: a line of JSON for each job that ends, others as they are said."""
+    return begin(f"""
+import json, sys
+from bramble import driver
+with driver.connect("cluster", say=lambda line: print(line, flush=True), **{options!r}) as engine:
+    for outcome in engine.map(misbehave, {arguments}):
+        print(json.dumps({{"job": outcome.index, "lost": outcome.lost, "retried": outcome.retried}}), flush=True)
+""")
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Wait for all jobs: how each ended, and what was said."""
+    assert process.stdout is not None
+    lines = process.stdout.read().splitlines()
+    assert process.wait() == 0
+    return [json.loads(line) for line in lines if line.startswith("{")], [line for line in lines if not line.startswith("{")]
+
+
+def once(outcomes: list[dict[str, Any]], count: int) -> bool:
+    return sorted(outcome["job"] for outcome in outcomes) == list(range(count))
+
+
+def test_sixteen_jobs_and_how_long_they_take() -> None:
+    record = json.loads(told("pi-client", "bramble compute --scale 0.2 --json -"))
+    assert record["lost"] == 0 and sorted(row["job"] for row in record["results"]) == list(range(16))
+    assert sorted(record["per_node"]) == SERVERS
+    assert record["seconds"] >= record["seconds_at_best"] > 0
+    assert json.loads(told("pi-client", "bramble nodes --json -"))["nodes"] == {
+        node: {"threads": 4, "drained": False} for node in SERVERS
+    }
+
+
+def test_none_of_a_thousand_short_jobs_is_lost() -> None:
+    outcomes, _ = ended(jobs("[0.01] * 1000"))
+    assert once(outcomes, 1000) and not any(outcome["lost"] for outcome in outcomes)
+
+
+def port_of(node: str) -> str:
+    """The end of its cable in the switch."""
+    index = subprocess.run(
+        ["docker", "exec", f"h-engine-{node}", "cat", "/sys/class/net/eth0/iflink"], capture_output=True, text=True, check=True
+    )
+    links = json.loads(subprocess.run(["ip", "-json", "link"], capture_output=True, text=True, check=True).stdout)
+    return next(link["ifname"] for link in links if link["ifindex"] == int(index.stdout))
+
+
+def test_every_job_ends_once_whatever_happens_to_the_nodes() -> None:
+    """Of 200 jobs one eats all memory and one never ends; meanwhile worker, node, network and scheduler fail in turn."""
+    process = jobs('["eat" if n == 20 else "hang" if n == 40 else 3.5 for n in range(200)]', job_timeout=12.0)
+
+    def accidents() -> None:
+        time.sleep(4)
+        # It may just have been taken down by the job that eats memory.
+        listener = "$(sudo ss -Hltnp 'sport = :8788' | grep -o 'pid=[0-9]*' | cut -d= -f2)"
+        told("pi-01", f"until sudo kill -9 {listener} 2>/dev/null; do sleep 0.5; done")
+        subprocess.run(["docker", "kill", "h-engine-pi-02"], check=True, capture_output=True)
+        playbook("rehearse", arguments="--limit pi-02")
+        port = port_of("pi-01")
+        subprocess.run(["ip", "link", "set", port, "down"], check=True)
+        try:
+            time.sleep(30)
+        finally:
+            subprocess.run(["ip", "link", "set", port, "up"], check=True)
+        told("pi-client", "sudo systemctl kill --signal KILL bramble-scheduler")
+
+    with ThreadPoolExecutor() as pool:
+        mishaps = pool.submit(accidents)
+        outcomes, said = ended(process)
+        assert mishaps.done(), "the jobs ended before all accidents had happened"
+        mishaps.result()
+    print(*said, sep="\n")
+    assert once(outcomes, 200)
+    lost = {outcome["job"]: outcome["lost"] for outcome in outcomes if outcome["lost"]}
+    assert lost.keys() == {20, 40}, lost
+    assert "every worker that ran it died" in lost[20] and "for more than 12 s" in lost[40]
+    assert {node for outcome in outcomes for node in outcome["retried"]} == set(SERVERS)
+    assert any("the scheduler went away and came back" in line for line in said)
+    assert all(told(node, "systemctl is-active sshd bramble-worker || true") for node in SERVERS)
+    # All processes of both nodes are back.
+    told("pi-client", "bramble prove pi-01 && bramble prove pi-02")
+    deadline = time.monotonic() + 60
+    while (there := json.loads(told("pi-client", "bramble nodes --json -"))["nodes"]) and time.monotonic() < deadline:
+        if {name: node["threads"] for name, node in there.items()} == {"pi-01": 4, "pi-02": 4}:
+            break
+        time.sleep(1)
+    assert {name: node["threads"] for name, node in there.items()} == {"pi-01": 4, "pi-02": 4}
+
+
+@pytest.fixture
+def stranger() -> Iterator[list[str]]:
+    """A host that is nobody's, on the switch: what to put before a command that it runs."""
+    identity = subprocess.run(
+        ["docker", "network", "inspect", "--format", "{{.Id}}", "h-engine"], capture_output=True, text=True, check=True
+    )
+    name, bridge = "hengine-s", f"br-{identity.stdout[:12]}"
+    try:
+        for command in (
+            ["ip", "netns", "add", name],
+            ["ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name],
+            ["ip", "link", "set", name, "master", bridge, "up"],
+            ["ip", "-n", name, "address", "add", f"{NET}.77/24", "dev", "eth0"],
+            ["ip", "-n", name, "link", "set", "eth0", "up"],
+        ):
+            subprocess.run(command, check=True)
+        yield ["ip", "netns", "exec", name]
+    finally:
+        subprocess.run(["ip", "netns", "delete", name], check=False)
+
+
+KNOCK = """
+import asyncio, json, ssl, sys
+from distributed.comm.core import connect
+
+async def knock(address, pair):
+    # It does not care who answers, and shows what it has.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if pair:
+        context.load_cert_chain(*pair)
+    scheme, options = ("tcp", {}) if pair is None else ("tls", {"ssl_context": context, "require_encryption": True})
+    try:
+        comm = await connect(f"{scheme}://{address}", timeout=3, **options)
+        await comm.write({"op": "identity", "reply": True})
+        return (await asyncio.wait_for(comm.read(), 3))["type"]
+    except Exception as error:
+        return f"refused: {error!r}"
+
+async def main(doors, pairs):
+    return {who: {door: await knock(address, pair) for door, address in doors.items()} for who, pair in pairs.items()}
+
+print(json.dumps(asyncio.run(main(*json.loads(sys.argv[1])))))
+"""
+
+
+def knock(stranger: list[str], pairs: dict[str, list[str] | None]) -> dict[str, dict[str, str]]:
+    """What each door says to each identity (certificate and key; no certificate: []; no TLS: None), asked in dask's own words."""
+    command = [*stranger, sys.executable, "-c", KNOCK, json.dumps([DOORS, pairs])]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def test_who_does_not_belong_gets_nowhere(stranger: list[str], tmp_path: Path) -> None:
+    from tests.workloads.conftest import Authority
+
+    Authority(tmp_path).issue("pi-02")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", "-subj", "/CN=pi-02",
+         "-keyout", tmp_path / "self.key", "-out", tmp_path / "self.pem"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    for end in ("pem", "key"):
+        shutil.copy(STATE / f"pki/nodes/pi-02.{end}", tmp_path / f"stolen.{end}")
+    ours, *others = ([str(tmp_path / f"{name}.{end}") for end in ("pem", "key")] for name in ("stolen", "self", "pi-02"))
+    nobody = {"without TLS": None, "without a certificate": [], "self-signed": others[0], "of another cluster": others[1]}
+
+    answers = knock(stranger, {"ours": ours, **nobody})
+    assert list(answers.pop("ours").values()) == ["Scheduler", "Worker", "Nanny", "Worker", "Nanny"]  # so the doors are these
+    assert all(said.startswith("refused") for door in answers.values() for said in door.values()), answers
+
+    # As swap.yml -e swap_new_key=true does for a node whose card was stolen.
+    shutil.rmtree(STATE / "pki")
+    playbook("site", arguments="--tags scheduler,worker,workloads")
+    told("pi-client", "bramble prove pi-01 && bramble prove pi-02")
+    new = [str(STATE / f"pki/nodes/pi-02.{end}") for end in ("pem", "key")]
+    answers = knock(stranger, {"new": new, "revoked": ours})
+    assert answers.pop("new")["scheduler"] == "Scheduler"
+    assert all(said.startswith("refused") for said in answers["revoked"].values()), answers
+
+
+def test_nothing_else_listens(stranger: list[str]) -> None:
+    """Pages and metrics are on the nodes' own 127.0.0.1; on the switch there are SSH, packages, time and the doors above."""
+    known = {22, 8785, *(int(address.rpartition(":")[2]) for address in DOORS.values()), *range(8788, 8792), *range(8808, 8812)}
+    for number in (100, 101, 102):
+        scan = subprocess.run(
+            [*stranger, "nmap", "-n", "-Pn", "-p", "1-65535", "--min-rate", "20000", "-oG", "-", f"{NET}.{number}"],
+            capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+        found = {int(port.split("/")[0]) for port in scan.partition("Ports: ")[2].split(", ") if "/open/" in port}
+        assert 22 in found and found <= known, found
