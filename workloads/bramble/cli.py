@@ -152,18 +152,29 @@ def compute(
 @workload
 def pi(
     request: Any,
-    method: Annotated[str, typer.Option(help="montecarlo.")] = "montecarlo",
-    points: Annotated[str, typer.Option(metavar="N", help="How many points.")] = "1e9",
-    chunk: Annotated[str | None, typer.Option(metavar="N", help="Points per job, if not the default.")] = None,
+    method: Annotated[
+        str, typer.Option(help="montecarlo, chudnovsky (decimal digits) or bbp (hexadecimal digits).")
+    ] = "montecarlo",
+    points: Annotated[str, typer.Option(metavar="N", help="montecarlo: how many points.")] = "1e10",
+    chunk: Annotated[str | None, typer.Option(metavar="N", help="montecarlo: points per job, if not the default.")] = None,
+    digits: Annotated[str, typer.Option(metavar="N", help="chudnovsky: how many digits after the point.")] = "1e6",
+    position: Annotated[str, typer.Option(metavar="N", help="bbp: the first digit; 1 is the first after the point.")] = "1e6",
+    count: Annotated[int, typer.Option(min=1, max=16, help="bbp: how many digits.")] = 14,
     seed: Seed = 0,
 ) -> None:
-    """Pi from random points, and how much faster it comes with more nodes."""
+    """Pi: from random points, by its digits, or a few digits far out; and how much faster it comes with more nodes."""
     from bramble.pi import run
 
-    if method != "montecarlo":
-        raise UsageError(f"--method {method} is not known; there is montecarlo")
-    total, size = whole("--points", points), None if chunk is None else whole("--chunk", chunk)
-    study(run.montecarlo(total, size, seed), request, run.check)
+    match method:
+        case "montecarlo":
+            program = run.montecarlo(whole("--points", points), None if chunk is None else whole("--chunk", chunk), seed)
+        case "chudnovsky":
+            program = run.chudnovsky(whole("--digits", digits))
+        case "bbp":
+            program = run.bbp(whole("--position", position), count)
+        case _:
+            raise UsageError(f"--method {method} is not known; there are montecarlo, chudnovsky and bbp")
+    study(program, request, run.check)
 
 
 @app.command()
