@@ -56,7 +56,7 @@ def test_help_is_quick(tmp_path: Path) -> None:
         ["pi", "--points", "1e19"], ["pi", "--nodes", "1,,2"], ["pi", "--nodes", "1"], ["pi", "--method", "wishing"],
         ["pi", "--method", "chudnovsky", "--digits", "-3"], ["pi", "--method", "chudnovsky", "--digits", "1e15"],
         ["pi", "--method", "bbp", "--position", "0"], ["pi", "--method", "bbp", "--position", "1e13"],
-        ["compute", "--nodes", "1"],
+        ["compute", "--nodes", "1"], ["primes", "7", "7"], ["primes", "7", "-8"], ["primes", "x", "8"], ["primes", "0", "1e30"],
     ],
 )  # fmt: skip
 def test_wrong_requests_exit_2(arguments: list[str]) -> None:

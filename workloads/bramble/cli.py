@@ -32,14 +32,14 @@ Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the n
 RequireAll = Annotated[bool, typer.Option("--require-all", help="Do not go on without a node that is missing.")]
 
 
-def whole(option: str, text: str) -> int:
+def whole(option: str, text: str, least: int = 1) -> int:
     """A whole number as people write it: 1000000000, 1_000_000_000 or 1e9. Raises UsageError."""
     try:
         number = Decimal(text)
-        if number != int(number) or number < 1:
+        if number != int(number) or number < least:
             raise ValueError
     except (ArithmeticError, ValueError):
-        raise UsageError(f"{option}: {text!r} is not a whole number of at least 1, such as 1_000_000_000 or 1e9") from None
+        raise UsageError(f"{option}: {text!r} is not a whole number of at least {least}, such as 1_000_000_000 or 1e9") from None
     return int(number)
 
 
@@ -82,8 +82,8 @@ def workload(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def study(program: "Program", request: "Request", check: Callable[[dict[str, Any]], None] | None = None) -> None:
-    """Perform a program, write what it found, then check it: a result that fails its check can be looked into."""
+def study(program: "Program", request: "Request", check: Callable[[dict[str, Any]], None] | None = None) -> Any:
+    """Perform a program, write what it found, then check it (a result that fails its check can be looked into); the answer."""
     from bramble import study as studies
     from bramble.report import Screen
 
@@ -95,6 +95,7 @@ def study(program: "Program", request: "Request", check: Callable[[dict[str, Any
         screen.say(f"the report is in {request.report}")
     if check:
         check(record)
+    return answer
 
 
 @contextmanager
@@ -175,6 +176,25 @@ def pi(
         case _:
             raise UsageError(f"--method {method} is not known; there are montecarlo, chudnovsky and bbp")
     study(program, request, run.check)
+
+
+@app.command()
+@workload
+def primes(
+    request: Any,
+    begin: Annotated[str, typer.Argument(metavar="A", help="From here on.")],
+    end: Annotated[str, typer.Argument(metavar="B", help="Up to here, without it.")],
+    list: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the primes there, one a line.")] = None,
+    twins: Annotated[bool, typer.Option("--twins", help="Count the pairs p, p + 2.")] = False,
+    gaps: Annotated[bool, typer.Option("--gaps", help="How often each distance between neighbours occurs.")] = False,
+) -> None:
+    """Count the primes from A up to B."""
+    from bramble.primes import run
+
+    program = run.primes(whole("A", begin, 0), whole("B", end, 0), twins, gaps, list is not None)
+    _, parts = study(program, request, run.check)
+    if list is not None:
+        run.write(parts, list)
 
 
 @app.command()
