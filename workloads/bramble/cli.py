@@ -178,7 +178,7 @@ def pi(
     study(program, request, run.check)
 
 
-@app.command()
+@app.command(context_settings={"ignore_unknown_options": True})  # -8 is a wrong number, not an unknown option
 @workload
 def primes(
     request: Any,
