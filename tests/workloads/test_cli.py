@@ -53,15 +53,20 @@ def test_help_is_quick(tmp_path: Path) -> None:
     "arguments",
     [
         ["pi", "--points", "1.5"], ["pi", "--points", "many"], ["pi", "--points", "0"], ["pi", "--points", "inf"],
-        ["pi", "--points", "1e14"], ["pi", "--nodes", "1,,2"], ["pi", "--nodes", "1"], ["pi", "--method", "wishing"],
-        ["compute", "--nodes", "1"], ["compute", "--job-timeout", "9"], ["pi", "--job-timeout", "9"],
+        ["compute", "--job-timeout", "9"], ["pi", "--job-timeout", "9"],
+        ["pi", "--points", "1e19"], ["pi", "--nodes", "1,,2"], ["pi", "--nodes", "1"], ["pi", "--method", "wishing"],
+        ["pi", "--method", "chudnovsky", "--digits", "-3"], ["pi", "--method", "chudnovsky", "--digits", "1e15"],
+        ["pi", "--method", "bbp", "--position", "0"], ["pi", "--method", "bbp", "--position", "1e13"],
+        ["compute", "--nodes", "1"], ["primes", "7", "7"], ["primes", "7", "-8"], ["primes", "x", "8"], ["primes", "0", "1e30"],
     ],
 )  # fmt: skip
 def test_wrong_requests_exit_2(arguments: list[str]) -> None:
     complains(run(*arguments, "--on", "local", config="/nowhere"), 2, "bramble: ")
 
 
-@pytest.mark.parametrize("arguments", [["compute", "--jobs", "0"], ["pi", "--on", "moon"], ["nonsense"], ["pi", "--bad"]])
+@pytest.mark.parametrize(
+    "arguments", [["compute", "--jobs", "0"], ["pi", "--on", "moon"], ["nonsense"], ["pi", "--bad"], ["pi", "--count", "17"]]
+)
 def test_wrong_usage_exits_2(arguments: list[str]) -> None:
     assert run(*arguments, config="/nowhere").returncode == 2
 

@@ -35,14 +35,14 @@ JobTimeout = Annotated[
 RequireAll = Annotated[bool, typer.Option("--require-all", help="Do not go on without a node that is missing.")]
 
 
-def whole(option: str, text: str) -> int:
+def whole(option: str, text: str, least: int = 1) -> int:
     """A whole number as people write it: 1000000000, 1_000_000_000 or 1e9. Raises UsageError."""
     try:
         number = Decimal(text)
-        if number != int(number) or number < 1:
+        if number != int(number) or number < least:
             raise ValueError
     except (ArithmeticError, ValueError):
-        raise UsageError(f"{option}: {text!r} is not a whole number of at least 1, such as 1_000_000_000 or 1e9") from None
+        raise UsageError(f"{option}: {text!r} is not a whole number of at least {least}, such as 1_000_000_000 or 1e9") from None
     return int(number)
 
 
@@ -86,8 +86,8 @@ def workload(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def study(program: "Program", request: "Request", check: Callable[[dict[str, Any]], None] | None = None) -> None:
-    """Perform a program, write what it found, then check it: a result that fails its check can be looked into."""
+def study(program: "Program", request: "Request", check: Callable[[dict[str, Any]], None] | None = None) -> Any:
+    """Perform a program, write what it found, then check it (a result that fails its check can be looked into); the answer."""
     from bramble import study as studies
     from bramble.report import Screen
 
@@ -99,6 +99,7 @@ def study(program: "Program", request: "Request", check: Callable[[dict[str, Any
         screen.say(f"the report is in {request.report}")
     if check:
         check(record)
+    return answer
 
 
 @contextmanager
@@ -157,18 +158,48 @@ def compute(
 @workload
 def pi(
     request: Any,
-    method: Annotated[str, typer.Option(help="montecarlo.")] = "montecarlo",
-    points: Annotated[str, typer.Option(metavar="N", help="How many points.")] = "1e9",
-    chunk: Annotated[str | None, typer.Option(metavar="N", help="Points per job, if not the default.")] = None,
+    method: Annotated[
+        str, typer.Option(help="montecarlo, chudnovsky (decimal digits) or bbp (hexadecimal digits).")
+    ] = "montecarlo",
+    points: Annotated[str, typer.Option(metavar="N", help="montecarlo: how many points.")] = "1e10",
+    chunk: Annotated[str | None, typer.Option(metavar="N", help="montecarlo: points per job, if not the default.")] = None,
+    digits: Annotated[str, typer.Option(metavar="N", help="chudnovsky: how many digits after the point.")] = "1e6",
+    position: Annotated[str, typer.Option(metavar="N", help="bbp: the first digit; 1 is the first after the point.")] = "1e6",
+    count: Annotated[int, typer.Option(min=1, max=16, help="bbp: how many digits.")] = 14,
     seed: Seed = 0,
 ) -> None:
-    """Pi from random points, and how much faster it comes with more nodes."""
+    """Pi: from random points, by its digits, or a few digits far out; and how much faster it comes with more nodes."""
     from bramble.pi import run
 
-    if method != "montecarlo":
-        raise UsageError(f"--method {method} is not known; there is montecarlo")
-    total, size = whole("--points", points), None if chunk is None else whole("--chunk", chunk)
-    study(run.montecarlo(total, size, seed), request, run.check)
+    match method:
+        case "montecarlo":
+            program = run.montecarlo(whole("--points", points), None if chunk is None else whole("--chunk", chunk), seed)
+        case "chudnovsky":
+            program = run.chudnovsky(whole("--digits", digits))
+        case "bbp":
+            program = run.bbp(whole("--position", position), count)
+        case _:
+            raise UsageError(f"--method {method} is not known; there are montecarlo, chudnovsky and bbp")
+    study(program, request, run.check)
+
+
+@app.command(context_settings={"ignore_unknown_options": True})  # -8 is a wrong number, not an unknown option
+@workload
+def primes(
+    request: Any,
+    begin: Annotated[str, typer.Argument(metavar="A", help="From here on.")],
+    end: Annotated[str, typer.Argument(metavar="B", help="Up to here, without it.")],
+    list: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the primes there, one a line.")] = None,
+    twins: Annotated[bool, typer.Option("--twins", help="Count the pairs p, p + 2.")] = False,
+    gaps: Annotated[bool, typer.Option("--gaps", help="How often each distance between neighbours occurs.")] = False,
+) -> None:
+    """Count the primes from A up to B."""
+    from bramble.primes import run
+
+    program = run.primes(whole("A", begin, 0), whole("B", end, 0), twins, gaps, list is not None)
+    _, parts = study(program, request, run.check)
+    if list is not None:
+        run.write(parts, list)
 
 
 @app.command()

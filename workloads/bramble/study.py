@@ -51,6 +51,8 @@ class Run:
         self.engine, self.screen, self.name, self.nodes = engine, screen, name, nodes
         self.jobs: list[Outcome] = []
         """The jobs that ended, without their results."""
+        self.notes: dict[str, Any] = {}
+        """What else the program has to say of this run, such as where its seconds went; for the record."""
 
     @property
     def slots(self) -> int:
@@ -81,7 +83,8 @@ class Program:
     """A workload: its name, its kernels (imported by every worker before the clock starts) and what it does with them.
 
     `compute` gives the answer. All runs must give equal ones. `describe` makes of it what goes into the record (a dict
-    goes there as it is), `tell` a line for people, and `picture` draws it into a PNG file.
+    goes there as it is), `tell` a line for people, `picture` draws it into a PNG file, and `save` writes what else belongs
+    in the folder of the report.
     """
 
     name: str
@@ -90,6 +93,7 @@ class Program:
     describe: Callable[[Any], dict[str, Any]] = dict
     tell: Callable[[Any], str] | None = None
     picture: Callable[[Any, Path], None] | None = None
+    save: Callable[[Any, Path], None] | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
 
 
@@ -125,6 +129,7 @@ def perform(program: Program, request: Request, screen: report.Screen) -> tuple[
                         "job_seconds": sum(job.seconds for job in run.jobs),
                         "per_node": report.per_node(run.jobs),
                         "retried": report.retried(run.jobs),
+                        **run.notes,
                     }
                 )
                 if len(runs) > 1 and found != answer:
@@ -185,6 +190,8 @@ def keep(program: Program, request: Request, answer: Any, record: dict[str, Any]
         report.write_json(record, str(folder / f"{program.name}.json"))
         if program.picture:
             program.picture(answer, folder / f"{program.name}.png")
+        if program.save:
+            program.save(answer, folder)
         if len(record["runs"]) > 1:
             draw_runs(record, folder / f"{program.name}-speedup.png")
 

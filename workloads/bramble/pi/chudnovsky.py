@@ -1,0 +1,100 @@
+"""Pi's digits: the Chudnovsky series by binary splitting (D. and G. Chudnovsky, 1988; Haible and Papanikolaou, 1998).
+
+    1 / pi = 12 sum (-1)^k (6k)! (13591409 + 545140134 k) / ((3k)! (k!)^3 640320^(3k + 3/2))
+
+A range [a, b) of terms becomes three integers P, Q, T; two neighbours merge into one. In the end
+pi = 426880 sqrt(10005) Q / T.
+"""
+
+import math
+from itertools import pairwise
+from typing import NamedTuple
+
+import gmpy2
+from gmpy2 import mpfr, mpz
+
+A, B, C3_24 = 13591409, 545140134, 640320**3 // 24
+DIGITS_PER_TERM = math.log10(C3_24 / 72)  # 14.18
+GUARD = 10
+"""Digits computed beyond those that are asked for."""
+LEAF = 8
+"""Terms summed one by one: below, Python's calls cost more than the arithmetic."""
+RANGES = 64
+"""Ranges of terms, a power of two: two for every slot of eight nodes of four."""
+
+
+class Range(NamedTuple):
+    """The terms from `begin` up to `end`. The last range of all needs no P."""
+
+    begin: int
+    end: int
+    last: bool
+
+
+class Part(NamedTuple):
+    """P, Q and T of some terms as gmpy2.to_binary makes them, so that they travel; P is empty in the last part of all."""
+
+    p: bytes
+    q: bytes
+    t: bytes
+
+
+def ranges(digits: int) -> list[Range]:
+    """The terms that so many digits need, cut into ranges of like size."""
+    terms = int((digits + GUARD) / DIGITS_PER_TERM) + 2
+    count = min(RANGES, 1 << (terms // 1000).bit_length())
+    cuts = [terms * index // count for index in range(count + 1)]
+    return [Range(begin, end, end == terms) for begin, end in pairwise(cuts)]
+
+
+def sum_terms(terms: Range) -> Part:
+    """P, Q and T of a range."""
+    with gmpy2.context(allow_release_gil=True):
+        return _pack(*_split(*terms))
+
+
+def merge(parts: tuple[Part, Part]) -> Part:
+    """Two neighbours, in order, as one."""
+    with gmpy2.context(allow_release_gil=True):
+        left, right = map(_unpack, parts)
+        return _pack(*_join(left, right))
+
+
+def _split(begin: int, end: int, last: bool) -> tuple[mpz, mpz, mpz]:
+    if end - begin > LEAF:
+        middle = (begin + end) // 2
+        return _join(_split(begin, middle, False), _split(middle, end, last))
+    p, q, t = 1, 1, 0
+    for k in range(begin, end):
+        if k == 0:
+            t = A
+            continue
+        p *= (6 * k - 5) * (2 * k - 1) * (6 * k - 1)
+        factor = C3_24 * k**3
+        q *= factor
+        t = t * factor + (A + B * k) * (-p if k % 2 else p)
+    return mpz(p), mpz(q), mpz(t)
+
+
+def _join(left: tuple[mpz, mpz, mpz], right: tuple[mpz, mpz, mpz]) -> tuple[mpz, mpz, mpz]:
+    return left[0] * right[0], left[1] * right[1], right[1] * left[2] + left[0] * right[2]
+
+
+def _pack(*numbers: mpz) -> Part:
+    return Part(*map(gmpy2.to_binary, numbers))
+
+
+def _unpack(part: Part) -> tuple[mpz, mpz, mpz]:
+    return tuple(map(gmpy2.from_binary, part))
+
+
+def fraction(whole: Part, digits: int, base: int = 10) -> str:
+    """The first `digits` digits of pi after the point, cut off; `whole` has the terms of at least as many decimal ones.
+
+    This is the end that one core does alone: a square root, a division and the change of base.
+    """
+    _, q, t = _unpack(whole)
+    bits = math.ceil((digits + GUARD) * math.log2(base)) + 4
+    with gmpy2.context(precision=bits, emax=gmpy2.get_emax_max()):
+        pi = gmpy2.sqrt(mpfr(10005)) * (426880 * q) / t
+        return mpz(gmpy2.floor((pi - 3) * mpz(base) ** digits)).digits(base).zfill(digits)

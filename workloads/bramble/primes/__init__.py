@@ -1,0 +1,1 @@
+"""Primes of an interval: how many, which, twins and gaps."""
