@@ -167,6 +167,27 @@ def pi(
 
 
 @app.command()
+@workload
+def quantum(
+    request: Any,
+    program: Annotated[
+        str,
+        typer.Argument(help="bell, ghz, teleport, deutsch-jozsa, grover, phase, shor, noise, correction or estimate."),
+    ],
+    qubits: Annotated[str | None, typer.Option(metavar="N", help="How many (ghz, deutsch-jozsa, grover, phase).")] = None,
+    number: Annotated[str | None, typer.Option(metavar="N", help="What to factor (shor).")] = None,
+    shots: Annotated[str | None, typer.Option(metavar="N", help="How often circuits are run, all together.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Quantum programs in Q#, simulated, with theory beside what is measured."""
+    from bramble.quantum import run
+
+    given = {"qubits": qubits, "number": number, "shots": shots}
+    options = {name: whole(f"--{name}", text) for name, text in given.items() if text is not None}
+    study(run.program(program, options, seed), request, run.check)
+
+
+@app.command()
 def nodes(
     json: Json = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the nodes of the cluster.")] = 5.0,

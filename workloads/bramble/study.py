@@ -55,6 +55,11 @@ class Run:
         """How many jobs run at once here."""
         return self.engine.slots(self.nodes)
 
+    @property
+    def memory(self) -> int:
+        """Bytes that one job may take here."""
+        return self.engine.memory(self.nodes)
+
     def outcomes(self, kernel: Kernel, arguments: Sequence[Any], label: str = "") -> Iterator[Outcome]:
         """Yield the outcomes as they come. Whoever has seen enough stops: what has not begun is cancelled then.
 
