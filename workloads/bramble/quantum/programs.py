@@ -72,16 +72,16 @@ def each(shots: int, parts: int) -> int:
 
 def bell(shots: int = 400_000, seed: int = 0) -> Experiment:
     """Bell pairs: they agree more often than anything that was agreed on beforehand could (CHSH, 1969)."""
-    angles = [-math.pi / 4 + i * math.pi / 8 for i in range(9)]
+    angles = [i * math.pi / 12 for i in range(13)]
     chsh = [(a, b) for a in (0.0, math.pi / 2) for b in (math.pi / 4, -math.pi / 4)]
     n = each(shots, len(angles) + len(chsh))
-    pairs = [(0.0, 2 * angle) for angle in angles] + chsh
+    pairs = [(0.0, angle) for angle in angles] + chsh
     theory = [math.cos((a - b) / 2) ** 2 for a, b in pairs]
 
     def read(found: Sequence[Counts]) -> list[Measure]:
         names = ["agree"] * len(angles) + ["CHSH settings"] * len(chsh)
         return [
-            Measure(name, math.degrees(abs(a - b) if name != "agree" else b - a), hits(counts), n, p)
+            Measure(name, math.degrees(abs(a - b)), hits(counts), n, p)
             for name, (a, b), counts, p in zip(names, pairs, found, theory, strict=True)
         ]
 

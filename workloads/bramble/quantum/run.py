@@ -33,9 +33,8 @@ def program(name: str, options: dict[str, int], seed: int) -> Program:
     taken = [] if name == "estimate" else [each for each in inspect.signature(PROGRAMS[name]).parameters if each != "seed"]
     for option in options:
         if option not in taken:
-            raise UsageError(
-                f"--{option} does not go with {name}: it takes {' and '.join(f'--{each}' for each in taken) or 'none'}"
-            )
+            takes = " and ".join(f"--{each}" for each in taken) or "none"
+            raise UsageError(f"--{option} does not go with {name}, which takes {takes}")
     return estimation() if name == "estimate" else sampling(name, PROGRAMS[name](seed=seed, **options), seed)
 
 
@@ -55,8 +54,9 @@ def sampling(name: str, experiment: Experiment, seed: int) -> Program:
         need, have = experiment.amplitudes * BYTES_PER_AMPLITUDE, run.memory
         if need > have:
             raise UsageError(
-                f"{name} with {experiment.qubits} qubits needs up to {size(need)} for each job ({BYTES_PER_AMPLITUDE} bytes for each of "
-                f"2^{math.log2(experiment.amplitudes):.0f} amplitudes), and a job may have {size(have)} here: take fewer qubits"
+                f"{name} with {experiment.qubits} qubits needs up to {size(need)} for a job "
+                f"(2^{math.log2(experiment.amplitudes):.0f} amplitudes of {BYTES_PER_AMPLITUDE} bytes), "
+                f"and a job may have {size(have)} here: take fewer qubits"
             )
         found: list[Counter[str]] = [Counter() for _ in experiment.points]
         for (_, index, _), counts in zip(work, run.map(sample, [job for *_, job in work]), strict=True):
@@ -94,7 +94,7 @@ def size(count: float) -> str:
 
 
 def entry(measure: Measure) -> dict[str, Any]:
-    """A measure as it is in the record: with the share, and how many sigma it is off (None where theory leaves nothing to chance)."""
+    """A measure as it is in the record: with the share, and how many sigma it is off (None where nothing is left to chance)."""
     share = measure.hits / measure.shots
     sigma = math.sqrt(measure.theory * (1 - measure.theory) / measure.shots)
     return {**measure._asdict(), "measured": share, "sigmas": (share - measure.theory) / sigma if sigma > 1e-12 else None}
@@ -124,13 +124,18 @@ def check(record: dict[str, Any]) -> None:
     for each in measures:
         if chance(each["hits"], each["shots"], each["theory"]) * len(measures) < FALSE_ALARMS:
             raise ResultError(
-                f"{each['series']} at {each['x']:.4g}: {each['hits']} of {each['shots']}, and theory says {each['theory']:.6f} of them; "
+                f"{each['series']} at {each['x']:.4g}: {each['hits']} of {each['shots']}, and theory says {each['theory']:.4%}; "
                 "try another --seed: if that fails too, a node computes wrongly"
             )
     if record["program"] == "bell" and abs(record["chsh"] - record["chsh_theory"]) > 5 * record["chsh_sigma"]:
         raise ResultError(f"CHSH: {record['chsh']:.4f} is not near {record['chsh_theory']:.4f}")
-    if (factors := record.get("factors")) and math.prod(factors) != record["number"]:
-        raise ResultError(f"{factors} are not factors of {record['number']}")
+    if record["program"] == "shor":
+        if not record["factors"]:
+            raise ResultError(
+                f"no factors of {record['number']} in {record['shots']} runs, which chance can do: take more --shots"
+            )
+        if math.prod(record["factors"]) != record["number"]:
+            raise ResultError(f"{record['factors']} are not factors of {record['number']}")
 
 
 def estimation() -> Program:
@@ -195,11 +200,11 @@ def draw(experiment: Experiment, measures: Sequence[Measure], path: Path) -> Non
         share = np.array([measure.hits / measure.shots for measure in series])
         sigma = np.sqrt(theory * (1 - theory) / np.array([measure.shots for measure in series]))
         if experiment.bars:
-            gap = min(b - a for a, b in zip(x, x[1:], strict=False))
+            gap = min(np.diff(x))
             axes.bar(x, theory, width=0.8 * gap, color="0.8", label="theory")
         else:
             axes.plot(x, theory, "-", color=color, alpha=0.45)
-        axes.errorbar(x, share, yerr=2 * sigma, fmt="o", markersize=4, color=color, capsize=2, label=name)
+        axes.errorbar(x, share, yerr=2 * sigma, fmt="o", markersize=4, color=color, capsize=2, label=name, clip_on=False)
     axes.set_ylim(0, None)
     axes.legend(frameon=False)
     figure.savefig(path)

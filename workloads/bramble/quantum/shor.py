@@ -72,5 +72,4 @@ def phase_probabilities(phase: float, bits: int) -> np.ndarray:
 def probabilities(base: int, number: int) -> np.ndarray:
     """P(y) of the circuit: |1> is the even superposition of the r eigenstates, with phases s/r."""
     r = order(base, number)
-    total: np.ndarray = sum(phase_probabilities(s / r, 2 * width(number)) for s in range(r)) / r
-    return total
+    return np.mean([phase_probabilities(s / r, 2 * width(number)) for s in range(r)], axis=0)

@@ -17,6 +17,7 @@ import sys
 import threading
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -59,35 +60,40 @@ def state(statements: str) -> list[complex]:
 
 def prepare() -> None:
     """Start the server of this process, unless it runs, and wait until it is ready."""
-    with _lock:
-        _control()
+    _server.control()
 
 
-_lock = threading.Lock()
-_server: tuple["subprocess.Popen[bytes]", socket.socket] | None = None
+class _Server:
+    """This process's server; it starts when it is first needed, and again if it died."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def control(self) -> socket.socket:
+        """The socket that takes jobs. Raises ResultError if the server does not start."""
+        with self.lock:
+            if self.process is None or self.process.poll() is not None:
+                self.socket, theirs = socket.socketpair()
+                command = [sys.executable, "-m", "bramble.quantum.simulator"]
+                with theirs:
+                    self.process = subprocess.Popen(
+                        command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, start_new_session=True
+                    )
+                if self.socket.recv(1) != b"+":
+                    raise ResultError(f"the Q# simulator does not start: `{' '.join(command)}` ended with {self.process.wait()}")
+            return self.socket
 
 
-def _control() -> socket.socket:
-    """The socket to the server of this process, which is started first if there is none. Needs the lock."""
-    global _server
-    if _server is not None and _server[0].poll() is None:
-        return _server[1]
-    ours, theirs = socket.socketpair()
-    with theirs:
-        command = [sys.executable, "-m", "bramble.quantum.simulator"]
-        process = subprocess.Popen(command, stdin=theirs, stdout=subprocess.DEVNULL, start_new_session=True)
-    if ours.recv(1) != b"+":
-        raise ResultError(f"the Q# simulator does not start: `{' '.join(command)}` ended with {process.wait()}")
-    _server = process, ours
-    return ours
+_server = _Server()
 
 
 def _ask(kind: str, argument: Any) -> Any:
     """Have a child of the server do a job. Raises ResultError with its traceback, or if it died."""
     ours, theirs = socket.socketpair()
     with ours, ours.makefile("rwb") as channel:
-        with theirs, _lock:
-            socket.send_fds(_control(), [b"."], [theirs.fileno()])
+        with theirs:
+            socket.send_fds(_server.control(), [b"."], [theirs.fileno()])
         try:
             pickle.dump((kind, argument), channel)
             channel.flush()
@@ -118,6 +124,9 @@ def _state(context: "Context", statements: str) -> list[complex]:
     return list(context.dump_machine().as_dense_state())
 
 
+KINDS: dict[str, Callable[["Context", Any], Any]] = {"sample": _sample, "estimate": _estimate, "state": _state}
+
+
 def _serve(control: socket.socket) -> None:
     os.environ["QDK_PYTHON_TELEMETRY"] = "none"  # before the import: it would report to its maker
     from qdk import Context
@@ -139,7 +148,7 @@ def _answer(context: "Context", channel: socket.socket) -> None:
     with channel.makefile("rwb") as stream:
         kind, argument = pickle.load(stream)
         try:
-            reply = True, {"sample": _sample, "estimate": _estimate, "state": _state}[kind](context, argument)
+            reply = True, KINDS[kind](context, argument)
         except BaseException:  # a panic of qdk is no Exception
             reply = False, traceback.format_exc()
         pickle.dump(reply, stream)
