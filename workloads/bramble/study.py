@@ -25,7 +25,8 @@ PLACES: tuple[Place, ...] = ("local", "workstation", "cluster")
 class Request:
     """Where to compute and where the result goes: the options that every workload has.
 
-    `nodes`: one timed run on the first so many nodes of the cluster each. `compare`: run in all three places.
+    `nodes`: one timed run on the first so many nodes of the cluster each. `compare`: run in all three places; without the
+    cluster if `on` is another place.
     `report`: a folder for the record and its pictures. `json`: a file for the record, or `-`.
     """
 
@@ -39,7 +40,9 @@ class Request:
 
     @property
     def places(self) -> tuple[Place, ...]:
-        return PLACES if self.compare else (self.on,)
+        if not self.compare:
+            return (self.on,)
+        return tuple(place for place in PLACES if place != "cluster" or self.on == "cluster")
 
 
 class Run:

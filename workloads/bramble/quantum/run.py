@@ -131,9 +131,7 @@ def check(record: dict[str, Any]) -> None:
         raise ResultError(f"CHSH: {record['chsh']:.4f} is not near {record['chsh_theory']:.4f}")
     if record["program"] == "shor":
         if not record["factors"]:
-            raise ResultError(
-                f"no factors of {record['number']} in {record['shots']} runs, which chance can do: take more --shots"
-            )
+            raise ResultError(f"{record['shots']} runs gave no factors of {record['number']}, by chance: take more --shots")
         if math.prod(record["factors"]) != record["number"]:
             raise ResultError(f"{record['factors']} are not factors of {record['number']}")
 
