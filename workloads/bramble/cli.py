@@ -46,6 +46,10 @@ def whole(option: str, text: str, least: int = 1) -> int:
     return int(number)
 
 
+WORKLOADS = ["compute", "compare"]
+"""The commands that compute something; `workload` adds its own."""
+
+
 def workload(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options that all workloads have. It gets them as one Request, its first argument.
 
@@ -54,7 +58,9 @@ def workload(command: Callable[..., None]) -> Callable[..., None]:
     shared = {
         "on": (On, "cluster"),
         "compare": (
-            Annotated[bool, typer.Option("--compare", help="One core, all cores here, and the cluster; side by side.")],
+            Annotated[
+                bool, typer.Option("--compare", help="One core, all cores here, and (--on cluster) the cluster; side by side.")
+            ],
             False,
         ),
         "nodes": (Annotated[str | None, typer.Option(metavar="N,N,...", help="One timed run on the first N nodes each.")], None),
@@ -75,6 +81,7 @@ def workload(command: Callable[..., None]) -> Callable[..., None]:
             options["report"] = Path("reports", f"{time.strftime('%Y-%m-%dT%H%M%S')}-{command.__name__}")
         command(Request(**options), **given)
 
+    WORKLOADS.append(command.__name__)
     own = list(inspect.signature(command).parameters.values())[1:]
     options = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
@@ -200,6 +207,58 @@ def primes(
     _, parts = study(program, request, run.check)
     if list is not None:
         run.write(parts, list)
+
+
+@app.command()
+@workload
+def quantum(
+    request: Any,
+    program: Annotated[
+        str,
+        typer.Argument(help="bell, ghz, teleport, deutsch-jozsa, grover, phase, shor, noise, correction or estimate."),
+    ],
+    qubits: Annotated[str | None, typer.Option(metavar="N", help="How many (ghz, deutsch-jozsa, grover, phase).")] = None,
+    number: Annotated[str | None, typer.Option(metavar="N", help="What to factor (shor).")] = None,
+    shots: Annotated[str | None, typer.Option(metavar="N", help="How often circuits are run, all together.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Quantum programs in Q#, simulated, with theory beside what is measured."""
+    from bramble.quantum import run
+
+    given = {"qubits": qubits, "number": number, "shots": shots}
+    options = {name: whole(f"--{name}", text) for name, text in given.items() if text is not None}
+    study(run.program(program, options, seed), request, run.check)
+
+
+@app.command()
+def compare(
+    only: Annotated[list[str] | None, typer.Argument(metavar="[WORKLOAD]...", help="Only these; without any, all.")] = None,
+    minutes: Annotated[float, typer.Option(min=0.1, help="How long it may take, about.")] = 10.0,
+    on: On = "cluster",
+    report: Annotated[Path | None, typer.Option(metavar="FOLDER", help="For compare.html and all results.")] = None,
+    json: Json = None,
+    timeout: Timeout = 30.0,
+    require_all: RequireAll = False,
+) -> None:
+    """All workloads on one core, on all cores here and (--on cluster) on the cluster, in one report for a browser."""
+    from bramble.compare import run
+    from bramble.report import Screen
+    from bramble.study import Request
+
+    folder = report or Path("reports", f"{time.strftime('%Y-%m-%dT%H%M%S')}-compare")
+    request = Request(on, True, None, folder, json, timeout, require_all)
+    screen = Screen(json)
+    with interruptible():
+        record = run.run(minutes, only or [], request, screen)
+    run.keep(record, request)
+    screen.say(f"the report is in {folder / 'compare.html'}")
+    run.check(record)
+
+
+@app.command()
+def workloads() -> None:
+    """The names of the workloads, one a line."""
+    print("\n".join(sorted(WORKLOADS)))
 
 
 @app.command()

@@ -17,6 +17,7 @@ import os
 import queue
 import signal
 import socket
+import sys
 import time
 import traceback
 from collections import defaultdict, deque
@@ -129,6 +130,12 @@ class Engine:
     def slots(self, nodes: Sequence[str] | None = None) -> int:
         """How many jobs run at once here (on these nodes)."""
         return 1
+
+    def memory(self, nodes: Sequence[str] | None = None) -> int:
+        """Bytes that each of the jobs that run at once may take here (on these nodes)."""
+        import psutil
+
+        return int(psutil.virtual_memory().available) // self.slots(nodes)
 
     def warm_up(self, kernel: Kernel) -> None:
         """Have every worker import the kernel, so that a timing that starts now does not measure imports.
@@ -348,6 +355,16 @@ class Cluster(Engine):
 
     def slots(self, nodes: Sequence[str] | None = None) -> int:
         return sum(threads for node, threads in self.threads().items() if nodes is None or node in nodes)
+
+    def memory(self, nodes: Sequence[str] | None = None) -> int:
+        """A node's share for jobs, by its thread; the least there is. A worker without a limit does not count."""
+        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        shares = [
+            int(worker["memory_limit"]) // int(worker["nthreads"])
+            for worker in workers
+            if worker["memory_limit"] and (nodes is None or self._node(str(worker["name"])) in nodes)
+        ]
+        return min(shares, default=sys.maxsize)
 
     def drain(self, node: str) -> bool:
         """Have a node end the jobs that it runs and begin no other; False if it has no worker here.

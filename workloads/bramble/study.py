@@ -25,8 +25,8 @@ PLACES: tuple[Place, ...] = ("local", "workstation", "cluster")
 class Request:
     """Where to compute and where the result goes: the options that every workload has.
 
-    `nodes`: one timed run on the first so many nodes of the cluster each. `compare`: run in all three places.
-    `job_timeout`: seconds after which a job on the cluster is ended, and so the run.
+    `nodes`: one timed run on the first so many nodes of the cluster each. `compare`: run in all three places; without the
+    cluster if `on` is another place. `job_timeout`: seconds after which a job on the cluster is ended, and so the run.
     `report`: a folder for the record and its pictures. `json`: a file for the record, or `-`.
     """
 
@@ -41,7 +41,9 @@ class Request:
 
     @property
     def places(self) -> tuple[Place, ...]:
-        return PLACES if self.compare else (self.on,)
+        if not self.compare:
+            return (self.on,)
+        return tuple(place for place in PLACES if place != "cluster" or self.on == "cluster")
 
 
 class Run:
@@ -58,6 +60,11 @@ class Run:
     def slots(self) -> int:
         """How many jobs run at once here."""
         return self.engine.slots(self.nodes)
+
+    @property
+    def memory(self) -> int:
+        """Bytes that one job may take here."""
+        return self.engine.memory(self.nodes)
 
     def outcomes(self, kernel: Kernel, arguments: Sequence[Any], label: str = "") -> Iterator[Outcome]:
         """Yield the outcomes as they come. Whoever has seen enough stops: what has not begun is cancelled then.

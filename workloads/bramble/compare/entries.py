@@ -1,0 +1,54 @@
+"""What `bramble compare` runs. A new workload is a function here: its docstring says in the report what it is."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from bramble.study import Program, Run
+
+
+class Entry(NamedTuple):
+    """A program, and what raises ResultError when its record is not right."""
+
+    program: Program
+    check: Callable[[dict[str, Any]], None] | None = None
+
+
+def compute(seconds: float) -> Entry:
+    """Sixteen jobs that only sleep: what handing out jobs costs, and how evenly they are dealt."""
+    from bramble.compute.kernel import durations, nap
+
+    slept = durations(16, seconds / 200, seed=0)
+
+    def nap_all(run: Run) -> float:
+        run.map(nap, slept)
+        return sum(slept)
+
+    return Entry(Program("compute", [nap], nap_all, lambda total: {"jobs": 16, "job_seconds": total}))
+
+
+def pi(seconds: float) -> Entry:
+    """Pi from random points: jobs that need nothing of each other, the best case for more nodes."""
+    from bramble.pi import run
+
+    return Entry(run.montecarlo(max(10**6, round(POINTS_PER_SECOND * seconds)), None, seed=0), run.check)
+
+
+def bell(seconds: float) -> Entry:
+    """Entangled pairs of qubits, simulated in Q#: they agree more often than anything arranged beforehand could."""
+    from bramble.quantum import run
+
+    return Entry(run.program("bell", {"shots": max(2_000, round(15_000 * seconds))}, seed=0), run.check)
+
+
+def grover(seconds: float) -> Entry:
+    """Grover's search for one number among 64, simulated in Q#: found with 6 questions instead of 32."""
+    from bramble.quantum import run
+
+    return Entry(run.program("grover", {"shots": max(200, round(250 * seconds))}, seed=0), run.check)
+
+
+POINTS_PER_SECOND = 80e6
+"""Points of pi on a core of a workstation: the second that the sizes above are in."""
+
+ENTRIES: dict[str, Callable[[float], Entry]] = {"compute": compute, "pi": pi, "bell": bell, "grover": grover}
+"""By name: for a number of seconds on one core of a workstation, about."""
