@@ -262,6 +262,79 @@ def workloads() -> None:
 
 
 @app.command()
+@workload
+def primality(
+    request: Any,
+    lower: Annotated[str, typer.Option(metavar="N", help="The first number.")] = "1",
+    upper: Annotated[str, typer.Option(metavar="N", help="The last number, below 2^64.")] = "1e7",
+    method: Annotated[str, typer.Option(help="naive, fermat or miller-rabin.")] = "miller-rabin",
+    chunk: Annotated[str | None, typer.Option(metavar="N", help="Numbers per job, if not the default.")] = None,
+) -> None:
+    """Test every number of a range for being prime, by one of three tests."""
+    from bramble.primality import run
+
+    size = None if chunk is None else whole("--chunk", chunk)
+    study(run.program(method, whole("--lower", lower), whole("--upper", upper), size), request, run.check)
+
+
+@app.command()
+@workload
+def factor(
+    request: Any,
+    number: Annotated[str, typer.Argument(metavar="NUMBER", help="Below 2^64.")],
+    chunk: Annotated[str | None, typer.Option(metavar="N", help="Numbers per interval, if not the default.")] = None,
+) -> None:
+    """The prime factors of a number, downward from its square root; the first that is found stops the search."""
+    from bramble.factor import run
+
+    study(run.program(whole("NUMBER", number), None if chunk is None else whole("--chunk", chunk)), request, run.check)
+
+
+@app.command()
+@workload
+def enigma(
+    request: Any,
+    cipher: Annotated[str, typer.Argument(metavar="CIPHER", help="The message.")],
+    crib: Annotated[str, typer.Argument(metavar="CRIB", help="A piece of its text.")],
+    at: Annotated[int, typer.Option(min=0, help="How many letters are before that piece.")] = 0,
+    rings: Annotated[str, typer.Option(metavar="N N N", help="The rings, left to right; `all`: try all.")] = "1 1 1",
+    plugs: Annotated[str, typer.Option(metavar="PAIRS", help="The plugs, such as 'AV BS CG'.")] = "",
+    reflector: Annotated[str, typer.Option(help="A, B or C.")] = "B",
+) -> None:
+    """Find how an Enigma was set: all 60 rotor orders and all starts, against a piece of text that is known."""
+    from bramble.enigma import run
+
+    study(run.program(cipher, crib, at, rings, plugs, reflector), request, run.check)
+
+
+@app.command()
+def caesar(
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What to encipher or to read.")],
+    key: Annotated[int | None, typer.Option(help="How far each letter moves on; negative: back. Without it: guess.")] = None,
+) -> None:
+    """Caesar's cipher, and how little it keeps: without a key, the most English of the 26 texts is shown."""
+    from bramble.ciphers.teaching import guess, shift
+
+    if key is not None:
+        print(shift(text, key))
+    else:
+        found, plain = guess(text)
+        print(f"{plain}\n(it was enciphered with key {found}, by the frequency of its letters)")
+
+
+@app.command()
+def rsa(
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="A message.")] = "THIS IS WORKING",
+    bits: Annotated[int, typer.Option(min=16, max=64, help="Size of the public key.")] = 48,
+    seed: Seed = 0,
+) -> None:
+    """How public keys work, in numbers small enough to look at. Not secure: `bramble factor` breaks every such key."""
+    from bramble.ciphers.teaching import explain
+
+    print("\n".join(explain(text, bits, seed)))
+
+
+@app.command()
 def nodes(
     json: Json = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the nodes of the cluster.")] = 5.0,

@@ -1,0 +1,230 @@
+"""What runs on the nodes: a process of its own for every job, as dispy does it.
+
+A worker of dask is one process, often with several threads. Scripts written for dispy count on more: `random.seed()` that nobody
+else disturbs, pure Python on all cores, standard output of their own, a job that can be killed. So the first job of a computation
+starts a small server (`serve`): it has the computation's functions and files, runs its `setup`, and forks once per
+job. It has one thread, so that forking is safe, and it does not know dask.
+
+    dask worker, one thread per job  ── socket (one end of a pair per job) ──▶  server of the computation  ── fork ──▶  job
+"""
+
+import contextlib
+import io
+import os
+import pickle
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections import OrderedDict
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple, NoReturn
+
+MOST_SERVERS = 4
+"""Servers that a worker keeps: a client that was killed could not have its own ended. The least recently used goes."""
+TOPIC = "dispy"
+"""The topic of dask's events that say when a job begins, and bring its provisional results."""
+
+
+class Reply(NamedTuple):
+    """How a job ended, by the node's clock (seconds since 1970). `result` is pickled; `exception` the text of a traceback."""
+
+    worker: str
+    address: str
+    start: float
+    end: float
+    result: bytes | None = None
+    exception: str | None = None
+    stdout: str = ""
+    stderr: str = ""
+
+
+class _Server:
+    """A computation's server, seen from the worker."""
+
+    def __init__(self, computation: bytes, folder: str | None, node: tuple[str, str]) -> None:
+        self.folder = tempfile.mkdtemp(prefix="dispy-", dir=folder)
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            # A session of its own: whatever it has forked can be ended with it.
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", "from dispy import node; node.serve()", str(theirs.fileno()), *node],
+                stdin=subprocess.PIPE, pass_fds=[theirs.fileno()], cwd=self.folder, start_new_session=True,
+            )  # fmt: skip
+        self.jobs = 0
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError), self.process.stdin as stdin:
+            stdin.write(computation)
+
+    def connect(self) -> Connection:
+        """A connection to a new process for one job. Raises OSError when the server is not there any more."""
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            socket.send_fds(self.control, [b"j"], [theirs.fileno()])
+            return Connection(ours.detach())
+
+    def end(self) -> None:
+        """Have it clean up and end, and its jobs with it; do not wait for that."""
+        self.control.close()
+        threading.Thread(target=self._bury, daemon=True).start()
+
+    def _bury(self) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=10)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+_lock = threading.Lock()
+_servers: OrderedDict[str, _Server] = OrderedDict()
+_running: dict[str, int] = {}
+"""The process of each job that runs in this worker."""
+
+
+def _server(name: str, computation: bytes, folder: str, node: tuple[str, str]) -> _Server:
+    with _lock:
+        found = _servers.get(name)
+        if found is None or found.process.poll() is not None:
+            found = _servers[name] = _Server(computation, folder, node)
+        _servers.move_to_end(name)
+        for old in [old for old, server in _servers.items() if not server.jobs][: max(0, len(_servers) - MOST_SERVERS)]:
+            if old != name:
+                _servers.pop(old).end()
+        found.jobs += 1
+        return found
+
+
+def work(name: str, computation: bytes, job: str, arguments: bytes) -> Reply:
+    """Run one job, in a process of its own. This is what dask runs, in a thread of a worker."""
+    from distributed import get_worker
+
+    worker = get_worker()
+    address = worker.address.rpartition("://")[2].rpartition(":")[0]
+    ended = Reply(str(worker.name), address, time.time(), 0.0)
+    server = _server(name, computation, worker.local_directory, (str(worker.name), address))
+    try:
+        with server.connect() as connection:
+            connection.send_bytes(arguments)
+            while True:
+                kind, value = pickle.loads(connection.recv_bytes())
+                if kind == "begin":
+                    _running[job] = value
+                    worker.log_event(TOPIC, {"job": job, "node": ended.worker, "address": address, "start": ended.start})
+                elif kind == "provisional":
+                    worker.log_event(TOPIC, {"job": job, "node": ended.worker, "address": address, "result": value})
+                else:
+                    return ended._replace(**value)
+    except (EOFError, OSError):
+        how = "its process died: killed, out of memory, or ended by the job itself"
+        return ended._replace(end=time.time(), exception=f"job lost on {ended.worker}: {how}\n")
+    finally:
+        _running.pop(job, None)
+        with _lock:
+            server.jobs -= 1
+
+
+def stop(job: str) -> bool:
+    """Kill a job if it runs in this worker; tell whether it did."""
+    process = _running.get(job)
+    if process is None:
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGKILL)
+    return True
+
+
+def end(name: str) -> None:
+    """End a computation's server in this worker, and its jobs."""
+    with _lock:
+        server = _servers.pop(name, None)
+    if server:
+        server.end()
+
+
+def pack(files: dict[str, bytes], function: Any, names: dict[str, Any], setup: Any, cleanup: Any) -> bytes:
+    """What all jobs of a computation share. `names` are globals for the function, besides its own: functions and classes.
+
+    All in one pickle: functions of one module then share their globals, so that a job sees what `setup` has left there.
+    """
+    import cloudpickle
+
+    return pickle.dumps((files, cloudpickle.dumps((function, names, setup, cleanup))))
+
+
+def serve() -> NoReturn:
+    """The server: read the computation from standard input, set up, fork a process per connection until the worker hangs up."""
+    import cloudpickle  # noqa: F401  jobs need it, and inherit it
+
+    descriptor, worker, address = sys.argv[1:]
+    control = socket.socket(fileno=int(descriptor))
+    fault, function, cleanup = "", None, None
+    sys.path.insert(0, os.getcwd())
+    try:
+        files, code = pickle.loads(sys.stdin.buffer.read())
+        for name, content in files.items():
+            with open(name, "wb") as file:
+                file.write(content)
+        function, names, setup, cleanup = pickle.loads(code)
+        place = {"dispy_node_name": worker, "dispy_node_ip_addr": address, "dispy_job_path": os.getcwd()}
+        _globals(function).update(place, **names)
+        if setup and setup() not in (None, 0, 1, 2):  # dispy: all of these mean that it is well
+            raise RuntimeError("`setup` did not return 0")
+    except BaseException:
+        fault = f"this node could not be set up:\n{traceback.format_exc()}"
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how jobs ended: the connection tells
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    while True:
+        _, descriptors, _, _ = socket.recv_fds(control, 1, 1)
+        if not descriptors:
+            break
+        if os.fork() == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            control.close()
+            with Connection(descriptors[0]) as connection:
+                _job(connection, function, fault)
+            os._exit(0)
+        os.close(descriptors[0])
+    if cleanup:
+        with contextlib.suppress(Exception):
+            cleanup()
+    os.killpg(0, signal.SIGKILL)
+    raise AssertionError
+
+
+def _globals(function: Any) -> dict[str, Any]:
+    """The globals that a function, a method or a partial of one sees."""
+    while hasattr(function, "func"):
+        function = function.func
+    return getattr(getattr(function, "__func__", function), "__globals__", {})
+
+
+def _job(connection: Connection, function: Any, fault: str) -> None:
+    """Do one job in this process, and say how it ended."""
+    import cloudpickle
+
+    def say(kind: str, value: Any) -> None:
+        connection.send_bytes(pickle.dumps((kind, value)))
+
+    stdout, stderr = sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
+    result, exception, start = None, fault or None, time.time()
+    say("begin", os.getpid())
+    try:
+        arguments, keywords, names = pickle.loads(connection.recv_bytes())
+        if not fault:
+            names["dispy_provisional_result"] = lambda result: say("provisional", cloudpickle.dumps(result))
+            _globals(function).update(names)
+            result = cloudpickle.dumps(function(*arguments, **keywords))
+    except BaseException as error:
+        # From the job's own function on.
+        exception = "".join(traceback.format_exception(type(error), error, error.__traceback__ and error.__traceback__.tb_next))
+    ended = {"start": start, "end": time.time(), "result": result, "exception": exception}
+    say("end", ended | {"stdout": stdout.getvalue(), "stderr": stderr.getvalue()})
