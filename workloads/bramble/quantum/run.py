@@ -81,7 +81,7 @@ def sampling(name: str, experiment: Experiment, seed: int) -> Program:
         draw(experiment, experiment.read(found), path)
 
     parameters = {"program": name, "qubits": experiment.qubits, "shots": total, "seed": seed, **experiment.parameters}
-    return Program("quantum", [sample], compute, describe, tell, picture, parameters)
+    return Program("quantum", [sample], compute, describe, tell, picture, parameters=parameters)
 
 
 def size(count: float) -> str:
@@ -162,7 +162,7 @@ def estimation() -> Program:
         axes.tick_params(axis="x", labelsize=7)
         figure.savefig(path)
 
-    return Program("quantum", [estimate], compute, describe, tell, picture, {"program": "estimate"})
+    return Program("quantum", [estimate], compute, describe, tell, picture, parameters={"program": "estimate"})
 
 
 def check_estimate(record: dict[str, Any]) -> None:
