@@ -40,7 +40,7 @@ def test_pages_are_read_on_the_client_alone(host) -> None:
     listening = host.check_output("ss --no-header --listening --tcp --numeric 'sport = :8787' | awk '{print $4}'")
     assert listening == "127.0.0.1:8787"
     program = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8787/health', timeout=10).read().decode())"
-    assert host.check_output('python3 -c %s', program) == "ok"
+    assert host.check_output("python3 -c %s", program) == "ok"
 
 
 def test_what_numba_compiled_is_kept(host) -> None:
