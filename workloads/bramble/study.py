@@ -224,7 +224,7 @@ def draw_runs(record: dict[str, Any], path: Path) -> None:
         axes.bar(names, speedups, color=["#2a6f97" if run["on"] != "cluster" else "#b5123e" for run in runs])
         for index, speedup in enumerate(speedups):
             axes.annotate(f"{speedup:.2f}×", (index, speedup), (0, 3), textcoords="offset points", ha="center")
-    axes.set_ylim(0, None)
+    axes.set_ylim(0, 1.1 * max(speedups))
     axes.set_ylabel(f"speed-up over {label(runs[0])}")
     axes.set_title(record["workload"])
     axes.grid(alpha=0.25, axis="y")

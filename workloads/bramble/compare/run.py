@@ -86,7 +86,9 @@ def one(name: str, seconds: float, request: Request, folder: Path, screen: Scree
     except ResultError as failure:
         error = str(failure)
         screen.say(f"{name}: {error}")
-    pictures = [str(path) for path in sorted(folder.glob("*.png"))]
+    pictures = [
+        str(path) for path in sorted(folder.glob("*.png")) if "speedup" not in path.name
+    ]  # speed-ups are in the report anyway
     return {"record": record, "said": said, "error": error, "pictures": pictures}
 
 
