@@ -335,6 +335,21 @@ def rsa(
 
 
 @app.command()
+@workload
+def fibonacci(
+    request: Any,
+    prices: Annotated[str, typer.Option(metavar="NAME|FILE", help="AAPL, FB, GOOG, IBM, MSFT, or a CSV file.")] = "IBM",
+    surrogates: Annotated[str, typer.Option(metavar="N", help="How many times chance is asked.")] = "1e4",
+    controls: Annotated[bool, typer.Option(help="Test a random walk and a planted effect as well.")] = True,
+    seed: Seed = 0,
+) -> None:
+    """Are Fibonacci ratios more frequent in price swings than chance has them?"""
+    from bramble.fibonacci import run
+
+    study(run.fibonacci(prices, whole("--surrogates", surrogates), seed, controls), request)
+
+
+@app.command()
 def nodes(
     json: Json = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the nodes of the cluster.")] = 5.0,

@@ -1,0 +1,1 @@
+"""Fibonacci ratios in price swings: more often than chance?"""
