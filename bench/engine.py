@@ -89,7 +89,7 @@ def dispy(count: int, seconds: float) -> dict[str, float]:
             "--clean",
             "--cpus",
             "2",
-            "--ip_addr",
+            "--host",
             "127.0.0.1",
             "--daemon",
             "--dest_path_prefix",

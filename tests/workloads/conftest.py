@@ -102,7 +102,8 @@ class Cluster:
                 "127.0.0.1:0",
             ]
             if self.nannies:
-                what += ["--nworkers", "2", "--nthreads", "2", "--memory-limit", "400MB", "--preload-nanny", "bramble.nanny"]
+                what += ["--nworkers", "2", "--nthreads", "2", "--memory-limit", "400MB"]
+                what += ["--worker-class", "bramble.worker.Worker", "--preload-nanny", "bramble.worker"]
             else:
                 what += ["--no-nanny", "--nthreads", "2", "--memory-limit", "0"]
             what += ["--host", "127.0.0.1", "--protocol", "tls", "--local-directory", str(self.folder / f"{name}.tmp")]

@@ -1,6 +1,7 @@
 """The cluster for real: processes, dask, mutual TLS; and what happens when parts of it die."""
 
 import json
+import os
 import re
 import signal
 import socket
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import distributed
 import pytest
 from bramble import ClusterError, ResultError, UsageError, driver, report
 from bramble.compute.kernel import nap
@@ -245,8 +247,20 @@ def test_a_job_that_never_ends_is_ended_and_the_only_one_lost(watched_engine: dr
     assert time.monotonic() - begin < 10
 
 
-def test_a_node_does_not_go_on_with_half_of_its_processes(watched_cluster: Cluster, watched_engine: driver.Cluster) -> None:
-    """A process whose nanny ended takes the other one along; then systemd starts both anew."""
+def test_a_process_that_loses_its_connection_is_started_anew(watched_cluster: Cluster, watched_engine: driver.Cluster) -> None:
+    """It alone. But when a nanny ends, the other goes too: systemd starts both, and the node has not half of its slots."""
+
+    def cut(dask_worker: distributed.Worker) -> int:
+        dask_worker.loop.call_later(0.2, dask_worker.batched_stream.comm.abort)
+        return os.getpid()
+
+    pids = watched_engine.client.run(os.getpid)
+    first, second = sorted(pids)
+    watched_engine.client.run(cut, workers=[first])
+    wait_until(lambda: {*watched_engine.client.run(os.getpid).values()} - {pids[first], pids[second]} != set())
+    assert pids[second] in watched_engine.client.run(os.getpid).values()
+    assert watched_cluster.processes["pi-01"].poll() is None
+
     watched_engine.client.retire_workers(sorted(watched_engine._workers())[:1])
     watched_cluster.processes.pop("pi-01").wait(timeout=30)
 
