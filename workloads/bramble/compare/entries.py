@@ -33,6 +33,20 @@ def pi(seconds: float) -> Entry:
     return Entry(run.montecarlo(max(10**6, round(POINTS_PER_SECOND * seconds)), None, seed=0), run.check)
 
 
+def primes(seconds: float) -> Entry:
+    """How many primes there are in an interval: jobs of equal cost, a sieve in the cache of each core."""
+    from bramble.primes import run
+
+    return Entry(run.primes(0, max(10**6, round(2e9 * seconds))))
+
+
+def fibonacci(seconds: float) -> Entry:
+    """Whether Fibonacci's ratios are more frequent in a stock's swings than in shuffled ones: chance, asked many times."""
+    from bramble.fibonacci import run
+
+    return Entry(run.fibonacci("IBM", min(10**6, max(200, round(1500 * seconds))), seed=0, controls=False))
+
+
 def bell(seconds: float) -> Entry:
     """Entangled pairs of qubits, simulated in Q#: they agree more often than anything arranged beforehand could."""
     from bramble.quantum import run
@@ -47,8 +61,8 @@ def grover(seconds: float) -> Entry:
     return Entry(run.program("grover", {"shots": max(200, round(250 * seconds))}, seed=0), run.check)
 
 
-POINTS_PER_SECOND = 80e6
+POINTS_PER_SECOND = 400e6
 """Points of pi on a core of a workstation: the second that the sizes above are in."""
 
-ENTRIES: dict[str, Callable[[float], Entry]] = {"compute": compute, "pi": pi, "bell": bell, "grover": grover}
+ENTRIES: dict[str, Callable[[float], Entry]] = {entry.__name__: entry for entry in (compute, pi, primes, fibonacci, bell, grover)}
 """By name: for a number of seconds on one core of a workstation, about."""
