@@ -258,7 +258,7 @@ def test_jobs_without_a_node_are_abandoned(fragile_cluster: Cluster, monkeypatch
 def test_a_scheduler_that_comes_back(fragile_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BRAMBLE_CONFIG", str(fragile_cluster.config))
     monkeypatch.setattr(dispy, "SILENCE", 0.5)
-    monkeypatch.setattr(dispy, "TIMEOUT", 2.0)
+    monkeypatch.setattr(dispy, "ANSWER", 2.0)
     with dispy.JobCluster(sleep) as cluster:
         jobs = [submit(cluster, 0.4) for _ in range(8)]
         assert isinstance(jobs[0](), int)

@@ -40,8 +40,8 @@ __all__ = ["ClusterStatus", "DispyJob", "DispyNode", "JobCluster", "NodeAllocate
 
 HOLD = 0.05
 """Seconds. OctaPi's drip-fed scripts note a job after they have submitted it; one that ended before is lost to them."""
-TIMEOUT = 10.0
-"""Seconds to wait for nodes, and for an answer of the scheduler."""
+TIMEOUT, ANSWER = 30.0, 10.0
+"""Seconds to wait for nodes at the start, and for an answer of the scheduler."""
 SILENCE = 2.0
 """Seconds without a finished job after which we look whether the nodes still exist."""
 GATHER = 0.005
@@ -392,7 +392,7 @@ class JobCluster:
     def _ask(self, request: Callable[[], Any]) -> Any:
         """Run an asynchronous request to its end; None if there is no answer, for whatever reason dask gives."""
         try:
-            return self._client.sync(request, callback_timeout=TIMEOUT)
+            return self._client.sync(request, callback_timeout=ANSWER)
         except Exception:
             return None
 
