@@ -224,6 +224,12 @@ def shor(number: int = 15, shots: int = 32, seed: int = 0) -> Experiment:
         seen = np.bincount([y for _, y in pairs(found)], minlength=4**n)
         shown = np.flatnonzero((seen > 0) | (theory > 1e-3))
         measures = [Measure("measured", int(y) / 4**n, int(seen[y]), shots, float(min(1.0, theory[y]))) for y in shown]
+        tops = {base: shors.peaks(base, number) for base in bases}
+        near = sum(y in tops[base] for base, y in pairs(found))
+        likely = sum(
+            count * shors.probabilities(base, number)[list(tops[base])].sum() for base, count in zip(bases, tries, strict=True)
+        )
+        measures.append(Measure("near s / r", 0, near, shots, min(1.0, float(likely) / shots)))
         return [*measures, Measure("runs that give factors", 0, done, shots, float(mean))]
 
     def facts(found: Sequence[Counts]) -> dict[str, Any]:

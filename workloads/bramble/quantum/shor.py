@@ -73,3 +73,9 @@ def probabilities(base: int, number: int) -> np.ndarray:
     """P(y) of the circuit: |1> is the even superposition of the r eigenstates, with phases s/r."""
     r = order(base, number)
     return np.mean([phase_probabilities(s / r, 2 * width(number)) for s in range(r)], axis=0)
+
+
+def peaks(base: int, number: int) -> set[int]:
+    """The numbers beside a multiple of 4^n / r: what is measured nearly always."""
+    r, size = order(base, number), 4 ** width(number)
+    return {(s * size + more) // r % size for s in range(r) for more in (0, r - 1)}

@@ -128,7 +128,6 @@ KINDS: dict[str, Callable[["Context", Any], Any]] = {"sample": _sample, "estimat
 
 
 def _serve(control: socket.socket) -> None:
-    os.environ["QDK_PYTHON_TELEMETRY"] = "none"  # before the import: it would report to its maker
     from qdk import Context
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program in front
