@@ -190,9 +190,9 @@ async def knock(address, pair):
         context.load_cert_chain(*pair)
     scheme, options = ("tcp", {}) if pair is None else ("tls", {"ssl_context": context, "require_encryption": True})
     try:
-        comm = await connect(f"{scheme}://{address}", timeout=3, **options)
+        comm = await connect(f"{scheme}://{address}", timeout=5, **options)
         await comm.write({"op": "identity", "reply": True})
-        return (await asyncio.wait_for(comm.read(), 3))["type"]
+        return (await asyncio.wait_for(comm.read(), 5))["type"]
     except Exception as error:
         return f"refused: {error!r}"
 
@@ -240,13 +240,10 @@ def test_a_revoked_certificate_is_worth_nothing(stranger: list[str], tmp_path: P
     assert all(said.startswith("refused") for said in answers["revoked"].values()), answers
 
 
-def test_nothing_else_listens(stranger: list[str]) -> None:
-    """Pages and metrics are on the nodes' own 127.0.0.1; on the switch there are SSH, packages, time and the doors above."""
-    known = {22, 8785, *(int(address.rpartition(":")[2]) for address in DOORS.values()), *range(8788, 8792), *range(8808, 8812)}
-    for number in (100, 101, 102):
-        scan = subprocess.run(
-            [*stranger, "nmap", "-n", "-Pn", "-p", "1-65535", "--min-rate", "20000", "-oG", "-", f"{NET}.{number}"],
-            capture_output=True, text=True, check=True,
-        ).stdout  # fmt: skip
-        found = {int(port.split("/")[0]) for port in scan.partition("Ports: ")[2].split(", ") if "/open/" in port}
-        assert 22 in found and found <= known, found
+def test_nothing_else_listens() -> None:
+    """Pages and metrics are on the nodes' own 127.0.0.1; on the switch there are SSH, packages and the doors above."""
+    known = {22, 8785, 8786, *range(8788, 8792), *range(8808, 8812)}
+    for node in ("pi-client", *SERVERS):
+        sockets = [line.split()[3].rpartition(":") for line in told(node, "ss -Hltn").splitlines()]
+        ports = {int(port) for address, _, port in sockets if not address.startswith("127.")}
+        assert 22 in ports and ports <= known, (node, ports)

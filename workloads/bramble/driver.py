@@ -511,8 +511,8 @@ class _Map:
     """Whether the suspects are being tried, one by one."""
 
     def outcomes(self) -> Iterator[Outcome]:
-        self.begin, attempts = time.monotonic(), 1
-        last_gather = last_check = self.begin
+        self.begin = last_check = time.monotonic()
+        last_gather, attempts = 0.0, 1
         self.engine.ears.append(self.news)
         try:
             self.submit(range(len(self.arguments)))
