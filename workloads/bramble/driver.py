@@ -14,6 +14,7 @@ Nothing heavy is imported before it is needed: a small node pays for every impor
 
 import importlib
 import os
+import pickle
 import queue
 import signal
 import socket
@@ -92,9 +93,11 @@ def _call(kernel: Kernel, argument: Any, worker: str) -> _Return:
     return _Return(result, text, worker, time.perf_counter() - begin)
 
 
-def _call_on_worker(kernel: Kernel, argument: Any) -> _Return:
+def _call_on_worker(job: bytes) -> _Return:
+    """Run a job, which is a pickled kernel and argument: the scheduler hands it on without importing what is in it."""
     from distributed import get_worker
 
+    kernel, argument = pickle.loads(job)
     return _call(kernel, argument, str(get_worker().name))
 
 
@@ -573,8 +576,8 @@ class _Map:
         # One call for all jobs. Even placement needs no help: a job without data goes to the worker with the least
         # backlog, so 16 jobs on 4 or 8 idle nodes are 4 or 2 for each, and work stealing evens out the end.
         futures = self.engine.client.map(
-            partial(_call_on_worker, self.kernel),
-            [self.arguments[index] for index in indices],
+            _call_on_worker,
+            [pickle.dumps((self.kernel, self.arguments[index])) for index in indices],
             key=self.kernel.__name__,
             workers=None if self.nodes is None else self.addresses,
             pure=False,

@@ -7,10 +7,11 @@ actions involved in the 'double stepping' of the middle rotor", Cryptologia 21(1
 from itertools import permutations
 from typing import NamedTuple
 
-import numba
 import numpy as np
-from numba import int64, uint8
+from numba import int64
 from numpy.typing import NDArray
+
+from bramble.jit import compiled
 
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 ROTORS = {
@@ -80,10 +81,7 @@ def wiring(setting: Setting) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDAr
     return forth, back, np.array([ALPHABET.index(ROTORS[name][1]) for name in setting.rotors])
 
 
-@numba.njit(
-    int64(uint8[:, :], uint8[:, :], int64[:], uint8[:], int64[:], int64[:], uint8[:], uint8[:], int64, uint8[:]),
-    cache=True, nogil=True,
-)  # fmt: skip
+@compiled("int64(uint8[:, :], uint8[:, :], int64[:], uint8[:], int64[:], int64[:], uint8[:], uint8[:], int64, uint8[:])")
 def _type(forth, back, turnover, board, rings, start, cipher, crib, at, out):  # type: ignore[no-untyped-def]
     """Type `cipher`; give how many letters were typed until one, from number `at` on, was not the crib's. `out` gets them."""
     left, middle, right = start[0], start[1], start[2]
@@ -112,9 +110,7 @@ def _type(forth, back, turnover, board, rings, start, cipher, crib, at, out):  #
     return len(cipher)
 
 
-@numba.njit(
-    int64(uint8[:, :], uint8[:, :], int64[:], uint8[:], int64[:], uint8[:], uint8[:], int64, int64[:]), cache=True, nogil=True
-)
+@compiled("int64(uint8[:, :], uint8[:, :], int64[:], uint8[:], int64[:], uint8[:], uint8[:], int64, int64[:])")
 def _search(forth, back, turnover, board, rings, cipher, crib, at, hits):  # type: ignore[no-untyped-def]
     """Try all starts; note the numbers of those that fit, and give how many there are."""
     nothing = np.empty(0, np.uint8)

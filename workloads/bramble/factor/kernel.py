@@ -2,9 +2,10 @@
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numba import uint64
+
+from bramble.jit import compiled
 
 
 class Interval(NamedTuple):
@@ -15,7 +16,7 @@ class Interval(NamedTuple):
     upper: int
 
 
-@numba.njit(uint64(uint64, uint64, uint64), cache=True, nogil=True)
+@compiled("uint64(uint64, uint64, uint64)")
 def _divisor(number, lower, upper):  # type: ignore[no-untyped-def]
     candidate = upper
     while candidate >= lower:

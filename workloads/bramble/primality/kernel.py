@@ -6,9 +6,10 @@ Mathematics of Computation 44, 1985): 64 x 64 bits have 128, and a processor's r
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
-from numba import boolean, int64, uint64
+from numba import uint64
+
+from bramble.jit import compiled, mulhi
 
 METHODS = ("naive", "fermat", "miller-rabin")
 WITNESSES = np.array([2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37], np.uint64)
@@ -26,25 +27,17 @@ class Chunk(NamedTuple):
     upper: int
 
 
-_LOW, _HALF, _ONE = np.uint64(0xFFFFFFFF), np.uint64(32), np.uint64(1)
+_ONE = np.uint64(1)
 
 
-@numba.njit(uint64(uint64, uint64), cache=True, nogil=True, inline="always")
-def _high(a, b):  # type: ignore[no-untyped-def]
-    """The upper 64 bits of a product."""
-    a0, a1, b0, b1 = a & _LOW, a >> _HALF, b & _LOW, b >> _HALF
-    middle = a1 * b0 + (a0 * b0 >> _HALF)
-    return a1 * b1 + (middle >> _HALF) + ((middle & _LOW) + a0 * b1 >> _HALF)
-
-
-@numba.njit(uint64(uint64, uint64, uint64, uint64), cache=True, nogil=True, inline="always")
+@compiled("uint64(uint64, uint64, uint64, uint64)")
 def _times(a, b, n, inverse):  # type: ignore[no-untyped-def]
     """a b / 2^64 mod n, for odd n."""
-    high, rest = _high(a, b), _high(a * b * inverse, n)
+    high, rest = mulhi(a, b), mulhi(a * b * inverse, n)
     return high - rest if high >= rest else high - rest + n
 
 
-@numba.njit(boolean(uint64, int64), cache=True, nogil=True)
+@compiled("boolean(uint64, int64)")
 def passes(n, method):  # type: ignore[no-untyped-def]  # noqa: PLR0911, PLR0912  one test after the other
     """Whether n passes: method 0 trial division, 1 Fermat, 2 Miller and Rabin."""
     if n < 4 or n % 2 == 0:
@@ -89,7 +82,7 @@ def passes(n, method):  # type: ignore[no-untyped-def]  # noqa: PLR0911, PLR0912
     return True
 
 
-@numba.njit(int64(uint64, uint64, int64), cache=True, nogil=True)
+@compiled("int64(uint64, uint64, int64)")
 def _count(lower, upper, method):  # type: ignore[no-untyped-def]
     found = 0
     n = lower
