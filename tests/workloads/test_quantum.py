@@ -3,7 +3,6 @@
 import json
 import math
 import random
-import shutil
 import subprocess
 import threading
 from collections import Counter
@@ -87,7 +86,7 @@ def test_shor_finds_factors(number: int, expected: list[int]) -> None:
 
 def test_the_circuit_measures_multiples_of_the_order() -> None:
     """Of 3 modulo 7, which is 6, with a circuit of 9 qubits. (Shor's 15 has orders 2 and 4 only, which hide a wrong phase.)"""
-    shots = 150
+    shots = 100
     counts = sample(Job("Fourier.Order(3, 7, 3)", shots, seed=5))
     theory, top = shor.probabilities(3, 7), shor.peaks(3, 7)
     near = sum(count for y, count in counts.items() if int(y) in top)
@@ -235,10 +234,10 @@ def test_fourier_as_in_qiskit() -> None:
 @pytest.fixture(scope="module")
 def fsharp(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Build it, and run it: gives amplitudes."""
-    if not (shutil.which("dotnet") or shutil.which("npm")):
-        pytest.skip("neither dotnet nor npm is here")
     folder = tmp_path_factory.mktemp("fsharp")
     built = subprocess.run([ROOT / "workloads/fsharp/build", folder], capture_output=True, text=True, check=False)
+    if built.returncode == 2:
+        pytest.skip(built.stderr)  # neither is here
     assert built.returncode == 0, built
 
     def amplitudes(*arguments: object) -> list[complex]:
