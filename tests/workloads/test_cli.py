@@ -58,6 +58,7 @@ def test_help_is_quick(tmp_path: Path) -> None:
         ["pi", "--method", "chudnovsky", "--digits", "-3"], ["pi", "--method", "chudnovsky", "--digits", "1e15"],
         ["pi", "--method", "bbp", "--position", "0"], ["pi", "--method", "bbp", "--position", "1e13"],
         ["compute", "--nodes", "1"], ["primes", "7", "7"], ["primes", "7", "-8"], ["primes", "x", "8"], ["primes", "0", "1e30"],
+        ["fibonacci", "--prices", "/nowhere.csv"], ["rainbow", "brute", "xyz"], ["rainbow", "crack", "12"],
     ],
 )  # fmt: skip
 def test_wrong_requests_exit_2(arguments: list[str]) -> None:

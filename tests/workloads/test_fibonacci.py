@@ -179,7 +179,7 @@ def test_wrong_rows_are_named(tmp_path: Path, row: int, line: str, words: list[s
 
 
 def test_wrong_requests(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="AAPL, FB"):
+    with pytest.raises(UsageError, match="AAPL, GOOG"):
         run.fibonacci("nobody", 100, 0)
     with pytest.raises(UsageError, match="from 99 to"):
         run.fibonacci("IBM", 10, 0)

@@ -81,7 +81,7 @@ def workload(command: Callable[..., None]) -> Callable[..., None]:
             options["report"] = Path("reports", f"{time.strftime('%Y-%m-%dT%H%M%S')}-{command.__name__}")
         command(Request(**options), **given)
 
-    WORKLOADS.append(command.__name__)
+    WORKLOADS.append(command.__name__.replace("_", " "))
     own = list(inspect.signature(command).parameters.values())[1:]
     options = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
@@ -196,17 +196,17 @@ def primes(
     request: Any,
     begin: Annotated[str, typer.Argument(metavar="A", help="From here on.")],
     end: Annotated[str, typer.Argument(metavar="B", help="Up to here, without it.")],
-    list: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the primes there, one a line.")] = None,
+    listing: Annotated[Path | None, typer.Option("--list", metavar="FILE", help="Write the primes there, one a line.")] = None,
     twins: Annotated[bool, typer.Option("--twins", help="Count the pairs p, p + 2.")] = False,
     gaps: Annotated[bool, typer.Option("--gaps", help="How often each distance between neighbours occurs.")] = False,
 ) -> None:
     """Count the primes from A up to B."""
     from bramble.primes import run
 
-    program = run.primes(whole("A", begin, 0), whole("B", end, 0), twins, gaps, list is not None)
+    program = run.primes(whole("A", begin, 0), whole("B", end, 0), twins, gaps, listing is not None)
     _, parts = study(program, request, run.check)
-    if list is not None:
-        run.write(parts, list)
+    if listing is not None:
+        run.write(parts, listing)
 
 
 @app.command()
@@ -338,7 +338,7 @@ def rsa(
 @workload
 def fibonacci(
     request: Any,
-    prices: Annotated[str, typer.Option(metavar="NAME|FILE", help="AAPL, FB, GOOG, IBM, MSFT, or a CSV file.")] = "IBM",
+    prices: Annotated[str, typer.Option(metavar="NAME|FILE", help="AAPL, GOOG, IBM, MSFT, or a CSV file.")] = "IBM",
     surrogates: Annotated[str, typer.Option(metavar="N", help="How many times chance is asked.")] = "1e4",
     controls: Annotated[bool, typer.Option(help="Test a random walk and a planted effect as well.")] = True,
     seed: Seed = 0,
@@ -347,6 +347,83 @@ def fibonacci(
     from bramble.fibonacci import run
 
     study(run.fibonacci(prices, whole("--surrogates", surrogates), seed, controls), request)
+
+
+rainbow = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="MD5 and rainbow tables, for hashes of your own; a salt ends it."
+)
+app.add_typer(rainbow, name="rainbow")
+
+Charset = Annotated[str, typer.Option(help="digits, hex, lower, upper, lower-digits, letters, alnum, printable or chars:...")]
+Length = Annotated[int, typer.Option(help="Characters of the strings.")]
+Tables = Annotated[int, typer.Option(min=1, max=64, help="How many tables; each finds more.")]
+Chain = Annotated[str, typer.Option(metavar="N", help="Links of a chain: longer, smaller tables and slower lookups.")]
+Starts = Annotated[str | None, typer.Option(metavar="N", help="Chains begun per table, if not the default.")]
+Folder = Annotated[Path, typer.Option(metavar="FOLDER", help="Where the tables are.")]
+
+
+@rainbow.command("hash")
+def rainbow_hash(text: Annotated[str, typer.Argument(metavar="TEXT")]) -> None:
+    """The MD5 hash of a text."""
+    from bramble.rainbow import run
+
+    print(run.digest(text))
+
+
+@rainbow.command("plan")
+def rainbow_plan(
+    charset: Charset = "lower", length: Length = 6, tables: Tables = 4, chain: Chain = "1000", starts: Starts = None
+) -> None:
+    """What tables would find, and what they would cost."""
+    from bramble.rainbow import kernel, run
+
+    number = None if starts is None else whole("--starts", starts)
+    print(run.tell_plan(run.predict(run.plans(kernel.keys(charset, length), tables, whole("--chain", chain), number))))
+
+
+@rainbow.command("build")
+@workload
+def rainbow_build(
+    request: Any,
+    charset: Charset = "lower",
+    length: Length = 6,
+    tables: Tables = 4,
+    chain: Chain = "1000",
+    starts: Starts = None,
+    folder: Folder = Path("rainbow"),
+) -> None:
+    """Build tables; interrupted, it goes on where it was when it is run again."""
+    from bramble.rainbow import kernel, run
+
+    number = None if starts is None else whole("--starts", starts)
+    study(run.build(run.plans(kernel.keys(charset, length), tables, whole("--chain", chain), number), folder), request)
+
+
+@rainbow.command("crack")
+@workload
+def rainbow_crack(
+    request: Any,
+    digests: Annotated[list[str], typer.Argument(metavar="MD5...", help="Hashes of your own.")],
+    folder: Folder = Path("rainbow"),
+) -> None:
+    """Find the strings with some hashes, by tables."""
+    from bramble.rainbow import run
+
+    study(run.crack(digests, folder), request, run.check)
+
+
+@rainbow.command("brute")
+@workload
+def rainbow_brute(
+    request: Any,
+    digest: Annotated[str, typer.Argument(metavar="MD5", help="A hash of your own.")],
+    charset: Charset = "lower",
+    length: Length = 6,
+) -> None:
+    """Find the string with a hash by trying all: what tables are compared with."""
+    from bramble.rainbow import kernel, run
+
+    study(run.brute(digest, kernel.keys(charset, length)), request, run.check)
 
 
 @app.command()

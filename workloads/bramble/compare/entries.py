@@ -1,5 +1,6 @@
 """What `bramble compare` runs. A new workload is a function here: its docstring says in the report what it is."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -47,6 +48,14 @@ def fibonacci(seconds: float) -> Entry:
     return Entry(run.fibonacci("IBM", min(10**6, max(200, round(1500 * seconds))), seed=0, controls=False))
 
 
+def md5(seconds: float) -> Entry:
+    """Finding a number by its MD5 hash by trying all: what a rainbow table saves."""
+    from bramble.rainbow import kernel, run
+
+    length = max(5, round(math.log10(MD5_PER_SECOND * seconds)))
+    return Entry(run.brute(run.digest("9" * length), kernel.keys("digits", length)), run.check)
+
+
 def bell(seconds: float) -> Entry:
     """Entangled pairs of qubits, simulated in Q#: they agree more often than anything arranged beforehand could."""
     from bramble.quantum import run
@@ -61,8 +70,11 @@ def grover(seconds: float) -> Entry:
     return Entry(run.program("grover", {"shots": max(200, round(250 * seconds))}, seed=0), run.check)
 
 
+MD5_PER_SECOND = 50e6
 POINTS_PER_SECOND = 400e6
 """Points of pi on a core of a workstation: the second that the sizes above are in."""
 
-ENTRIES: dict[str, Callable[[float], Entry]] = {entry.__name__: entry for entry in (compute, pi, primes, fibonacci, bell, grover)}
+ENTRIES: dict[str, Callable[[float], Entry]] = {
+    entry.__name__: entry for entry in (compute, pi, primes, fibonacci, md5, bell, grover)
+}
 """By name: for a number of seconds on one core of a workstation, about."""

@@ -33,7 +33,7 @@ class Source(NamedTuple):
 SOURCES = {
     **{
         name: Source("bokeh_sampledata", "_data/stocks.csv.gz", "Adj Close", ("Ticker", name))
-        for name in ("AAPL", "FB", "GOOG", "IBM", "MSFT")
+        for name in ("AAPL", "GOOG", "IBM", "MSFT")
     },
     "sp500": Source("arch", "data/sp500/sp500.csv.gz", "Adj Close"),
     "nasdaq": Source("arch", "data/nasdaq/nasdaq.csv.gz", "Adj Close"),

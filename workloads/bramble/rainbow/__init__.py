@@ -1,0 +1,1 @@
+"""MD5 hashes and rainbow tables, for hashes of one's own."""
