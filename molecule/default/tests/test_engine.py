@@ -90,3 +90,17 @@ def test_a_stranger_is_refused(host) -> None:
     )
     answers = host.run("python3 -c %s", program).stdout.split()
     assert answers and set(answers) <= {"refused", "closed"}, answers
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("factor 1000036000099", "1000033"),
+        ("pi --method bbp --position 1000 --count 8", "349F1C09"),
+        ("primes 0 1e6", 'count": 78498'),
+        ("quantum ghz --shots 200", '"program": "ghz"'),
+    ],
+)
+def test_workloads_run_on_the_nodes(host, command: str, words: str) -> None:
+    """Kernels in machine code, a library in C, a simulator of its own: each finds what it needs under the unit's restrictions."""
+    assert words in host.check_output(f"bramble {command} --json -")
