@@ -64,6 +64,11 @@ bench-provision: ## Measure site.yml on 1, 2, 4 and 8 nodes, the first time and 
 	$(call as-root,scripts/bootstrap)
 	$(call as-root,.venv/bin/python bench/provision.py)
 
+.PHONY: bench-workloads
+bench-workloads: ## Measure the workloads' kernels on one core against their peers; writes reports/bench/workloads.json
+	$(call as-root,scripts/bootstrap --test)
+	$(call as-root,.venv/bin/python bench/workloads.py)
+
 .PHONY: requirements
 requirements: ## Resolve requirements.in anew (needs uv)
 	for set in "3.11 requirements" "3.13 workloads/requirements"; do set -- $$set; \

@@ -88,13 +88,20 @@ def _unpack(part: Part) -> tuple[mpz, mpz, mpz]:
     return tuple(map(gmpy2.from_binary, part))
 
 
-def fraction(whole: Part, digits: int, base: int = 10) -> str:
-    """The first `digits` digits of pi after the point, cut off; `whole` has the terms of at least as many decimal ones.
+def fraction(parts: list[Part], digits: int, base: int = 10) -> str:
+    """The first `digits` digits of pi after the point, cut off, from one part or two that have the terms of so many.
 
-    This is the end that one core does alone: a square root, a division and the change of base.
+    This is the end that one core does alone: the last merge, a square root, a division and the change of base. The last
+    merge is rounded: P, Q and T are three times as long as the digits by now, and P T is small against Q T.
     """
-    _, q, t = _unpack(whole)
     bits = math.ceil((digits + GUARD) * math.log2(base)) + 4
-    with gmpy2.context(precision=bits, emax=gmpy2.get_emax_max()):
+    with gmpy2.context(precision=bits):
+        if len(parts) == 1:
+            _, q, t = map(mpfr, _unpack(parts[0]))
+        else:
+            (p1, q1, t1), (_, q2, t2) = map(_unpack, parts)
+            with gmpy2.context(precision=bits // 2 + 64):  # p1 / q1 is below 10^-(digits / 2)
+                small = mpfr(p1) * mpfr(t2)
+            q, t = mpfr(q1) * mpfr(q2), mpfr(q2) * mpfr(t1) + small
         pi = gmpy2.sqrt(mpfr(10005)) * (426880 * q) / t
         return mpz(gmpy2.floor((pi - 3) * mpz(base) ** digits)).digits(base).zfill(digits)

@@ -80,7 +80,7 @@ def _spell(fractions, active, charset, length, block):  # type: ignore[no-untype
 
 @compiled("void(uint64[::1], int64, uint32[::1], int64, uint64, uint32[:,::1])")
 def _link(fractions, active, charset, length, offset, block):  # type: ignore[no-untyped-def]
-    """One link of the first `active` chains: spell, hash, reduce. The loop that hashes has only 32-bit words: more are abreast."""
+    """One link of the first `active` chains: spell, hash, reduce. The loop that hashes has only 32-bit words: more abreast."""
     _spell(fractions, active, charset, length, block)
     bits = np.uint32(8 * length)
     for lane in range(active):
