@@ -70,6 +70,11 @@ bench-engine: ## Measure the engine against bare dask and dispy, and on 1, 2, 4 
 	$(call as-root,scripts/bootstrap --test)
 	$(call as-root,.venv/bin/python bench/engine.py)
 
+.PHONY: bench-workloads
+bench-workloads: ## Measure the workloads' kernels on one core against their peers; writes reports/bench/workloads.json
+	$(call as-root,scripts/bootstrap --test)
+	$(call as-root,.venv/bin/python bench/workloads.py)
+
 .PHONY: requirements
 requirements: ## Resolve requirements.in anew (needs uv)
 	for set in requirements workloads/requirements; do \

@@ -15,9 +15,9 @@ HERE = study.Request(on="local")
 
 def digits(number: int, base: int = 10) -> str:
     parts = [chudnovsky.sum_terms(each) for each in chudnovsky.ranges(math.ceil(number * math.log10(base)))]
-    while len(parts) > 1:
+    while len(parts) > 2:
         parts = [chudnovsky.merge(pair) for pair in zip(parts[::2], parts[1::2], strict=True)]
-    return chudnovsky.fraction(parts[0], number, base)
+    return chudnovsky.fraction(parts, number, base)
 
 
 @pytest.fixture(scope="module")

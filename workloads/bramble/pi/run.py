@@ -75,7 +75,7 @@ def chudnovsky(digits: int) -> Program:
             parts = run.map(series.merge, list(zip(parts[::2], parts[1::2], strict=True)), "merge")
         shared = time.perf_counter()
         # What is left takes one core, however many there are.
-        found = series.fraction(series.merge((parts[0], parts[1])) if len(parts) > 1 else parts[0], digits)
+        found = series.fraction(parts, digits)
         run.notes |= {"map_seconds": shared - begin, "serial_seconds": time.perf_counter() - shared}
         return found
 
