@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,15 +29,14 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "workloads"), str(ROOT)]
+sys.path[:0] = [str(ROOT / "workloads"), str(ROOT)]
 
-from rehearsal import INVENTORY, PlaybookFailed, play, ssh  # noqa: E402
+import standins  # noqa: E402
 
 AT_LEAST = {"efficiency_8_pi": 0.95, "tasks_vs_bare_dask": 0.8}
 AT_MOST = {"makespan_vs_optimal": 1.05, "lost_of_1000": 0}
 NAME, SUBNET = "bench-engine", "10.77.112.0/24"
-CPUS = 0.2
-CHUNK, ROUNDS = 5_000_000, 10
+CHUNK, ROUNDS = 80_000_000, 10
 """Points of a chunk: more than a second on one of the four threads of such a node. Chunks for each thread of the most nodes."""
 NAP = 0.5
 DISPY = ROOT / ".cache/bench-dispy"
@@ -83,18 +81,8 @@ def dispy(count: int, seconds: float) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder, "program.py")
         program.write_text(DISPY_PROGRAM)
-        command: list[str | Path] = [
-            python,
-            DISPY / "bin/dispynode.py",
-            "--clean",
-            "--cpus",
-            "2",
-            "--host",
-            "127.0.0.1",
-            "--daemon",
-            "--dest_path_prefix",
-            folder,
-        ]
+        options = f"--clean --cpus 2 --host 127.0.0.1 --daemon --dest_path_prefix {folder}".split()
+        command: list[str | Path] = [python, DISPY / "bin/dispynode.py", *options]
         node = subprocess.Popen(
             command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -159,40 +147,14 @@ def tasks(rounds: int) -> dict[str, Any]:
     return found
 
 
-def run(playbook: str, arguments: str = "", **variables: Any) -> None:
-    """One playbook on the bench's own cluster."""
-    play(
-        playbook,
-        inventory=INVENTORY,
-        variables={"cluster_name": NAME, "cluster_subnet": SUBNET, **variables},
-        arguments=arguments,
-    )
-
-
-def client(command: str) -> dict[str, Any]:
-    """A workload's record, from the client."""
-    done = ssh(ROOT / ".state" / NAME, "pi-client", f"{command} --json -", timeout=900)
-    if done.returncode:
-        raise PlaybookFailed(f"{command} ended with {done.returncode}: {done.stderr}")
-    return json.loads(done.stdout)
-
-
 def efficiency(nodes: int, first: float, seconds: float) -> float:
     return round(first / seconds / nodes, 3)
 
 
 def nodes(sizes: list[int]) -> dict[str, Any]:
     """pi and sleeping jobs on so many stand-ins each, and the sixteen jobs on two."""
-    os.environ["NODES"] = str(sizes[-1])
-    run("rehearse", standin_state="absent")
-    try:
-        for name in ("cards", "rehearse", "site"):
-            run(name)
-        run("rehearse", "--skip-tags wait", standin_cpus=CPUS)
+    with standins.cluster(NAME, SUBNET, sizes[-1]) as client:
         return curves(sizes, client)
-    finally:
-        run("rehearse", standin_state="absent")
-        shutil.rmtree(ROOT / ".state" / NAME, ignore_errors=True)
 
 
 def curves(sizes: list[int], client: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
