@@ -104,3 +104,35 @@ def test_a_stranger_is_refused(host) -> None:
 def test_workloads_run_on_the_nodes(host, command: str, words: str) -> None:
     """Kernels in machine code, a library in C, a simulator of its own: each finds what it needs under the unit's restrictions."""
     assert words in host.check_output(f"bramble {command} --json -")
+
+
+OCTAPI = """
+import socket
+
+def compute(number):
+    import socket
+    return socket.gethostname(), number * number
+
+if __name__ == "__main__":
+    import dispy
+
+    probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    probe.connect(("8.8.8.8", 80))
+    address = probe.getsockname()[0]
+    cluster = dispy.JobCluster(compute, ip_addr=address, nodes="192.168.1.*")
+    jobs = [cluster.submit(number) for number in range(16)]
+    print(address, sorted(job()[1] for job in jobs) == [number * number for number in range(16)], {job()[0] for job in jobs})
+    cluster.print_status()
+    cluster.close()
+"""
+
+
+@pytest.mark.parametrize("sudo", ["", "sudo "])
+def test_a_script_for_dispy_runs_as_it_is(host, sudo: str) -> None:
+    """With the system's Python, as OctaPi's are started: no path, no environment; it asks for its address as they do."""
+    host.check_output("cat > /tmp/octapi.py <<'END'\n" + OCTAPI + "\nEND")
+    said = host.run(f"{sudo}python3 /tmp/octapi.py")
+    assert said.rc == 0, said.stderr
+    address = host.check_output("hostname -I").split()[0]
+    assert f"{address} True " in said.stdout
+    assert all(server in said.stdout for server in SERVERS)
