@@ -80,7 +80,7 @@ def test_a_browser_shows_it(folder: Path, tmp_path: Path) -> None:
         title = re.search(r"<title>(.*?)</title>", browse(f"--window-size={width},1000", "--dump-dom"))
         assert title
         seen = json.loads(title[1])
-        assert len(seen["images"]) == 1 and all(size > 100 for size in seen["images"])
+        assert len(seen["images"]) == 2 and all(size > 100 for size in seen["images"])
         assert len(seen["bars"]) == 6 and all(bar > 1 for bar in seen["bars"])
         assert seen["overflow"] <= 0
     browse("--window-size=1200,1000", f"--screenshot={tmp_path / 'page.png'}")

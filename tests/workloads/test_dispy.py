@@ -252,7 +252,9 @@ def test_jobs_without_a_node_are_abandoned(fragile_cluster: Cluster, monkeypatch
         for node in fragile_cluster.nodes:
             fragile_cluster.kill(node)
         assert [job() for job in jobs] == [None] * 4
-        assert {job.status for job in jobs} == {DispyJob.Abandoned} and "no node was there" in str(jobs[0].exception)
+        assert {job.status for job in jobs} == {DispyJob.Abandoned}
+        # Its node, and perhaps the one that it went to next.
+        assert any(words in str(jobs[0].exception) for words in ("no node was there", "every node that ran it died"))
 
 
 def test_a_scheduler_that_comes_back(fragile_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
