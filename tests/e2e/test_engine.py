@@ -123,7 +123,7 @@ def test_every_job_ends_once_whatever_happens_to_the_nodes() -> None:
     def accidents() -> None:
         time.sleep(4)
         # It may just have been taken down by the job that eats memory.
-        told("pi-01", "until sudo pkill -KILL -u bramble -f multiprocessing.spawn; do sleep 0.5; done")
+        told("pi-01", "until sudo sh -c 'kill -KILL $(pgrep -u bramble -f multiprocessing.spawn)'; do sleep 0.5; done")
         subprocess.run(["docker", "kill", "h-engine-pi-02"], check=True, capture_output=True)
         playbook("rehearse", arguments="--limit pi-02")
         port = port_of("pi-01")
