@@ -97,6 +97,28 @@ def test_first_nodes_only(engine: driver.Engine) -> None:
     assert {outcome.node for outcome in outcomes} == set(chosen)
 
 
+def unfinished(dask_scheduler) -> int:  # type: ignore[no-untyped-def]
+    """How many tasks the scheduler has that did not end."""
+    return sum(task.state not in ("memory", "released", "forgotten") for task in dask_scheduler.tasks.values())
+
+
+def test_jobs_drip(cluster: Cluster, engine: driver.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never more than five are on the cluster, all end, and in one go there are more."""
+    monkeypatch.setenv("BRAMBLE_CONFIG", str(cluster.config))
+
+    def most(engine: driver.Engine) -> int:
+        assert isinstance(engine, driver.Cluster)
+        there = []
+        for _ in engine.map(time.sleep, [0.02] * 40):
+            there.append(engine.client.run_on_scheduler(unfinished))
+        assert len(there) == 40
+        return max(there)
+
+    with driver.connect("cluster", drip=5) as dripping:
+        assert most(dripping) <= 5
+    assert most(engine) > 5
+
+
 def test_no_jobs_is_no_trouble(engine: driver.Engine) -> None:
     assert list(engine.map(nap, [])) == []
 

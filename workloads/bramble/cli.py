@@ -32,6 +32,7 @@ Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the n
 JobTimeout = Annotated[
     float | None, typer.Option(min=0.1, help="Seconds after which a job is ended, and named as lost (on the cluster).")
 ]
+Drip = Annotated[int | None, typer.Option(min=1, metavar="N", help="Have at most N jobs on the cluster at a time.")]
 RequireAll = Annotated[bool, typer.Option("--require-all", help="Do not go on without a node that is missing.")]
 
 
@@ -69,6 +70,10 @@ def workload(command: Callable[..., None]) -> Callable[..., None]:
         "timeout": (Timeout, 30.0),
         "require_all": (RequireAll, False),
         "job_timeout": (JobTimeout, None),
+        "drip": (
+            Annotated[int | None, typer.Option(min=1, metavar="N", help="Have at most N jobs on the cluster at a time.")],
+            None,
+        ),
     }
 
     def run(**given: Any) -> None:

@@ -260,8 +260,9 @@ class Cluster(Engine):
         say: Callable[[str], None],
         wanted: Iterable[str] | None = None,
         job_timeout: float | None = None,
+        drip: int | None = None,
     ) -> None:
-        self.config, self.timeout, self.say, self.job_timeout = config, timeout, say, job_timeout
+        self.config, self.timeout, self.say, self.job_timeout, self.drip = config, timeout, say, job_timeout, drip
         self.seen: dict[str, str] = {}
         """Address to node of every worker that was ever here."""
         self.ears: list[deque[dict[str, Any]]] = []
@@ -499,8 +500,10 @@ class _Map:
     arguments: Sequence[Any]
     nodes: Sequence[str] | None
     begin: float = 0.0
+    todo: deque[int] = field(default_factory=deque)
+    """The jobs that have not been submitted."""
     waiting: dict[int, "Future"] = field(default_factory=dict)
-    """The jobs that have not ended, by index."""
+    """Those that were, and have not ended, by index."""
     ended: "queue.SimpleQueue[tuple[int, Future, float]]" = field(default_factory=queue.SimpleQueue)
     """Futures that did, and seconds after the start; some of attempts that do not count any more."""
     after: dict[int, float] = field(default_factory=dict)
@@ -518,8 +521,9 @@ class _Map:
         last_gather, attempts = 0.0, 1
         self.engine.ears.append(self.news)
         try:
-            self.submit(range(len(self.arguments)))
-            while self.waiting or self.suspects:
+            self.todo.extend(range(len(self.arguments)))
+            while self.todo or self.waiting or self.suspects:
+                self.feed()
                 if not self.waiting:
                     if not self.alone:
                         self.engine.say(
@@ -559,8 +563,9 @@ class _Map:
                         self.engine.say(f"{who} went away and came back; {len(self.waiting)} unfinished jobs are submitted again")
                         self.submit(sorted(self.waiting))
                         continue
-                    for index in sorted(self.waiting):
+                    for index in sorted([*self.waiting, *self.todo]):
                         yield self.lose(index, f"no worker of {there} was left to run it, in {attempts - 1} attempts")
+                    self.todo.clear()
         finally:
             self.engine._cancel(self.waiting.values())
             self.engine.ears.remove(self.news)
@@ -569,6 +574,12 @@ class _Map:
     def patience(self) -> float:
         """Seconds to wait for a job to end before the scheduler is asked what it is about."""
         return min(SILENCE, max(0.5, (self.engine.job_timeout or 4 * SILENCE) / 4))
+
+    def feed(self) -> None:
+        """Submit what may be on the cluster now."""
+        room = min(len(self.todo), (self.engine.drip or len(self.todo)) - len(self.waiting))
+        if room > 0:
+            self.submit([self.todo.popleft() for _ in range(room)])
 
     def submit(self, indices: Sequence[int]) -> None:
         self.engine._listen()
@@ -653,7 +664,7 @@ class _Map:
             yield self.lose(index, f"it ran on {node} for more than {limit:g} s (--job-timeout) and was ended", node)
 
     def lose(self, index: int, reason: str, node: str = "") -> Outcome:
-        del self.waiting[index]
+        self.waiting.pop(index, None)
         after = time.monotonic() - self.begin
         return Outcome(index, node=node, after=after, lost=reason, retried=tuple(self.retried[index]))
 
@@ -669,17 +680,19 @@ def connect(
     require_all: bool = False,
     say: Callable[[str], None] = print,
     job_timeout: float | None = None,
+    drip: int | None = None,
 ) -> Engine:
     """The engine for a place. For the cluster: wait up to `timeout` seconds for its nodes, `say` which are missing.
 
-    A job that runs there for more than `job_timeout` seconds is ended and lost.
+    A job that runs there for more than `job_timeout` seconds is ended and lost. With `drip`, at most so many jobs are there
+    at a time: the next ones are handed over as others end.
     Raises UsageError (configuration, certificates) and ClusterError (no scheduler; no node; with `require_all`, any
     node missing).
     """
     if place == "cluster":
-        return Cluster(load(), timeout, require_all, say, job_timeout=job_timeout)
-    if job_timeout:
-        raise UsageError("--job-timeout goes with --on cluster")
+        return Cluster(load(), timeout, require_all, say, job_timeout=job_timeout, drip=drip)
+    if job_timeout or drip:
+        raise UsageError(f"--{'job-timeout' if job_timeout else 'drip'} goes with --on cluster")
     return Workstation() if place == "workstation" else Local()
 
 

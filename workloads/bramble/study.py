@@ -27,6 +27,7 @@ class Request:
 
     `nodes`: one timed run on the first so many nodes of the cluster each. `compare`: run in all three places; without the
     cluster if `on` is another place. `job_timeout`: seconds after which a job on the cluster is ended, and so the run.
+    `drip`: how many jobs the cluster has at most at a time.
     `report`: a folder for the record and its pictures. `json`: a file for the record, or `-`.
     """
 
@@ -38,6 +39,7 @@ class Request:
     timeout: float = 30.0
     require_all: bool = False
     job_timeout: float | None = None
+    drip: int | None = None
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -114,7 +116,9 @@ def perform(program: Program, request: Request, screen: report.Screen) -> tuple[
     if "cluster" in request.places:
         config.load()  # before anything takes its time
     for place in request.places:
-        with driver.connect(place, request.timeout, request.require_all, screen.say, request.job_timeout) as engine:
+        # What is for the cluster alone is no mistake when it is compared with other places.
+        own = (request.job_timeout, request.drip) if place == "cluster" or not request.compare else ()
+        with driver.connect(place, request.timeout, request.require_all, screen.say, *own) as engine:
             groups: list[tuple[str, ...] | None] = [None]
             if request.nodes and (place == "cluster" or not request.compare):
                 groups = [driver.first(engine, count) for count in request.nodes]
