@@ -187,8 +187,8 @@ def install_wheels(wheels: Path, venv: Path, modules: Sequence[str]) -> None:
         *(f"--find-links={wheels}", "--no-deps", "--no-compile", "--require-hashes", f"--requirement={wheels}/requirements.txt"),
         env={**ENVIRONMENT, "PIP_CONFIG_FILE": "/dev/null"},
     )
-    # Compile what is used, and prove that it works. All of it would take a small core a minute more; and so would numba's machine code,
-    # which those who run it keep where they may write.
+    # Compile what is used, and prove that it works. All of it would take a small core a minute more, and so would numba's machine
+    # code: those who run it keep their own.
     run(python, "-c", f"import {', '.join(modules)}", env={**ENVIRONMENT, "NUMBA_DISABLE_JIT": "1"})
 
 
