@@ -582,13 +582,16 @@ class _Map:
             self.submit([self.todo.popleft() for _ in range(room)])
 
     def submit(self, indices: Sequence[int]) -> None:
+        from distributed.protocol.pickle import dumps
+
         self.engine._listen()
         self.addresses = sorted(self.engine._workers(self.nodes))
         # One call for all jobs. Even placement needs no help: a job without data goes to the worker with the least
         # backlog, so 16 jobs on 4 or 8 idle nodes are 4 or 2 for each, and work stealing evens out the end.
         futures = self.engine.client.map(
             _call_on_worker,
-            [pickle.dumps((self.kernel, self.arguments[index])) for index in indices],
+            # dask's: what a script defines itself travels as code.
+            [dumps((self.kernel, self.arguments[index])) for index in indices],
             key=self.kernel.__name__,
             workers=None if self.nodes is None else self.addresses,
             pure=False,
