@@ -47,6 +47,16 @@ def whole(option: str, text: str, least: int = 1) -> int:
     return int(number)
 
 
+def optional(option: str, text: str | None) -> int | None:
+    """The same for an option that need not be given. Raises UsageError."""
+    return None if text is None else whole(option, text)
+
+
+def own_folder(name: str) -> Path:
+    """Where a report goes that nobody gave a place."""
+    return Path("reports", f"{time.strftime('%Y-%m-%dT%H%M%S')}-{name}")
+
+
 WORKLOADS = ["compute", "compare"]
 """The commands that compute something; `workload` adds its own."""
 
@@ -70,10 +80,7 @@ def workload(command: Callable[..., None]) -> Callable[..., None]:
         "timeout": (Timeout, 30.0),
         "require_all": (RequireAll, False),
         "job_timeout": (JobTimeout, None),
-        "drip": (
-            Annotated[int | None, typer.Option(min=1, metavar="N", help="Have at most N jobs on the cluster at a time.")],
-            None,
-        ),
+        "drip": (Drip, None),
     }
 
     def run(**given: Any) -> None:
@@ -83,7 +90,7 @@ def workload(command: Callable[..., None]) -> Callable[..., None]:
         if options["nodes"]:
             options["nodes"] = tuple(whole("--nodes", part) for part in options["nodes"].split(","))
         if options["report"] is None and options["json"] is None:
-            options["report"] = Path("reports", f"{time.strftime('%Y-%m-%dT%H%M%S')}-{command.__name__}")
+            options["report"] = own_folder(command.__name__)
         command(Request(**options), **given)
 
     WORKLOADS.append(command.__name__.replace("_", " "))
@@ -185,7 +192,7 @@ def pi(
 
     match method:
         case "montecarlo":
-            program = run.montecarlo(whole("--points", points), None if chunk is None else whole("--chunk", chunk), seed)
+            program = run.montecarlo(whole("--points", points), optional("--chunk", chunk), seed)
         case "chudnovsky":
             program = run.chudnovsky(whole("--digits", digits))
         case "bbp":
@@ -250,7 +257,7 @@ def compare(
     from bramble.report import Screen
     from bramble.study import Request
 
-    folder = report or Path("reports", f"{time.strftime('%Y-%m-%dT%H%M%S')}-compare")
+    folder = report or own_folder("compare")
     request = Request(on, True, None, folder, json, timeout, require_all)
     screen = Screen(json)
     with interruptible():
@@ -278,7 +285,7 @@ def primality(
     """Test every number of a range for being prime, by one of three tests."""
     from bramble.primality import run
 
-    size = None if chunk is None else whole("--chunk", chunk)
+    size = optional("--chunk", chunk)
     study(run.program(method, whole("--lower", lower), whole("--upper", upper), size), request, run.check)
 
 
@@ -292,7 +299,7 @@ def factor(
     """The prime factors of a number, downward from its square root; the first that is found stops the search."""
     from bramble.factor import run
 
-    study(run.program(whole("NUMBER", number), None if chunk is None else whole("--chunk", chunk)), request, run.check)
+    study(run.program(whole("NUMBER", number), optional("--chunk", chunk)), request, run.check)
 
 
 @app.command()
@@ -382,7 +389,7 @@ def rainbow_plan(
     """What tables would find, and what they would cost."""
     from bramble.rainbow import kernel, run
 
-    number = None if starts is None else whole("--starts", starts)
+    number = optional("--starts", starts)
     print(run.tell_plan(run.predict(run.plans(kernel.keys(charset, length), tables, whole("--chain", chain), number))))
 
 
@@ -400,7 +407,7 @@ def rainbow_build(
     """Build tables; interrupted, it goes on where it was when it is run again."""
     from bramble.rainbow import kernel, run
 
-    number = None if starts is None else whole("--starts", starts)
+    number = optional("--starts", starts)
     study(run.build(run.plans(kernel.keys(charset, length), tables, whole("--chain", chain), number), folder), request)
 
 

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from bramble import ClusterError, ResultError, UsageError, __version__
+from bramble import ClusterError, ResultError, UsageError, __version__, memory
 from bramble.config import ClusterConfig, load
 
 if TYPE_CHECKING:
@@ -136,9 +136,7 @@ class Engine:
 
     def memory(self, nodes: Sequence[str] | None = None) -> int:
         """Bytes that each of the jobs that run at once may take here (on these nodes)."""
-        import psutil
-
-        return int(psutil.virtual_memory().available) // self.slots(nodes)
+        return memory.available() // self.slots(nodes)
 
     def warm_up(self, kernel: Kernel) -> None:
         """Have every worker import the kernel, so that a timing that starts now does not measure imports.

@@ -4,6 +4,7 @@ import base64
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def one(name: str, seconds: float, request: Request, folder: Path, screen: Scree
     error = None
     try:
         program, check = ENTRIES[name](seconds)
-        own = Request(request.on, True, None, folder, None, request.timeout, request.require_all)
+        own = replace(request, report=folder, json=None)
         answer, record = study.perform(program, own, screen)
         said = program.tell(answer) if program.tell else None
         study.keep(program, own, answer, record)
