@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bramble.jit import compiled, mulhi
+from bramble.jit import compiled
+from bramble.montgomery import inverse, times
 
 TERMS = 1_000_000
 """Terms of a chunk: about a third of a second. Few terms are cut into smaller ones, for FEW slots; many into at most MANY."""
@@ -99,14 +100,6 @@ def _twice(x, m):  # type: ignore[no-untyped-def]
     return x - m if x >= m else x
 
 
-@compiled("uint64(uint64, uint64, uint64, uint64)")
-def _times(x, y, m, inverse):  # type: ignore[no-untyped-def]
-    """x y / 2^64 mod m, for x and y below m; `inverse` is -1/m modulo 2^64."""
-    low = x * y
-    product = mulhi(x, y) + mulhi(low * inverse, m) + np.uint64(low != 0)
-    return product - m if product >= m else product
-
-
 @compiled("UniTuple(uint64, 2)(boolean, int64, int64, int64, int64, int64, int64)")
 def _sum(alternates, step, a, b, top, begin, end):  # type: ignore[no-untyped-def]
     """The sum of 2^(top - step k) / (a k + b), alternating or not, modulo 1: its first and its second 64 bits."""
@@ -115,27 +108,23 @@ def _sum(alternates, step, a, b, top, begin, end):  # type: ignore[no-untyped-de
     highest = one << np.uint64(62)
     for k in range(begin, end):
         m = np.uint64(a * k + b)
-        # -1/m modulo 2^64, by Newton: 3m xor 2 is right in 5 bits, and every step doubles them.
-        inverse = (np.uint64(3) * m) ^ np.uint64(2)
-        for _ in range(4):
-            inverse *= np.uint64(2) - m * inverse
-        inverse = -inverse
+        over = inverse(m)
         unit = (np.uint64(0) - m) % m  # 2^64 mod m
         radix = _twice(unit, m)
         for _ in range(6):
-            radix = _times(radix, radix, m, inverse)
+            radix = times(radix, radix, m, over)
         # The exponent's bits from the highest on: square, and double where it is one.
         exponent = np.uint64(top - step * k)
         while highest > exponent:
             highest >>= one
         x, bit = unit, highest
         while bit:
-            x = _times(x, x, m, inverse)
+            x = times(x, x, m, over)
             if exponent & bit:
                 x = _twice(x, m)
             bit >>= one
-        first = x * inverse
-        second = _times(x, radix, m, inverse) * inverse
+        first = -x * over
+        second = -times(x, radix, m, over) * over
         if alternates and k & 1:
             high -= first
             high -= np.uint64(low < second)

@@ -1,7 +1,7 @@
 """Three tests of primality for numbers below 2^64, and how many numbers of a range pass one.
 
-The powers are taken with Montgomery's multiplication (P. L. Montgomery, "Modular multiplication without trial division",
-Mathematics of Computation 44, 1985): 64 x 64 bits have 128, and a processor's remainder of those is not to be had here.
+The powers are taken with Montgomery's multiplication: 64 x 64 bits have 128, and a processor's remainder of those is not to
+be had here.
 """
 
 from typing import NamedTuple
@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import uint64
 
-from bramble.jit import compiled, mulhi
+from bramble.jit import compiled
+from bramble.montgomery import inverse, times
 
 METHODS = ("naive", "fermat", "miller-rabin")
 WITNESSES = np.array([2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37], np.uint64)
@@ -30,13 +31,6 @@ class Chunk(NamedTuple):
 _ONE = np.uint64(1)
 
 
-@compiled("uint64(uint64, uint64, uint64, uint64)")
-def _times(a, b, n, inverse):  # type: ignore[no-untyped-def]
-    """a b / 2^64 mod n, for odd n."""
-    high, rest = mulhi(a, b), mulhi(a * b * inverse, n)
-    return high - rest if high >= rest else high - rest + n
-
-
 @compiled("boolean(uint64, int64)")
 def passes(n, method):  # type: ignore[no-untyped-def]  # noqa: PLR0911, PLR0912  one test after the other
     """Whether n passes: method 0 trial division, 1 Fermat, 2 Miller and Rabin."""
@@ -49,9 +43,7 @@ def passes(n, method):  # type: ignore[no-untyped-def]  # noqa: PLR0911, PLR0912
                 return False
             divisor += uint64(2)
         return True
-    inverse = n  # Newton: every step doubles the bits that are right, of which there are three
-    for _ in range(5):
-        inverse *= uint64(2) - n * inverse
+    over = inverse(n)
     one = (uint64(0) - n) % n  # 2^64, which stands for 1
     odd, twos = n - _ONE, 0
     while method == 2 and odd % 2 == 0:
@@ -66,15 +58,15 @@ def passes(n, method):  # type: ignore[no-untyped-def]  # noqa: PLR0911, PLR0912
         power, rest = one, odd
         while rest:
             if rest & _ONE:
-                power = _times(power, base, n, inverse)
-            base = _times(base, base, n, inverse)
+                power = times(power, base, n, over)
+            base = times(base, base, n, over)
             rest >>= _ONE
         if power in (one, n - one) and (method == 2 or power == one):
             continue
         if method == 1:
             return False
         for _ in range(twos - 1):
-            power = _times(power, power, n, inverse)
+            power = times(power, power, n, over)
             if power == n - one:
                 break
         else:

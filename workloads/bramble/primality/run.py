@@ -4,12 +4,11 @@ from typing import Any
 
 from bramble import ResultError, UsageError
 from bramble.primality.kernel import METHODS, Chunk, count
+from bramble.primes import KNOWN
 from bramble.study import Program, Run
 
 JOBS = 256
 """Jobs of a default chunk: eight for each of 32 cores, so that none waits long for the last."""
-KNOWN = {10**k: primes for k, primes in enumerate([0, 4, 25, 168, 1229, 9592, 78498, 664579, 5761455, 50847534, 455052511])}
-"""pi(10^k): how many primes there are up to 10^k (OEIS A006880)."""
 
 
 def program(method: str, lower: int, upper: int, chunk: int | None) -> Program:

@@ -8,22 +8,10 @@ from typing import Any
 import numpy as np
 
 from bramble import ResultError, UsageError, memory
-from bramble.primes import sieve
+from bramble.primes import KNOWN, sieve
 from bramble.primes.kernel import Found, find, intervals, together
 from bramble.study import Program, Run
 
-KNOWN = {
-    10**6: 78498,
-    10**7: 664579,
-    10**8: 5761455,
-    10**9: 50847534,
-    10**10: 455052511,
-    10**11: 4118054813,
-    10**12: 37607912018,
-    10**13: 346065536839,
-    10**14: 3204941750802,
-}
-"""How many primes there are below some powers of ten (OEIS A006880)."""
 PRIMECOUNT_REACH = 10**15
 """Beyond, primecount takes more than a few seconds."""
 BYTES_PER_PRIME = 3
