@@ -198,7 +198,7 @@ def test_node_of_a_worker(worker: str, node: str, tmp_path, monkeypatch) -> None
     monkeypatch.setenv("BRAMBLE_CONFIG", str(tmp_path / "cluster.toml"))
     cluster = object.__new__(driver.Cluster)
     cluster.config = driver.load()
-    assert cluster._node(worker) == node
+    assert cluster.node_of(worker) == node
 
 
 @pytest.mark.timeout(60)

@@ -343,7 +343,7 @@ class Cluster(Engine):
         """Address to node of the workers that the scheduler has now (of these nodes); empty without a scheduler."""
         # Not client.scheduler_info(): without a scheduler that tells what it last knew.
         identity = self._ask(lambda: self.client.scheduler.identity(n_workers=-1)) or {"workers": {}}
-        found = {address: self._node(str(worker["name"])) for address, worker in identity["workers"].items()}
+        found = {address: self.node_of(str(worker["name"])) for address, worker in identity["workers"].items()}
         self.seen |= found
         return {address: node for address, node in found.items() if nodes is None or node in nodes}
 
@@ -351,7 +351,7 @@ class Cluster(Engine):
         """How many jobs each node that is here does at once."""
         found: dict[str, int] = {}
         for worker in self.client.scheduler_info(n_workers=-1)["workers"].values():
-            node = self._node(str(worker["name"]))
+            node = self.node_of(str(worker["name"]))
             found[node] = found.get(node, 0) + int(worker["nthreads"])
         return dict(sorted(found.items()))
 
@@ -364,7 +364,7 @@ class Cluster(Engine):
         shares = [
             int(worker["memory_limit"]) // int(worker["nthreads"])
             for worker in workers
-            if worker["memory_limit"] and (nodes is None or self._node(str(worker["name"])) in nodes)
+            if worker["memory_limit"] and (nodes is None or self.node_of(str(worker["name"])) in nodes)
         ]
         return min(shares, default=sys.maxsize)
 
@@ -410,9 +410,10 @@ class Cluster(Engine):
     def drained(self) -> set[str]:
         """The nodes that are here and take no jobs, until their workers are started anew."""
         workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
-        return {self._node(str(worker["name"])) for worker in workers if worker["status"] != "running"}
+        return {self.node_of(str(worker["name"])) for worker in workers if worker["status"] != "running"}
 
-    def _node(self, worker: str) -> str:
+    def node_of(self, worker: str) -> str:
+        """The node of a worker, by its name: see the class."""
         stem, _, process = worker.rpartition("-")
         return stem if worker not in self.config.nodes and stem in self.config.nodes and process.isdigit() else worker
 
@@ -540,7 +541,7 @@ class _Map:
                     last_gather = time.monotonic()
                     for index, back in zip(finished, values or [], strict=values is not None):
                         del self.waiting[index]
-                        node = self.engine._node(back.worker)
+                        node = self.engine.node_of(back.worker)
                         yield _outcome(index, self.arguments[index], back, node, self.after[index], self.retried[index])
                     for index in batch.keys() & self.waiting.keys():
                         self.watch(index, self.waiting[index])  # its node died before handing over: dask computes it again
@@ -642,7 +643,7 @@ class _Map:
             if not isinstance(error, KilledWorker):
                 raise ResultError(f"job {index} failed with argument {self.arguments[index]!r}: {error!r}")
             if self.alone:
-                node = self.engine._node(str(error.last_worker.name))
+                node = self.engine.node_of(str(error.last_worker.name))
                 yield self.lose(index, f"every worker that ran it died, {node} the last; too much memory?", node)
             else:
                 del self.waiting[index]

@@ -300,13 +300,10 @@ class JobCluster:
         identity = self._ask(lambda: self._client.scheduler.identity(n_workers=-1))
         if identity is None:
             return None
-        found = {}
-        for address, worker in identity["workers"].items():
-            name, nodes = str(worker["name"]), self._engine.nodes
-            # pi-01-3 is process 3 of node pi-01.
-            stem = name.rpartition("-")[0]
-            found[address] = (stem if name not in nodes and stem in nodes else name, int(worker["nthreads"]))
-        return found
+        return {
+            address: (self._engine.node_of(str(worker["name"])), int(worker["nthreads"]))
+            for address, worker in identity["workers"].items()
+        }
 
     def _node_of(self, name: str, ip_addr: str) -> DispyNode:
         return self._dispy_nodes.setdefault(name, DispyNode(ip_addr, name, 0))
@@ -408,11 +405,7 @@ class JobCluster:
             self._calls.put((self._job_status, (copy.copy(job),)))
         else:
             job.status, job.start_time, job.ip_addr = DispyJob.Running, news["start"], news["address"]
-        self._tell(job.status, self._node_of(self._stem(news["node"]), news["address"]), job)
-
-    def _stem(self, worker: str) -> str:
-        stem = worker.rpartition("-")[0]
-        return stem if worker not in self._dispy_nodes and stem in self._dispy_nodes else worker
+        self._tell(job.status, self._node_of(self._engine.node_of(news["node"]), news["address"]), job)
 
     def _collect(self) -> None:
         """A thread: fetch what has ended, as many at a time as there are, and keep the account of what has not."""
@@ -472,7 +465,7 @@ class JobCluster:
         dispy_node, exception = None, why
         status = DispyJob.Abandoned if why else DispyJob.Cancelled
         if reply:
-            dispy_node = self._node_of(self._stem(reply.worker), reply.address)
+            dispy_node = self._node_of(self._engine.node_of(reply.worker), reply.address)
             dispy_node.jobs_done += 1
             dispy_node.cpu_time += reply.end - reply.start
             dispy_node.tx += len(task.arguments)
