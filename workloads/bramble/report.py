@@ -17,6 +17,7 @@ from bramble import UsageError, __version__
 from bramble.driver import Outcome
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.progress import Progress
 
 
@@ -84,6 +85,13 @@ def folder(path: Path) -> Iterator[Path]:
         yield path
     except OSError as error:
         raise UsageError(f"the report cannot be written to {path}: {error.strerror}") from None
+
+
+def figure(width: float, height: float) -> "Figure":
+    """An empty picture of so many inches. matplotlib is imported only where something is drawn."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=150, layout="constrained")
 
 
 class Screen:

@@ -209,10 +209,8 @@ def keep(program: Program, request: Request, answer: Any, record: dict[str, Any]
 
 def draw_runs(record: dict[str, Any], path: Path) -> None:
     """Draw the speed-up of the runs: over the number of nodes, or a bar for each place."""
-    from matplotlib.figure import Figure
-
     runs = record["runs"]
-    figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
+    figure = report.figure(6.4, 4.2)
     axes = figure.subplots()
     speedups = [run["speedup"] for run in runs]
     if len({run["on"] for run in runs}) == 1:

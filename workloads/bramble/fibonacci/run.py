@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bramble import UsageError, memory
+from bramble import UsageError, memory, report
 from bramble.fibonacci import prices
 from bramble.fibonacci.swings import (
     BINS,
@@ -140,10 +140,8 @@ def verdict(name: str, found: dict[str, Any]) -> str:
 
 def draw(series: prices.Series, found: dict[str, Any], path: Path) -> None:
     """Prices with their swings and the levels of the largest one; the ratios against chance; every level against chance."""
-    from matplotlib.figure import Figure
-
     red, blue = "#b5123e", "#2a6f97"
-    figure = Figure(figsize=(8, 9), dpi=150, layout="constrained")
+    figure = report.figure(8, 9)
     top, middle, bottom = figure.subplots(3, height_ratios=[1.3, 1, 1])
     threshold = THRESHOLDS[-1]
     turns = pivots(series.prices, threshold)

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from bramble import ResultError, UsageError, memory
+from bramble import ResultError, UsageError, memory, report
 from bramble.pi import montecarlo as mc
 from bramble.study import Program, Run
 
@@ -42,12 +42,11 @@ def montecarlo(points: int, chunk: int | None, seed: int) -> Program:
         return f"pi = {pi:.10f}, off by {error:+.2e}, which is {abs(error) / sigma:.2f} sigma (sigma {sigma:.2e})"
 
     def picture(inside: int, path: Path) -> None:
-        from matplotlib.figure import Figure
         from matplotlib.patches import Circle
 
         pi, _, sigma = mc.estimate(inside, points)
         x, y = mc.points(seed, 0, min(250, -(-points // mc.LANES)))
-        figure = Figure(figsize=(5, 5.3), dpi=150, layout="constrained")
+        figure = report.figure(5, 5.3)
         axes = figure.subplots()
         hit = x * x + y * y < 1
         axes.scatter(x[hit], y[hit], s=3, color="#b5123e")
@@ -90,11 +89,9 @@ def chudnovsky(digits: int) -> Program:
         (folder / "pi.txt").write_text("3.\n" + "\n".join(lines) + "\n", encoding="ascii")
 
     def picture(found: str, path: Path) -> None:
-        from matplotlib.figure import Figure
-
         counts = Counter(found)
         sigma = (digits * 0.1 * 0.9) ** 0.5
-        figure = Figure(figsize=(6.4, 4), dpi=150, layout="constrained")
+        figure = report.figure(6.4, 4)
         axes = figure.subplots()
         axes.bar(list("0123456789"), [(counts[digit] - digits / 10) / sigma for digit in "0123456789"], color="#2a6f97")
         axes.axhspan(-2, 2, color="0.9", zorder=0)
@@ -131,9 +128,8 @@ def bbp(position: int, count: int) -> Program:
 
     def picture(found: str, path: Path) -> None:
         from matplotlib import colormaps
-        from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(0.5 * count + 1, 1.6), dpi=150, layout="constrained")
+        figure = report.figure(0.5 * count + 1, 1.6)
         axes = figure.subplots()
         axes.imshow([[int(digit, 16) for digit in found]], cmap=colormaps["viridis"], vmin=0, vmax=15)
         for index, digit in enumerate(found):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bramble import ResultError, UsageError, memory
+from bramble import ResultError, UsageError, memory, report
 from bramble.primes import KNOWN, sieve
 from bramble.primes.kernel import Found, find, intervals, together
 from bramble.study import Program, Run
@@ -57,10 +57,8 @@ def primes(begin: int, end: int, twins: bool = False, gaps: bool = False, listed
         return "; ".join(lines)
 
     def picture(answer: tuple[Found, list[Found]], path: Path) -> None:
-        from matplotlib.figure import Figure
-
         whole, parts = answer
-        figure = Figure(figsize=(6.4, 3.6 + 2.4 * bool(whole.gaps)), dpi=150, layout="constrained")
+        figure = report.figure(6.4, 3.6 + 2.4 * bool(whole.gaps))
         axes = figure.subplots(2 if whole.gaps else 1, squeeze=False)[:, 0]
         x = np.array([(job.begin + job.end) / 2 for job in work])
         density = [part.primes / (job.end - job.begin) for job, part in zip(work, parts, strict=True)]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bramble import ResultError, UsageError
+from bramble import ResultError, UsageError, report
 from bramble.quantum.programs import PROGRAMS, Counts, Experiment, Measure
 from bramble.quantum.simulator import BYTES_PER_AMPLITUDE, Job, estimate, sample
 from bramble.study import Program, Run
@@ -176,9 +176,7 @@ def check_estimate(record: dict[str, Any]) -> None:
 
 
 def new_figure(title: str, labels: tuple[str, str]) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
+    figure = report.figure(6.4, 4.2)
     axes = figure.subplots()
     axes.set_title(title)
     axes.set_xlabel(labels[0])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bramble import ResultError, UsageError, memory
+from bramble import ResultError, UsageError, memory, report
 from bramble.rainbow import table as files
 from bramble.rainbow.kernel import (
     Alarms,
@@ -143,9 +143,7 @@ def build(chosen: list[Plan], folder: Path) -> Program:
         return f"{len(sums)} tables in {folder}, {sum(found['rows']):,} chains; they find {found['coverage']:.2%} of all strings"
 
     def picture(sums: list[str], path: Path) -> None:
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(6.4, 4), dpi=150, layout="constrained")
+        figure = report.figure(6.4, 4)
         axes = figure.subplots()
         axes.plot(plan.strings(), color="#2a6f97", label="different strings in a column, by theory")
         axes.plot([plan.columns] * len(paths), describe(sums)["rows"], "o", color="#b5123e", label="chains of the tables")
@@ -246,10 +244,8 @@ def brute(wanted: str, keys: Keys) -> Program:
 
 def draw_found(found: dict[str, str | None], how: str, path: Path) -> None:
     """Hashes and what was found, as a table."""
-    from matplotlib.figure import Figure
-
     shown = list(found.items())[:30]
-    figure = Figure(figsize=(6.4, 0.8 + 0.3 * len(shown)), dpi=150, layout="constrained")
+    figure = report.figure(6.4, 0.8 + 0.3 * len(shown))
     axes = figure.subplots()
     axes.axis("off")
     axes.set_title(f"{sum(text is not None for text in found.values())} of {len(found)} found by {how}", fontsize=10)
