@@ -39,15 +39,21 @@ class Play:
         ]
 
 
-def ssh(state: Path, node: str, command: str, *options: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    """Run a command on a node, trusting only the host key that was made for its card.
+def ssh_words(state: Path, node: str, command: str, *options: str) -> list[str | Path]:
+    """What to run for a command on a node, trusting only the host key that was made for its card.
 
     :param state: the folder of the cluster's keys, .state/<cluster_name>
     :param options: further options of ssh(1)
+    """
+    return ["ssh", "-F", state / "ssh/ssh_config", "-o", "BatchMode=yes", *options, node, command]
+
+
+def ssh(state: Path, node: str, command: str, *options: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run a command on a node: see `ssh_words`.
+
     :raises subprocess.TimeoutExpired: after `timeout` seconds
     """
-    words: list[str | Path] = ["ssh", "-F", state / "ssh/ssh_config", "-o", "BatchMode=yes", *options, node, command]
-    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=timeout)
+    return subprocess.run(ssh_words(state, node, command, *options), capture_output=True, text=True, check=False, timeout=timeout)
 
 
 def _message(result: dict[str, Any]) -> str:

@@ -7,14 +7,15 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import rehearsal
-from rehearsal import INVENTORY, ROOT, play
+from rehearsal import INVENTORY, ROOT, Play, play
 
 OVERLAY = Path(__file__).parent / "inventory"
 STATE = ROOT / ".state/e2e"
@@ -29,6 +30,43 @@ def told(state: Path, node: str, command: str, *, options: Sequence[str] = ()) -
     done = rehearsal.ssh(state, node, command, *options)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+@contextmanager
+def booted(run: Callable[..., Play], state: Path, servers: Sequence[str]) -> Iterator[None]:
+    """A client and these servers after site.yml, by a runner of playbooks; removed however the tests end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NODES", str(len(servers)))
+        try:
+            for name in ("cards", "rehearse", "site"):
+                run(name)
+            yield
+        finally:
+            run("rehearse", variables={"standin_state": "absent"})
+            shutil.rmtree(state, ignore_errors=True)
+
+
+def switch(cluster: str) -> str:
+    """The bridge that is the switch of a cluster, by its name."""
+    inspect = ["docker", "network", "inspect", "--format", "{{.Id}}", cluster]
+    return f"br-{subprocess.run(inspect, capture_output=True, text=True, check=True).stdout[:12]}"
+
+
+@contextmanager
+def stranger(name: str, bridge: str, address: str) -> Iterator[list[str]]:
+    """A host that is nobody's, on a switch (address with its prefix's length): what to put before a command that it runs."""
+    try:
+        for command in (
+            ["ip", "netns", "add", name],
+            ["ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name],
+            ["ip", "link", "set", name, "master", bridge, "up"],
+            ["ip", "-n", name, "address", "add", address, "dev", "eth0"],
+            ["ip", "-n", name, "link", "set", "eth0", "up"],
+        ):
+            subprocess.run(command, check=True)
+        yield ["ip", "netns", "exec", name]
+    finally:
+        subprocess.run(["ip", "netns", "delete", name], check=False)
 
 
 def still_there() -> list[str]:

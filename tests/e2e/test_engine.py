@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rehearsal
 from rehearsal import INVENTORY, ROOT, play
 
 from . import conftest
@@ -37,31 +37,14 @@ told = partial(conftest.told, STATE)
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    """A client and two servers after site.yml: pi-01 has one process of four threads, pi-02 four of one. Removed in any case."""
-    before = os.environ.get("NODES")
-    os.environ["NODES"] = str(len(SERVERS))
-    try:
-        for name in ("cards", "rehearse", "site"):
-            playbook(name)
+    """A client and two servers after site.yml: pi-01 has one process of four threads, pi-02 four of one."""
+    with conftest.booted(playbook, STATE, SERVERS):
         yield
-    finally:
-        playbook("rehearse", variables={"standin_state": "absent"})
-        shutil.rmtree(STATE, ignore_errors=True)
-        if before:
-            os.environ["NODES"] = before
 
 
 def begin(program: str) -> subprocess.Popen[str]:
     """Run a Python program on the client as who types `bramble`; jobs may use what tests/workloads/faults.py has."""
-    command = [
-        "ssh",
-        "-F",
-        STATE / "ssh/ssh_config",
-        "-o",
-        "BatchMode=yes",
-        "pi-client",
-        "$(readlink -f /usr/local/bin/bramble | xargs dirname)/python -",
-    ]
+    command = rehearsal.ssh_words(STATE, "pi-client", "$(readlink -f /usr/local/bin/bramble | xargs dirname)/python -")
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None
     process.stdin.write((ROOT / "tests/workloads/faults.py").read_text() + program)
@@ -160,22 +143,8 @@ def test_every_job_ends_once_whatever_happens_to_the_nodes() -> None:
 @pytest.fixture
 def stranger() -> Iterator[list[str]]:
     """A host that is nobody's, on the switch: what to put before a command that it runs."""
-    identity = subprocess.run(
-        ["docker", "network", "inspect", "--format", "{{.Id}}", "h-engine"], capture_output=True, text=True, check=True
-    )
-    name, bridge = "hengine-s", f"br-{identity.stdout[:12]}"
-    try:
-        for command in (
-            ["ip", "netns", "add", name],
-            ["ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name],
-            ["ip", "link", "set", name, "master", bridge, "up"],
-            ["ip", "-n", name, "address", "add", f"{NET}.77/24", "dev", "eth0"],
-            ["ip", "-n", name, "link", "set", "eth0", "up"],
-        ):
-            subprocess.run(command, check=True)
-        yield ["ip", "netns", "exec", name]
-    finally:
-        subprocess.run(["ip", "netns", "delete", name], check=False)
+    with conftest.stranger("hengine-s", conftest.switch("h-engine"), f"{NET}.77/24") as inside:
+        yield inside
 
 
 KNOCK = """

@@ -96,7 +96,7 @@ class Port:
     """This machine's port at the cluster's switch, with more addresses."""
 
     def __init__(self) -> None:
-        self.name = f"br-{output('docker', 'network', 'inspect', '--format', '{{.Id}}', 'h-network')[:12]}"
+        self.name = conftest.switch("h-network")
         self.mac = Path(f"/sys/class/net/{self.name}/address").read_text().strip()
         self.added: list[str] = []
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import threading
@@ -44,43 +43,22 @@ def computes() -> bool:
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    """A client and two servers after site.yml; removed however the tests end."""
-    before = os.environ.get("NODES")
-    os.environ["NODES"] = str(len(SERVERS))
-    try:
-        for name in ("cards", "rehearse", "site"):
-            playbook(name)
+    """A client and two servers after site.yml."""
+    with conftest.booted(playbook, STATE, SERVERS):
         yield
-    finally:
-        playbook("rehearse", variables={"standin_state": "absent"})
-        shutil.rmtree(STATE, ignore_errors=True)
-        if before:
-            os.environ["NODES"] = before
 
 
 @pytest.fixture
 def strangers() -> Iterator[None]:
     """Two hosts that are nobody's, on the switch: one at a free address, one at pi-01's."""
-    identity = subprocess.run(
-        ["docker", "network", "inspect", "--format", "{{.Id}}", "h-ops"], capture_output=True, text=True, check=True
-    )
-    bridge = f"br-{identity.stdout[:12]}"
-    commands = []
-    for name, address in (("hops-s1", f"{NET}.77"), ("hops-s2", f"{NET}.101")):
-        commands += [
-            ["ip", "netns", "add", name],
-            ["ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name],
-            ["ip", "link", "set", name, "master", bridge, "up"],
-            ["ip", "-n", name, "address", "add", f"{address}/24", "dev", "eth0"],
-            ["ip", "-n", name, "link", "set", "eth0", "up"],
-        ]
+    bridge = conftest.switch("h-ops")
     try:
-        for command in commands:
-            subprocess.run(command, check=True)
-        yield
+        with (
+            conftest.stranger("hops-s1", bridge, f"{NET}.77/24"),
+            conftest.stranger("hops-s2", bridge, f"{NET}.101/24"),
+        ):
+            yield
     finally:
-        for name in ("hops-s1", "hops-s2"):
-            subprocess.run(["ip", "netns", "delete", name], check=False)
         # This machine may still think that pi-01 is where the stranger was.
         subprocess.run(["ip", "neighbour", "flush", "dev", bridge], check=True)
 
