@@ -57,10 +57,11 @@ def breaking(outcomes: Iterator[driver.Outcome], node: str, accident: Callable[[
 
 
 def test_sixteen_jobs(bramble: Bramble, cluster: Cluster, tmp_path: Path) -> None:
-    target = tmp_path / "compute.json"
-    result = bramble("compute", "--scale", "0.02", "--json", str(target))
+    result = bramble("compute", "--scale", "0.02", "--compare", "--report", str(tmp_path))
     assert result.returncode == 0, result
-    record = json.loads(target.read_text())
+    record = json.loads((tmp_path / "compute.json").read_text())
+    assert {path.name for path in tmp_path.iterdir()} == {"compute.json", "compute.png", "compute-speedup.png"}
+    assert [run["on"] for run in record["runs"]] == ["local", "workstation", "cluster"]
     assert record["lost"] == 0 and record["on"] == "cluster"
     assert record["per_node"].keys() == set(cluster.nodes) and sum(record["per_node"].values()) == 16
     assert sorted(row["job"] for row in record["results"]) == list(range(16))

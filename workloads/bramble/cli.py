@@ -19,8 +19,6 @@ from bramble import BrambleError, UsageError
 from bramble.driver import Place
 
 if TYPE_CHECKING:
-    from bramble.driver import Engine
-    from bramble.report import Screen
     from bramble.study import Program, Request
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -57,7 +55,7 @@ def own_folder(name: str) -> Path:
     return Path("reports", f"{time.strftime('%Y-%m-%dT%H%M%S')}-{name}")
 
 
-WORKLOADS = ["compute", "compare"]
+WORKLOADS = ["compare"]
 """The commands that compute something; `workload` adds its own."""
 
 
@@ -131,46 +129,18 @@ def interruptible() -> Iterator[None]:
         raise  # typer makes it exit code 130
 
 
-@contextmanager
-def engine_and_screen(
-    place: Place, timeout: float, require_all: bool, json_target: str | None, job_timeout: float | None = None
-) -> Iterator[tuple["Engine", "Screen"]]:
-    """Where to compute and where to print. Leaving it, for whatever reason, cancels what runs."""
-    from bramble import driver
-    from bramble.report import Screen
-
-    screen = Screen(json_target)
-    with interruptible(), driver.connect(place, timeout, require_all, screen.say, job_timeout) as engine:
-        yield engine, screen
-
-
-def deliver(record: dict[str, Any], place: Place, json_target: str | None, check: Callable[[dict[str, Any]], None]) -> None:
-    """Write the record first, so that a failed check can be looked into; then check it."""
-    from bramble import report
-
-    if json_target is not None:
-        report.write_json(record | {"on": place, "versions": report.versions()}, json_target)
-    check(record)
-
-
 @app.command()
+@workload
 def compute(
-    on: On = "cluster",
+    request: Any,
     jobs: Annotated[int, typer.Option(min=1, help="How many jobs.")] = 16,
     scale: Annotated[float, typer.Option(min=0, help="Times the 5 to 20 seconds that a job sleeps.")] = 1.0,
-    nodes: Annotated[int | None, typer.Option(min=1, help="Only the first N nodes.")] = None,
     seed: Seed = 0,
-    json: Json = None,
-    timeout: Timeout = 30.0,
-    require_all: RequireAll = False,
-    job_timeout: JobTimeout = None,
 ) -> None:
     """Sixteen jobs that sleep and tell where: which nodes work, and how much faster they are together."""
     from bramble.compute import run
 
-    with engine_and_screen(on, timeout, require_all, json, job_timeout) as (engine, screen):
-        record = run.run(engine, screen, jobs, scale, seed, nodes)
-    deliver(record, on, json, run.check)
+    study(run.program(jobs, scale, seed), request, run.check)
 
 
 @app.command()
@@ -446,7 +416,8 @@ def nodes(
     """Which nodes are here, and how many jobs each does at once."""
     from bramble import driver, report
 
-    with engine_and_screen("cluster", timeout, False, json) as (engine, screen):
+    screen = report.Screen(json)
+    with interruptible(), driver.connect("cluster", timeout, False, screen.say) as engine:
         assert isinstance(engine, driver.Cluster)
         threads, drained = engine.threads(), engine.drained()
         for node, count in threads.items():

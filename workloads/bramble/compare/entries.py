@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from bramble.study import Program, Run
+from bramble.study import Program
 
 
 class Entry(NamedTuple):
@@ -16,15 +16,9 @@ class Entry(NamedTuple):
 
 def compute(seconds: float) -> Entry:
     """Sixteen jobs that only sleep: what handing out jobs costs, and how evenly they are dealt."""
-    from bramble.compute.kernel import durations, nap
+    from bramble.compute import run
 
-    slept = durations(16, seconds / 200, seed=0)
-
-    def nap_all(run: Run) -> float:
-        run.map(nap, slept)
-        return sum(slept)
-
-    return Entry(Program("compute", [nap], nap_all, lambda total: {"jobs": 16, "job_seconds": total}))
+    return Entry(run.program(16, seconds / 200, seed=0), run.check)
 
 
 def pi(seconds: float) -> Entry:
