@@ -62,17 +62,17 @@ bench-cards: ## Measure the writing of cards against dd and bmaptool; writes rep
 .PHONY: bench-provision
 bench-provision: ## Measure site.yml on 1, 2, 4 and 8 nodes, the first time and when nothing changes; writes reports/bench/provision.json
 	$(call as-root,scripts/bootstrap)
-	$(call as-root,.venv/bin/python bench/provision.py)
+	$(call as-root,scripts/engine run .venv/bin/python bench/provision.py)
 
 .PHONY: bench-engine
 bench-engine: ## Measure the engine against bare dask and dispy, and on 1, 2, 4 and 8 nodes; writes reports/bench/engine.json
 	$(call as-root,scripts/bootstrap --test)
-	$(call as-root,.venv/bin/python bench/engine.py)
+	$(call as-root,scripts/engine run .venv/bin/python bench/engine.py)
 
 .PHONY: bench-workloads
 bench-workloads: ## Measure the workloads' kernels on one core against their peers; writes reports/bench/workloads.json
 	$(call as-root,scripts/bootstrap --test)
-	$(call as-root,.venv/bin/python bench/workloads.py)
+	$(call as-root,scripts/engine run .venv/bin/python bench/workloads.py)
 
 .PHONY: requirements
 requirements: ## Resolve requirements.in anew (needs uv)
