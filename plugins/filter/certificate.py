@@ -7,16 +7,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
 
 def certificate_serves(folder: str, node: str, names: Sequence[str], days: int) -> bool:
     """Whether FOLDER/nodes/NODE.pem is signed by FOLDER/ca.pem, fits NODE.key, is for `names` and is valid for `days` more.
 
     :param names: host names and IP addresses, all that the certificate is for (RFC 5280, section 4.2.1.6)
     """
+    # Here, since Ansible loads this file in every process that looks for any filter.
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
     place = Path(folder)
     try:
         authority = x509.load_pem_x509_certificate((place / "ca.pem").read_bytes())
