@@ -19,7 +19,7 @@ from rehearsal import INVENTORY, ROOT, Play, play
 
 OVERLAY = Path(__file__).parent / "inventory"
 STATE = ROOT / ".state/e2e"
-SERVERS = ["pi-01", "pi-02", "pi-03", "pi-04"]
+SERVERS = ["pi-01", "pi-02"]
 
 playbook = partial(play, inventory=[*INVENTORY, OVERLAY])
 ssh = partial(rehearsal.ssh, STATE)

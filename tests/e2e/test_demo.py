@@ -22,12 +22,12 @@ def test_sixteen_jobs_ran_on_all_servers(demo: dict) -> None:
 
 def test_more_nodes_are_faster_and_right(demo: dict) -> None:
     pi = demo["summary"]["pi"]
-    assert [run["nodes"] for run in pi["runs"]] == [1, 2, 4]
+    assert [run["nodes"] for run in pi["runs"]] == [1, 2]
     seconds = [run["seconds"] for run in pi["runs"]]
     assert seconds == sorted(seconds, reverse=True)
     assert math.isclose(pi["speedup"], seconds[0] / seconds[-1], rel_tol=0.01)
-    # The target, 3.6, is for the report; that nodes add up at all is for this test.
-    assert pi["speedup"] > 2
+    # How well is for `make bench-speedup`; that nodes add up at all is for this test.
+    assert pi["speedup"] > 1.3
     assert abs(pi["value"] - math.pi) < 4 * 1.642 / math.sqrt(pi["points"])
 
 
@@ -36,7 +36,7 @@ def test_the_picture_is_one(demo: dict) -> None:
 
 
 def test_the_table_says_it(demo: dict) -> None:
-    for words in ("Sixteen jobs", "speed-up", "efficiency", "4 nodes", "one whole core", "Next:", *SERVERS):
+    for words in ("Sixteen jobs", "speed-up", "efficiency", "2 nodes", "one whole core", "Next:", *SERVERS):
         assert words in demo["stdout"]
 
 

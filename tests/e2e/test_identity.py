@@ -200,17 +200,17 @@ def test_the_cards_after_their_boots(pi_01: Card, pi_02: Card) -> None:
 
 
 def test_a_captured_card_makes_another_node(pi_02: Card) -> None:
-    """From a card that was in use to one of its own for pi-03: small, nobody's on the way, and as large as its card again."""
+    """From a card that was in use to one of its own for pi-01: small, nobody's on the way, and as large as its card again."""
     capture = {"capture_dir": str(STATE / "captured"), "capture_name": "golden"}
     playbook("capture", variables=capture, arguments="--limit pi-02")
     image = STATE / "captured/golden.img"
     assert image.stat().st_size < 2e9
     golden = {"image_file": str(image), "image_sha256": hashlib.sha256(image.read_bytes()).hexdigest()}
-    playbook("cards", variables={**golden, "identity_console_password_hash": HASH}, arguments="--limit pi-03")
-    playbook("rehearse", arguments="--limit pi-03")
-    is_itself("pi-03", "10.77.81.103")
-    assert int(told("pi-03", "df --block-size=1 --output=size / | tail -n 1")) > 28e9
-    assert told("pi-03", "sudo cloud-init status") == "status: done"
-    assert told("pi-03", "grep -rl pi-02 /etc /var/log 2>/dev/null || true") == ""
-    playbook("rehearse", variables={"standin_state": "absent"}, arguments="--limit pi-03")
-    Card("pi-03").check("pi-03")
+    playbook("cards", variables={**golden, "identity_console_password_hash": HASH}, arguments="--limit pi-01")
+    playbook("rehearse", arguments="--limit pi-01")
+    is_itself("pi-01", "10.77.81.101")
+    assert int(told("pi-01", "df --block-size=1 --output=size / | tail -n 1")) > 28e9
+    assert told("pi-01", "sudo cloud-init status") == "status: done"
+    assert told("pi-01", "grep -rl pi-02 /etc /var/log 2>/dev/null || true") == ""
+    playbook("rehearse", variables={"standin_state": "absent"}, arguments="--limit pi-01")
+    Card("pi-01").check("pi-01")
