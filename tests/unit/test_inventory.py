@@ -6,7 +6,7 @@ import ipaddress
 from pathlib import Path
 
 import pytest
-from cluster import cluster_problems, key_problems
+from cluster import address_in, cluster_problems, key_problems, prefix_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -74,6 +74,19 @@ def test_no_problem_means_distinct_usable_addresses(numbers: list[int], prefix: 
     addresses = [ipaddress.IPv4Address(variables["node_address"]) for variables in nodes.values()]
     good = len(set(addresses)) == len(addresses) and set(addresses) <= set(network.hosts())
     assert (problems(nodes, str(network)) == []) == good
+
+
+@given(prefix=st.integers(8, 30), number=st.integers(0, 5000))
+def test_addresses_of_a_subnet(prefix: int, number: int) -> None:
+    network = ipaddress.IPv4Network(f"10.0.0.0/{prefix}")
+    expected = network.network_address + number
+    assert address_in(str(network), number) == (str(expected) if expected in network else "")
+    assert prefix_of(str(network)) == prefix
+
+
+@pytest.mark.parametrize("subnet", ["10.0.0.1/24", "nonsense", "fe80::/64", ""])
+def test_what_is_no_subnet_has_no_addresses(subnet: str) -> None:
+    assert (address_in(subnet, 1), prefix_of(subnet)) == ("", -1)
 
 
 def test_missing_keys(tmp_path: Path) -> None:
