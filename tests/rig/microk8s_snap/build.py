@@ -38,14 +38,15 @@ BASE = (
 LABEL = "a stand-in for rehearsals"
 
 
-def pack(target: Path, meta: dict[str, object], files: dict[str, Path | None]) -> None:
-    """A snap: its snap.yaml (JSON is YAML), and files by their place, None for an empty folder."""
+def pack(target: Path, meta: dict[str, object], files: dict[str, Path | str | None]) -> None:
+    """A snap: its snap.yaml (JSON is YAML), and by their place: files, texts, and None for an empty folder."""
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder)
         for place, source in {"meta": None, **files}.items():
-            if source is None:
-                (tree / place).mkdir(parents=True, exist_ok=True)
-            else:
+            (tree / place if source is None else (tree / place).parent).mkdir(parents=True, exist_ok=True)
+            if isinstance(source, str):
+                (tree / place).write_text(source)
+            elif source:
                 shutil.copy(source, tree / place)
                 (tree / place).chmod(0o755)
         tree.chmod(0o755)
@@ -59,7 +60,7 @@ def build(folder: Path, release: str) -> None:
     """The three snaps, in a folder that is made."""
     folder.mkdir(parents=True, exist_ok=True)
     version = f"v{release}.0-standin"
-    pack(folder / "snapd_0.snap", {"name": "snapd", "version": "0", "type": "snapd"}, {})
+    pack(folder / "snapd_0.snap", {"name": "snapd", "version": "0", "type": "snapd"}, {"usr/lib/snapd/info": "VERSION=0\n"})
     pack(folder / "core22_0.snap", {"name": "core22", "version": "0", "type": "base", "base": "none"}, dict.fromkeys(BASE))
     apps = {
         "microk8s": {"command": "microk8s"},
