@@ -93,6 +93,18 @@ def test_an_unmounted_boot_partition_is_not_mistaken_for_an_old_image(root: Path
     assert tree(root) == {"boot/cmdline.txt": b"has moved\n"}
 
 
+def test_memory_limits_come_behind_what_switched_them_off_and_go_again(root: Path, run_module: Run) -> None:
+    """What roles/microk8s asks for, and its way back: of cgroup_enable and cgroup_disable, the kernel takes the last."""
+    before = b"console=tty1 cgroup_disable=memory cgroup_enable=cpuset root=/dev/mmcblk0p2 quiet\n"
+    path = cmdline(root, before)
+    assert run_module("boot_config", {"cmdline_present": ["cgroup_enable=memory", "cgroup_memory=1"]})["reboot_required"]
+    assert path.read_bytes() == before[:-1] + b" cgroup_enable=memory cgroup_memory=1\n"
+    # The base changes something of its own meanwhile.
+    run_module("boot_config", {"cmdline_present": ["fsck.repair=yes"]})
+    run_module("boot_config", {"cmdline_restored": ["cgroup_enable", "cgroup_memory"]})
+    assert path.read_bytes() == before[:-1] + b" fsck.repair=yes\n"
+
+
 # Faults
 
 

@@ -6,10 +6,12 @@ import ipaddress
 from pathlib import Path
 
 import pytest
+import yaml
 from cluster import address_in, cluster_problems, key_problems, prefix_of
 from hypothesis import given
 from hypothesis import strategies as st
 
+ROOT = Path(__file__).parents[2]
 GROUPS = ["cluster", "client", "servers", "scheduler", "worker", "spare"]
 
 
@@ -53,6 +55,15 @@ def test_groups() -> None:
     assert "Did you mean 'worker'?" in problems(nodes, workers=["pi-01"])[0]
     assert "not in 'cluster'" in problems(nodes, worker=["stranger"])[0]
     assert "exactly one" in problems(nodes, scheduler=[])[0]
+
+
+def test_the_groups_of_the_inventory_are_known_and_kubernetes_has_every_server_once() -> None:
+    inventory = yaml.safe_load((ROOT / "inventory/hosts.yml").read_text())
+    known = yaml.safe_load((ROOT / "inventory/group_vars/all/cluster.yml").read_text())["cluster_groups"]
+    assert set(inventory) | set(inventory["cluster"]["children"]) == set(known)
+    servers = list(inventory["cluster"]["children"]["servers"]["hosts"])
+    control_plane, workers = (list(inventory[f"microk8s_{group}"]["hosts"]) for group in ("control_plane", "worker"))
+    assert control_plane == servers[:3] and control_plane + workers == servers
 
 
 @pytest.mark.parametrize("subnet", ["192.168.1.0/33", "192.168.1.1/24", "nonsense", ""])

@@ -1,0 +1,67 @@
+"""What snapd says of this machine, by its REST API: https://snapcraft.io/docs/snapd-api."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+SOCKET = Path("/run/snapd.socket")
+STORED = Path("/var/lib/snapd/snaps")
+
+
+class SnapdError(Exception):
+    """snapd is missing, does not answer, or refuses; its text says what to do."""
+
+
+class _Connection(http.client.HTTPConnection):
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(60)
+        self.sock.connect(str(SOCKET))
+
+
+def get(path: str) -> Any:
+    """The result of a GET request. Raises SnapdError."""
+    connection = _Connection("localhost")
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        answer = json.loads(response.read())
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise SnapdError(
+            f"snapd does not answer at {SOCKET} ({error}). Is it installed? systemctl status snapd.socket"
+        ) from error
+    finally:
+        connection.close()
+    if response.status != 200:
+        raise SnapdError(f"snapd refuses {path}: {answer.get('result', {}).get('message', answer)}")
+    return answer["result"]
+
+
+def installed() -> dict[str, dict[str, Any]]:
+    """The snaps that are installed, by name: revision, version, channel (tracked), held, confinement, asserted.
+
+    Raises SnapdError.
+    """
+    return {
+        snap["name"]: {
+            "revision": snap["revision"],
+            "version": snap["version"],
+            "channel": snap.get("tracking-channel", ""),
+            "held": bool(snap.get("hold")),
+            "confinement": snap.get("confinement", ""),
+            # Revisions of local files, which nobody has signed, are x1, x2 and so on.
+            "asserted": not snap["revision"].startswith("x"),
+        }
+        for snap in get("/v2/snaps")
+    }
+
+
+def sha256(name: str, revision: str) -> str:
+    """The SHA-256 of the file that a snap was installed from. Raises OSError."""
+    with (STORED / f"{name}_{revision}.snap").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

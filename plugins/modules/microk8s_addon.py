@@ -1,0 +1,74 @@
+#!/usr/bin/python
+"""Ansible module: an add-on of MicroK8s."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: microk8s_addon
+short_description: Enable an add-on of MicroK8s, or disable it
+description:
+  - Runs on a node with the control plane; an add-on is the whole cluster's, so on one of them is enough.
+author: Bramble
+options:
+  name:
+    description: "The add-on, as C(microk8s enable) takes it: V(dns), or with arguments V(metallb:192.168.1.200-192.168.1.220)."
+    type: str
+    required: true
+  state:
+    description: Whether it is enabled. Arguments of one that is enabled already are not compared.
+    type: str
+    choices: [enabled, disabled]
+    default: enabled
+attributes:
+  check_mode: {support: full, description: Says whether it would change.}
+  diff_mode: {support: full, description: Shows it.}
+"""
+
+EXAMPLES = r"""
+- name: Have names for services
+  microk8s_addon:
+    name: dns
+"""
+
+from ansible.module_utils import microk8s
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.microk8s import Microk8sError
+
+
+def enabled(answer: str) -> dict[str, bool]:
+    """The add-ons, by name, of what `microk8s status --format yaml` prints. Raises Microk8sError."""
+    # It comes with cloud-init and netplan, which every image has.
+    import yaml
+
+    try:
+        return {addon["name"]: addon["status"] == "enabled" for addon in yaml.safe_load(answer)["addons"]}
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise Microk8sError(f"microk8s status did not answer with add-ons but with: {answer[:200]!r}") from error
+
+
+def main() -> None:
+    """Look, then enable or disable."""
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "state": {"type": "str", "choices": ["enabled", "disabled"], "default": "enabled"},
+        },
+        supports_check_mode=True,
+    )
+    words, state = module.params["name"], module.params["state"]
+    name = words.split(":")[0].split("/")[-1]
+    try:
+        before = enabled(microk8s.call(module.run_command, "status", "--format", "yaml"))
+        if name not in before:
+            raise Microk8sError(f"This release of MicroK8s has no add-on {name}. It has: {', '.join(sorted(before))}")
+        changed = before[name] != (state == "enabled")
+        if changed and not module.check_mode:
+            microk8s.call(module.run_command, *(["enable", words] if state == "enabled" else ["disable", name]))
+    except Microk8sError as error:
+        module.fail_json(msg=str(error))
+    diff = {"before": f"{name}: {before[name]}\n", "after": f"{name}: {state == 'enabled'}\n"} if changed else {}
+    module.exit_json(changed=changed, diff=diff)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+#!/usr/bin/python
+"""Ansible module: what MicroK8s needs of a node, and what it is there."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: microk8s_facts
+short_description: What MicroK8s needs of a node, and what it is there
+description:
+  - Reads, in one question, what a node offers to Kubernetes, which snaps it has, and how it sees its cluster. Changes nothing.
+author: Bramble
+options:
+  clock:
+    description: The time of the control machine, in seconds since 1970-01-01 UTC, to compare the node's with.
+    type: float
+  store_channel:
+    description: Ask the snap store whether it has MicroK8s in this channel, for example V(1.36/stable).
+    type: str
+  host:
+    description: Read what the node offers to Kubernetes.
+    type: bool
+    default: false
+  details:
+    description: Read also what only a running cluster shows, such as the memory limits of containers.
+    type: bool
+    default: false
+attributes:
+  check_mode: {support: full, description: It only reads.}
+"""
+
+EXAMPLES = r"""
+- name: See what is there
+  microk8s_facts:
+    host: true
+    clock: "{{ now().timestamp() }}"
+  become: true
+"""
+
+RETURN = r"""
+host:
+  description: >-
+    With O(host): architecture, distribution, hostname, memory (bytes), disk (bytes free in /var), controllers (of the cgroup),
+    cmdline (the kernel's parameters), vxlan (the kernel has it), clock_offset (seconds), default_route, snapd (its version, or
+    empty), store (the channel is in the store; null when not asked).
+  returned: with O(host)
+  type: dict
+snaps:
+  description: "The snaps that are installed, by name: revision, version, channel, held, confinement, asserted."
+  returned: always
+  type: dict
+role:
+  description: control-plane or worker; empty without MicroK8s, or when it does not answer.
+  returned: always
+  type: str
+nodes:
+  description: >-
+    On a node with the control plane, the nodes of its cluster by name: uid, ready, schedulable, worker, version, addresses.
+  returned: always
+  type: dict
+problem:
+  description: Why the cluster could not be asked.
+  returned: always
+  type: str
+details:
+  description: >-
+    With O(details): links (network interfaces), apparmor (it is on in the kernel), memory (limits by container), status (what
+    C(microk8s status --format yaml) prints) and pods (name, namespace, node, ready, limits), both on a control plane.
+  returned: with O(details)
+  type: dict
+"""
+
+import contextlib
+import json
+import os
+import platform
+import re
+import shutil
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils import microk8s, snapd
+from ansible.module_utils.basic import AnsibleModule
+
+ROOT = Path("/")
+
+
+def text(path: str) -> str:
+    """A small file, or "" when it is not there."""
+    try:
+        return (ROOT / path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def distribution() -> str:
+    """ID of os-release(5)."""
+    return platform.freedesktop_os_release()["ID"]
+
+
+def host_facts(module: AnsibleModule) -> dict[str, Any]:
+    """What the node offers: see RETURN."""
+    found = re.search(r"^MemTotal:\s+(\d+) kB", text("proc/meminfo"), re.MULTILINE)
+    route = module.run_command(["ip", "route", "show", "default"])[1]
+    # In a network of its own, which ends with the command: the kernel loads the module as it will for the real one.
+    vxlan = module.run_command(["unshare", "--net", "ip", "link", "add", "v", "type", "vxlan", "id", "1", "dstport", "4789"])[0]
+    clock, channel = module.params["clock"], module.params["store_channel"]
+    store = None
+    if channel:
+        code, out, _ = module.run_command(["snap", "info", "--unicode=never", "microk8s"])
+        store = code == 0 and f"\n  {channel}:" in out
+    try:
+        version = snapd.get("/v2/system-info")["version"]
+    except snapd.SnapdError:
+        version = ""
+    return {
+        "architecture": platform.machine(),
+        "distribution": distribution(),
+        "hostname": socket.gethostname(),
+        "memory": int(found[1]) * 1024 if found else 0,
+        "disk": shutil.disk_usage(ROOT / "var").free,
+        "controllers": text("sys/fs/cgroup/cgroup.controllers").split(),
+        "cmdline": text("proc/cmdline").split(),
+        "vxlan": vxlan == 0,
+        "clock_offset": 0.0 if clock is None else time.time() - clock,
+        "default_route": bool(route.strip()),
+        "snapd": version,
+        "store": store,
+    }
+
+
+def memory_limits() -> dict[str, int]:
+    """Of each container, by its id, the bytes of memory that the kernel lets it have; cgroup v2, either driver of the kubelet."""
+    limits = {}
+    for path in (ROOT / "sys/fs/cgroup").glob("kubepods*/**/memory.max"):
+        name = re.search(r"[0-9a-f]{64}", path.parent.name)
+        value = path.read_text().strip()
+        if name and value != "max":
+            limits[name[0]] = int(value)
+    return limits
+
+
+def quantity(written: str) -> int:
+    """Bytes of a Kubernetes quantity, such as 170Mi. Raises ValueError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]i|[kMGT])?", written)
+    if not found:
+        raise ValueError(f"{written!r} is no quantity")
+    unit = found[2] or ""
+    base = 1024 if unit.endswith("i") else 1000
+    return int(float(found[1]) * base ** " KMGT".index(unit[:1].upper() or " "))
+
+
+def pod(item: dict[str, Any]) -> dict[str, Any]:
+    """Of a pod what the checklist needs: name, namespace, node, ready, and the memory limits (bytes) by container id."""
+    status = item.get("status", {})
+    limits = {each["name"]: each.get("resources", {}).get("limits", {}).get("memory") for each in item["spec"]["containers"]}
+    ids = {each["name"]: each.get("containerID", "").rpartition("/")[2] for each in status.get("containerStatuses", [])}
+    return {
+        "name": item["metadata"]["name"],
+        "namespace": item["metadata"]["namespace"],
+        "node": item["spec"].get("nodeName", ""),
+        "ready": any(each["type"] == "Ready" and each["status"] == "True" for each in status.get("conditions", [])),
+        "limits": {ids[name]: quantity(limit) for name, limit in limits.items() if limit and ids.get(name)},
+    }
+
+
+def details(module: AnsibleModule, role: str) -> dict[str, Any]:
+    """What only a running cluster shows: see RETURN. Raises Microk8sError."""
+    found: dict[str, Any] = {
+        "links": sorted(os.listdir(ROOT / "sys/class/net")),
+        "apparmor": text("sys/module/apparmor/parameters/enabled").strip() == "Y",
+        "memory": memory_limits(),
+        "status": "",
+        "pods": [],
+    }
+    if role == "control-plane":
+        found["status"] = microk8s.call(module.run_command, "status", "--format", "yaml")
+        listed = json.loads(microk8s.call(module.run_command, "kubectl", "get", "pods", "-A", "-o", "json"))
+        found["pods"] = [pod(item) for item in listed["items"]]
+    return found
+
+
+def main() -> None:
+    """Read, and say it."""
+    module = AnsibleModule(
+        argument_spec={
+            "clock": {"type": "float"},
+            "store_channel": {"type": "str"},
+            "host": {"type": "bool", "default": False},
+            "details": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    result: dict[str, Any] = {"changed": False, "snaps": {}, "role": "", "nodes": {}, "problem": ""}
+    if module.params["host"]:
+        result["host"] = host_facts(module)
+    with contextlib.suppress(snapd.SnapdError):
+        result["snaps"] = snapd.installed()
+    if "microk8s" in result["snaps"]:
+        try:
+            result.update(microk8s.ask(module.run_command))
+            if module.params["details"]:
+                result["details"] = details(module, result["role"])
+        except microk8s.Microk8sError as error:
+            result["problem"] = str(error)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

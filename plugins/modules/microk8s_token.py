@@ -1,0 +1,79 @@
+#!/usr/bin/python
+"""Ansible module: a token with which one node joins."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: microk8s_token
+short_description: Mint a token with which a node joins, or make one worthless
+description:
+  - Runs on a node with the control plane. A token is a key to the cluster, so tasks with this module have C(no_log).
+  - A token with a time to live lets in whoever has it until then, however often. So it is taken back when the node has joined,
+    and when it could not.
+author: Bramble
+options:
+  address:
+    description: The address at which the joining node reaches this one; for a token that is to be minted.
+    type: str
+  ttl:
+    description: How many seconds it is good for, should nobody take it back.
+    type: int
+    default: 600
+  url:
+    description: A token to be taken back, as the URL that was returned.
+    type: str
+attributes:
+  check_mode: {support: full, description: "Says that it would mint, and does not."}
+"""
+
+EXAMPLES = r"""
+- name: Mint a token
+  microk8s_token:
+    address: 192.168.1.101
+  register: __token
+  no_log: true
+"""
+
+RETURN = r"""
+url:
+  description: What C(microk8s join) takes, with the token in it.
+  returned: when one was minted
+  type: str
+"""
+
+from ansible.module_utils import microk8s
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.text_file import read, write
+
+
+def main() -> None:
+    """Mint or take back."""
+    module = AnsibleModule(
+        argument_spec={
+            "address": {"type": "str"},
+            "ttl": {"type": "int", "default": 600, "no_log": False},
+            "url": {"type": "str", "no_log": True},
+        },
+        mutually_exclusive=[["address", "url"]],
+        required_one_of=[["address", "url"]],
+        supports_check_mode=True,
+    )
+    wanted = module.params
+    try:
+        if wanted["url"]:
+            before = read(microk8s.TOKENS)
+            after = microk8s.without_token(before, wanted["url"].split("/")[1])
+            if before != after and not module.check_mode:
+                write(microk8s.TOKENS, after)
+            module.exit_json(changed=before != after)
+        if module.check_mode:
+            module.exit_json(changed=True)
+        words = ["add-node", "--token-ttl", str(wanted["ttl"]), "--format", "json"]
+        url = microk8s.join_url(microk8s.call(module.run_command, *words), wanted["address"])
+        module.exit_json(changed=True, url=url)
+    except (microk8s.Microk8sError, OSError) as error:
+        module.fail_json(msg=str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+#!/usr/bin/python
+"""Ansible module: a snap from a file, where there is no snap store."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: snap_file
+short_description: Have a snap just as it is in a file, or not at all
+description:
+  - Installs a snap from a file, or refreshes it to the one in the file, unless that very file is what is installed. The community
+    module C(snap) only sees whether some snap of the name is there.
+  - With an assertion snapd takes nothing that its publisher has not signed.
+author: Bramble
+options:
+  name:
+    description: The name of the snap.
+    type: str
+    required: true
+  state:
+    description: With V(absent) the snap is removed with all its data (C(snap remove --purge)).
+    type: str
+    choices: [present, absent]
+    default: present
+  sha256:
+    description: The SHA-256 of the file.
+    type: str
+  src:
+    description: The file, on the node. It need not be there in a dry run, or when it is installed already.
+    type: path
+  assertion:
+    description: The file with its assertion. Without one, O(dangerous) must be said.
+    type: path
+  dangerous:
+    description: Install what nobody has signed.
+    type: bool
+    default: false
+  classic:
+    description: Install it with classic confinement, which is none.
+    type: bool
+    default: false
+attributes:
+  check_mode: {support: full, description: Says whether it would change.}
+  diff_mode: {support: full, description: Shows revision and hash.}
+"""
+
+EXAMPLES = r"""
+- name: Have MicroK8s
+  snap_file:
+    name: microk8s
+    src: /var/tmp/microk8s_7731.snap
+    assertion: /var/tmp/microk8s_7731.assert
+    sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+    classic: true
+"""
+
+RETURN = r"""
+needed:
+  description: Whether what is installed is not what is asked for.
+  returned: always
+  type: bool
+"""
+
+import hashlib
+from pathlib import Path
+
+from ansible.module_utils import snapd
+from ansible.module_utils.basic import AnsibleModule
+
+
+def change(module: AnsibleModule) -> None:
+    """Install or remove. Ends the module when snapd refuses. Raises OSError."""
+    wanted = module.params
+    if wanted["state"] == "absent":
+        commands = [["snap", "remove", "--purge", wanted["name"]]]
+    else:
+        with Path(wanted["src"]).open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != wanted["sha256"]:
+                module.fail_json(msg=f"{wanted['src']} is not the file whose SHA-256 is {wanted['sha256']}. Nothing was changed.")
+        flags = [f"--{flag}" for flag in ("dangerous", "classic") if wanted[flag]]
+        commands = [["snap", "ack", wanted["assertion"]]] if wanted["assertion"] else []
+        commands.append(["snap", "install", *flags, wanted["src"]])
+    for command in commands:
+        code, out, err = module.run_command(command)
+        if code:
+            module.fail_json(msg=f"{' '.join(command)} ended with {code}: {(err or out).strip()}", rc=code)
+
+
+def main() -> None:
+    """Look, then install or remove."""
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "sha256": {"type": "str"},
+            "src": {"type": "path"},
+            "assertion": {"type": "path"},
+            "dangerous": {"type": "bool", "default": False},
+            "classic": {"type": "bool", "default": False},
+        },
+        required_if=[["state", "present", ["sha256", "src"]]],
+        supports_check_mode=True,
+    )
+    name, sha256 = module.params["name"], module.params["sha256"]
+    if sha256 and not (module.params["assertion"] or module.params["dangerous"]):
+        module.fail_json(msg=f"{name} comes with no assertion, so nobody vouches for it. Nothing was changed.")
+    try:
+        snap = snapd.installed().get(name)
+        if module.params["state"] == "absent":
+            needed = snap is not None
+        else:
+            needed = snap is None or snapd.sha256(name, snap["revision"]) != sha256
+        if needed and not module.check_mode:
+            change(module)
+    except (snapd.SnapdError, OSError) as error:
+        module.fail_json(msg=str(error))
+    before = f"{snap['version']} ({snap['revision']})\n" if snap else ""
+    after = f"sha256 {sha256}\n" if sha256 else ""
+    module.exit_json(changed=needed, needed=needed, diff={"before": before, "after": after} if needed else {})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""The cluster rebuilt as MicroK8s and back, on stand-ins: real snapd, the role's own path from files, a join over the network.
+
+What it installs is a stand-in of the snap (tests/rig/microk8s_snap), which runs no pods. One story: each test goes on from the
+last.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from rehearsal import INVENTORY, ROOT, Play, play
+
+from tests.rig.microk8s_snap import build
+
+from . import conftest
+
+STATE = ROOT / ".state/microk8s"
+SNAPS = STATE / "snaps"
+SERVERS = ["pi-01", "pi-02"]
+NODES = ["pi-01", "pi-02", "pi-client"]
+TOKENS = "/var/snap/microk8s/current/credentials/cluster-tokens.txt"
+
+playbook = partial(play, inventory=[*INVENTORY, Path(__file__).parent / "microk8s"])
+told = partial(conftest.told, STATE, options=("-o", "ConnectTimeout=5"))
+
+
+def said(run: Play) -> str:
+    """What a run's failed tasks said."""
+    return "\n".join(run.failed.values())
+
+
+def changed(run: Play) -> list[str]:
+    """The tasks that changed something, in their order, without role and node."""
+    return [change.split(": ", 1)[1].split(" : ")[-1] for change in run.changes()]
+
+
+def nodes() -> dict[str, dict]:
+    """The cluster's nodes by name, as kubectl on the client, with its own key, has them."""
+    return {item["metadata"]["name"]: item for item in json.loads(told("pi-client", "kubectl get nodes -o json"))["items"]}
+
+
+def ready() -> list[str]:
+    return sorted(name for name, item in nodes().items() if item["status"]["conditions"][0]["status"] == "True")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    """A client and two servers, as their cards came up; and the snaps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NODES", str(len(SERVERS)))
+        try:
+            build.build(SNAPS, "1.36")
+            playbook("cards")
+            playbook("rehearse")
+            yield
+        finally:
+            playbook("rehearse", variables={"standin_state": "absent"})
+            shutil.rmtree(STATE, ignore_errors=True)
+
+
+def test_everything_that_stands_in_the_way_is_named_before_anything_is_changed() -> None:
+    wrong = {
+        "microk8s_disk": 10**6,
+        "microk8s_addons": ["dashboard"],
+        "microk8s_distributions": ["ubuntu"],
+        "microk8s_snap_dir": "/none",
+    }
+    run = playbook("microk8s", variables=wrong, check=False)
+    assert run.changes() == []
+    for node in NODES:
+        assert f"{node}: /var has" in said(run) and f"{node}: it has debian" in said(run)
+    assert "has no dashboard any more" in said(run) and "one file microk8s_*.snap in /none" in said(run)
+    assert "Nothing was changed" in said(run)
+
+
+def test_a_dry_run_says_what_it_would_do() -> None:
+    run = playbook("microk8s", arguments="--tags microk8s --check --diff", check=False)
+    assert run.failed == {}
+    assert {"Install it", "Let nobody but us refresh it", "Join the cluster"} <= set(changed(run))
+    assert told("pi-01", "snap list 2>&1 || true").startswith("No snaps")
+
+
+def test_the_nodes_become_a_cluster() -> None:
+    # Network, base and time are as everywhere; the node that is swapped has all of it.
+    playbook("microk8s", arguments="--tags microk8s")
+    assert ready() == NODES
+    kinds = {name: sorted(item["metadata"]["labels"])[-1].rpartition("-")[2] for name, item in nodes().items()}
+    assert kinds == {"pi-01": "controlplane", "pi-02": "controlplane", "pi-client": "worker"}
+    for node in NODES:
+        assert "held" in told(node, "snap list microk8s")
+        assert "cgroup_enable=memory cgroup_memory=1" in told(node, "cat /proc/cmdline")
+        assert json.loads(told(node, "cat /etc/ansible/facts.d/bramble.fact")) == {"profile": "microk8s"}
+        # It was there before the snap, which reads it once.
+        assert "10.77.121.101" in told(node, "sudo cat /var/snap/microk8s/current/var/standin/launch.yaml")
+    assert told("pi-client", "stat -c %a:%U ~/.kube/config") == "600:pi"
+    assert "STAND-IN" in told("pi-01", "sudo /snap/bin/microk8s status")
+
+
+def test_no_token_is_left() -> None:
+    for node in SERVERS:
+        assert told(node, f"sudo cat {TOKENS}") == ""
+
+
+def test_a_second_run_changes_nothing() -> None:
+    """Although a worker has no status in YAML, and no nodes to tell."""
+    assert "acting as a node in a cluster" in told("pi-client", "sudo /snap/bin/microk8s status --format yaml || true")
+    assert playbook("microk8s", arguments="--tags microk8s").changes() == []
+
+
+def test_a_worker_that_the_cluster_has_forgotten_joins_again_and_a_join_that_fails_leaves_no_token() -> None:
+    before = nodes()["pi-client"]["metadata"]["uid"]
+    told("pi-01", "sudo /snap/bin/microk8s remove-node pi-client --force")
+    told("pi-client", "sudo ip route add unreachable 10.77.121.101/32")
+    run = playbook("microk8s", arguments="--tags microk8s --limit pi-client", check=False)
+    assert set(run.failed) == {"pi-client"} and "Connecting to cluster failed" in said(run)
+    assert told("pi-01", f"sudo cat {TOKENS}") == ""
+    assert ":25000/" not in json.dumps(run.events), "a token is in what Ansible shows"
+    told("pi-client", "sudo ip route delete unreachable 10.77.121.101/32")
+    playbook("microk8s", arguments="--tags microk8s --limit pi-client")
+    assert ready() == NODES and nodes()["pi-client"]["metadata"]["uid"] != before
+
+
+def test_the_first_node_dies_and_a_new_card_takes_its_place() -> None:
+    """The others lead it back: it does not found a cluster of its own."""
+    before = nodes()["pi-01"]["metadata"]["uid"]
+    subprocess.run(["docker", "kill", "microk8s-pi-01"], check=True, capture_output=True)
+    (STATE / "cards/pi-01.img").unlink()
+    playbook("swap", variables={"node": "pi-01"})
+    assert ready() == NODES and nodes()["pi-01"]["metadata"]["uid"] != before
+
+
+def test_an_upgrade_goes_from_node_to_node_and_skips_no_release() -> None:
+    build.build(SNAPS, "1.38")
+    run = playbook("microk8s", check=False)
+    assert "First go to 1.37" in said(run) and run.changes() == []
+    build.build(SNAPS, "1.37")
+    run = playbook("microk8s", arguments="--tags microk8s")
+    steps = ["Drain", "Install it", "Let it work again"]
+    assert [task for task in changed(run) if task in steps] == steps * len(NODES)
+    assert {item["status"]["nodeInfo"]["kubeletVersion"] for item in nodes().values()} == {"v1.37.0-standin"}
+    assert ready() == NODES and not any(item["spec"].get("unschedulable") for item in nodes().values())
+    assert "held" in told("pi-01", "snap list microk8s")
+
+
+def test_the_checklist_says_what_is_not_here() -> None:
+    run = playbook("microk8s", arguments="--tags verify")
+    assert run.changes() == []
+    checks = json.loads((STATE / "reports/microk8s/verify.json").read_text())["checks"]
+    verdicts = {(check["check"], check["node"]): check["verdict"] for check in checks}
+    assert "FAILED" not in verdicts.values()
+    assert all(verdicts["refresh held", node] == "OK" for node in NODES)
+    assert verdicts["all nodes ready", "pi-01"] == "OK" and verdicts["dqlite voters", "pi-01"] == "NOT HERE"
+
+
+def test_the_way_back_leaves_nothing_and_the_base_follows() -> None:
+    assert "First the way back" in said(playbook("site", check=False))
+    playbook("microk8s", variables={"cluster_state": "absent"})
+    places = "/etc/cni /etc/microk8s.yaml /var/snap/microk8s /snap/bin/microk8s /usr/local/bin/kubectl ~/.kube"
+    for node in NODES:
+        assert told(node, f"sudo ls -d {places} 2>/dev/null || true") == ""
+        assert "calico" not in told(node, "ls /sys/class/net")
+        assert "microk8s" not in told(node, "snap list; systemctl list-units --all --no-legend 'snap.*'")
+        assert "cgroup" not in told(node, "cat /boot/firmware/cmdline.txt")
+        assert json.loads(told(node, "cat /etc/ansible/facts.d/bramble.fact")) == {"profile": "base"}
+    playbook("site", arguments="--tags validate,base")

@@ -1,0 +1,78 @@
+#!/usr/bin/env python3
+"""Make the snaps that a rehearsal of MicroK8s installs, none of which its publisher knows.
+
+    build.py FOLDER [--release 1.36]
+
+snapd_0.snap and core22_0.snap are all but empty: snapd wants a snap of these names before any other, and would look in the store.
+microk8s_0.snap is the stand-in beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).parent
+# Folders that snap-confine mounts over.
+BASE = (
+    "dev",
+    "etc",
+    "home",
+    "lib",
+    "lib64",
+    "media",
+    "proc",
+    "root",
+    "run",
+    "snap",
+    "sys",
+    "tmp",
+    "usr",
+    "var/snap",
+    "var/lib/snapd",
+)
+LABEL = "a stand-in for rehearsals"
+
+
+def pack(target: Path, meta: dict[str, object], files: dict[str, Path | str | None]) -> None:
+    """A snap: its snap.yaml (JSON is YAML), and by their place: files, texts, and None for an empty folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder)
+        for place, source in {"meta": None, **files}.items():
+            (tree / place if source is None else (tree / place).parent).mkdir(parents=True, exist_ok=True)
+            if isinstance(source, str):
+                (tree / place).write_text(source)
+            elif source:
+                shutil.copy(source, tree / place)
+                (tree / place).chmod(0o755)
+        tree.chmod(0o755)
+        (tree / "meta/snap.yaml").write_text(json.dumps({"summary": LABEL, "description": LABEL, **meta}))
+        target.unlink(missing_ok=True)
+        command = ["mksquashfs", tree, target, "-noappend", "-comp", "xz", "-no-xattrs", "-all-root", "-no-progress", "-quiet"]
+        subprocess.run([*command, "-all-time", "0", "-mkfs-time", "0"], check=True, stdout=subprocess.DEVNULL)
+
+
+def build(folder: Path, release: str) -> None:
+    """The three snaps, in a folder that is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    version = f"v{release}.0-standin"
+    pack(folder / "snapd_0.snap", {"name": "snapd", "version": "0", "type": "snapd"}, {"usr/lib/snapd/info": "VERSION=0\n"})
+    pack(folder / "core22_0.snap", {"name": "core22", "version": "0", "type": "base", "base": "none"}, dict.fromkeys(BASE))
+    apps = {
+        "microk8s": {"command": "microk8s"},
+        "daemon-cluster-agent": {"command": "microk8s agent", "daemon": "simple", "restart-condition": "always"},
+    }
+    meta = {"name": "microk8s", "version": version, "base": "core22", "confinement": "classic", "apps": apps}
+    pack(folder / "microk8s_0.snap", meta, {name: HERE / name for name in ("microk8s", "kubectl")})
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--release", default="1.36")
+    arguments = parser.parse_args()
+    build(arguments.folder, arguments.release)
