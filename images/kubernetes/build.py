@@ -6,8 +6,8 @@
 The packages are unpacked, not installed, so none of their programs has to run: the image for a Raspberry Pi is made on a PC
 without emulation. What Python compiles is the same on all architectures, so this machine's compiles it: the containers can not,
 as their root file system is read-only. The archive (OCI image layout 1.0, and what `docker load` wants) has only times of 1970
-and no owners but root. It is kept under the hash of what shapes it; `ctr image import`, `microk8s images import` and `docker load`
-take it.
+and no owners but root. It is kept under the hash of what shapes it. `ctr image import`, `microk8s images import` and
+`docker load` take it.
 
 The last line of standard output is a JSON object for Ansible; what goes on is told on standard error.
 """
@@ -105,10 +105,13 @@ def install(bundle: Path, python: str, home: Path) -> None:
 
 
 def compile_all(tree: Path, python: str) -> None:
-    """Compile what is in a tree of this machine's architecture, with its own Python."""
-    command = ["chroot", tree, "/usr/bin/python3", "-m", "compileall", "-q", "-j0", "--invalidation-mode", "unchecked-hash"]
-    # What is made for a future Python, or for tests of errors, does not compile; nobody imports it.
-    subprocess.run([*map(str, command), f"/usr/lib/python{python}", f"/{HOME}"], stdout=subprocess.DEVNULL, check=False)
+    """Compile what is in a tree of this machine's architecture, with its own Python. Raises BuildError."""
+    # One after the other: in there is no /dev/shm.
+    command = ["chroot", str(tree), "/usr/bin/python3", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
+    done = subprocess.run([*command, f"/usr/lib/python{python}", f"/{HOME}"], capture_output=True, text=True, check=False)
+    # A few files are for other Pythons or for tests of errors, and do not compile; nobody imports them.
+    if not any((tree / HOME / "bramble/__pycache__").glob("cli.*.pyc")):
+        raise BuildError(f"nothing was compiled: {done.stdout[-500:]}{done.stderr[-500:]}")
 
 
 def take_compiled(source: Path, target: Path) -> None:

@@ -62,10 +62,8 @@ def wrong(manifest: dict[str, Any]) -> list[str]:
     return [*found, *look(manifest, manifest["kind"])]
 
 
-@pytest.fixture(scope="module")
-def manifests(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
-    """All manifests, by file, rendered by Ansible."""
-    folder = tmp_path_factory.mktemp("manifests")
+def render(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Have Ansible render all manifests, as the role does, into a folder; by file."""
     (folder / "pki/nodes").mkdir(parents=True)
     for name in ("ca.pem", "nodes/kubernetes.pem", "nodes/kubernetes.key"):
         (folder / "pki" / name).write_text(f"{name}\n")
@@ -85,6 +83,12 @@ def manifests(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[s
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return {path.stem: list(yaml.safe_load_all(path.read_text())) for path in folder.glob("*.yml")}
+
+
+@pytest.fixture(scope="module")
+def manifests(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    """All manifests, by file."""
+    return render(tmp_path_factory.mktemp("manifests"))
 
 
 def everything(manifests: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from pathlib import Path
 
@@ -37,17 +38,22 @@ def index() -> int:
 
 
 def run(arguments: list[str]) -> int:
-    """Run `bramble`, keep what it wrote, and end as it did. SIGTERM is its Ctrl-C."""
+    """Run `bramble`, keep what it wrote, and end as it did. SIGTERM (the pod is deleted) is its Ctrl-C, and ends the keeping."""
     ended().unlink(missing_ok=True)
+    deleted = threading.Event()
     with subprocess.Popen([sys.executable, "-m", "bramble", *arguments]) as process:
-        signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGINT))
+
+        def delete(*_: object) -> None:
+            deleted.set()
+            process.send_signal(signal.SIGINT)  # not sent to one that has ended
+
+        signal.signal(signal.SIGTERM, delete)
         code = process.wait()
     # Whole or not at all: somebody waits for it.
     draft = ended().with_suffix(".part")
     draft.write_text(str(code))
     draft.rename(ended())
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(code))
-    time.sleep(KEEP)
+    deleted.wait(KEEP)
     return code
 
 
