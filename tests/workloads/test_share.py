@@ -10,22 +10,26 @@ import subprocess
 import sys
 import tarfile
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
-from bramble import UsageError, pod, share
+from bramble import UsageError, cli, pod, share
 
 from .conftest import ENVIRONMENT
 
 PI = ["pi", "--points", "3e6", "--chunk", "3e5", "--seed", "7"]
 
 
-def bramble(*words: str | Path, code: int = 0, **environment: str) -> str:
-    """Run the command; what it said."""
-    command = [sys.executable, "-m", "bramble", *map(str, words)]
-    done = subprocess.run(command, env=ENVIRONMENT | environment, capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+def bramble(*words: str | Path, code: int = 0) -> str:
+    """Run the command, here; what it said."""
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said), redirect_stderr(said):
+        patch.setattr(sys, "argv", ["bramble", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    assert (ended.value.code or 0) == code, said.getvalue()
+    return said.getvalue()
 
 
 @pytest.fixture(scope="module")
