@@ -13,7 +13,7 @@ as-root = @code=0; $(SUDO) $(1) || code=$$?; $(OWN); exit $$code
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: ## The whole job with no hardware: cards, nodes, cluster, sixteen jobs, pi (NODES=8 for the full story)
@@ -38,6 +38,11 @@ test: ## All tests: lint, unit, property, molecule, end to end
 test-slow: ## The tests that take an hour: a Pi's card is built by emulation, and boots
 	$(call as-root,scripts/bootstrap --test)
 	$(call as-root,scripts/test slow)
+
+.PHONY: test-kubernetes
+test-kubernetes: ## The workloads in a real Kubernetes, built once in a quarter of an hour
+	$(call as-root,scripts/bootstrap --test)
+	$(call as-root,scripts/test kubernetes)
 
 .PHONY: lint
 lint: ## Only the linters

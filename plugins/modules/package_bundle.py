@@ -309,13 +309,14 @@ def have(maker: Maker, module: AnsibleModule) -> dict[str, Any]:
                 changed = True
                 if module.check_mode:
                     continue
-                images = images or maker.images_by_kind(Path(scratch))
-                if kind not in images:
+                # Without Debian packages, no image has to be asked what it lacks.
+                images = images or (maker.images_by_kind(Path(scratch)) if maker.debs else {kind: []})
+                if maker.debs and kind not in images:
                     raise BundleError(
                         f"there are nodes of {kind}, and the images are of {', '.join(map(str, images))}: "
                         "name the image they have in package_bundle_images"
                     )
-                maker.make(name, kind, images[kind])
+                maker.make(name, kind, images.get(kind, []))
             try:
                 manifest, bundle["manifest"] = read(path, keys, contents=parameters["verify"])
             except BundleError as error:

@@ -370,3 +370,12 @@ def test_nodes_that_no_image_is_for(arguments: dict[str, Any], run_module: Run) 
     kind = {"release": "bookworm", "python": "3.11", "architecture": "aarch64"}
     refused = run_module("package_bundle", {**arguments, "kinds": [kind]})
     assert refused["failed"] and "nodes of bookworm aarch64 python3.11" in refused["msg"]
+
+
+def test_without_debian_packages_no_image_is_asked(arguments: dict[str, Any], run_module: Run) -> None:
+    kind = {"release": "trixie", "python": "3.13", "architecture": "aarch64"}
+    made = run_module("package_bundle", {**arguments, "kinds": [kind], "debs": [], "images": ["/none.json"]})
+    (bundle,) = made["bundles"]
+    assert bundle["kind"] == kind
+    names = sorted(read(Path(bundle["path"]), made["keys"])[0].files)
+    assert names[0] == "debs/Packages" and all(name.startswith("wheels/") for name in names[1:]) and len(names) == 5

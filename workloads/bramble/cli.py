@@ -31,6 +31,8 @@ JobTimeout = Annotated[
     float | None, typer.Option(min=0.1, help="Seconds after which a job is ended, and named as lost (on the cluster).")
 ]
 Drip = Annotated[int | None, typer.Option(min=1, metavar="N", help="Have at most N jobs on the cluster at a time.")]
+Share = Annotated[str | None, typer.Option(metavar="I/N", help="Do only every N-th job, from the I-th on: see --merge.")]
+Merge = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Compute nothing: put together the shares in this folder.")]
 RequireAll = Annotated[bool, typer.Option("--require-all", help="Do not go on without a node that is missing.")]
 
 
@@ -48,6 +50,15 @@ def whole(option: str, text: str, least: int = 1) -> int:
 def optional(option: str, text: str | None) -> int | None:
     """The same for an option that need not be given. Raises UsageError."""
     return None if text is None else whole(option, text)
+
+
+def part(text: str) -> tuple[int, int]:
+    """Which share of how many: 2/8. Raises UsageError."""
+    index, _, count = text.partition("/")
+    numbers = (whole("--share", index), whole("--share", count or "0"))
+    if numbers[0] > numbers[1]:
+        raise UsageError(f"--share {text}: there are only {numbers[1]} shares")
+    return numbers
 
 
 def own_folder(name: str) -> Path:
@@ -79,6 +90,8 @@ def workload(command: Callable[..., None]) -> Callable[..., None]:
         "require_all": (RequireAll, False),
         "job_timeout": (JobTimeout, None),
         "drip": (Drip, None),
+        "share": (Share, None),
+        "merge": (Merge, None),
     }
 
     def run(**given: Any) -> None:
@@ -87,6 +100,8 @@ def workload(command: Callable[..., None]) -> Callable[..., None]:
         options = {name: given.pop(name) for name in shared}
         if options["nodes"]:
             options["nodes"] = tuple(whole("--nodes", part) for part in options["nodes"].split(","))
+        if options["share"]:
+            options["share"] = part(options["share"])
         if options["report"] is None and options["json"] is None:
             options["report"] = own_folder(command.__name__)
         command(Request(**options), **given)
@@ -107,10 +122,15 @@ def study(program: "Program", request: "Request", check: Callable[[dict[str, Any
     """Perform a program, write what it found, then check it (a result that fails its check can be looked into); the answer."""
     from bramble import study as studies
     from bramble.report import Screen
+    from bramble.share import Done
 
     screen = Screen(request.json)
-    with interruptible():
-        answer, record = studies.perform(program, request, screen)
+    try:
+        with interruptible():
+            answer, record = studies.perform(program, request, screen)
+    except Done as done:
+        studies.keep_share(program, request, done.record)
+        raise typer.Exit from None
     studies.keep(program, request, answer, record)
     if request.report:
         screen.say(f"the report is in {request.report}")

@@ -129,6 +129,8 @@ class Engine:
 
     nodes: tuple[str, ...]
     label: str
+    took: float | None = None
+    """Seconds that the jobs took, if that was not just now."""
 
     def slots(self, nodes: Sequence[str] | None = None) -> int:
         """How many jobs run at once here (on these nodes)."""

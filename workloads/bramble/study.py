@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bramble import ResultError, config, driver, report
+from bramble import ResultError, UsageError, config, driver, report, share
 from bramble.driver import Kernel, Outcome, Place
 
 PLACES: tuple[Place, ...] = ("local", "workstation", "cluster")
@@ -29,6 +29,7 @@ class Request:
     cluster if `on` is another place. `job_timeout`: seconds after which a job on the cluster is ended, and so the run.
     `drip`: how many jobs the cluster has at most at a time.
     `report`: a folder for the record and its pictures. `json`: a file for the record, or `-`.
+    `share`: do only share i of n. `merge`: compute nothing, put together the shares in this folder (bramble.share).
     """
 
     on: Place = "cluster"
@@ -40,6 +41,8 @@ class Request:
     require_all: bool = False
     job_timeout: float | None = None
     drip: int | None = None
+    share: tuple[int, int] | None = None
+    merge: Path | None = None
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -113,12 +116,12 @@ def perform(program: Program, request: Request, screen: report.Screen) -> tuple[
     """
     runs: list[dict[str, Any]] = []
     answer: Any = None
-    if "cluster" in request.places:
+    if "cluster" in request.places and not (request.share or request.merge):
         config.load()  # before anything takes its time
     for place in request.places:
         # What is for the cluster alone is no mistake when it is compared with other places.
         own = (request.job_timeout, request.drip) if place == "cluster" or not request.compare else ()
-        with driver.connect(place, request.timeout, request.require_all, screen.say, *own) as engine:
+        with connect(place, request, screen, own) as engine:
             groups: list[tuple[str, ...] | None] = [None]
             if request.nodes and (place == "cluster" or not request.compare):
                 groups = [driver.first(engine, count) for count in request.nodes]
@@ -129,10 +132,10 @@ def perform(program: Program, request: Request, screen: report.Screen) -> tuple[
                 run = Run(engine, screen, f"{program.name} on {place}" + (f", {len(group)} nodes" if group else ""), group)
                 begin = time.perf_counter()
                 found = program.compute(run)
-                seconds = time.perf_counter() - begin
+                seconds = engine.took or time.perf_counter() - begin
                 runs.append(
                     {
-                        "on": place,
+                        "on": place if request.merge is None else "shares",
                         "nodes": len(engine.nodes if group is None else group),
                         "slots": run.slots,
                         "seconds": seconds,
@@ -155,6 +158,17 @@ def perform(program: Program, request: Request, screen: report.Screen) -> tuple[
         screen.say(program.tell(answer))
     record = {"workload": program.name, "on": request.on, **program.parameters, **program.describe(answer), "runs": runs}
     return answer, record
+
+
+def connect(place: Place, request: Request, screen: report.Screen, own: Sequence[Any]) -> driver.Engine:
+    """The engine for a place; `own` is what only the cluster is told. Raises UsageError and ClusterError."""
+    if (request.share or request.merge) and (request.compare or request.nodes or (request.share and request.merge)):
+        raise UsageError("--share and --merge go with none of --compare, --nodes and each other")
+    if request.merge:
+        return share.Merged(request.merge)
+    if request.share:
+        return share.connect(place, request.share)
+    return driver.connect(place, request.timeout, request.require_all, screen.say, *own)
 
 
 def rate(runs: list[dict[str, Any]]) -> None:
@@ -205,6 +219,16 @@ def keep(program: Program, request: Request, answer: Any, record: dict[str, Any]
             program.save(answer, folder)
         if len(record["runs"]) > 1:
             draw_runs(record, folder / f"{program.name}-speedup.png")
+
+
+def keep_share(program: Program, request: Request, record: dict[str, Any]) -> None:
+    """Write what a share found. Raises UsageError if it cannot be written."""
+    record = {"workload": program.name, **record}
+    if request.json is not None:
+        report.write_json(record, request.json)
+    if request.report is not None:
+        with report.folder(request.report) as folder:
+            report.write_json(record, str(folder / f"{program.name}-share-{record['share']}-of-{record['of']}.json"))
 
 
 def draw_runs(record: dict[str, Any], path: Path) -> None:

@@ -22,10 +22,11 @@ UINT64_PRIMES = 13  # primesieve.h
 @cache
 def library() -> ctypes.CDLL | None:
     """libprimesieve, if it is here; its functions let go of the GIL."""
-    name = ctypes.util.find_library("primesieve")
-    if name is None:
+    try:
+        # The second name is that of its development package; in a container nobody has made the list that the first comes from.
+        library = ctypes.CDLL(ctypes.util.find_library("primesieve") or "libprimesieve.so")
+    except OSError:
         return None
-    library = ctypes.CDLL(name)
     number = ctypes.c_uint64
     for function in (library.primesieve_count_primes, library.primesieve_count_twins):
         function.restype, function.argtypes = number, [number, number]
