@@ -47,7 +47,7 @@ def program(jobs: int, scale: float, seed: int) -> Program:
         begin = time.perf_counter()
         outcomes = run.screen.follow(run.engine.map(nap, slept, run.nodes), jobs, run.name, row)
         run.jobs += [outcome for outcome in outcomes if outcome.lost is None]
-        return Naps(tuple(slept), outcomes, time.perf_counter() - begin, shortest_makespan(slept, run.slots))
+        return Naps(tuple(slept), outcomes, run.engine.took or time.perf_counter() - begin, shortest_makespan(slept, run.slots))
 
     parameters = {"jobs": jobs, "scale": scale, "seed": seed}
     return Program("compute", [nap], compute, describe, tell, picture, parameters=parameters)
