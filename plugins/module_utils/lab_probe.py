@@ -2,7 +2,7 @@
 
 A row is a mapping: `kind`, one of KINDS, and what that takes; every probe answers with whether it got through and with what was
 seen, in words. A probe of a state (a default route, a radio) got through when the way it looks for is open. Needs root, and of
-the system only iproute2, ping, nft and apt.
+the system only iproute2, nft and apt.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import secrets
 import socket
 import struct
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -94,14 +93,35 @@ def udp(row: Row) -> Answer:
 
 
 def icmp(row: Row) -> Answer:
-    """An answer to ping."""
+    """An answer to an echo (RFC 792, RFC 4443)."""
+    old = _family(row["host"]) == socket.AF_INET
 
     def attempt() -> str:
-        if not ask("ping", "-n", "-q", "-c", "1", "-W", str(int(TIMEOUT)), row["host"]).count(" 0% packet loss"):
-            raise OSError("no answer to ping")
+        number = secrets.randbelow(65536)
+        kind = socket.IPPROTO_ICMP if old else socket.IPPROTO_ICMPV6
+        with socket.socket(_family(row["host"]), socket.SOCK_RAW, kind) as wire:
+            wire.connect((row["host"], 0))
+            wire.send(echo_request(8 if old else 128, number))  # of IPv6 the kernel makes the checksum
+            wanted = bytes([0 if old else 129]), struct.pack(">H", number)
+
+            def answers(packet: bytes) -> bool:
+                said = packet[20:] if old else packet
+                return (said[:1], said[4:6]) == wanted
+
+            _await(wire, answers)
         return "answered"
 
     return _tries(attempt)
+
+
+def _await(wire: socket.socket, answers: Callable[[bytes], bool]) -> None:
+    """Wait for the packet that is the answer. Raises OSError."""
+    end = time.monotonic() + TIMEOUT
+    while (left := end - time.monotonic()) > 0:
+        wire.settimeout(left)
+        if answers(wire.recv(2048)):
+            return
+    raise OSError("no answer")
 
 
 def question(name: str, number: int) -> bytes:
@@ -147,7 +167,7 @@ def as_user(row: Row) -> Answer:
     connect = f"import socket; socket.create_connection(({row['host']!r}, {row['port']}), {TIMEOUT})"
 
     def attempt() -> str:
-        done = subprocess.run([sys.executable, "-c", connect], user=65534, capture_output=True, check=False, text=True)
+        done = subprocess.run(["/usr/bin/python3", "-c", connect], user=65534, capture_output=True, check=False, text=True)
         if done.returncode:
             raise OSError((done.stderr.strip().splitlines() or ["failed"])[-1])
         return "connected"
@@ -179,13 +199,17 @@ def checksum(data: bytes) -> int:
     return ~total & 0xFFFF
 
 
+def echo_request(kind: int, number: int) -> bytes:
+    """A message of ICMP that asks for an echo."""
+    body = struct.pack(">BBHHH", kind, 0, 0, number, 1) + b"bramble-"
+    return body[:2] + struct.pack(">H", checksum(body)) + body[4:]
+
+
 def echo(source: str, target: str, number: int) -> bytes:
-    """An IPv4 packet that asks for an echo (RFC 791, RFC 792)."""
-    body = struct.pack(">BBHHH", 8, 0, 0, number, 1) + b"bramble-"
-    body = body[:2] + struct.pack(">H", checksum(body)) + body[4:]
-    head = struct.pack(
-        ">BBHHHBBH4s4s", 0x45, 0, 20 + len(body), 0, 0, 64, 1, 0, socket.inet_aton(source), socket.inet_aton(target)
-    )
+    """An IPv4 packet that asks for an echo (RFC 791)."""
+    body = echo_request(8, number)
+    ends = socket.inet_aton(source), socket.inet_aton(target)
+    head = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 20 + len(body), 0, 0, 64, socket.IPPROTO_ICMP, 0, *ends)
     return head[:10] + struct.pack(">H", checksum(head)) + head[12:] + body
 
 
@@ -204,12 +228,7 @@ def _wire(interface: str, protocol: int, frame: bytes, answers: Callable[[bytes]
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(protocol)) as wire:
         wire.bind((interface, 0))
         wire.send(frame)
-        end = time.monotonic() + TIMEOUT
-        while (left := end - time.monotonic()) > 0:
-            wire.settimeout(left)
-            if answers(wire.recv(2048)[14:]):
-                return
-    raise OSError("nobody answered")
+        _await(wire, lambda frame: answers(frame[14:]))
 
 
 def _own_mac(interface: str) -> bytes:
