@@ -6,7 +6,7 @@
 
 It is a network namespace of this machine that nothing leaves, with addresses kept for documentation (RFC 5737, RFC 3849). The
 client stand-in gets a port eth1 into it and forwards, as one does that shares its internet; the node --leak gets one as well; and
-a router that nobody asked for sends advertisements on the switch. `connect` plugs the cables in again after a reboot.
+a router that nobody asked for sends advertisements on the switch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-INTERNET = ("198.51.100.80", "2001:db8:51::80")
+INTERNET = ("198.51.100.80", "2001:db8:80::80")
 HOME = ("203.0.113.1", "203.0.113.2")  # the client's gateway, the client
 HOME6 = ("2001:db8:51::1", "2001:db8:51::2")
 LEAK = ("192.0.2.1", "192.0.2.2")
@@ -52,11 +52,9 @@ class Outside:
     def _ip(self, words: str) -> None:
         run("ip", "-n", self.name, *words.split())
 
-    def _in(self, node: str, *commands: str) -> None:
-        """Run commands with the network of a stand-in; its programs know nothing of it."""
-        pid = run("docker", "inspect", "--format", "{{.State.Pid}}", f"{self.cluster}-{node}")
-        for command in commands:
-            run("nsenter", f"--net=/proc/{pid}/ns/net", "sh", "-c", command)
+    def _onpi(self, node: str, *words: str, check: bool = True) -> None:
+        """Run a command on a stand-in."""
+        run("docker", "exec", f"{self.cluster}-{node}", "onpi", *words, check=check)
 
     def _cable(self, end: str, node: str) -> None:
         pid = run("docker", "inspect", "--format", "{{.State.Pid}}", f"{self.cluster}-{node}")
@@ -73,9 +71,9 @@ class Outside:
         self._cable(UPLINK, self.client)
         self._ip("link set lo up")
         for address in INTERNET:
-            self._ip(f"address add {address}/{128 if ':' in address else 32} dev lo nodad")
+            self._ip(f"address add {address}/{128 if ':' in address else 32} dev lo{' nodad' if ':' in address else ''}")
         for address in (f"{HOME[0]}/24", f"{HOME6[0]}/64"):
-            self._ip(f"address add {address} dev {UPLINK} nodad")
+            self._ip(f"address add {address} dev {UPLINK}{' nodad' if ':' in address else ''}")
         self._ip(f"link set {UPLINK} up")
         self._ip(f"route add {self.subnet} via {HOME[1]}")
         # The router that nobody asked for.
@@ -93,23 +91,21 @@ class Outside:
         passing("-I", self.bridge)
         serve = subprocess.Popen(self.inside(sys.executable, __file__, "serve"), start_new_session=True, stdin=subprocess.DEVNULL)
         self.note.write_text(f"{serve.pid} {self.bridge}\n")
-        self.connect()
-        self._in(
-            self.client,
-            "echo 1 >/proc/sys/net/ipv4/ip_forward",
-            "echo 1 >/proc/sys/net/ipv6/conf/all/forwarding",
-        )
-
-    def connect(self) -> None:
-        """Plug the cables in (again, after a reboot): addresses and routes of the stand-ins' second ports."""
-        self._in(
-            self.client,
-            f"ip address replace {HOME[1]}/24 dev eth1; ip address replace {HOME6[1]}/64 dev eth1 nodad; ip link set eth1 up",
-            f"ip route replace default via {HOME[0]} dev eth1; ip -6 route replace default via {HOME6[0]} dev eth1",
-        )
+        self._plug(self.client, HOME, HOME6)
         if self.leak:
-            self._in(self.leak, f"ip address replace {LEAK[1]}/24 dev eth1; ip link set eth1 up")
-            self._in(self.leak, f"ip route replace default via {LEAK[0]} dev eth1 metric 5000")
+            self._plug(self.leak, LEAK)
+        forward = "for name in ipv4/ip_forward ipv6/conf/all/forwarding; do echo 1 >/proc/sys/net/$name; done"
+        self._onpi(self.client, "sh", "-c", forward)
+
+    def _plug(self, node: str, *nets: tuple[str, str]) -> None:
+        """Have a stand-in set up eth1, now and after each reboot: gateway and own address, of IPv4 and perhaps IPv6."""
+        words = ["ipv6.method", "disabled"] if len(nets) == 1 else []
+        for gateway, own in nets:
+            family, length = ("ipv6", 64) if ":" in own else ("ipv4", 24)
+            words += [f"{family}.method", "manual", f"{family}.addresses", f"{own}/{length}", f"{family}.gateway", gateway]
+            words += [f"{family}.route-metric", "5000"]
+        self._onpi(node, *f"nmcli connection add type ethernet con-name outside ifname eth1 {' '.join(words)}".split())
+        self._onpi(node, "nmcli", "connection", "up", "outside")
 
     def down(self) -> None:
         """Remove all of it, as far as it is there."""
@@ -119,6 +115,8 @@ class Outside:
                 os.kill(int(pid), signal.SIGTERM)
             passing("-D", bridge)
             self.note.unlink()
+        for node in filter(None, (self.client, self.leak)):
+            self._onpi(node, "nmcli", "connection", "delete", "outside", check=False)
         # The ends of its cables go with it.
         run("ip", "netns", "delete", self.name, check=False)
 
@@ -201,7 +199,7 @@ async def serve() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["up", "down", "connect", "serve"])
+    parser.add_argument("what", choices=["up", "down", "serve"])
     parser.add_argument("--cluster", default="rehearsal", help="cluster_name")
     parser.add_argument("--subnet", default="10.77.77.0/24", help="cluster_subnet")
     parser.add_argument("--client", default="pi-client", help="the client's name")
@@ -211,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         asyncio.run(serve())
         return
     outside = Outside(options.cluster, options.subnet, options.client, options.leak)
-    {"up": outside.up, "down": outside.down, "connect": outside.connect}[options.what]()
+    {"up": outside.up, "down": outside.down}[options.what]()
 
 
 if __name__ == "__main__":

@@ -336,8 +336,8 @@ def radios(row: Row) -> Answer:
 
 def packages(row: Row) -> Answer:
     """A source of packages that is not `mirror`, a URL; of several, the first."""
-    sites = sorted(set(ask("apt-get", "indextargets", "--format", "$(SITE)").split()))
-    others = [site for site in sites if not row["mirror"] or not site.startswith(row["mirror"])]
+    sources = [line.split("'")[1] for line in ask("apt-get", "--print-uris", "update").splitlines() if line.startswith("'")]
+    others = [source for source in sources if not row["mirror"] or not source.startswith(row["mirror"])]
     return bool(others), others[0] if others else "none"
 
 

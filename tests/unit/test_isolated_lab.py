@@ -27,7 +27,7 @@ LAB: dict[str, Any] = {
     "table": "bramble_lab",
     "overlays": ["dtoverlay=disable-wifi"],
     "outside_ipv4": "198.51.100.80",
-    "outside_ipv6": "2001:db8:51::80",
+    "outside_ipv6": "2001:db8:80::80",
     "outside_name": "www.outside.example",
     "home": "",
     "mirror": "http://10.0.0.100:3142/",
