@@ -151,22 +151,17 @@ def lab_baseline(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     return [_words(row) for row in rows if not row["reached"] and not (row["kind"] == "links" and other)]
 
 
-def lab_masks(stats: Iterable[Mapping[str, Any]], mask: str, masked: bool) -> list[dict[str, str]]:
-    """The masks of units, as node_files takes them; without those that are somebody else's.
-
-    :param stats: the results of a loop of ansible.builtin.stat, whose items are the units
-    :param mask: what our links lead to
-    :param masked: whether the units are to be masked
-    """
-    ours = [entry for entry in stats if not entry["stat"]["exists"] or entry["stat"].get("lnk_target") == mask]
+def lab_masks(units: Iterable[str], masked: bool) -> list[dict[str, str]]:
+    """The masks of units, as node_files takes them. Ours lead to the same by another way: one that somebody else has made stays."""
     return [
         {
-            "path": f"/etc/systemd/system/{entry['item']}",
-            "link": mask,
-            "only_where": f"/usr/lib/systemd/system/{entry['item']}",
+            "path": f"/etc/systemd/system/{unit}",
+            "link": "../../../dev/null",
+            "unless_link": "/dev/null",
+            "only_where": f"/usr/lib/systemd/system/{unit}",
             "state": "present" if masked else "absent",
         }
-        for entry in ours
+        for unit in units
     ]
 
 

@@ -22,6 +22,7 @@ options:
     type: str
     choices: [start, stop]
   uplink: {description: "The way out. Empty: the port of the default route, if it is not I(interface).", type: str, default: ""}
+  program: {description: "What counts: roles/isolated_lab/files/capture.py.", type: str}
   networks: {description: What is counted., type: list, elements: str, default: []}
 attributes:
   check_mode: {support: none, description: A probe that is not run tells nothing.}
@@ -60,7 +61,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils import lab_capture
 from ansible.module_utils import lab_probe as probe
 from ansible.module_utils.basic import AnsibleModule
 
@@ -73,10 +73,9 @@ UNDO_AFTER = 120  # seconds; the probes take fewer
 def start(module: AnsibleModule, uplink: str) -> None:
     """Start counting, beside this. Raises OSError."""
     FRAMES.unlink(missing_ok=True)
-    assert lab_capture.__spec__ and lab_capture.__spec__.loader
-    source: str = lab_capture.__spec__.loader.get_source(lab_capture.__name__)
-    command = ["systemd-run", "--quiet", "--collect", f"--unit={UNIT}", "python3", "-c", source, uplink, str(FRAMES)]
-    module.run_command([*command, *module.params["networks"]], check_rc=True)
+    unit = ["systemd-run", "--quiet", "--collect", f"--unit={UNIT}"]
+    command = ["python3", "-c", module.params["program"], uplink, str(FRAMES), *module.params["networks"]]
+    module.run_command([*unit, *command], check_rc=True)
     end = time.monotonic() + 20
     while not FRAMES.exists():
         if time.monotonic() > end:
@@ -129,8 +128,10 @@ def main() -> None:
             "gateways": {"type": "list", "elements": "str", "default": []},
             "capture": {"type": "str", "choices": ["start", "stop"]},
             "uplink": {"type": "str", "default": ""},
+            "program": {"type": "str"},
             "networks": {"type": "list", "elements": "str", "default": []},
-        }
+        },
+        required_if=[("capture", "start", ["program"])],
     )
     wanted: dict[str, Any] = module.params
     try:

@@ -8,7 +8,7 @@ module: sysctl_file
 short_description: Settings of the kernel, in force and in a file of their own
 description:
   - Keeps a file of sysctl.d(5) and the kernel itself. What a setting was before is noted in the file, and is what it becomes
-    again with C(state=absent). Needs no program on the node. A setting that the kernel does not have is passed over.
+    again with C(state=absent). Needs no program on the node. Without IPv6 in the kernel its settings are passed over.
 author: Bramble
 options:
   path: {description: The file., type: path, required: true}
@@ -53,7 +53,10 @@ def kernel(name: str) -> Path:
 def run(module: AnsibleModule) -> dict[str, Any]:
     """Compare and set. Raises OSError."""
     path, absent = Path(module.params["path"]), module.params["state"] == "absent"
-    wanted = {name: str(value) for name, value in module.params["settings"].items() if kernel(name).exists()}
+    ipv6 = kernel("net.ipv6").exists()
+    wanted = {name: str(value) for name, value in module.params["settings"].items() if ipv6 or not name.startswith("net.ipv6.")}
+    if missing := [name for name in wanted if not absent and not kernel(name).exists()]:
+        raise OSError(f"The kernel has no setting {', '.join(missing)}. Nothing was changed.")
     live = {name: read(kernel(name)).strip() for name in wanted}
     text = read(path)
     was: dict[str, str] = dict(WAS.findall(text))

@@ -9,6 +9,7 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -45,6 +46,12 @@ def report(phase: str = "isolated") -> dict[str, Any]:
     return found
 
 
+def trees() -> dict[str, dict[str, str]]:
+    """What is on each node."""
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(NODES, pool.map(lambda node: tree(partial(told, node)), NODES), strict=True))
+
+
 def why(run: Play) -> str:
     return "\n".join(run.failed.values())
 
@@ -76,7 +83,7 @@ def nodes() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def base() -> dict[str, dict[str, str]]:
     """What is on the nodes before, to compare with."""
-    return {node: tree(partial(told, node)) for node in NODES}
+    return trees()
 
 
 @pytest.mark.parametrize("confirm", ["", "192.168.1.0/24"])

@@ -17,7 +17,7 @@ import pytest
 from .load_plugin import ROOT, load
 
 probe = load(ROOT / "plugins/module_utils/lab_probe.py")
-capture = load(ROOT / "plugins/module_utils/lab_capture.py")
+capture = load(ROOT / "roles/isolated_lab/files/capture.py")
 HERE, THERE, THERE6 = "10.99.0.1", "10.99.0.2", "fd00:99::2"
 OPEN = f"""
 import asyncio, sys
@@ -200,7 +200,7 @@ def test_about_tells_what_listens_beyond_the_loopback(wire: Wire) -> None:
 
 def test_the_capture_counts_the_frames_of_the_lab_and_no_others(wire: Wire, tmp_path: Path) -> None:
     result = tmp_path / "frames.json"
-    words = ["ip", "netns", "exec", wire.near, sys.executable, ROOT / "plugins/module_utils/lab_capture.py", "eth0", result]
+    words = ["ip", "netns", "exec", wire.near, sys.executable, ROOT / "roles/isolated_lab/files/capture.py", "eth0", result]
     with subprocess.Popen([*words, "198.51.100.0/24", "fd00:99::2"]) as counting:
         while not result.exists():
             time.sleep(0.05)

@@ -10,7 +10,7 @@ import pytest
 from . import conftest
 from .conftest import Run
 
-WANTED = {"net.ipv4.ip_forward": 0, "net.ipv4.conf.eth0/5.arp_ignore": 1, "net.not.there": 1}
+WANTED = {"net.ipv4.ip_forward": 0, "net.ipv4.conf.eth0/5.arp_ignore": 1, "net.ipv6.conf.all.forwarding": 0}
 
 
 @pytest.fixture
@@ -28,8 +28,8 @@ def sysctl(tmp_path: Path, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(conftest, "load", load)
 
-    def run(state: str = "present", check: bool = False) -> dict:
-        options = {"path": f"{tmp_path}/90-lab.conf", "settings": WANTED, "state": state}
+    def run(state: str = "present", check: bool = False, **more: int) -> dict:
+        options = {"path": f"{tmp_path}/90-lab.conf", "settings": {**WANTED, **more}, "state": state}
         return run_module("sysctl_file", options, check=check, diff=True)
 
     return run
@@ -62,3 +62,11 @@ def test_what_was_set_by_hand_since_is_put_right_and_what_was_is_not_forgotten(
     assert sysctl()["settings"] == ["net.ipv4.ip_forward"] and values(tmp_path) == ["0", "1"]
     sysctl("absent")
     assert values(tmp_path) == ["1", "0"]
+
+
+def test_a_setting_that_is_none_is_named_and_one_of_ipv6_may_be_missing(tmp_path: Path, sysctl: Callable[..., dict]) -> None:
+    wrong = sysctl(**{"net.ipv4.conf.eth9.arp_ignore": 1})
+    assert wrong["failed"] and "no setting net.ipv4.conf.eth9.arp_ignore. Nothing was changed" in wrong["msg"]
+    assert values(tmp_path) == ["1", "0"]
+    (tmp_path / "proc/net/ipv6").mkdir()
+    assert "no setting net.ipv6.conf.all.forwarding" in sysctl()["msg"]
