@@ -152,7 +152,7 @@ def lab_baseline(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def lab_masks(units: Iterable[str], masked: bool) -> list[dict[str, str]]:
-    """The masks of units, as node_files takes them. Ours lead to the same by another way: one that somebody else has made stays."""
+    """The masks of units, as node_files takes them. One that somebody else has made stays: ours lead there by another way."""
     return [
         {
             "path": f"/etc/systemd/system/{unit}",
