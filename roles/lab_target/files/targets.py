@@ -6,7 +6,7 @@
     targets.py visit  ADDRESS PORT SECRETS [--defended]    logs in at the desk every few seconds
 
 For machines that you own, inside this network only: it refuses to start without a fresh proof of isolation, and at an address
-outside the lab. SECRETS is a file (JSON); a certificate, with its key, is beside it (desk.pem) when the desk is defended.
+outside the lab. SECRETS is a file (JSON); beside it is a certificate (.pem), at the desk with its key, when it is defended.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def main(arguments: Sequence[str]) -> int:
         return 64
     kind, host, port, path = arguments[:4]
     address, defended = (host, int(port)), len(arguments) > 4
-    certificate = Path(path).with_name("desk.pem") if defended and kind != "shop" else None
+    certificate = Path(path).with_suffix(".pem") if defended and kind != "shop" else None
     try:
         lab.admit(host)
     except lab.Refused as error:

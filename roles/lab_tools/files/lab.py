@@ -244,7 +244,7 @@ TOOLS = {
         "--timeout --output-dir --where --start --stop --string --not-string --prefix --suffix",
         targets="-u --url",
         target="url",
-        first="--batch --ignore-proxy --ignore-redirects --disable-coloring",
+        first="--batch --ignore-stdin --ignore-proxy --ignore-redirects --disable-coloring",
     ),
     "whatweb": Tool(
         flags="-v -q", values="-a --max-threads", first="--follow-redirect=never --color=never", target="url", rest=ANY
@@ -379,7 +379,8 @@ def main(arguments: Sequence[str]) -> int:
             return 0
         with tempfile.TemporaryDirectory(prefix="lab-") as folder:
             command = command_line(arguments[0], arguments[1:], Lab(subnet), Path(folder))
-            return subprocess.run(command, env=environment(dict(os.environ)), check=False).returncode
+            # No input: some take targets from there.
+            return subprocess.run(command, env=environment(dict(os.environ)), stdin=subprocess.DEVNULL, check=False).returncode
     except Refused as error:
         print(f"lab: refused: {error}.", file=sys.stderr)
         return os.EX_NOPERM
