@@ -234,7 +234,7 @@ def test_the_defences_hold() -> None:
         "UserKnownHostsFile=/dev/null",
     ]
     inside = subprocess.run(
-        [*key, f"intern@{TARGET}", "id -un; ls /home/pi /opt/bramble-lab/targets/desk.json"],
+        [*key, f"intern@{TARGET}", "id -un; cat /opt/bramble-lab/targets/desk.json"],
         capture_output=True,
         text=True,
         check=False,
