@@ -43,7 +43,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 SYS = Path("/sys/class")
-NOTES = Path("/var/lib/bramble-lab")
+NOTES = Path("/var/lib/bramble-isolation")
 IFF_UP = 0x1
 
 
