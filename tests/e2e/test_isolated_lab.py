@@ -137,7 +137,9 @@ def test_without_any_one_layer_it_is_red(number: int) -> None:
     run = lab(f"--tags {','.join(sorted(tags))},verify", check=False, isolated_lab_layers=layers)
     assert run.status == "failed" and "The lab is not proven to be isolated" in why(run)
     red = [row for row in report()["rows"] if row["must"] == "fail" and row["reached"]]
-    assert {row["from"]: row["layer"] for row in red if "layer" in row} == missing
+    found = {(row["from"], row["layer"]) for row in red if "layer" in row}
+    # The second port has a default route of its own.
+    assert set(missing.items()) <= found <= {*missing.items(), *([("pi-01", "route")] if "nic" in missing.values() else [])}
     traffic = {(row["from"], row["to"]) for row in red if "layer" not in row and row["to"] != "client"}
     frames = "frames of the lab were seen at the client's uplink" in why(run)
     if "client" in missing.values():
@@ -193,7 +195,7 @@ def test_the_way_back_leaves_nothing(base: dict[str, dict[str, str]]) -> None:
     assert "First the way back: ansible-playbook playbooks/isolated_lab.yml" in why(run)
     lab(cluster_state="absent")
     after = trees()
-    assert {node: differences(base[node], after[node]) for node in NODES} == dict.fromkeys(NODES, [])
+    assert {node: differences(base[node], after[node]) for node in NODES} == {node: [] for node in NODES}
     assert playbook("site").changes() == []
     record = json.loads(told("pi-client", "bramble compute --scale 0.2 --json -"))
     assert record["lost"] == 0 and sorted(row["job"] for row in record["results"]) == list(range(16))
