@@ -11,15 +11,15 @@ Phase = Mapping[str, Any]
 # Line; told apart in words and dashes, too (after Okabe and Ito).
 OPEN, SHUT, GOOD = "#a83200", "#8a8a8a", "#00694d"
 FONT = "font-family='DejaVu Sans, Verdana, sans-serif'"
-WIDE, HIGH, TOP = 640, 330, 56
+WIDE, HIGH = 640, 366
 # Of the picture: name -> where its box is, and how wide.
 BOXES: dict[str, tuple[float, float, float]] = {
     "nodes": (30, 150, 130),
-    "client": (255, 150, 130),
-    "internet": (480, 60, 130),
-    "home network": (480, 240, 130),
+    "client": (315, 150, 120),
+    "internet": (480, 48, 130),
+    "home network": (480, 262, 130),
 }
-BOX_HIGH = 44
+BOX_HIGH = 64
 
 STYLE = """
 body { font: 15px/1.5 'DejaVu Sans', Verdana, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #1d1d1d }
@@ -55,37 +55,39 @@ def _text(x: float, y: float, text: str, colour: str = "#1d1d1d", size: int = 12
 
 
 def _panel(phase: Phase, x: float) -> list[str]:
-    words = "before the isolation" if phase["phase"] == "before" else phase["phase"]
+    words = (
+        "probes that got through before the isolation"
+        if phase["phase"] == "before"
+        else f"probes that got through, {phase['phase']}"
+    )
     parts = [f"<g transform='translate({x:g},0)'>", _text(WIDE / 2, 28, f"{words}, {phase['at']}", size=15, weight="bold")]
     for (start, end, must), (tried, through) in ways(phase).items():
         one, other = BOXES[start], BOXES[end]
         good = must == "pass"
         colour = GOOD if good and through == tried else OPEN if good or through else SHUT
         dashes = "" if through else " stroke-dasharray='6 5'"
-        label = f"{through} of {tried} got through"
+        label = f"{through} of {tried}"
         if start == end:  # among the nodes
-            y = one[1] + BOX_HIGH + (58 if good else 24)
-            parts.append(_text(one[0] + one[2] / 2, y, f"{'lab' if good else 'ssh'}: {label}", colour, 11, "bold"))
+            y = one[1] + BOX_HIGH + (58 if good else 34)
+            parts.append(_text(one[0] + one[2] / 2, y, f"{'lab ports' if good else 'ssh'}: {label}", colour, 11, "bold"))
             continue
-        down = 12 if good else -12
+        # In and out of the client one below the other, what is forbidden first; to the others around it.
+        down = 26 if start == "client" else 4 if good else -18
         x1, x2 = (one[0] + one[2], other[0]) if one[0] < other[0] else (one[0], other[0] + other[2])
-        y1, y2 = one[1] + BOX_HIGH / 2 + down, other[1] + BOX_HIGH / 2 + down
-        if (start, end) in (("nodes", "internet"), ("nodes", "home network")):  # around the client
-            y1 = one[1] if end == "internet" else one[1] + BOX_HIGH
-            y2, x1 = other[1] + BOX_HIGH / 2, one[0] + one[2] * 0.75
-        if start == "client":
-            y1 = y2 = y1 + 12
+        y1 = y2 = one[1] + BOX_HIGH / 2 + down
+        if end in ("internet", "home network"):
+            x1, y1 = one[0] + one[2] * 0.75, one[1] if end == "internet" else one[1] + BOX_HIGH
+            y2 = other[1] + BOX_HIGH / 2
         parts.append(
             f"<line x1='{x1:g}' y1='{y1:g}' x2='{x2:g}' y2='{y2:g}' stroke='{colour}' stroke-width='2.4'{dashes} "
             f"marker-end='url(#{colour[1:]})'/>"
         )
-        place = (y1 + y2) / 2 + (16 if down > 0 and start != end else -8)
-        parts.append(_text((x1 + x2) / 2, place, label, colour, 11, "bold"))
+        parts.append(_text((x1 + x2) / 2, (y1 + y2) / 2 - (14 if y1 > y2 else 6), label, colour, 11, "bold"))
     for name, (left, top, width) in BOXES.items():
         parts.append(
             f"<rect x='{left:g}' y='{top:g}' width='{width:g}' height='{BOX_HIGH}' rx='8' fill='#f4f4f4' stroke='#3c3c3c'/>"
         )
-        parts.append(_text(left + width / 2, top + 27, name, size=13, weight="bold"))
+        parts.append(_text(left + width / 2, top + BOX_HIGH / 2 + 4, name, size=13, weight="bold"))
     frames = phase.get("frames") or {}
     parts.append(
         _text(WIDE / 2, HIGH - 12, f"frames of the lab at the uplink: {frames['lab']}" if frames else "the client has no uplink")
