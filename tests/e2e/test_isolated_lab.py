@@ -61,9 +61,10 @@ def why(run: Play) -> str:
 
 @contextmanager
 def frames_at_the_uplink() -> Iterator[list[str]]:
-    """What tcpdump sees there meanwhile, of anybody: for the caller when it is over."""
+    """What tcpdump sees there meanwhile, for the caller when it is over; without what client and gateway have to say to each other."""
     seen: list[str] = []
-    command = OUTSIDE.inside("tcpdump", "--immediate-mode", "-l", "-n", "-e", "-i", outside.UPLINK)
+    command = OUTSIDE.inside("tcpdump", "--immediate-mode", "-l", "-n", "-i", outside.UPLINK, "not arp and not icmp6")
+    command[-1] = f"({command[-1]}) or host ({' or '.join([*outside.INTERNET])}) or net {SUBNET} or net {outside.ADVERTISED}/64"
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as capture:
         assert capture.stdout and capture.stderr
         assert "listening on" in capture.stderr.readline() + capture.stderr.readline()
