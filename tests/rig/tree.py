@@ -5,11 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 
-# Programs that run write here: journals, caches, leases, drift. Nothing else may differ after a way back.
+# Programs that run write here: journals, caches, leases, drift, what cloud-init notes at each boot, the copies that useradd keeps, the
+# lock of the role network. Nothing else may differ after a way back.
 ALLOWED = (
+    "/etc/group-",
+    "/etc/gshadow-",
+    "/etc/passwd-",
+    "/etc/shadow-",
     "/home/*/.ansible",
     "/root/.ansible",
     "/var/cache",
+    "/var/lib/bramble/network",
+    "/var/lib/cloud",
     "/var/lib/apt/lists",
     "/var/lib/chrony",
     "/var/lib/systemd",
