@@ -192,12 +192,13 @@ class Change:
         except FileNotFoundError:
             return None
 
-    def stage(self, name: str, files: Files, commands: Mapping[str, Sequence[Command]]) -> None:
+    def stage(self, name: str, files: Files, commands: Mapping[str, Sequence[Command]], program: str = "") -> None:
         """Note a change, and how to undo it; nothing is changed yet. Raises SwitchError, OSError.
 
         :param name: tells this change from others
         :param commands: down: before the files change, errors do not count; new: to apply the new ones; old: to apply the old
             ones again; boot: when the old ones are put back before the network comes up; last: when `old` fails
+        :param program: the text of this file; by default asked of Python, but under mitogen it does not know
         """
         if self.plan():
             raise SwitchError("Another change of the network waits to be confirmed.")
@@ -211,13 +212,14 @@ class Change:
             "old": {path: entry and entry.pack() for path, entry in before.items()},
             "commands": commands,
         }
-        assert __spec__ and __spec__.loader
-        source: str = __spec__.loader.get_source(__spec__.name)  # type: ignore[attr-defined]
+        if not program:
+            assert __spec__ and __spec__.loader
+            program = __spec__.loader.get_source(__spec__.name)  # type: ignore[attr-defined]
         os.makedirs(self.state, mode=0o700, exist_ok=True)
         put(f"{self.state}/outcome.json", None)
         shutil.rmtree(f"{self.folder}.new", ignore_errors=True)
         put(f"{self.folder}.new/plan.json", File(json.dumps(plan).encode(), 0o600))
-        put(f"{self.folder}.new/switch.py", File(source.encode(), 0o600))
+        put(f"{self.folder}.new/switch.py", File(program.encode(), 0o600))
         # Without the folder this service does nothing, and with it the service must be there.
         put_all(self._unit)
         os.rename(f"{self.folder}.new", self.folder)

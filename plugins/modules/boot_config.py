@@ -54,6 +54,14 @@ options:
     elements: dict
     default: []
     suboptions: *line
+  config_restored:
+    description:
+      - Lines of C(config.txt), KEY=VALUE, that are removed unless they were there before the first change. When the file is then
+        as it was, the copy of how it was goes, too.
+    type: list
+    elements: dict
+    default: []
+    suboptions: *line
   optional:
     description: Say so, instead of failing, where a file that is to be edited does not exist.
     type: bool
@@ -116,6 +124,11 @@ def edited_config(path: Path, wanted: dict) -> str:
     text = read(path)
     for entry in wanted["config_absent"]:
         text = boot.remove_setting(text, **entry)
+    for entry in wanted["config_restored"]:
+        kept = boot.backup_of(path)
+        # Setting what is there already changes nothing.
+        if kept.exists() and boot.set_setting(read(kept), **entry) != read(kept):
+            text = boot.remove_setting(text, **entry)
     for entry in wanted["config_present"]:
         text = boot.set_setting(text, **entry)
     return text
@@ -126,7 +139,7 @@ def planned(module: AnsibleModule) -> dict[Path, str]:
     wanted = module.params
     for parameter in (*wanted["cmdline_present"], *wanted["cmdline_absent"], *wanted["cmdline_restored"]):
         boot.check_parameter(parameter)
-    for entry in (*wanted["config_present"], *wanted["config_absent"]):
+    for entry in (*wanted["config_present"], *wanted["config_absent"], *wanted["config_restored"]):
         boot.check_setting(**entry)
     found = boot.find()
     plan: dict[Path, str] = {}
@@ -165,6 +178,8 @@ def run(module: AnsibleModule) -> None:
     if not module.check_mode:
         for path, text in plan.items():
             boot.save(path, text)
+            if module.params["config_restored"] and text == read(boot.backup_of(path)):
+                boot.backup_of(path).unlink()
         if plan:
             flag.write_text("*** System restart required ***\n", encoding="utf-8")
     module.exit_json(
@@ -179,7 +194,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **dict.fromkeys(("cmdline_present", "cmdline_absent", "cmdline_restored"), names),
-            **dict.fromkeys(("config_present", "config_absent"), lines),
+            **dict.fromkeys(("config_present", "config_absent", "config_restored"), lines),
             "optional": {"type": "bool", "default": False},
         },
         supports_check_mode=True,

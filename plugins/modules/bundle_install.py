@@ -9,6 +9,7 @@ short_description: Install a bundle of packages on a node
 description:
   - Fetches a bundle from where the cluster serves it, checks the signature and every file, then installs its Debian packages, and
     its wheels into an environment of their own, C(prefix/id). A file that is missing or altered is named; then none is installed.
+  - A bundle may have Debian packages only; then C(prefix/id) says that it is installed, and is no environment.
   - The node's own package sources are neither used nor changed.
   - Another bundle is installed beside the last one, so that an interrupted run leaves a node that works; the last but one goes.
 options:
@@ -38,7 +39,7 @@ options:
     description: The Python modules that services and commands import. They are compiled when they are installed.
     type: list
     elements: str
-    required: true
+    default: []
   prefix:
     description: Where the environments are.
     type: path
@@ -260,7 +261,9 @@ def install(node: Node, module: AnsibleModule) -> list[str]:
         finally:
             node.note(new := installed_debs() - before)
         if not has_wheels:
-            install_wheels(folder / "wheels", node.prefix / name, parameters["modules"])
+            if any(file.startswith("wheels/") for file in manifest.files):
+                install_wheels(folder / "wheels", node.prefix / name, parameters["modules"])
+            (node.prefix / name).mkdir(exist_ok=True)
     write(node.mark(name), f"{parameters['manifest']}\n")
     node.prune(name)
     return sorted(new)
@@ -275,7 +278,7 @@ def main() -> None:
             "url": {"type": "str", "required": True},
             "keys": {**strings, "no_log": False},
             "debs": strings,
-            "modules": strings,
+            "modules": {"type": "list", "elements": "str", "default": []},
             "prefix": {"type": "path", "required": True},
             "state_dir": {"type": "path", "default": "/var/lib/bramble"},
         },

@@ -47,6 +47,9 @@ options:
     description: Seconds until a change that is not confirmed is undone.
     type: int
     default: 90
+  program:
+    description: The text of module_utils/network_switch.py, which undoes a change. By default asked of Python; not under mitogen.
+    type: str
 attributes:
   check_mode: {support: full, description: "Says what it would change, and changes nothing. It does not ask the wire."}
   diff_mode: {support: full, description: Shows the files that change.}
@@ -274,7 +277,7 @@ class Node:
         """Have the change made, and undone unless it is confirmed; its name. Raises SwitchError, OSError."""
         commands = self.commands(who, facts)
         name = str(uuids.uuid4())
-        self.change.stage(name, files, commands._asdict())
+        self.change.stage(name, files, commands._asdict(), self.options["program"] or "")
         self.change.arm(self.options["timeout"])
         return name
 
@@ -359,6 +362,7 @@ def main() -> None:
         "uuid": {"type": "str"},
         "hosts": {"type": "str"},
         "timeout": {"type": "int", "default": 90},
+        "program": {"type": "str"},
     }
     needed = [
         ("state", "present", ["interface", "port", "files", "uuid", "hosts"]),

@@ -25,6 +25,7 @@ options:
       group: {description: Its group. Left as it is (for a new file root) if not given., type: str}
       state: {description: Whether it is to be., type: str, choices: [present, absent], default: present}
       only_where: {description: "Pass this file over where this path does not exist.", type: path}
+      unless_link: {description: "Pass this file over where it is a symbolic link to this: somebody else's.", type: str}
       check:
         description:
           - A command that ends with an error when the file is not good. C(%s) stands for the file's path while it is checked.
@@ -69,6 +70,7 @@ FILE = {
     "group": {"type": "str"},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     "only_where": {"type": "path"},
+    "unless_link": {"type": "str"},
     "check": {"type": "list", "elements": "str"},
 }
 
@@ -89,6 +91,13 @@ def wanted(entry: dict) -> tuple[str, str]:
     if entry["link"]:
         return f"-> {entry['link']}\n", "link"
     return entry["content"], " ".join(filter(None, [entry["mode"], entry["group"]]))
+
+
+def applies(entry: dict) -> bool:
+    """Whether a file is to be looked at, here."""
+    if entry["only_where"] and not os.path.exists(entry["only_where"]):
+        return False
+    return not (entry["unless_link"] and os.path.islink(entry["path"]) and os.readlink(entry["path"]) == entry["unless_link"])
 
 
 def check(module: AnsibleModule, entry: dict) -> None:
@@ -129,7 +138,7 @@ def stage_all(changes: list[tuple[Path, dict]]) -> list[tuple[str | None, Path]]
 
 def run(module: AnsibleModule) -> None:
     """Check all, then write what differs. Raises OSError."""
-    entries = [entry for entry in module.params["files"] if not entry["only_where"] or os.path.exists(entry["only_where"])]
+    entries = [entry for entry in module.params["files"] if applies(entry)]
     changes, diff = [], []
     for entry in entries:
         if entry["state"] == "present" and entry["check"]:

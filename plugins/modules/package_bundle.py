@@ -36,13 +36,12 @@ options:
         choices: [x86_64, aarch64]
         required: true
   requirements:
-    description: A requirements file in which every package is pinned and hashed, dependencies included.
+    description: A requirements file in which every package is pinned and hashed, dependencies included. Without it and O(source)
+      the bundle has Debian packages only.
     type: path
-    required: true
   source:
     description: The folder of the project's own package (pyproject.toml).
     type: path
-    required: true
   debs:
     description: The names of the Debian packages.
     type: list
@@ -154,12 +153,12 @@ def sources(source: Path) -> list[Path]:
     return sorted(path for path in parts if not {"build", "__pycache__"} & set(path.relative_to(source).parts))
 
 
-def bundle_id(kind: Kind, requirements: Path, source: Path, debs: Sequence[str]) -> str:
-    """A hash (12 hexadecimal digits) of everything that shapes a bundle."""
+def bundle_id(kind: Kind, requirements: Path | None, source: Path | None, debs: Sequence[str]) -> str:
+    """A hash (12 hexadecimal digits) of everything that shapes a bundle; without Python packages, of the Debian ones."""
     digest = hashlib.sha256(f"{FORMAT} {kind} {' '.join(sorted(debs))}\n".encode())
-    for path in [requirements, *sources(source)]:
+    for path in [requirements, *sources(source)] if requirements and source else []:
         content = path.read_bytes()
-        name = path.relative_to(source) if path.is_relative_to(source) else path.name
+        name = path.relative_to(source) if source and path.is_relative_to(source) else path.name
         digest.update(f"{name} {len(content)}\n".encode() + content)
     return digest.hexdigest()[:12]
 
@@ -225,12 +224,29 @@ def finish(wheels: Path) -> None:
     shutil.copy(pip, wheels / "installer.zip")
 
 
+def collect(requirements: Path, source: Path, copy: Path, wheels: Path, kind: Kind) -> None:
+    """Download and build all wheels into a folder; `copy` is where the source may be copied to. Raises BundleError."""
+    # setuptools leaves build/ beside the source: let it do so in a copy.
+    shutil.copytree(source, copy, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
+    lines = wheels / "requirements.txt"
+    lines.write_text(wanted(requirements.read_text(encoding="utf-8"), kind), encoding="utf-8")
+    try:
+        run(*download_command(lines, wheels, kind))
+        run(*build_command(copy, wheels))
+    except BundleError as error:
+        raise BundleError(
+            f"the packages for CPython {kind.python} on {kind.architecture} could not be collected: {error}. Collecting "
+            "needs the internet, on this machine only; then run the same command again"
+        ) from None
+    finish(wheels)
+
+
 class Maker(NamedTuple):
     """Where bundles come from and where they go."""
 
     images: Sequence[Path]
-    requirements: Path
-    source: Path
+    requirements: Path | None
+    source: Path | None
     debs: Sequence[str]
     dest: Path
     key: Path
@@ -255,19 +271,8 @@ class Maker(NamedTuple):
             for path in debs.glob("*%3a*"):
                 path.rename(debs / path.name.replace("%3a", "_"))
             (debs / "Packages").write_text(bundle_debs.index(debs), encoding="utf-8")
-            # setuptools leaves build/ beside the source: let it do so in a copy.
-            shutil.copytree(self.source, copy, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
-            requirements = wheels / "requirements.txt"
-            requirements.write_text(wanted(self.requirements.read_text(encoding="utf-8"), kind), encoding="utf-8")
-            try:
-                run(*download_command(requirements, wheels, kind))
-                run(*build_command(copy, wheels))
-            except BundleError as error:
-                raise BundleError(
-                    f"the packages for CPython {kind.python} on {kind.architecture} could not be collected: {error}. Collecting "
-                    "needs the internet, on this machine only; then run the same command again"
-                ) from None
-            finish(wheels)
+            if self.requirements and self.source:
+                collect(self.requirements, self.source, copy, wheels, kind)
             manifest = Manifest(name, kind, tuple(self.debs), describe(folder)).dump()
             (folder / MANIFEST).write_bytes(manifest)
             (folder / SIGNATURE).write_bytes(sign(manifest, self.key))
@@ -334,18 +339,22 @@ def main() -> None:
         argument_spec={
             "images": {"type": "list", "elements": "path", "required": True},
             "kinds": {"type": "list", "elements": "dict", "options": kind},
-            **{name: {"type": "path", "required": True} for name in ("requirements", "source", "dest", "key")},
+            **{name: {"type": "path"} for name in ("requirements", "source")},
+            **{name: {"type": "path", "required": True} for name in ("dest", "key")},
             "debs": {"type": "list", "elements": "str", "required": True},
             "signers": {"type": "list", "elements": "str", "default": [], "no_log": False},
             "keep": {"type": "int", "default": 4},
             "refresh": {"type": "bool", "default": False},
             "verify": {"type": "bool", "default": False},
         },
+        required_together=[("requirements", "source")],
         supports_check_mode=True,
     )
     parameters = module.params
-    requirements, source, dest, key = (Path(parameters[name]) for name in ("requirements", "source", "dest", "key"))
-    for path in (requirements, source / "pyproject.toml"):
+    # Ansible gives an empty string where a template gives none.
+    requirements, source = (Path(parameters[name]) if parameters[name] else None for name in ("requirements", "source"))
+    dest, key = (Path(parameters[name]) for name in ("dest", "key"))
+    for path in (requirements, source / "pyproject.toml") if requirements and source else ():
         if not path.is_file():
             module.fail_json(msg=f"{path} is missing: nothing was collected. Is this a whole clone of the project?")
     maker = Maker([Path(path) for path in parameters["images"]], requirements, source, parameters["debs"], dest, key)

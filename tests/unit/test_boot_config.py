@@ -84,6 +84,25 @@ def test_an_old_image_has_them_in_boot(root: Path, run_module: Run) -> None:
     assert (root / "boot/cmdline.txt").read_text() == "a b"
 
 
+def test_lines_of_config_are_restored(root: Path, run_module: Run) -> None:
+    """What was there stays, what came goes, and so does the copy when nothing else differs."""
+    path = root / "boot/firmware/config.txt"
+    path.write_text("[all]\ndtoverlay=disable-bt\n")
+    radios = [{"setting": "dtoverlay=disable-wifi"}, {"setting": "dtoverlay=disable-bt"}]
+    before = tree(root)
+    assert not run_module("boot_config", {"config_restored": radios})["changed"]
+    run_module("boot_config", {"config_present": radios})
+    assert path.read_text() == "[all]\ndtoverlay=disable-bt\ndtoverlay=disable-wifi\n"
+    assert run_module("boot_config", {"config_restored": radios}, check=True)["changed"]
+    assert run_module("boot_config", {"config_restored": radios})["changed"]
+    (root / "run/reboot-required").unlink()
+    assert tree(root) == before
+    run_module("boot_config", {"config_present": [*radios, {"setting": "arm_boost=1"}]})
+    run_module("boot_config", {"config_restored": radios})
+    assert path.read_text() == "[all]\ndtoverlay=disable-bt\narm_boost=1\n"
+    assert (root / "boot/firmware/config.txt.before-bramble").read_bytes() == before["boot/firmware/config.txt"]
+
+
 def test_an_unmounted_boot_partition_is_not_mistaken_for_an_old_image(root: Path, run_module: Run) -> None:
     (root / "boot/cmdline.txt").write_text("has moved\n")
     request = {"cmdline_present": ["b"]}

@@ -84,3 +84,13 @@ def test_the_group_is_kept_or_set(tmp_path: Path, machine, run_module: Run) -> N
     assert run_module("node_files", {"files": [{**entry, "content": "2", "group": "root"}]})["changed"] and path.group() == "root"
     wrong = run_module("node_files", {"files": [{**entry, "content": "3", "group": "nobody-has-this"}]})
     assert wrong["failed"] and "nobody-has-this" in wrong["msg"] and names(tmp_path) == ["key"] and path.read_text() == "2"
+
+
+@pytest.mark.parametrize("state", ["present", "absent"])
+def test_a_link_of_somebody_else_stays(tmp_path: Path, run_module: Run, state: str) -> None:
+    (tmp_path / "mask").symlink_to("/dev/null")
+    ours = {"path": f"{tmp_path}/mask", "link": "../dev/null", "unless_link": "/dev/null", "state": state}
+    assert not run_module("node_files", {"files": [ours]})["changed"] and (tmp_path / "mask").readlink() == Path("/dev/null")
+    (tmp_path / "mask").unlink()
+    assert run_module("node_files", {"files": [ours]})["changed"] == (state == "present")
+    assert run_module("node_files", {"files": [{**ours, "state": "absent"}]})["changed"] == (state == "present")

@@ -1,0 +1,179 @@
+"""What must not and what must be reachable in the isolated lab, and what the answers mean."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+Row = dict[str, Any]
+
+# Kinds of probes that look at a state of the node itself; all others send something.
+STATES = {"default_route", "resolver", "ipv6", "links", "radios", "packages", "firewall", "forwarding"}
+
+
+def _row(what: str, to: str, kind: str, *, must: str = "fail", **options: Any) -> Row:
+    return {"what": what, "to": to, "must": must, "kind": kind, **options}
+
+
+def _outside(lab: Mapping[str, Any]) -> list[Row]:
+    """To the internet, by all that it is commonly reached by."""
+    rows: list[Row] = []
+    for host in (lab["outside_ipv4"], lab["outside_ipv6"]):
+        if not host:
+            continue
+        version = f"IPv{ipaddress.ip_address(host).version}"
+        rows += [_row(f"tcp {port}, {version}", "internet", "tcp", host=host, port=port) for port in (80, 443, 22)]
+        rows += [_row(f"udp {port}, {version}", "internet", "udp", host=host, port=port) for port in (123, 443)]
+        rows.append(_row(f"ping, {version}", "internet", "icmp", host=host))
+        rows.append(_row(f"name server, {version}", "internet", "dns", host=host, name=lab["outside_name"]))
+        rows.append(_row(f"name server by tcp, {version}", "internet", "dns", host=host, name=lab["outside_name"], tcp=True))
+    if lab["outside_ipv4"]:
+        rows.append(_row("tcp 80 as another user", "internet", "user", host=lab["outside_ipv4"], port=80))
+    rows.append(_row("any name server it knows", "internet", "resolvers", name=lab["outside_name"]))
+    rows.append(_row("the address of a name", "internet", "lookup", name=lab["outside_name"]))
+    return rows
+
+
+def _client(lab: Mapping[str, Any], address: str, about: Mapping[str, Any], own: str) -> list[Row]:
+    """Through the client, and to it."""
+    interface, rows = lab["interface"], []
+    for host, gateway in ((lab["outside_ipv4"], address), (lab["outside_ipv6"], about["link_local"])):
+        if host and gateway:
+            what = f"tcp 80 by the client as gateway, IPv{ipaddress.ip_address(host).version}"
+            rows.append(_row(what, "internet", "via", host=host, port=80, via=gateway, interface=interface))
+    if lab["outside_ipv4"] and about["mac"]:
+        raw = {"interface": interface, "source": own, "mac": about["mac"]}
+        rows.append(_row("a frame made by hand, by the client", "internet", "frame", host=lab["outside_ipv4"], **raw))
+    homes = [home for home in [lab["home"] or about["gateway"]] if home]
+    for home in homes:
+        rows.append(_row("ping", "home network", "icmp", host=home))
+        rows.append(_row("tcp 80", "home network", "tcp", host=home, port=80))
+    for uplink in about["uplink_addresses"]:
+        rows.append(_row(f"ping its uplink {uplink}", "client", "icmp", host=uplink))
+        rows.append(_row(f"tcp 22 at its uplink {uplink}", "client", "tcp", host=uplink, port=22))
+        if ":" not in uplink:
+            rows.append(_row(f"arp for its uplink {uplink}", "client", "arp", host=uplink, interface=interface, source=own))
+    for port in sorted({22, *about["listening"]} - set(lab["client_tcp_ports"])):
+        rows.append(_row(f"tcp {port}", "client", "tcp", host=address, port=port))
+    return rows
+
+
+def _states(lab: Mapping[str, Any]) -> list[Row]:
+    """What the node itself must not have."""
+    port = {"interface": lab["interface"]}
+    return [
+        _row("a default route, IPv4", "itself", "default_route", family=4, layer="route"),
+        _row("a default route, IPv6", "itself", "default_route", family=6, layer="ipv6"),
+        _row("a name server in resolv.conf", "itself", "resolver", layer="resolver"),
+        _row("IPv6", "itself", "ipv6", layer="ipv6", **port),
+        _row("another port that is up", "itself", "links", layer="nic", **port),
+        _row("a radio that is not off", "itself", "radios", layer="radio", overlays=lab["overlays"]),
+        _row("packages from elsewhere", "itself", "packages", layer="package", mirror=lab["mirror"]),
+        _row("no firewall", "itself", "firewall", layer="firewall", table=lab["table"], hooks=["input", "output", "forward"]),
+    ]
+
+
+def lab_plan(host: str, lab: Mapping[str, Any], hostile: bool = False) -> list[Row]:
+    """The probes that a host runs.
+
+    :param host: its name
+    :param lab: addresses (name -> address, of all), client (its name), about (lab_probe.about of it), interface, table, overlays,
+        outside_ipv4, outside_ipv6, outside_name, home, mirror (URL), client_tcp_ports and client_udp_ports (those that nodes may
+        reach), services (name -> ports, of what must be reachable), lab_port
+    :param hostile: only what a hostile root could use: a state that he has made himself tells nothing
+    """
+    addresses, client, about = lab["addresses"], lab["client"], lab["about"]
+    peers = {name: address for name, address in addresses.items() if name not in (host, client)}
+    if host == client:
+        rows = [
+            _row("it forwards", "itself", "forwarding", layer="client"),
+            _row("no firewall", "itself", "firewall", layer="client", table=lab["table"], hooks=["forward"]),
+        ]
+        for name, address in peers.items():
+            rows.append(_row("ssh", name, "tcp", host=address, port=22, service=True, must="pass"))
+            rows.append(_row("ping", name, "icmp", host=address, must="pass"))
+        return rows
+    rows = _outside(lab) + _client(lab, addresses[client], about, addresses[host])
+    rows += [_row("ssh", name, "tcp", host=address, port=22) for name, address in peers.items()]
+    if hostile:
+        return [row for row in rows if row["kind"] != "via"]
+    rows += _states(lab)
+    for name, address in peers.items():
+        rows.append(_row("ping", name, "icmp", host=address, must="pass"))
+        rows.append(_row(f"tcp {lab['lab_port']}", name, "tcp", host=address, port=lab["lab_port"], must="pass"))
+    for port in lab["client_udp_ports"]:
+        rows.append(_row(f"udp {port}", client, "udp", host=addresses[client], port=port, must="pass"))
+    for name, ports in lab["services"].items():
+        for port in ports if name != host else ():
+            rows.append(_row(f"tcp {port}", name, "tcp", host=addresses[name], port=port, service=True, must="pass"))
+    return rows
+
+
+def lab_rows(results: Mapping[str, Mapping[str, Any]], hostile: bool = False) -> list[Row]:
+    """The rows of all hosts, each with `from` and, tried by a hostile root, `as`. `results`: host -> what lab_probe returned."""
+    who = {"as": "hostile root"} if hostile else {}
+    return [{"from": host, **who, **row} for host, result in results.items() for row in result.get("rows", [])]
+
+
+def _words(row: Mapping[str, Any]) -> str:
+    where = "" if row["to"] == "itself" else f" to {row['to']}"
+    return f"{row['from']}{', hostile root' if row.get('as') else ''}: {row['what']}{where} ({row['seen']})"
+
+
+def lab_verdict(rows: Sequence[Mapping[str, Any]], frames: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """What a proof says.
+
+    :param rows: of all hosts (lab_rows)
+    :param frames: what the capture at the uplink counted, of the lab (`lab`); None or empty where there was none
+    :returns: forbidden, reached (of those), allowed, failed (of those), and red: what is wrong, a sentence each
+    """
+    forbidden = [row for row in rows if row["must"] == "fail"]
+    allowed = [row for row in rows if row["must"] == "pass"]
+    reached = [row for row in forbidden if row["reached"]]
+    failed = [row for row in allowed if not row["reached"]]
+    red = [f"REACHED, and must not be: {_words(row)}" for row in reached]
+    red += [f"not reached, and must be: {_words(row)}" for row in failed]
+    if frames and frames["lab"]:
+        red.append(f"{frames['lab']} frames of the lab were seen at the client's uplink")
+    if not forbidden or not allowed:
+        red.append("nothing was tried")
+    return {"forbidden": len(forbidden), "reached": len(reached), "allowed": len(allowed), "failed": len(failed), "red": red}
+
+
+def lab_baseline(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The probes that could not get through before the isolation either, so that a later pass of theirs proves nothing.
+
+    A second port need only be in one node.
+    """
+    rows = list(rows)
+    other = any(row["kind"] == "links" and row["reached"] for row in rows)
+    return [_words(row) for row in rows if not row["reached"] and not (row["kind"] == "links" and other)]
+
+
+def lab_masks(units: Iterable[str], masked: bool) -> list[dict[str, str]]:
+    """The masks of units, as node_files takes them. One that somebody else has made stays: ours lead there by another way."""
+    return [
+        {
+            "path": f"/etc/systemd/system/{unit}",
+            "link": "../../../dev/null",
+            "unless_link": "/dev/null",
+            "only_where": f"/usr/lib/systemd/system/{unit}",
+            "state": "present" if masked else "absent",
+        }
+        for unit in units
+    ]
+
+
+class FilterModule:
+    """What Ansible finds here."""
+
+    def filters(self) -> dict[str, Any]:
+        """Name -> function."""
+        return {
+            "lab_plan": lab_plan,
+            "lab_rows": lab_rows,
+            "lab_verdict": lab_verdict,
+            "lab_baseline": lab_baseline,
+            "lab_masks": lab_masks,
+        }

@@ -1,0 +1,199 @@
+"""What the lab's proof tries, and what it makes of the answers."""
+
+from __future__ import annotations
+
+import copy
+import os
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from isolated_lab import STATES, lab_baseline, lab_masks, lab_plan, lab_rows, lab_verdict
+from isolated_lab_report import lab_picture, lab_report, ways
+
+from .load_plugin import ROOT, load
+
+LAB: dict[str, Any] = {
+    "addresses": {"pi-client": "10.0.0.100", "pi-01": "10.0.0.101", "pi-02": "10.0.0.102"},
+    "client": "pi-client",
+    "about": {
+        "mac": "dc:a6:32:00:00:00",
+        "link_local": "fe80::1",
+        "uplink": "eth1",
+        "gateway": "203.0.113.1",
+        "uplink_addresses": ["203.0.113.2", "2001:db8:51::2"],
+        "listening": [22, 3142, 8786],
+    },
+    "interface": "eth0",
+    "table": "bramble_lab",
+    "overlays": ["dtoverlay=disable-wifi"],
+    "outside_ipv4": "198.51.100.80",
+    "outside_ipv6": "2001:db8:80::80",
+    "outside_name": "www.outside.example",
+    "home": "",
+    "mirror": "http://10.0.0.100:3142/",
+    "client_tcp_ports": [3142],
+    "client_udp_ports": [123],
+    "services": {"pi-client": [3142], "pi-02": [8000]},
+    "lab_port": 31337,
+}
+PHASES = ("before", "isolated")
+
+
+def tried(reached: bool | None = None, **changes: Any) -> list[dict[str, Any]]:
+    """The rows of all hosts. What is forbidden got through or not; without `reached` all is as it must be."""
+    lab = {**LAB, **changes}
+    rows = lab_rows({host: {"rows": lab_plan(host, lab)} for host in lab["addresses"]})
+    return [{**row, "reached": row["must"] == "pass" or bool(reached), "seen": "as <seen>"} for row in rows]
+
+
+def phase(name: str, rows: list[dict[str, Any]], frames: int = 0) -> dict[str, Any]:
+    counts = {"lab": frames, "all": frames}
+    about = {"cluster": "octapi", "subnet": "10.0.0.0/24", "phase": name, "at": f"2026-11-23T03:0{PHASES.index(name)}:00Z"}
+    return {**about, "frames": counts, "rows": rows, **lab_verdict(rows, counts)}
+
+
+def test_every_row_is_a_probe_that_exists_and_has_what_it_takes() -> None:
+    probe = load(ROOT / "plugins/module_utils/lab_probe.py")
+    kinds = {row["kind"] for host in LAB["addresses"] for row in lab_plan(host, LAB)}
+    assert kinds == set(probe.KINDS)
+    assert kinds > STATES
+
+
+def test_what_must_fail_and_what_must_pass() -> None:
+    """The list of facts/rebuilds.md, section 5."""
+    rows = lab_plan("pi-01", LAB)
+    forbidden = {(row["to"], row["what"]) for row in rows if row["must"] == "fail"}
+    for version in ("IPv4", "IPv6"):
+        wanted = ("tcp 80", "tcp 443", "tcp 22", "udp 123", "udp 443", "ping", "name server", "name server by tcp")
+        assert {("internet", f"{what}, {version}") for what in (*wanted, "tcp 80 by the client as gateway")} <= forbidden
+    for what in (
+        "tcp 80 as another user",
+        "a frame made by hand, by the client",
+        "any name server it knows",
+        "the address of a name",
+    ):
+        assert ("internet", what) in forbidden
+    assert {("home network", "ping"), ("home network", "tcp 80"), ("pi-02", "ssh")} <= forbidden
+    assert {what for to, what in forbidden if to == "client"} == {
+        "ping its uplink 203.0.113.2",
+        "tcp 22 at its uplink 203.0.113.2",
+        "arp for its uplink 203.0.113.2",
+        "ping its uplink 2001:db8:51::2",
+        "tcp 22 at its uplink 2001:db8:51::2",
+        "tcp 22",
+        "tcp 8786",
+    }
+    layers = {row["layer"] for host in LAB["addresses"] for row in lab_plan(host, LAB) if "layer" in row}
+    assert layers == {"client", "firewall", "route", "resolver", "ipv6", "radio", "nic", "package"}
+    allowed = {(row["to"], row["what"]) for row in rows if row["must"] == "pass"}
+    assert allowed == {
+        ("pi-02", "ping"),
+        ("pi-02", "tcp 31337"),
+        ("pi-client", "udp 123"),
+        ("pi-client", "tcp 3142"),
+        ("pi-02", "tcp 8000"),
+    }
+    assert {row["to"] for row in lab_plan("pi-client", LAB) if row["must"] == "pass"} == {"pi-01", "pi-02"}
+
+
+def test_a_hostile_root_is_asked_only_for_what_he_reaches() -> None:
+    rows = lab_plan("pi-01", LAB, hostile=True)
+    assert not {row["kind"] for row in rows} & {*STATES, "via"}
+    assert {row["must"] for row in rows} == {"fail"}
+    assert {"internet", "home network", "client", "pi-02"} == {row["to"] for row in rows}
+    assert "pi-01, hostile root: ssh to pi-02 (x)" in str(
+        lab_verdict([{**row, "reached": True, "seen": "x"} for row in lab_rows({"pi-01": {"rows": rows}}, hostile=True)])["red"]
+    )
+
+
+@pytest.mark.parametrize("missing", ["outside_ipv4", "outside_ipv6"])
+def test_without_an_address_outside_there_are_no_probes_of_it(missing: str) -> None:
+    rows = lab_plan("pi-01", {**LAB, missing: ""})
+    assert all(row.get("host") != LAB[missing] for row in rows)
+
+
+def test_a_client_without_an_uplink() -> None:
+    about = {**LAB["about"], "uplink": "", "gateway": "", "uplink_addresses": []}
+    rows = lab_plan("pi-01", {**LAB, "about": about})
+    assert "home network" not in {row["to"] for row in rows}
+    assert {row["to"] for row in lab_plan("pi-01", {**LAB, "about": about, "home": "192.168.178.1"})} >= {"home network"}
+
+
+def test_any_single_probe_turns_it_red() -> None:
+    rows = tried()
+    assert lab_verdict(rows, {"lab": 0, "all": 9})["red"] == []
+    for number, row in enumerate(rows):
+        wrong = copy.deepcopy(rows)
+        wrong[number]["reached"] = not row["reached"]
+        verdict = lab_verdict(wrong)
+        assert len(verdict["red"]) == 1 and row["what"] in verdict["red"][0] and row["from"] in verdict["red"][0]
+        assert verdict["reached"] + verdict["failed"] == 1
+
+
+def test_a_frame_at_the_uplink_or_nothing_tried_turns_it_red() -> None:
+    assert "1 frames of the lab" in lab_verdict(tried(), {"lab": 1, "all": 1})["red"][0]
+    assert lab_verdict([])["red"] == ["nothing was tried"]
+    assert lab_verdict([row for row in tried() if row["must"] == "fail"])["red"] == ["nothing was tried"]
+
+
+def test_what_did_not_get_through_before_proves_nothing() -> None:
+    rows = tried(reached=True)
+    assert lab_baseline(rows) == []
+    second = [row for row in rows if row["kind"] == "links"]
+    assert len(second) == 2
+    second[0]["reached"] = False  # only one node has a second port
+    assert lab_baseline(rows) == []
+    second[1]["reached"] = False
+    assert len(lab_baseline(rows)) == 2
+    next(row for row in rows if row["kind"] == "lookup")["reached"] = False
+    assert any("the address of a name" in line for line in lab_baseline(rows))
+
+
+def test_a_mask_leads_to_nothing_and_only_where_there_is_a_unit() -> None:
+    for masked, state in ((True, "present"), (False, "absent")):
+        mask = lab_masks(["a.service"], masked)[0]
+        assert (mask["path"], mask["state"]) == ("/etc/systemd/system/a.service", state)
+        assert os.path.normpath(f"/etc/systemd/system/{mask['link']}") == mask["unless_link"] == "/dev/null"
+        assert mask["only_where"] == "/usr/lib/systemd/system/a.service"
+
+
+def test_the_page_says_yes_or_no_and_shows_every_probe() -> None:
+    before, after = phase("before", tried(reached=True), 9), phase("isolated", tried())
+    page = lab_report([after, before])
+    assert "Yes, by the proof of" in page and "only machines you own" in page.lower()
+    assert page.index("<th>before") < page.index("<th>isolated")
+    assert page.count("<tr>") == len(tried()) + 1
+    assert "as &lt;seen&gt;" in page and "as <seen>" not in page
+    leak = tried()
+    leak[0]["reached"] = True
+    page = lab_report([before, phase("isolated", leak)])
+    assert (
+        "No, by the proof of" in page
+        and "Yes, by" not in page
+        and f"<li>REACHED, and must not be: {leak[0]['from']}: {leak[0]['what']}" in page
+    )
+    assert "Not yet" in lab_report([before])
+
+
+def test_the_picture_counts_every_way() -> None:
+    before, after = phase("before", tried(reached=True), 9), phase("isolated", tried())
+    assert sum(through for _, through in ways(after).values()) == after["allowed"]
+    counted = ways(before)
+    assert set(counted) == {
+        ("nodes", "internet", "fail"),
+        ("nodes", "home network", "fail"),
+        ("nodes", "client", "fail"),
+        ("nodes", "nodes", "fail"),
+        ("nodes", "nodes", "pass"),
+        ("nodes", "client", "pass"),
+        ("client", "nodes", "pass"),
+    }
+    assert counted["nodes", "nodes", "fail"] == (2, 2) and ways(after)["nodes", "nodes", "fail"] == (2, 0)
+    picture = ElementTree.fromstring(lab_picture([before, after]))
+    texts = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert f"0 of {counted['nodes', 'internet', 'fail'][0]}" in texts
+    assert (
+        "frames of the lab at the uplink: 9" in texts
+        and "probes that got through before the isolation, 2026-11-23T03:00:00Z" in texts
+    )

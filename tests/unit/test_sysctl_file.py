@@ -1,0 +1,72 @@
+"""Settings of the kernel that become again what they were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from . import conftest
+from .conftest import Run
+
+WANTED = {"net.ipv4.ip_forward": 0, "net.ipv4.conf.eth0/5.arp_ignore": 1, "net.ipv6.conf.all.forwarding": 0}
+
+
+@pytest.fixture
+def sysctl(tmp_path: Path, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict]:
+    """Runs the module on settings in the test's folder; forwarding is on."""
+    for name, value in {"net/ipv4/ip_forward": "1", "net/ipv4/conf/eth0.5/arp_ignore": "0"}.items():
+        (tmp_path / "proc" / name).parent.mkdir(parents=True)
+        (tmp_path / "proc" / name).write_text(f"{value}\n")
+    real = conftest.load
+
+    def load(path: Path) -> object:
+        module = real(path)
+        module.PROC = tmp_path / "proc"
+        return module
+
+    monkeypatch.setattr(conftest, "load", load)
+
+    def run(state: str = "present", check: bool = False, **more: int) -> dict:
+        options = {"path": f"{tmp_path}/90-lab.conf", "settings": {**WANTED, **more}, "state": state}
+        return run_module("sysctl_file", options, check=check, diff=True)
+
+    return run
+
+
+def values(folder: Path) -> list[str]:
+    names = ("net/ipv4/ip_forward", "net/ipv4/conf/eth0.5/arp_ignore")
+    return [(folder / "proc" / name).read_text().strip() for name in names]
+
+
+def test_there_and_back(tmp_path: Path, sysctl: Callable[..., dict]) -> None:
+    dry = sysctl(check=True)
+    assert dry["changed"] and values(tmp_path) == ["1", "0"] and not (tmp_path / "90-lab.conf").exists()
+    done = sysctl()
+    assert done == dry and values(tmp_path) == ["0", "1"]
+    assert done["settings"] == ["net.ipv4.ip_forward", "net.ipv4.conf.eth0/5.arp_ignore"]
+    lines = (tmp_path / "90-lab.conf").read_text().splitlines()
+    assert "net.ipv4.ip_forward = 0" in lines and "# net.ipv4.ip_forward was 1" in lines and len(lines) == 4
+    assert not sysctl()["changed"]
+    assert sysctl("absent", check=True)["changed"] and values(tmp_path) == ["0", "1"]
+    assert sysctl("absent")["changed"] and values(tmp_path) == ["1", "0"] and not (tmp_path / "90-lab.conf").exists()
+    assert not sysctl("absent")["changed"]
+
+
+def test_what_was_set_by_hand_since_is_put_right_and_what_was_is_not_forgotten(
+    tmp_path: Path, sysctl: Callable[..., dict]
+) -> None:
+    sysctl()
+    (tmp_path / "proc/net/ipv4/ip_forward").write_text("2\n")
+    assert sysctl()["settings"] == ["net.ipv4.ip_forward"] and values(tmp_path) == ["0", "1"]
+    sysctl("absent")
+    assert values(tmp_path) == ["1", "0"]
+
+
+def test_a_setting_that_is_none_is_named_and_one_of_ipv6_may_be_missing(tmp_path: Path, sysctl: Callable[..., dict]) -> None:
+    wrong = sysctl(**{"net.ipv4.conf.eth9.arp_ignore": 1})
+    assert wrong["failed"] and "no setting net.ipv4.conf.eth9.arp_ignore. Nothing was changed" in wrong["msg"]
+    assert values(tmp_path) == ["1", "0"]
+    (tmp_path / "proc/net/ipv6").mkdir()
+    assert "no setting net.ipv6.conf.all.forwarding" in sysctl()["msg"]
