@@ -8,7 +8,7 @@ module: lab_probe
 short_description: Try out what a node can reach
 description:
   - Runs probes, and says of each whether it got through. Nothing is installed and nothing stays.
-  - With I(hostile), as a hostile root would: the node's whole nftables ruleset is flushed, IPv6 is switched on and default routes
+  - With I(hostile), as a hostile root would. The node's whole nftables ruleset is flushed, IPv6 is switched on and default routes
     by I(gateways) are set, for the time of the probes. All is undone in any case, also when this is killed (systemd-run(1)).
 author: Bramble
 options:
