@@ -272,7 +272,7 @@ def test_the_environment_leads_nowhere_else() -> None:
     }
     kept = lab.environment(given)
     assert (
-        kept["HOME"] == "/home/pi"
+        kept["HOME"] == "/home/pi/.lab"
         and "/tmp" not in kept["PATH"]
         and not {"http_proxy", "HYDRA_PROXY", "LD_PRELOAD", "NMAPDIR"} & set(kept)
     )

@@ -332,6 +332,17 @@ def test_a_bundle_is_made_once(arguments: dict[str, Any], tmp_path: Path, run_mo
     assert not again["changed"] and again["bundles"] == made["bundles"]
 
 
+def test_a_bundle_may_have_debian_packages_only(arguments: dict[str, Any], run_module: Run) -> None:
+    whole = run_module("package_bundle", arguments)["bundles"][0]
+    arguments = {name: value for name, value in arguments.items() if name not in ("requirements", "source")}
+    made = run_module("package_bundle", arguments)
+    (bundle,) = made["bundles"]
+    assert bundle["id"] != whole["id"]
+    files = read(Path(bundle["path"]), made["keys"])[0].files
+    assert sorted(files) == ["debs/Packages", "debs/needed_1.5_all.deb", "debs/wanted_1_2.0_all.deb"]
+    assert "requirements, source" in run_module("package_bundle", {**arguments, "source": "/nonexistent"})["msg"]
+
+
 def test_a_bundle_that_is_not_whole_is_not_used(arguments: dict[str, Any], run_module: Run) -> None:
     (bundle,) = run_module("package_bundle", arguments)["bundles"]
     path = Path(bundle["path"], "debs/needed_1.5_all.deb")

@@ -345,8 +345,9 @@ def command_line(name: str, arguments: Sequence[str], lab: Lab, folder: Path) ->
 
 
 def environment(given: dict[str, str]) -> dict[str, str]:
-    """Without what could send a tool another way: proxies, preloaded libraries, settings."""
-    kept = {name: given[name] for name in ("HOME", "USER", "TERM") if name in given}
+    """Without what could send a tool another way: proxies, preloaded libraries, settings. What it keeps goes to ~/.lab."""
+    kept = {name: given[name] for name in ("USER", "TERM") if name in given}
+    kept["HOME"] = f"{given.get('HOME', '/tmp')}/.lab"
     return {**kept, "LC_ALL": "C.UTF-8", "PATH": "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"}
 
 
@@ -379,8 +380,10 @@ def main(arguments: Sequence[str]) -> int:
             return 0
         with tempfile.TemporaryDirectory(prefix="lab-") as folder:
             command = command_line(arguments[0], arguments[1:], Lab(subnet), Path(folder))
+            own = environment(dict(os.environ))
+            os.makedirs(own["HOME"], exist_ok=True)
             # No input: some take targets from there.
-            return subprocess.run(command, env=environment(dict(os.environ)), stdin=subprocess.DEVNULL, check=False).returncode
+            return subprocess.run(command, env=own, stdin=subprocess.DEVNULL, check=False).returncode
     except Refused as error:
         print(f"lab: refused: {error}.", file=sys.stderr)
         return os.EX_NOPERM
