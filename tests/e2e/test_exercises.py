@@ -56,6 +56,9 @@ LOOK = (
     f"find etc {FIND} -type f -print0 | sort -z | xargs -0 sha256sum; dpkg-query --show; ls /var/lib/bramble-bundle || true"
 )
 
+# A quarter of an hour where the machine is busy: `make test-slow` runs it.
+pytestmark = pytest.mark.slow
+
 playbook = partial(play, inventory=[*INVENTORY, OVERLAY])
 told = partial(conftest.told, STATE)
 

@@ -32,6 +32,9 @@ NODES = ["pi-client", *SERVERS]
 LAYERS = ["client", "firewall", "route", "resolver", "ipv6", "radio", "nic", "package"]
 PROOF = "/run/bramble-lab/proof.json"
 
+# A quarter of an hour where the machine is busy: `make test-slow` runs it.
+pytestmark = pytest.mark.slow
+
 playbook = partial(play, inventory=[*INVENTORY, OVERLAY])
 told = partial(conftest.told, STATE, options=("-o", "ConnectTimeout=5"))
 OUTSIDE = outside.Outside("h-lab", SUBNET, leak="pi-01")
