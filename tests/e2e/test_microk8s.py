@@ -104,7 +104,8 @@ def test_the_nodes_become_a_cluster() -> None:
 
 def test_no_token_is_left() -> None:
     for node in SERVERS:
-        assert told(node, f"sudo cat {TOKENS}") == ""
+        # Where none was minted, there is no such file.
+        assert told(node, f"sudo cat {TOKENS} 2>/dev/null || true") == ""
 
 
 def test_a_second_run_changes_nothing() -> None:
