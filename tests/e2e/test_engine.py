@@ -19,10 +19,11 @@ import rehearsal
 from rehearsal import INVENTORY, ROOT, play
 
 from . import conftest
-from .conftest import OVERLAY, SERVERS, STATE
 
-LAYOUT = Path(__file__).parent / "engine"
-NET = "10.77.79"
+OVERLAY = Path(__file__).parent / "engine"
+STATE = ROOT / ".state/h-engine"
+NET = "10.77.110"
+SERVERS = ["pi-01", "pi-02"]
 DOORS = {
     "scheduler": f"{NET}.100:8786",
     "worker of one process": f"{NET}.101:8788",
@@ -31,14 +32,15 @@ DOORS = {
     "its nanny, too": f"{NET}.102:8811",
 }
 
-playbook = partial(play, inventory=[*INVENTORY, OVERLAY, LAYOUT])
+playbook = partial(play, inventory=[*INVENTORY, OVERLAY])
 told = partial(conftest.told, STATE)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def layout(cluster: None) -> None:
-    """Of the demo's two servers pi-01 has one process of four threads, and pi-02 four of one."""
-    playbook("site", arguments="--tags worker")
+def cluster() -> Iterator[None]:
+    """A client and two servers after site.yml: pi-01 has one process of four threads, pi-02 four of one."""
+    with conftest.booted(playbook, STATE, SERVERS):
+        yield
 
 
 def begin(program: str) -> subprocess.Popen[str]:
@@ -132,7 +134,7 @@ def test_a_node_in_1970_learns_the_time_and_its_worker_joins_then() -> None:
 def port_of(node: str) -> str:
     """The end of its cable in the switch."""
     index = subprocess.run(
-        ["docker", "exec", f"e2e-{node}", "cat", "/sys/class/net/eth0/iflink"], capture_output=True, text=True, check=True
+        ["docker", "exec", f"h-engine-{node}", "cat", "/sys/class/net/eth0/iflink"], capture_output=True, text=True, check=True
     )
     links = json.loads(subprocess.run(["ip", "-json", "link"], capture_output=True, text=True, check=True).stdout)
     return next(link["ifname"] for link in links if link["ifindex"] == int(index.stdout))
@@ -146,7 +148,7 @@ def test_every_job_ends_once_whatever_happens_to_the_nodes() -> None:
         time.sleep(4)
         # It may just have been taken down by the job that eats memory.
         told("pi-01", "until sudo sh -c 'kill -KILL $(pgrep -u bramble -f multiprocessing.spawn)'; do sleep 0.5; done")
-        subprocess.run(["docker", "kill", "e2e-pi-02"], check=True, capture_output=True)
+        subprocess.run(["docker", "kill", "h-engine-pi-02"], check=True, capture_output=True)
         playbook("rehearse", arguments="--limit pi-02")
         port = port_of("pi-01")
         subprocess.run(["ip", "link", "set", port, "down"], check=True)
@@ -182,7 +184,7 @@ def test_every_job_ends_once_whatever_happens_to_the_nodes() -> None:
 @pytest.fixture
 def stranger() -> Iterator[list[str]]:
     """A host that is nobody's, on the switch: what to put before a command that it runs."""
-    with conftest.stranger("hengine-s", conftest.switch("e2e"), f"{NET}.77/24") as inside:
+    with conftest.stranger("hengine-s", conftest.switch("h-engine"), f"{NET}.77/24") as inside:
         yield inside
 
 

@@ -10,17 +10,21 @@ import threading
 import time
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
-from rehearsal import INVENTORY, ROOT, Play
+import rehearsal
+from rehearsal import INVENTORY, ROOT, Play, play
 
 from . import conftest
-from .conftest import OVERLAY, SERVERS, STATE, playbook
 
-pytestmark = pytest.mark.usefixtures("cluster")
+OVERLAY = Path(__file__).parent / "ops"
+STATE = ROOT / ".state/h-ops"
+NET = "10.77.96"
+SERVERS = ["pi-01", "pi-02"]
 
-NET = "10.77.79"
-
+playbook = partial(play, inventory=[*INVENTORY, OVERLAY])
+ssh = partial(rehearsal.ssh, STATE)
 told = partial(conftest.told, STATE, options=("-o", "ConnectTimeout=5"))
 
 
@@ -37,10 +41,17 @@ def computes() -> bool:
     return json.loads(told("pi-client", "bramble nodes --json -"))["nodes"].keys() == set(SERVERS)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    """A client and two servers after site.yml."""
+    with conftest.booted(playbook, STATE, SERVERS):
+        yield
+
+
 @pytest.fixture
 def strangers() -> Iterator[None]:
     """Two hosts that are nobody's, on the switch: one at a free address, one at pi-01's."""
-    bridge = conftest.switch("e2e")
+    bridge = conftest.switch("h-ops")
     try:
         with (
             conftest.stranger("hops-s1", bridge, f"{NET}.77/24"),
@@ -56,7 +67,7 @@ def renumber(node: str, old: int, new: int) -> None:
     """Give a node another address, until it boots."""
     # The first one first: with it, its network's others go.
     change = f"ip address delete {NET}.{old}/24 dev eth0; ip address add {NET}.{new}/24 dev eth0"
-    subprocess.run(["docker", "exec", f"e2e-{node}", "onpi", "sh", "-c", change], check=True)
+    subprocess.run(["docker", "exec", f"h-ops-{node}", "onpi", "sh", "-c", change], check=True)
 
 
 def discovered() -> dict[str, list[tuple[str, str]]]:
@@ -92,7 +103,7 @@ def test_discover_sees_strangers_a_doubled_address_and_a_wrong_one() -> None:
     assert found["pi-01"] == [("duplicate", f"{NET}.101")]
     assert found["pi-02"] == [("wrong address", f"{NET}.150")]
     assert ("unknown", f"{NET}.77") in found[""]
-    assert "should be 10.77.79.102" in said(run) and "claimed by" in said(run)
+    assert "should be 10.77.96.102" in said(run) and "claimed by" in said(run)
     svg = (STATE / "reports/discover/discover.svg").read_text()
     assert "wrong address" in svg and "duplicate" in svg
     assert playbook("discover", variables={"discover_fail": False}).status == "successful"
@@ -186,7 +197,7 @@ def test_a_node_that_loses_its_power_during_site_is_named_and_then_swapped() -> 
         if not off and "hostname" in str(event.get("event_data", {}).get("task", "")).replace(" ", "").lower():
             off.append("pi-02")
             threading.Thread(
-                target=lambda: subprocess.run(["docker", "kill", "e2e-pi-02"], check=True, capture_output=True)
+                target=lambda: subprocess.run(["docker", "kill", "h-ops-pi-02"], check=True, capture_output=True)
             ).start()
 
     run = playbook("site", on_event=pull, check=False)
