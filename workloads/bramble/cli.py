@@ -54,8 +54,10 @@ def optional(option: str, text: str | None) -> int | None:
 
 def part(text: str) -> tuple[int, int]:
     """Which share of how many: 2/8. Raises UsageError."""
-    index, _, count = text.partition("/")
-    numbers = (whole("--share", index), whole("--share", count or "0"))
+    index, slash, count = text.partition("/")
+    if not slash:
+        raise UsageError(f"--share {text}: it must say which of how many, such as 2/8")
+    numbers = (whole("--share", index), whole("--share", count))
     if numbers[0] > numbers[1]:
         raise UsageError(f"--share {text}: there are only {numbers[1]} shares")
     return numbers
