@@ -90,6 +90,41 @@ def test_none_of_a_thousand_short_jobs_is_lost() -> None:
     assert once(outcomes, 1000) and not any(outcome["lost"] for outcome in outcomes)
 
 
+def put(node: str, path: str, content: bytes) -> None:
+    """Write a file on a node, as root."""
+    subprocess.run(rehearsal.ssh_words(STATE, node, f"sudo install -D /dev/stdin {path}"), input=content, check=True, timeout=60)
+
+
+def wait_for(node: str, command: str, seconds: float = 60) -> None:
+    """Until a command on a node succeeds."""
+    deadline = time.monotonic() + seconds
+    while rehearsal.ssh(STATE, node, command).returncode:
+        assert time.monotonic() < deadline, f"{node}: not within {seconds} s: {command}"
+        time.sleep(1)
+
+
+def test_a_worker_whose_clock_is_in_1970_joins_when_it_is_right() -> None:
+    """A Pi's clock has no battery. No certificate is valid in 1970, in 2020 all are: no systemd starts a clock before that."""
+    (library,) = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
+    put("pi-01", "/usr/local/lib/libfaketime.so.1", library.read_bytes())
+    fake = "LD_PRELOAD=/usr/local/lib/libfaketime.so.1 DONT_FAKE_MONOTONIC=1"
+    joined = f"journalctl -u bramble-scheduler --since=@{{}} | grep -q 'Register worker.*{NET}.101'"
+    settings = f"{fake} FAKETIME_NO_CACHE=1 FAKETIME_TIMESTAMP_FILE=/etc/faketime"
+    put("pi-01", "/run/systemd/system/bramble-worker.service.d/fake.conf", f"[Service]\nEnvironment={settings}\n".encode())
+    try:
+        put("pi-01", "/etc/faketime", b"@1970-01-02 00:00:00\n")
+        started = int(time.time())
+        told("pi-01", "sudo systemctl daemon-reload && sudo systemctl restart bramble-worker")
+        wait_for("pi-01", f"sudo journalctl -u bramble-worker --since=@{started} | grep -q 'not yet valid'")
+        assert rehearsal.ssh(STATE, "pi-client", f"sudo {joined.format(started)}").returncode
+        put("pi-01", "/etc/faketime", b"@2020-06-01 00:00:00\n")
+        wait_for("pi-client", f"sudo {joined.format(started)}")
+    finally:
+        told("pi-01", "sudo rm -r /run/systemd/system/bramble-worker.service.d /etc/faketime /usr/local/lib/libfaketime.so.1")
+        told("pi-01", "sudo systemctl daemon-reload && sudo systemctl restart bramble-worker")
+    told("pi-client", "bramble prove pi-01")
+
+
 def port_of(node: str) -> str:
     """The end of its cable in the switch."""
     index = subprocess.run(
