@@ -51,11 +51,16 @@ def nodes(answer: str) -> dict[str, dict[str, Any]]:
         ) from error
 
 
+def is_ready(status: Mapping[str, Any]) -> bool:
+    """Whether the status of a node, or of a pod, says that it is ready."""
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in status.get("conditions", []))
+
+
 def _node(item: Mapping[str, Any]) -> dict[str, Any]:
     status = item.get("status", {})
     return {
         "uid": item["metadata"]["uid"],
-        "ready": any(each["type"] == "Ready" and each["status"] == "True" for each in status.get("conditions", [])),
+        "ready": is_ready(status),
         "schedulable": not item.get("spec", {}).get("unschedulable", False),
         "worker": "node.kubernetes.io/microk8s-worker" in item["metadata"].get("labels", {}),
         "version": status.get("nodeInfo", {}).get("kubeletVersion", ""),

@@ -160,7 +160,7 @@ def pod(item: dict[str, Any]) -> dict[str, Any]:
         "name": item["metadata"]["name"],
         "namespace": item["metadata"]["namespace"],
         "node": item["spec"].get("nodeName", ""),
-        "ready": any(each["type"] == "Ready" and each["status"] == "True" for each in status.get("conditions", [])),
+        "ready": microk8s.is_ready(status),
         "limits": {ids[name]: quantity(limit) for name, limit in limits.items() if limit and ids.get(name)},
     }
 

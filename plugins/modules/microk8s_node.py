@@ -85,16 +85,15 @@ def change(module: AnsibleModule, node: dict[str, Any]) -> dict[str, Any]:
     """Bring a node that is otherwise to its state; returns what changes of it. Raises Microk8sError."""
     name, state, timeout = (module.params[option] for option in ("name", "state", "timeout"))
     if state == "absent":
-        commands, after = [["remove-node", name, "--force"]], {}
+        command, after = ["remove-node", name, "--force"], {}
     elif state == "drained":
         # Pods that lose something by it are of services of the node itself, or keep it in emptyDir.
         flags = ["--ignore-daemonsets", "--delete-emptydir-data", "--force", f"--timeout={timeout}s"]
-        commands, after = [["kubectl", "drain", name, *flags]], {"schedulable": False}
+        command, after = ["kubectl", "drain", name, *flags], {"schedulable": False}
     else:
-        commands, after = [["kubectl", "uncordon", name]], {"schedulable": True}
-    for command in commands:
-        if not module.check_mode:
-            microk8s.call(module.run_command, *command)
+        command, after = ["kubectl", "uncordon", name], {"schedulable": True}
+    if not module.check_mode:
+        microk8s.call(module.run_command, *command)
     return after and {**node, **after}
 
 

@@ -58,8 +58,14 @@ class Run:
         self.engine, self.screen, self.name, self.nodes = engine, screen, name, nodes
         self.jobs: list[Outcome] = []
         """The jobs that ended, without their results."""
+        self.begin = time.perf_counter()
         self.notes: dict[str, Any] = {}
         """What else the program has to say of this run, such as where its seconds went; for the record."""
+
+    @property
+    def seconds(self) -> float:
+        """Since it began; of shares that were put together, what they took."""
+        return self.engine.took or time.perf_counter() - self.begin
 
     @property
     def slots(self) -> int:
@@ -130,9 +136,8 @@ def perform(program: Program, request: Request, screen: report.Screen) -> tuple[
                 engine.warm_up(kernel)
             for group in groups:
                 run = Run(engine, screen, f"{program.name} on {place}" + (f", {len(group)} nodes" if group else ""), group)
-                begin = time.perf_counter()
                 found = program.compute(run)
-                seconds = engine.took or time.perf_counter() - begin
+                seconds = run.seconds
                 runs.append(
                     {
                         "on": place if request.merge is None else "shares",

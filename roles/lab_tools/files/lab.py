@@ -360,11 +360,16 @@ def settings(path: Path) -> tuple[IPv4Network, float]:
         raise Refused(f"{path} does not say what the lab is ({error}). Run playbooks/isolated_lab.yml") from None
 
 
-def admit(address: str) -> Lab:
-    """The lab, when its isolation was proven lately and the address is inside it. Raises Refused."""
+def proven() -> Lab:
+    """The lab, when its isolation was proven lately. Raises Refused."""
     subnet, minutes = settings(SETTINGS)
     check_proof(PROOF, subnet, minutes, time.time())
-    lab = Lab(subnet)
+    return Lab(subnet)
+
+
+def admit(address: str) -> Lab:
+    """The same when the address is inside it. Raises Refused."""
+    lab = proven()
     lab.host(address)
     return lab
 
@@ -374,12 +379,11 @@ def main(arguments: Sequence[str]) -> int:
         print(__doc__.strip() + f"\n\nTools: {', '.join(sorted(TOOLS))}", file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else os.EX_USAGE
     try:
-        subnet, minutes = settings(SETTINGS)
-        check_proof(PROOF, subnet, minutes, time.time())
+        lab = proven()
         if arguments[0] == "--proof":
             return 0
         with tempfile.TemporaryDirectory(prefix="lab-") as folder:
-            command = command_line(arguments[0], arguments[1:], Lab(subnet), Path(folder))
+            command = command_line(arguments[0], arguments[1:], lab, Path(folder))
             own = environment(dict(os.environ))
             os.makedirs(own["HOME"], exist_ok=True)
             # No input: some take targets from there.

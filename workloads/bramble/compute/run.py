@@ -1,6 +1,5 @@
 """Run the sleeping jobs and say where they ran, how long they took and how much faster that was than one by one."""
 
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,10 +43,9 @@ def program(jobs: int, scale: float, seed: int) -> Program:
 
     def compute(run: Run) -> Naps:
         run.screen.say(f"{'job':>4}  {'node':<16}{'host':<20}{'slept s':>9}{'finished after s':>18}")
-        begin = time.perf_counter()
         outcomes = run.screen.follow(run.engine.map(nap, slept, run.nodes), jobs, run.name, row)
         run.jobs += [outcome for outcome in outcomes if outcome.lost is None]
-        return Naps(tuple(slept), outcomes, run.engine.took or time.perf_counter() - begin, shortest_makespan(slept, run.slots))
+        return Naps(tuple(slept), outcomes, run.seconds, shortest_makespan(slept, run.slots))
 
     parameters = {"jobs": jobs, "scale": scale, "seed": seed}
     return Program("compute", [nap], compute, describe, tell, picture, parameters=parameters)
