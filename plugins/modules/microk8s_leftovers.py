@@ -34,6 +34,7 @@ import shutil
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.command import run
 
 ROOT = Path("/")
 # Calico, flannel, the bridge plugin; tunl0 is the kernel's own.
@@ -63,12 +64,6 @@ def kubernetes_mounts(table: str) -> list[str]:
 def main() -> None:
     """Look, then remove."""
     module = AnsibleModule(argument_spec={}, supports_check_mode=True)
-
-    def run(*command: str, data: str | None = None) -> None:
-        code, out, err = module.run_command(list(command), data=data)
-        if code:
-            module.fail_json(msg=f"{' '.join(command)} ended with {code}: {(err or out).strip()}", rc=code)
-
     links = sorted(name for name in os.listdir(ROOT / "sys/class/net") if LINK.fullmatch(name))
     mounts = kubernetes_mounts((ROOT / "proc/mounts").read_text())
     files = [path for name in FILES if os.path.lexists(path := ROOT / name)]
@@ -86,11 +81,11 @@ def main() -> None:
     ]
     if not module.check_mode:
         for saver, after in rules.items():
-            run(saver.replace("-save", "-restore"), data=after)
+            run(module, saver.replace("-save", "-restore"), data=after)
         for name in links:
-            run("ip", "link", "delete", name)
+            run(module, "ip", "link", "delete", name)
         for place in mounts:
-            run("umount", place)
+            run(module, "umount", place)
         for path in files:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)

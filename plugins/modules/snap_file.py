@@ -65,6 +65,7 @@ from pathlib import Path
 
 from ansible.module_utils import snapd
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.command import run
 
 
 def change(module: AnsibleModule) -> None:
@@ -80,9 +81,7 @@ def change(module: AnsibleModule) -> None:
         commands = [["snap", "ack", wanted["assertion"]]] if wanted["assertion"] else []
         commands.append(["snap", "install", *flags, wanted["src"]])
     for command in commands:
-        code, out, err = module.run_command(command)
-        if code:
-            module.fail_json(msg=f"{' '.join(command)} ended with {code}: {(err or out).strip()}", rc=code)
+        run(module, *command)
 
 
 def main() -> None:

@@ -31,6 +31,7 @@ EXAMPLES = r"""
 
 from ansible.module_utils import snapd
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.command import run
 
 
 def main() -> None:
@@ -49,9 +50,7 @@ def main() -> None:
     changed = before != held and (snap is not None or module.check_mode)
     if changed and not module.check_mode:
         command = ["snap", "refresh", *(["--hold=forever"] if held else ["--unhold"]), name]
-        code, out, err = module.run_command(command)
-        if code:
-            module.fail_json(msg=f"{' '.join(command)} ended with {code}: {(err or out).strip()}", rc=code)
+        run(module, *command)
     diff = {"before": f"held: {before}\n", "after": f"held: {held}\n"} if changed else {}
     module.exit_json(changed=changed, diff=diff)
 
