@@ -19,10 +19,12 @@ import queue
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -178,6 +180,28 @@ class Local(Engine):
             yield _outcome(index, argument, _call(kernel, argument, node), node, time.monotonic() - begin)
 
 
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait while processes are started: one that is half started complains that the rest of it is gone.
+
+    They inherit that they do not hear it. The handler is for this process, since other threads of it may hear it.
+    """
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if came:
+        raise KeyboardInterrupt
+
+
 class Workstation(Engine):
     """Every core of this machine: one process per core."""
 
@@ -209,7 +233,9 @@ class Workstation(Engine):
             initializer=signal.signal,
             initargs=(signal.SIGINT, signal.SIG_IGN),
         )
-        list(self.pool.map(_ready, [kernel.__module__] * self.processes))
+        with _uninterrupted():
+            modules = self.pool.map(_ready, [kernel.__module__] * self.processes)
+        list(modules)
 
     def map(self, kernel: Kernel, arguments: Sequence[Any], nodes: Sequence[str] | None = None) -> Iterator[Outcome]:
         from concurrent.futures import as_completed
@@ -240,8 +266,9 @@ class Workstation(Engine):
             # child that is terminated while the pool shuts down, or a job cancelled by hand, can leave it waiting for ever.
             for child in multiprocessing.active_children():
                 child.terminate()
-            wait(running, timeout=5)
-        self.pool.shutdown(wait=not running)
+            running = list(wait(running, timeout=5).not_done)
+        # Whoever does not wait leaves threads of the pool behind, which complain on standard error as the interpreter exits.
+        self.pool.shutdown(wait=not running, cancel_futures=True)
 
 
 class Cluster(Engine):
