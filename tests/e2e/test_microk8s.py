@@ -24,6 +24,7 @@ STATE = ROOT / ".state/microk8s"
 SNAPS = STATE / "snaps"
 SERVERS = ["pi-01", "pi-02"]
 NODES = ["pi-01", "pi-02", "pi-client"]
+UNMANAGED = "/etc/NetworkManager/conf.d/90-bramble-microk8s.conf"
 TOKENS = "/var/snap/microk8s/current/credentials/cluster-tokens.txt"
 
 # Until it is known how long it takes: `make test-slow` runs it.
@@ -90,6 +91,8 @@ def test_a_dry_run_says_what_it_would_do() -> None:
 
 
 def test_the_nodes_become_a_cluster() -> None:
+    # As if it ran there.
+    told("pi-client", f"sudo mkdir -p {Path(UNMANAGED).parent}")
     # Network, base and time are as everywhere; the node that is swapped has all of it.
     playbook("microk8s", arguments="--tags microk8s")
     assert ready() == NODES
@@ -101,6 +104,7 @@ def test_the_nodes_become_a_cluster() -> None:
         assert json.loads(told(node, "cat /etc/ansible/facts.d/bramble.fact")) == {"profile": "microk8s"}
         # It was there before the snap, which reads it once.
         assert "10.77.121.101" in told(node, "sudo cat /var/snap/microk8s/current/var/standin/launch.yaml")
+    assert "interface-name:cali*" in told("pi-client", f"cat {UNMANAGED}")
     assert told("pi-client", "stat -c %a:%U ~/.kube/config") == "600:pi"
     assert "STAND-IN" in told("pi-01", "sudo /snap/bin/microk8s status")
 
@@ -165,7 +169,7 @@ def test_the_checklist_says_what_is_not_here() -> None:
 def test_the_way_back_leaves_nothing_and_the_base_follows() -> None:
     assert "First the way back" in said(playbook("site", check=False))
     playbook("microk8s", variables={"cluster_state": "absent"})
-    places = "/etc/cni /etc/microk8s.yaml /var/snap/microk8s /snap/bin/microk8s /usr/local/bin/kubectl ~/.kube"
+    places = f"{UNMANAGED} /etc/cni /etc/microk8s.yaml /var/snap/microk8s /snap/bin/microk8s /usr/local/bin/kubectl ~/.kube"
     for node in NODES:
         assert told(node, f"sudo ls -d {places} 2>/dev/null || true") == ""
         assert "calico" not in told(node, "ls /sys/class/net")
