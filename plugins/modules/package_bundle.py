@@ -116,12 +116,14 @@ keys:
   elements: str
 """
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -291,6 +293,17 @@ def prune(dest: Path, keep: int, used: Sequence[str]) -> None:
             shutil.rmtree(path)
 
 
+@contextlib.contextmanager
+def alone(dest: Path) -> Iterator[None]:
+    """One run at a time in a folder of bundles: what a killed one left is removed first."""
+    dest.mkdir(parents=True, exist_ok=True)
+    with (dest / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for leftover in dest.glob(".making-*"):
+            shutil.rmtree(leftover)
+        yield
+
+
 def have(maker: Maker, module: AnsibleModule) -> dict[str, Any]:
     """Make what is missing. Gives what the module returns; raises BundleError."""
     parameters = module.params
@@ -301,7 +314,6 @@ def have(maker: Maker, module: AnsibleModule) -> dict[str, Any]:
         if not kinds:
             images = maker.images_by_kind(Path(scratch))
         if not module.check_mode:
-            maker.dest.mkdir(parents=True, exist_ok=True)
             make_key(maker.key)
         public = maker.key.with_name(f"{maker.key.name}.pub")
         keys = [*([public.read_text().strip()] if public.exists() else []), *parameters["signers"]]
@@ -359,7 +371,8 @@ def main() -> None:
             module.fail_json(msg=f"{path} is missing: nothing was collected. Is this a whole clone of the project?")
     maker = Maker([Path(path) for path in parameters["images"]], requirements, source, parameters["debs"], dest, key)
     try:
-        result = have(maker, module)
+        with contextlib.nullcontext() if module.check_mode else alone(dest):
+            result = have(maker, module)
     except BundleError as error:
         module.fail_json(msg=f"{str(error)[:1].upper()}{str(error)[1:]}.")
     module.exit_json(**result)

@@ -82,13 +82,24 @@ def still_there() -> list[str]:
     return found
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For `-n 2 --dist loadgroup`: a file has a cluster of its own; those that share the demo's say so."""
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 @pytest.fixture(scope="session", autouse=True)
-def nothing_left_behind() -> Iterator[None]:
-    """Power off and remove the cards, however the tests ended."""
+def nodes_of_the_demo() -> None:
     os.environ["NODES"] = str(len(SERVERS))
-    yield
-    # Else the cluster of this name, if there is one, is another clone's.
-    if STATE.exists():
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Power off and remove the demo's cards, however the tests ended."""
+    # Not while another process tests it. Without such a folder, the cluster of this name, if there is one, is another clone's.
+    if not hasattr(session.config, "workerinput") and STATE.exists():
+        os.environ["NODES"] = str(len(SERVERS))
         playbook("rehearse", variables={"standin_state": "absent"})
         shutil.rmtree(STATE)
 

@@ -9,7 +9,7 @@ import pytest
 
 from .conftest import SERVERS, STATE, playbook, ssh
 
-pytestmark = pytest.mark.usefixtures("cluster")
+pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.xdist_group("demo")]
 
 
 def test_a_second_run_changes_nothing() -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 
+import pytest
+
 from .conftest import SERVERS
+
+pytestmark = pytest.mark.xdist_group("demo")
 
 
 def test_every_stage_is_timed(demo: dict) -> None:

@@ -29,6 +29,7 @@ REPORT = ROOT / "reports/isolated_lab/h-lab"
 SUBNET = "10.77.123.0/24"
 SERVERS = ["pi-01", "pi-02"]
 NODES = ["pi-client", *SERVERS]
+TARGET = "10.77.123.101"
 LAYERS = ["client", "firewall", "route", "resolver", "ipv6", "radio", "nic", "package"]
 PROOF = "/run/bramble-lab/proof.json"
 
@@ -113,6 +114,9 @@ def test_all_is_reached_before_and_nothing_after(base: dict[str, dict[str, str]]
         assert proof == {key: after[key] for key in ("at", "subnet", "forbidden", "reached", "allowed", "failed")}
         assert told(node, f"stat -c '%U %a' {PROOF}") == "root 644"
     assert "Yes, by the proof of" in (REPORT / "report.html").read_text() and (REPORT / "report.svg").exists()
+    # The tools came from the client's mirror, and the targets only after the proof.
+    assert told("pi-02", "dpkg-query --show --showformat='${Status}' tcpdump") == "install ok installed"
+    assert "tea" in told("pi-client", f"lab curl -s 'http://{TARGET}:8080/price?name=tea'")
 
 
 def test_the_second_run_changes_nothing_and_nobody_outside_hears_of_it() -> None:

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import tarfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -375,6 +376,21 @@ def test_old_bundles_go(tmp_path: Path) -> None:
         os.utime(tmp_path / name, (number, number))
     package_bundle.prune(tmp_path, 3, ["used"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "newer", "notes", "used"]
+
+
+def test_two_runs_wait_for_each_other_and_clean_up_after_a_killed_one(tmp_path: Path) -> None:
+    def other() -> list[str]:
+        with package_bundle.alone(tmp_path):
+            return [path.name for path in tmp_path.iterdir()]
+
+    with ThreadPoolExecutor() as pool:
+        with package_bundle.alone(tmp_path):
+            (tmp_path / ".making-this").mkdir()
+            waiting = pool.submit(other)
+            with pytest.raises(TimeoutError):
+                waiting.result(0.2)
+            assert (tmp_path / ".making-this").exists()
+        assert waiting.result(10) == [".lock"]
 
 
 def test_nodes_that_no_image_is_for(arguments: dict[str, Any], run_module: Run) -> None:
