@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 
-# Programs that run write here: journals, caches, leases, drift, what cloud-init notes at each boot, copies that useradd keeps,
-# the lock of the role network. Nothing else may differ after a way back.
+# Programs that run write here: journals, caches, leases, drift, what cloud-init notes at each boot, copies that useradd and dpkg
+# keep, the lock of the role network. Nothing else may differ after a way back.
 ALLOWED = (
     "/etc/group-",
     "/etc/gshadow-",
@@ -17,6 +17,7 @@ ALLOWED = (
     "/var/cache",
     "/var/lib/bramble/network",
     "/var/lib/cloud",
+    "/var/lib/dpkg/status-old",
     "/var/lib/apt/lists",
     "/var/lib/chrony",
     "/var/lib/systemd",
