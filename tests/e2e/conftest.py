@@ -82,14 +82,6 @@ def still_there() -> list[str]:
     return found
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `-n 2 --dist loadgroup`: a file has a cluster of its own; those that share the demo's say so."""
-    for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def nodes_of_the_demo() -> None:
     os.environ["NODES"] = str(len(SERVERS))
