@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -251,3 +253,36 @@ def test_nothing_else_listens() -> None:
         sockets = [line.split()[3].rpartition(":") for line in told(node, "ss -Hltn").splitlines()]
         ports = {int(port) for address, _, port in sockets if not address.startswith("127.")}
         assert 22 in ports and ports <= known, (node, ports)
+
+
+def test_the_real_dispy_does_jobs_for_who_knows_its_secret_and_goes_without_a_trace() -> None:
+    """Role dispy, off by default."""
+    both = partial(play, inventory=[*INVENTORY, OVERLAY, OVERLAY.with_name("engine_dispy")])
+    both("dispy")
+    assert both("dispy").changes() == []
+    program = f"""
+import sys, dispy
+def double(number):
+    import getpass, time
+    time.sleep(0.2)
+    return 2 * number, getpass.getuser()
+nodes = ["{NET}.101", "{NET}.102"]
+with dispy.JobCluster(double, nodes=nodes, host="{NET}.100", secret=sys.stdin.readline().strip()) as cluster:
+    jobs = [cluster.submit(number) for number in range(16)]
+    if cluster.wait(float(sys.argv[1])):
+        print({{job() for job in jobs}} == {{(2 * number, "bramble-dispy") for number in range(16)}})
+        print({{job.ip_addr for job in jobs}} == {{*nodes}})
+    else:
+        print("nobody")
+        import os
+        os._exit(0)
+"""
+    run = f"/opt/bramble-dispy/bin/python3 -c {shlex.quote(program)}"
+    assert told("pi-client", f"sudo cat /etc/bramble/dispy.secret | {run} 60").endswith("True\nTrue")
+    assert told("pi-client", f"echo guessed | {run} 8").endswith("nobody")
+    exposure = told("pi-01", "systemd-analyze security --no-pager bramble-dispy | tail -n 1")
+    assert float(re.findall(r"[0-9]+[.][0-9]", exposure)[0]) <= 2.5
+    both("dispy", variables={"dispy_state": "absent"})
+    places = "/opt/bramble-dispy /etc/bramble/dispy.* /etc/systemd/system/bramble-dispy.service"
+    for node in ("pi-client", *SERVERS):
+        assert told(node, f"sudo sh -c 'ls -d {places} 2>/dev/null; getent passwd bramble-dispy; true'") == ""
