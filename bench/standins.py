@@ -21,7 +21,7 @@ CPUS = 0.2
 
 
 @contextmanager
-def cluster(name: str, subnet: str, nodes: int) -> Iterator[Callable[[str], dict[str, Any]]]:
+def cluster(name: str, subnet: str, nodes: int, cpus: float = CPUS) -> Iterator[Callable[[str], dict[str, Any]]]:
     """Power on so many nodes and their client; gives what runs a workload on the client, and returns its record.
 
     They are set up with all the machine has and capped afterwards; however it ends, they are gone.
@@ -43,7 +43,7 @@ def cluster(name: str, subnet: str, nodes: int) -> Iterator[Callable[[str], dict
     try:
         for playbook in ("cards", "rehearse", "site"):
             run(playbook)
-        run("rehearse", "--skip-tags wait", standin_cpus=CPUS)
+        run("rehearse", "--skip-tags wait", standin_cpus=cpus)
         yield client
     finally:
         run("rehearse", standin_state="absent")

@@ -38,7 +38,7 @@ class Batch(NamedTuple):
 class Counts(NamedTuple):
     """Of each series, threshold and level how many ratios are there, and of each series and threshold how many there are.
 
-    uint16 as bytes, of shapes (series, 4, 18) and (series, 4); the histogram is of all ratios together, for each threshold.
+    uint16 as bytes, of shapes (4, 18, series) and (4, series); the histogram is of all ratios together, for each threshold.
     """
 
     hits: bytes
@@ -46,9 +46,9 @@ class Counts(NamedTuple):
     histogram: bytes
 
     def shares(self) -> np.ndarray:
-        """The share of ratios that are at a level, of shape (series, 4, 18)."""
-        ratios = np.frombuffer(self.ratios, "<u2").reshape(-1, len(THRESHOLDS), 1)
-        return np.frombuffer(self.hits, "<u2").reshape(-1, len(THRESHOLDS), len(CENTRES)) / np.maximum(ratios, 1)
+        """The share of ratios that are at a level, of shape (4, 18, series)."""
+        ratios = np.frombuffer(self.ratios, "<u2").reshape(len(THRESHOLDS), 1, -1)
+        return np.frombuffer(self.hits, "<u2").reshape(len(THRESHOLDS), len(CENTRES), -1) / np.maximum(ratios, 1)
 
 
 def measure(prices: np.ndarray) -> Counts:
@@ -82,7 +82,8 @@ def _room(series: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _pack(hits: np.ndarray, ratios: np.ndarray, histogram: np.ndarray) -> Counts:
-    return Counts(hits.astype("<u2").tobytes(), ratios.astype("<u2").tobytes(), histogram.astype("<i8").tobytes())
+    by_level = np.moveaxis(hits, 0, -1)
+    return Counts(by_level.astype("<u2").tobytes(), ratios.T.astype("<u2").tobytes(), histogram.astype("<i8").tobytes())
 
 
 def pivots(prices: np.ndarray, threshold: float) -> np.ndarray:

@@ -9,8 +9,8 @@ from bramble.jit import compiled
 
 LANES = 16
 """Generators abreast: a vector unit advances several at once. A part of what a stream is: another number, other points."""
-CHUNK = 64_000_000
-"""Points of a default chunk: about half a second on one of four threads that share a fifth of a core."""
+CHUNK = 256_000_000
+"""Points of a default chunk: a fifth of a second on a core of a PC, four on one of four threads that share a fifth of one."""
 SLOTS, MOST_CHUNKS = 32, 512
 """Eight nodes of four threads; a default number of chunks is a multiple of the first and at most the second."""
 LEAST_CHUNK = 1 << 15
