@@ -255,7 +255,6 @@ def test_nothing_else_listens() -> None:
         assert 22 in ports and ports <= known, (node, ports)
 
 
-@pytest.mark.slow  # it is off by default
 def test_the_real_dispy_does_jobs_for_who_knows_its_secret_and_goes_without_a_trace() -> None:
     """Role dispy, off by default."""
     both = partial(play, inventory=[*INVENTORY, OVERLAY, OVERLAY.with_name("engine_dispy")])
