@@ -55,3 +55,11 @@ def test_from_base_to_a_profile_and_back(tmp_path: Path) -> None:
     assert profile("main", file, "isolated_lab").returncode == 0
     assert profile("absent", file, "base").returncode == 0
     assert not file.exists()
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "bramble.fact"
+    file.write_text('{"profile": ')
+    run = profile("main", file, "base")
+    assert run.returncode != 0 and str(file) in run.stdout and "Nothing was changed" in run.stdout
+    assert file.read_text() == '{"profile": '
