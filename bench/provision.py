@@ -10,7 +10,7 @@ again with Ansible's stock settings and with Mitogen (plugins/strategy), in turn
   nochange_stock_vs_mitogen    how many times as long stock settings take (5 forks, no pipelining) as Mitogen
   nochange_ours_vs_mitogen     and how many times as long ansible.cfg as it is
   round_trips                  tasks that reach into a node in a run that changes nothing: per playbook, on the node with the most
-  swap_seconds                 what of swap.yml is Ansible's: all but writing the card and booting from it; at most 60
+  swap_seconds                 what of swap.yml is Ansible's: not powering off, writing the card, booting; at most 60
 
 Stand-ins share this machine's cores with Ansible, which a real cluster's nodes do not: eight of them are slower here than there.
 Seconds are in the report for the shape of it, per role; the ratios are what counts. Needs root, a Docker engine, half an hour.
@@ -136,7 +136,7 @@ def measure(sizes: list[int], rounds: int) -> dict[str, Any]:
         "nochange_stock_vs_mitogen": min(stock) / min(mitogen),
         "nochange_ours_vs_mitogen": seconds(nochange[most]) / min(mitogen),
         "round_trips": max(trips.values()),
-        "swap_seconds": stages["without card and boot"],
+        "swap_seconds": stages["Ansible's part"],
     }
     ratios = {name: round(value, 3) for name, value in ratios.items()}
     return {

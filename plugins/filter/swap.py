@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-NOT_ANSIBLES = {"write the card", "boot"}
+NOT_ANSIBLES = {"power off", "write the card", "boot"}
 """The stages of a swap whose time is the card's and the node's."""
 
 
@@ -51,7 +51,7 @@ def swap_seconds(times: Sequence[tuple[str, float]]) -> dict[str, float]:
     """Where the time went, in seconds by stage, from the end of each; the first entry is the beginning."""
     spent = {name: round(end - before, 1) for (_, before), (name, end) in itertools.pairwise(times)}
     ours = sum(seconds for name, seconds in spent.items() if name not in NOT_ANSIBLES)
-    return {**spent, "all": round(sum(spent.values()), 1), "without card and boot": round(ours, 1)}
+    return {**spent, "all": round(sum(spent.values()), 1), "Ansible's part": round(ours, 1)}
 
 
 def swap_table(seconds: Mapping[str, float]) -> list[str]:
