@@ -40,7 +40,7 @@ test-slow: ## The tests that take hours: a Pi's card made by emulation, the stor
 	$(call as-root,scripts/test slow)
 
 .PHONY: test-kubernetes
-test-kubernetes: ## The workloads in a real Kubernetes, built once in a quarter of an hour
+test-kubernetes: ## Stand-ins rebuilt as a real Kubernetes, built once in a quarter of an hour, and the workloads there
 	$(call as-root,scripts/bootstrap --test)
 	$(call as-root,scripts/test kubernetes)
 

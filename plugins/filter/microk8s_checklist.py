@@ -27,7 +27,7 @@ def _node_rows(host: str, answer: Mapping[str, Any], wanted: Mapping[str, Any]) 
     snap, facts, found = answer["snaps"]["microk8s"], answer["host"], answer["details"]
     local = "" if snap["asserted"] else f"revision {snap['revision']} comes from a file that nobody has signed"
     by_file = "it was installed from a file" if wanted["source"] == "file" else ""
-    standin = "a stand-in of MicroK8s has no network of pods" if "standin" in snap["version"] else ""
+    standin = "a stand-in of MicroK8s has no Calico" if "standin" in snap["version"] else ""
     yield (
         "snap from the store, channel pinned",
         host,
@@ -88,9 +88,10 @@ def _cluster_rows(
     idle = [
         f"{pod['namespace']}/{pod['name']}" for pod in found["pods"] if pod["namespace"] == "kube-system" and not pod["ready"]
     ]
-    no_pods = "a stand-in of MicroK8s runs no pods" if standin else ""
+    no_pods = "a stand-in of MicroK8s has no pods of the system" if standin else ""
     yield "system pods ready", leader, _unless(no_pods, not idle and bool(found["pods"]), ", ".join(idle) or "there are none")
-    yield "memory limits enforced", leader, (NOT_HERE, no_pods) if no_pods else _memory_row(answers, found["pods"])
+    no_limits = (NOT_HERE, "a stand-in of MicroK8s limits no memory")
+    yield "memory limits enforced", leader, no_limits if standin else _memory_row(answers, found["pods"])
 
 
 def checklist(answers: Answers, leader: str, expected: Mapping[str, bool], wanted: Mapping[str, Any]) -> list[dict[str, str]]:

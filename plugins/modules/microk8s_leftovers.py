@@ -43,6 +43,8 @@ OURS = re.compile(r"\b(KUBE-|cali-|cali[0-9a-f]{11}|CNI-|FLANNEL-|flannel)")
 FILES = (
     *("etc/cni", "etc/microk8s.yaml", "opt/cni", "var/lib/cni", "var/lib/calico", "var/lib/kubelet", "var/log/calico"),
     *("var/log/containers", "var/log/pods", "run/calico", "run/flannel", "var/snap/microk8s", "root/snap/microk8s"),
+    # What kubectl remembers of the API server.
+    "root/.kube/cache",
     # What an upgrade that was interrupted has noted.
     "var/lib/bramble/microk8s-upgrading",
 )

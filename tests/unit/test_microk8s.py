@@ -309,7 +309,7 @@ def test_all_needs_of_all_nodes_are_named_at_once() -> None:
 @pytest.mark.skipif(not shutil.which("mksquashfs"), reason="needs squashfs-tools")
 def test_a_folder_of_snaps(tmp_path: Path) -> None:
     assert "one file snapd_*.snap" in snap_files(str(tmp_path), True)["problems"][0]
-    build.build(tmp_path, "1.36")
+    build.build(tmp_path, "1.36.0")
     good = snap_files(str(tmp_path), True)
     assert good["problems"] == [] and [file["name"] for file in good["files"]] == ["snapd", "core22", "microk8s"]
     assert good["files"][2]["version"] == "v1.36.0-standin" and good["files"][2]["assertion"] == ""
