@@ -28,35 +28,41 @@ _WORDS = (lambda i: i, lambda i: (5 * i + 1) % 16, lambda i: (3 * i + 5) % 16, l
 
 
 @intrinsic
-def digest(typing_context: Any, m0: Any, m1: Any, m2: Any, m3: Any, bits: Any) -> Any:
-    """The four words of the hash of a block of four words and a length, in compiled code. (RFC 1321, 3.4, step by step.)"""
+def digests(typing_context: Any, words: Any, bits: Any) -> Any:
+    """The first two words of the hash of each of two blocks, in compiled code. (RFC 1321, 3.4, step by step.)
+
+    `words` are the first four of one block and the first four of the other, uint32; both are of so many `bits`. Each step needs
+    the one before it: while those of one block wait for their results, those of the other are done.
+    """
     word = ir.IntType(32)
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
-        zero = word(0)
-        block = [*arguments[:4], *[zero] * 10, arguments[4], zero]
+        given, length = arguments
+        firsts = [builder.extract_value(given, place) for place in range(8)]
+        blocks = [[*firsts[at : at + 4], *[word(0)] * 10, length, word(0)] for at in (0, 4)]
         begin = [word(value) for value in (0x67452301, 0xEFCDAB89, 0x98BADCFE, 0x10325476)]
-        a, b, c, d = begin
+        states = [begin, begin]
         for step in range(64):
             turn = step // 16
-            if turn == 0:
-                mixed = builder.xor(d, builder.and_(b, builder.xor(c, d)))
-            elif turn == 1:
-                mixed = builder.xor(c, builder.and_(d, builder.xor(b, c)))
-            elif turn == 2:
-                mixed = builder.xor(builder.xor(b, c), d)
-            else:
-                mixed = builder.xor(c, builder.or_(b, builder.not_(d)))
             constant = word(int(abs(math.sin(step + 1)) * 2**32))
-            total = builder.add(builder.add(a, mixed), builder.add(block[_WORDS[turn](step)], constant))
             left = _SHIFTS[turn][step % 4]
-            turned = builder.or_(builder.shl(total, word(left)), builder.lshr(total, word(32 - left)))
-            a, b, c, d = d, builder.add(b, turned), b, c
-        return context.make_tuple(
-            builder, signature.return_type, [builder.add(*pair) for pair in zip((a, b, c, d), begin, strict=True)]
-        )
+            for which, block in enumerate(blocks):
+                a, b, c, d = states[which]
+                if turn == 0:
+                    mixed = builder.xor(d, builder.and_(b, builder.xor(c, d)))
+                elif turn == 1:
+                    mixed = builder.xor(c, builder.and_(d, builder.xor(b, c)))
+                elif turn == 2:
+                    mixed = builder.xor(builder.xor(b, c), d)
+                else:
+                    mixed = builder.xor(c, builder.or_(b, builder.not_(d)))
+                total = builder.add(builder.add(a, mixed), builder.add(block[_WORDS[turn](step)], constant))
+                turned = builder.or_(builder.shl(total, word(left)), builder.lshr(total, word(32 - left)))
+                states[which] = [d, builder.add(b, turned), b, c]
+        hashes = [builder.add(state[at], begin[at]) for state in states for at in (0, 1)]
+        return context.make_tuple(builder, signature.return_type, hashes)
 
-    return types.UniTuple(types.uint32, 4)(*[types.uint32] * 5), generate
+    return types.UniTuple(types.uint32, 4)(types.UniTuple(types.uint32, 8), types.uint32), generate
 
 
 @compiled("void(uint64[::1], int64, uint32[::1], int64, uint32[:,::1])")
@@ -83,10 +89,12 @@ def _link(fractions, active, charset, length, offset, block):  # type: ignore[no
     """One link of the first `active` chains: spell, hash, reduce. The hashing loop has only 32-bit words: more are abreast."""
     _spell(fractions, active, charset, length, block)
     bits = np.uint32(8 * length)
-    for lane in range(active):
-        a, b, _, _ = digest(block[0, lane], block[1, lane], block[2, lane], block[3, lane], bits)
-        block[4, lane] = a
-        block[5, lane] = b
+    half = (active + 1) // 2
+    for lane in range(half):
+        other = lane + half  # one too many, where their number is odd
+        one = block[0, lane], block[1, lane], block[2, lane], block[3, lane]
+        two = block[0, other], block[1, other], block[2, other], block[3, other]
+        block[4, lane], block[5, lane], block[4, other], block[5, other] = digests(one + two, bits)
     for lane in range(active):
         fractions[lane] = (np.uint64(block[4, lane]) | np.uint64(block[5, lane]) << np.uint64(32)) + offset
 
