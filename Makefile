@@ -35,7 +35,7 @@ test: ## All tests: lint, unit, property, molecule, end to end
 	$(call as-root,scripts/test)
 
 .PHONY: test-slow
-test-slow: ## The tests that take hours: a Pi's card made by emulation, the stories of MicroK8s and the lab, long computations
+test-slow: ## The tests that take hours: a Pi's card made by emulation, the stories of the lab, long computations
 	$(call as-root,scripts/bootstrap --test)
 	$(call as-root,scripts/test slow)
 

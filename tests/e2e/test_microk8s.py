@@ -27,9 +27,6 @@ NODES = ["pi-01", "pi-02", "pi-client"]
 UNMANAGED = "/etc/NetworkManager/conf.d/90-bramble-microk8s.conf"
 TOKENS = "/var/snap/microk8s/current/credentials/cluster-tokens.txt"
 
-# Until it is known how long it takes: `make test-slow` runs it.
-pytestmark = pytest.mark.slow
-
 playbook = partial(play, inventory=[*INVENTORY, Path(__file__).parent / "microk8s"])
 told = partial(conftest.told, STATE, options=("-o", "ConnectTimeout=5"))
 
