@@ -343,21 +343,29 @@ def test_killed_at_random_moments(image: Path, sha256: str, rig: Rig, tmp_path: 
         process.start()
         return process
 
+    def head(card: Card) -> bytes:
+        with card.held.open("rb") as file:
+            return file.read(512)
+
     begun = time.monotonic()
     start(image).join()
     took, chance = time.monotonic() - begun, random.Random(4)
     killed = torn = 0
     for turn in range(20):
         process = start([other, image][turn % 2])
-        time.sleep(chance.uniform(0.1, 1) * took)
+        if turn % 4 < 2:
+            time.sleep(chance.uniform(0.1, 1) * took)
+        else:  # in the middle of writing, however short that is here
+            while process.is_alive() and all(any(head(card)) for card in cards):
+                time.sleep(0.001)
         process.kill()
         process.join()
         killed += process.exitcode != 0
         for node, card in zip(("pi-01", "pi-02"), cards, strict=True):
-            head = any(card.held.read_bytes()[:512])
-            assert not head or matter(card.held.read_bytes(), image) in known
-            assert head or ledger.read()[node]["verdict"] == "writing"
-            torn += not head
+            begins = any(head(card))
+            assert not begins or matter(card.held.read_bytes(), image) in known
+            assert begins or ledger.read()[node]["verdict"] == "writing"
+            torn += not begins
         assert sorted(path.name for path in image.parent.iterdir()) == [image.name]
     assert killed and torn
     for expected in ("written", "unchanged"):
