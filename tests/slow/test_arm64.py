@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
@@ -173,3 +175,35 @@ def test_it_boots_a_stand_in(card: Path) -> None:
         assert again.returncode == 0 and again.stdout != first
     finally:
         playbook("rehearse", variables={"standin_state": "absent"})
+
+
+@pytest.mark.usefixtures("registered")
+def test_the_image_for_containers_computes_as_this_machine_does(tmp_path: Path) -> None:
+    """It is made without emulation, and of nothing that the nodes' image says: that of MicroK8s is Ubuntu's."""
+    playbook(
+        "kubernetes_image", variables={"cluster_image": "ubuntu-24.04-server", "kubernetes_workloads_image_dir": str(tmp_path)}
+    )
+    (archive,) = tmp_path.glob("bramble-aarch64-*.tar")
+    blobs, tree = tmp_path / "archive", tmp_path / "tree"
+    for folder in (blobs, tree):
+        folder.mkdir()
+    subprocess.run(["tar", "-xf", archive, "-C", blobs], check=True)
+    (manifest,) = json.loads((blobs / "manifest.json").read_text())
+    for layer in manifest["Layers"]:
+        subprocess.run(["tar", "-xzf", blobs / layer, "-C", tree], check=True)
+    config = json.loads((blobs / manifest["Config"]).read_text())
+    assert config["architecture"] == "arm64"
+
+    def inside(*command: str) -> str:
+        environment = dict(each.split("=", 1) for each in config["config"]["Env"])
+        return subprocess.run(
+            [str(shutil.which("chroot")), str(tree), *command], env=environment, check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
+
+    assert inside("python3", "-c", "import platform; print(platform.machine())") == "aarch64\n"
+    words = ["pi", "--points", "1e7", "--on", "local", "--report"]
+    inside("bramble", *words, "/report")
+    own = {**os.environ, "PYTHONPATH": str(ROOT / "workloads")}
+    subprocess.run([sys.executable, "-m", "bramble", *words, tmp_path / "report"], env=own, check=True)
+    there, here = (json.loads((folder / "pi.json").read_text()) for folder in (tree / "report", tmp_path / "report"))
+    assert there["inside"] == here["inside"]
