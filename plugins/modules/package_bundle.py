@@ -155,9 +155,13 @@ def sources(source: Path) -> list[Path]:
     return sorted(path for path in parts if not {"build", "__pycache__"} & set(path.relative_to(source).parts))
 
 
-def bundle_id(kind: Kind, requirements: Path | None, source: Path | None, debs: Sequence[str]) -> str:
-    """A hash (12 hexadecimal digits) of everything that shapes a bundle; without Python packages, of the Debian ones."""
-    digest = hashlib.sha256(f"{FORMAT} {kind} {' '.join(sorted(debs))}\n".encode())
+def bundle_id(kind: Kind, requirements: Path | None, source: Path | None, debs: Sequence[str], images: Sequence[Path]) -> str:
+    """A hash (12 hexadecimal digits) of everything that shapes a bundle; without Python packages, of the Debian ones.
+
+    Those are what the images lack, which need not be here: they count by their names.
+    """
+    lacking = [*sorted(debs), *sorted({image.name for image in images})] if debs else []
+    digest = hashlib.sha256(f"{FORMAT} {kind} {' '.join(lacking)}\n".encode())
     for path in [requirements, *sources(source)] if requirements and source else []:
         content = path.read_bytes()
         name = path.relative_to(source) if source and path.is_relative_to(source) else path.name
@@ -318,7 +322,7 @@ def have(maker: Maker, module: AnsibleModule) -> dict[str, Any]:
         public = maker.key.with_name(f"{maker.key.name}.pub")
         keys = [*([public.read_text().strip()] if public.exists() else []), *parameters["signers"]]
         for kind in kinds or images:
-            name = bundle_id(kind, maker.requirements, maker.source, maker.debs)
+            name = bundle_id(kind, maker.requirements, maker.source, maker.debs, maker.images)
             path = maker.dest / name
             bundle: dict[str, Any] = {"kind": asdict(kind), "id": name, "path": str(path)}
             bundles.append(bundle)

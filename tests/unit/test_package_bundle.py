@@ -38,8 +38,8 @@ def source(tmp_path: Path) -> Path:
     return folder
 
 
-def identity(source: Path, kind: Kind = KIND, debs: tuple[str, ...] = ("chrony", "nmap")) -> str:
-    return package_bundle.bundle_id(kind, source.parent / "requirements.txt", source, debs)
+def identity(source: Path, kind: Kind = KIND, debs: tuple[str, ...] = ("chrony", "nmap"), image: str = "here/a.json") -> str:
+    return package_bundle.bundle_id(kind, source.parent / "requirements.txt", source, debs, [Path(image)])
 
 
 def test_the_id_follows_what_was_asked_for(source: Path) -> None:
@@ -51,6 +51,13 @@ def test_the_id_follows_what_was_asked_for(source: Path) -> None:
     assert len({first, identity(source, debs=("chrony",)), *(identity(source, kind) for kind in others)}) == 5
     (source / "bramble/__init__.py").write_text("x = 1\n")
     assert identity(source) != first
+
+
+def test_another_image_lacks_other_packages(source: Path) -> None:
+    """Wherever it is; and where no packages are asked for, no image matters."""
+    first = identity(source)
+    assert identity(source, image="there/a.json") == first != identity(source, image="here/b.json")
+    assert identity(source, debs=(), image="here/b.json") == identity(source, debs=())
 
 
 def test_pip_never_judges_markers_by_this_machine(tmp_path: Path) -> None:
