@@ -55,6 +55,11 @@ class Card:
         assert server.stdin
         server.stdin.close()
 
+    def begins(self) -> bool:
+        """Whether there is anything in its first sector: nobody takes it for a written card otherwise."""
+        with self.held.open("rb") as file:
+            return any(file.read(512))
+
     def device(self) -> Path:
         """A loop device on this card. The kernel detaches it when its last user, this process at the latest, is gone."""
         # Nothing of a bad card may be remembered in memory.
