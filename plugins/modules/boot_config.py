@@ -97,10 +97,10 @@ reboot_required:
 
 from pathlib import Path
 
-from ansible.module_utils import boot_config as boot
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.boot_config import BootConfigError
-from ansible.module_utils.text_file import read, shown
+from ansible_collections.bramble.cluster.plugins.module_utils.boot import config as boot
+from ansible_collections.bramble.cluster.plugins.module_utils.boot.config import BootConfigError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import read, shown
 
 LINE = {"setting": {"type": "str", "required": True}, "section": {"type": "str", "default": "all"}}
 

@@ -95,8 +95,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.bundle import MANIFEST, SIGNATURE, BundleError, Manifest, check_signature, run, wrong
-from ansible.module_utils.text_file import write
+from ansible_collections.bramble.cluster.plugins.module_utils.bundle.bundle import (
+    MANIFEST,
+    SIGNATURE,
+    BundleError,
+    Manifest,
+    check_signature,
+    run,
+    wrong,
+)
+from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import write
 
 TIMEOUT = 30.0  # seconds without a byte
 TRIES, PAUSE = 3, 1.0  # a switch or a client that just came up may need a moment

@@ -46,7 +46,7 @@ import tarfile
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.bundle import MANIFEST, SIGNATURE, BundleError, read
+from ansible_collections.bramble.cluster.plugins.module_utils.bundle.bundle import MANIFEST, SIGNATURE, BundleError, read
 
 
 def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:

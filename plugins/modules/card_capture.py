@@ -113,9 +113,9 @@ import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.card_capture import Order, capture, check_tools, inspect, opened
-from ansible.module_utils.card_image import CardError
-from ansible.module_utils.card_writer import Progress
+from ansible_collections.bramble.cluster.plugins.module_utils.capture.capture import Order, capture, check_tools, inspect, opened
+from ansible_collections.bramble.cluster.plugins.module_utils.card.image import CardError
+from ansible_collections.bramble.cluster.plugins.module_utils.card.writer import Progress
 
 SPEC = {
     "slot": {"type": "path", "required": True},

@@ -44,9 +44,9 @@ swap_off:
 import os
 from pathlib import Path
 
-from ansible.module_utils import fstab
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.text_file import read, write
+from ansible_collections.bramble.cluster.plugins.module_utils.boot import fstab
+from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import read, write
 
 FSTAB = Path("/etc/fstab")
 LEAST_FREE = 4 << 20  # with less, services do not even start, and say anything but why

@@ -97,7 +97,7 @@ table:
 import os
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.card_guard import OK, Guard, table, warnings
+from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import OK, Guard, table, warnings
 
 
 def main() -> None:

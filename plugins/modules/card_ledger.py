@@ -47,8 +47,8 @@ table:
 import json
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.card_image import CardError
-from ansible.module_utils.card_ledger import Entries, Ledger, merged, table
+from ansible_collections.bramble.cluster.plugins.module_utils.card.image import CardError
+from ansible_collections.bramble.cluster.plugins.module_utils.card.ledger import Entries, Ledger, merged, table
 
 
 def run(module: AnsibleModule) -> None:

@@ -159,11 +159,20 @@ entries:
 import os
 import shutil
 
-from ansible.module_utils import card_ledger
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.card_guard import OK, TOO_SMALL, Facts, Guard, table, warnings
-from ansible.module_utils.card_image import CardError, Content, Image, RootFile, Workbench
-from ansible.module_utils.card_writer import FAILED, SKIPPED, WRITTEN, Progress, Result, make_blanks, space_needed, write_batch
+from ansible_collections.bramble.cluster.plugins.module_utils.card import ledger as card_ledger
+from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import OK, TOO_SMALL, Facts, Guard, table, warnings
+from ansible_collections.bramble.cluster.plugins.module_utils.card.image import CardError, Content, Image, RootFile, Workbench
+from ansible_collections.bramble.cluster.plugins.module_utils.card.writer import (
+    FAILED,
+    SKIPPED,
+    WRITTEN,
+    Progress,
+    Result,
+    make_blanks,
+    space_needed,
+    write_batch,
+)
 
 SLOW_MB_S = 10  # what speed class 10 promises: SD specification, part 1
 MEASURABLE = 64 * 2**20  # bytes; less says little about a card's speed

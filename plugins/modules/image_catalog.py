@@ -75,8 +75,8 @@ import tempfile
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible.module_utils.image_http import ImageError, Web
-from ansible.module_utils.image_publisher import Catalogue, Release, public_key, ubuntu
+from ansible_collections.bramble.cluster.plugins.module_utils.image.http import ImageError, Web
+from ansible_collections.bramble.cluster.plugins.module_utils.image.publisher import Catalogue, Release, public_key, ubuntu
 
 try:
     from ruamel.yaml import YAML, YAMLError

@@ -133,8 +133,8 @@ import re
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.image_http import ImageError, Web
-from ansible.module_utils.image_store import Pin, Store
+from ansible_collections.bramble.cluster.plugins.module_utils.image.http import ImageError, Web
+from ansible_collections.bramble.cluster.plugins.module_utils.image.store import Pin, Store
 
 EVERY = 0.5  # seconds between two events of one phase
 SUMS = {"type": "dict", "default": {}, "options": {"sha256": {"type": "str"}, "bytes": {"type": "int"}}}

@@ -61,8 +61,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils import lab_probe as probe
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.bramble.cluster.plugins.module_utils.lab import probe
 
 UNIT = "bramble-lab-capture"
 FRAMES = Path("/run/bramble-lab-frames.json")

@@ -51,7 +51,7 @@ import platform
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.lab_sets import choice_problems, node_problems, release
+from ansible_collections.bramble.cluster.plugins.module_utils.lab.tool_sets import choice_problems, node_problems, release
 
 
 def main() -> None:

@@ -30,9 +30,9 @@ EXAMPLES = r"""
     name: dns
 """
 
-from ansible.module_utils import microk8s
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.microk8s import Microk8sError
+from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import microk8s
+from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes.microk8s import Microk8sError
 
 
 def enabled(answer: str) -> dict[str, bool]:

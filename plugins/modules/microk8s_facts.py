@@ -80,8 +80,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils import microk8s, snapd
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import microk8s, snapd
 
 ROOT = Path("/")
 

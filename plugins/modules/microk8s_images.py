@@ -38,8 +38,8 @@ missing:
   elements: str
 """
 
-from ansible.module_utils import microk8s
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import microk8s
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ import shutil
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.command import run
+from ansible_collections.bramble.cluster.plugins.module_utils.core.command import run
 
 ROOT = Path("/")
 # Calico, flannel, the bridge plugin; tunl0 is the kernel's own.

@@ -48,9 +48,9 @@ node:
 import time
 from typing import Any
 
-from ansible.module_utils import microk8s
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.microk8s import Microk8sError
+from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import microk8s
+from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes.microk8s import Microk8sError
 
 
 def look(module: AnsibleModule) -> dict[str, Any]:

@@ -41,9 +41,9 @@ url:
   type: str
 """
 
-from ansible.module_utils import microk8s
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.text_file import read, write
+from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import read, write
+from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import microk8s
 
 
 def main() -> None:

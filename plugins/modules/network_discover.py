@@ -118,9 +118,9 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.card_image import CardError
-from ansible.module_utils.card_ledger import Ledger
-from ansible.module_utils.discovery import (
+from ansible_collections.bramble.cluster.plugins.module_utils.card.image import CardError
+from ansible_collections.bramble.cluster.plugins.module_utils.card.ledger import Ledger
+from ansible_collections.bramble.cluster.plugins.module_utils.network.discovery import (
     MAC,
     DiscoveryError,
     Host,
@@ -134,7 +134,7 @@ from ansible.module_utils.discovery import (
     problems,
     table,
 )
-from ansible.module_utils.discovery_picture import picture
+from ansible_collections.bramble.cluster.plugins.module_utils.network.discovery_picture import picture
 
 SERIAL = "/proc/device-tree/serial-number"
 

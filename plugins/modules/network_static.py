@@ -109,9 +109,18 @@ import uuid as uuids
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ansible.module_utils import network_stack as stack
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.network_switch import Change, File, SwitchError, put, put_all, read, run_all, text
+from ansible_collections.bramble.cluster.plugins.module_utils.network import stack
+from ansible_collections.bramble.cluster.plugins.module_utils.network.rollback import (
+    Change,
+    File,
+    SwitchError,
+    put,
+    put_all,
+    read,
+    run_all,
+    text,
+)
 
 CLOUD = "/etc/cloud/cloud.cfg.d"
 CLOUD_FILE = f"{CLOUD}/99-bramble-network.cfg"

@@ -60,7 +60,7 @@ import tempfile
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.text_file import place, read, shown, stage
+from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import place, read, shown, stage
 
 FILE = {
     "path": {"type": "path", "required": True},

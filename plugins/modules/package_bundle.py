@@ -128,9 +128,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ansible.module_utils import bundle_debs
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.bundle import (
+from ansible_collections.bramble.cluster.plugins.module_utils.bundle import debs as bundle_debs
+from ansible_collections.bramble.cluster.plugins.module_utils.bundle.bundle import (
     FORMAT,
     MANIFEST,
     SIGNATURE,

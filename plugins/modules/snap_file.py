@@ -63,9 +63,9 @@ needed:
 import hashlib
 from pathlib import Path
 
-from ansible.module_utils import snapd
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.command import run
+from ansible_collections.bramble.cluster.plugins.module_utils.core.command import run
+from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import snapd
 
 
 def change(module: AnsibleModule) -> None:

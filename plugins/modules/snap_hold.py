@@ -29,9 +29,9 @@ EXAMPLES = r"""
     name: microk8s
 """
 
-from ansible.module_utils import snapd
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.command import run
+from ansible_collections.bramble.cluster.plugins.module_utils.core.command import run
+from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import snapd
 
 
 def main() -> None:

@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.text_file import read, write
+from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import read, write
 
 PROC = Path("/proc/sys")
 WAS = re.compile(r"^# (\S+) was (.*)$", re.MULTILINE)

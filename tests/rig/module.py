@@ -6,12 +6,10 @@ import json
 import sys
 from pathlib import Path
 
-import ansible.module_utils
 from ansible.module_utils.testing import patch_module_args
 
-from tests.unit.load_plugin import ROOT, load
+from tests.unit.load_plugin import plugin
 
 if __name__ == "__main__":
-    ansible.module_utils.__path__.append(str(ROOT / "plugins" / "module_utils"))
     with patch_module_args(json.loads(Path(sys.argv[2]).read_text())):
-        load(ROOT / "plugins" / "modules" / f"{sys.argv[1]}.py").main()
+        plugin("modules", sys.argv[1]).main()

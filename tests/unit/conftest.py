@@ -10,16 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import ansible.module_utils
 import pytest
 from ansible.module_utils.testing import patch_module_args
 
 from . import tiny_image
-from .load_plugin import ROOT, load
+from .load_plugin import plugin
 from .web import Site
-
-# As for the modules, where ansible.cfg says module_utils = plugins/module_utils.
-ansible.module_utils.__path__.append(str(ROOT / "plugins" / "module_utils"))
 
 Run = Callable[..., dict[str, Any]]
 
@@ -98,7 +94,7 @@ def run_module(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("ansible.module_utils._internal.is_controller", False)
 
     def run(name: str, arguments: dict[str, Any], check: bool = False, diff: bool = False) -> dict[str, Any]:
-        module = load(ROOT / "plugins" / "modules" / f"{name}.py")
+        module = plugin("modules", name)
         extra = {"_ansible_check_mode": check, "_ansible_diff": diff}
         with patch_module_args({**arguments, **extra}), pytest.raises(SystemExit):
             module.main()
@@ -111,7 +107,7 @@ def run_module(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """No waiting between attempts to reach a server, and no proxy on the way to this machine."""
-    monkeypatch.setattr("ansible.module_utils.image_http.PAUSE", 0.0)
+    monkeypatch.setattr("ansible_collections.bramble.cluster.plugins.module_utils.image.http.PAUSE", 0.0)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible.module_utils import boot_config as boot
+from ansible_collections.bramble.cluster.plugins.module_utils.boot import config as boot
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,7 +22,7 @@ IMAGES = sorted(path.name for path in CASES.iterdir() if path.is_dir())
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty root file system, which the module takes for the node's."""
-    monkeypatch.setattr("ansible.module_utils.boot_config.ROOT", tmp_path)
+    monkeypatch.setattr("ansible_collections.bramble.cluster.plugins.module_utils.boot.config.ROOT", tmp_path)
     (tmp_path / "run").mkdir()
     (tmp_path / "boot/firmware").mkdir(parents=True)
     return tmp_path
@@ -156,7 +156,7 @@ def test_bad_input_is_named_and_changes_nothing(root: Path, run_module: Run, con
 
 def test_a_full_partition_leaves_the_old_file(machine, monkeypatch: pytest.MonkeyPatch, run_module: Run) -> None:
     point = machine.mount("-t", "tmpfs", "-o", "size=64k", "none")
-    monkeypatch.setattr("ansible.module_utils.boot_config.ROOT", point)
+    monkeypatch.setattr("ansible_collections.bramble.cluster.plugins.module_utils.boot.config.ROOT", point)
     (point / "boot/firmware").mkdir(parents=True)
     path = cmdline(point, b"root=/dev/mmcblk0p2\n")
     with (point / "fill").open("wb") as file:

@@ -17,9 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.card_capture import GROW, Order, Root, capture, check_tools, inspect, opened, with_root_size, workspace
-from ansible.module_utils.card_image import SECTOR, CardError, parse_mbr
-from ansible.module_utils.card_writer import Card, Progress
+from ansible_collections.bramble.cluster.plugins.module_utils.capture.capture import (
+    GROW,
+    Order,
+    Root,
+    capture,
+    check_tools,
+    inspect,
+    opened,
+    with_root_size,
+    workspace,
+)
+from ansible_collections.bramble.cluster.plugins.module_utils.card.image import SECTOR, CardError, parse_mbr
+from ansible_collections.bramble.cluster.plugins.module_utils.card.writer import Card, Progress
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rehearsal import INVENTORY, play

@@ -5,13 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ansible.module_utils import fstab
+from ansible_collections.bramble.cluster.plugins.module_utils.boot import fstab
+from ansible_collections.bramble.cluster.plugins.modules import card_care as care
 from hypothesis import given
 from hypothesis import strategies as st
-
-from .load_plugin import ROOT, load
-
-care = load(ROOT / "plugins/modules/card_care.py")
 
 RPI = """proc            /proc           proc    defaults          0       0
 PARTUUID=6f3c9a12-01  /boot/firmware  vfat    defaults          0       2

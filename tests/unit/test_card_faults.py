@@ -19,16 +19,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.card_guard import Guard
-from ansible.module_utils.card_image import CHUNK, CardError, Content, Image, RootFile, Workbench
-from ansible.module_utils.card_ledger import Ledger
-from ansible.module_utils.card_writer import Progress, write_batch
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import Guard
+from ansible_collections.bramble.cluster.plugins.module_utils.card.image import (
+    CHUNK,
+    CardError,
+    Content,
+    Image,
+    RootFile,
+    Workbench,
+)
+from ansible_collections.bramble.cluster.plugins.module_utils.card.ledger import Ledger
+from ansible_collections.bramble.cluster.plugins.module_utils.card.writer import Progress, write_batch
+from ansible_collections.bramble.cluster.plugins.modules import card_write
 
 from tests.rig.cards import Card, Rig
 from tests.rig.flaw import Flaw
 
-from .load_plugin import ROOT, load
 from .test_card_writer import assert_same, batch, identity, matter, results
 from .tiny_image import MIB, SIZE
 
@@ -376,9 +383,8 @@ def test_killed_at_random_moments(image: Path, sha256: str, rig: Rig, tmp_path: 
 
 def run_alone(arguments: dict[str, Any], outcome: Path) -> None:
     """Run card_write in this process, which may be killed, and put what it returns into a file."""
-    module = load(ROOT / "plugins/modules/card_write.py")
     with contextlib.redirect_stdout(io.StringIO()) as said, patch_module_args(arguments), contextlib.suppress(SystemExit):
-        module.main()
+        card_write.main()
     outcome.write_text(said.getvalue())
 
 

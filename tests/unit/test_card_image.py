@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.card_image import (
+from ansible_collections.bramble.cluster.plugins.module_utils.card.image import (
     BLOCK,
     CHUNK,
     PAGE,
@@ -241,7 +241,7 @@ def test_root_file_system_must_be_clean(image: Path, tmp_path: Path) -> None:
 
 
 def test_missing_tool_is_named(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ansible.module_utils.card_image._TOOL_ENV", {"PATH": str(tmp_path)})
+    monkeypatch.setattr("ansible_collections.bramble.cluster.plugins.module_utils.card.image._TOOL_ENV", {"PATH": str(tmp_path)})
     with Image(str(image)) as opened, Workbench(opened, str(tmp_path)) as bench:
         with pytest.raises(CardError, match="apt install mtools"):
             bench.overlay({"user-data": ""}, [])

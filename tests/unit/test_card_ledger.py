@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.card_image import CardError
-from ansible.module_utils.card_ledger import Ledger, table
+from ansible_collections.bramble.cluster.plugins.module_utils.card.image import CardError
+from ansible_collections.bramble.cluster.plugins.module_utils.card.ledger import Ledger, table
 
 from .test_card_writer import batch, results
 
@@ -75,7 +75,7 @@ def test_a_batch_is_noted(image: Path, sha256: str, card: Callable[..., Path], r
 def test_a_card_that_fails_is_noted_and_so_is_one_that_was_interrupted(
     image: Path, sha256: str, card: Callable[..., Path], run_module: RunModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ansible.module_utils.card_writer import Card
+    from ansible_collections.bramble.cluster.plugins.module_utils.card.writer import Card
 
     path = tmp_path / "cards.json"
     arguments = {**batch(image, sha256, pi_01=card("one")), "ledger": str(path)}

@@ -7,8 +7,8 @@ import os
 from dataclasses import dataclass, field
 
 import pytest
-from ansible.module_utils.card_image import CHUNK, PAGE, CardError
-from ansible.module_utils.card_probe import STRIDE, mark, places, probe
+from ansible_collections.bramble.cluster.plugins.module_utils.card.image import CHUNK, PAGE, CardError
+from ansible_collections.bramble.cluster.plugins.module_utils.card.probe import STRIDE, mark, places, probe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.bramble.cluster.plugins.action import card_write as action
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from .load_plugin import ROOT, load
+from .load_plugin import ROOT
 
-action = load(ROOT / "plugins" / "action" / "card_write.py")
 SECRET = "-----BEGIN OPENSSH PRIVATE KEY-----\nnever to be seen\n"
 
 
@@ -112,15 +112,15 @@ def test_as_ansible_runs_it(
     key = {"path": "/etc/ssh/ssh_host_ed25519_key", "content": SECRET, "mode": "0600"}
     files = {"boot_files": {"user-data": "hostname: pi-01\nnever to be seen\n"}, "root_files": [key]}
     cards = [{"node": node, "slot": str(card(node)), **files} for node in ("pi-01", "pi-02")]
-    task = {"card_write": {"image": str(image), "image_sha256": sha256, "cards": cards, "confirm": True}}
+    task = {"bramble.cluster.card_write": {"image": str(image), "image_sha256": sha256, "cards": cards, "confirm": True}}
     output = play(task, "--diff", "-vvv")
     assert "\ncards  pi-01 written  pi-02 written\n" in output
     assert "+root file /etc/ssh/ssh_host_ed25519_key" in output
     assert "changed=1" in output and "failed=0" in output
     assert "never to be seen" not in output
-    task["card_write"]["progress_file"] = str(tmp_path / "events.jsonl")
+    task["bramble.cluster.card_write"]["progress_file"] = str(tmp_path / "events.jsonl")
     output = play(task, "--check")
     assert "\ncards  pi-01 unchanged  pi-02 unchanged\n" in output and "changed=0" in output
     assert "unchanged" in (tmp_path / "events.jsonl").read_text()
-    facts = {"card_facts": {"image": str(image), "cards": [{"node": "pi-01", "slot": cards[0]["slot"]}]}}
+    facts = {"bramble.cluster.card_facts": {"image": str(image), "cards": [{"node": "pi-01", "slot": cards[0]["slot"]}]}}
     assert "verdict: OK" in play(facts, "-v")

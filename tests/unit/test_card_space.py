@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.card_image import PAGE, SECTOR, CardError
-from ansible.module_utils.card_space import EXT, FAT, UNKNOWN, kind, used
+from ansible_collections.bramble.cluster.plugins.module_utils.card.image import PAGE, SECTOR, CardError
+from ansible_collections.bramble.cluster.plugins.module_utils.card.space import EXT, FAT, UNKNOWN, kind, used
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

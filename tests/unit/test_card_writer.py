@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils import card_writer
-from ansible.module_utils.card_guard import Guard
-from ansible.module_utils.card_image import BLOCK, CHUNK, PAGE, CardError, Content, Image
-from ansible.module_utils.card_writer import Card, Progress, Result, space_needed, write_batch
+from ansible_collections.bramble.cluster.plugins.module_utils.card import writer as card_writer
+from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import Guard
+from ansible_collections.bramble.cluster.plugins.module_utils.card.image import BLOCK, CHUNK, PAGE, CardError, Content, Image
+from ansible_collections.bramble.cluster.plugins.module_utils.card.writer import Card, Progress, Result, space_needed, write_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

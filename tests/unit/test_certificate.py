@@ -8,15 +8,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from ansible_collections.bramble.cluster.plugins.filter.certificate import certificate_serves as serves
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from .load_plugin import ROOT, load
-
-serves = load(ROOT / "plugins/filter/certificate.py").certificate_serves
 NAMES = ["pi-01", "192.168.1.101"]
 Key = ec.EllipticCurvePrivateKey
 

@@ -6,7 +6,7 @@ import contextlib
 from xml.etree import ElementTree
 
 import pytest
-from ansible.module_utils.discovery import (
+from ansible_collections.bramble.cluster.plugins.module_utils.network.discovery import (
     DUPLICATE,
     MISSING,
     NOT_ITSELF,
@@ -26,7 +26,7 @@ from ansible.module_utils.discovery import (
     problems,
     table,
 )
-from ansible.module_utils.discovery_picture import picture
+from ansible_collections.bramble.cluster.plugins.module_utils.network.discovery_picture import picture
 from hypothesis import given
 from hypothesis import strategies as st
 

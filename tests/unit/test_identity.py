@@ -18,8 +18,15 @@ from typing import Any
 import pytest
 import yaml
 from ansible.errors import AnsibleFilterError
-from ansible.module_utils.card_image import CardError, Image, RootFile, Workbench, check_names, set_arguments
-from port_files import keyfile
+from ansible_collections.bramble.cluster.plugins.filter.port_files import keyfile
+from ansible_collections.bramble.cluster.plugins.module_utils.card.image import (
+    CardError,
+    Image,
+    RootFile,
+    Workbench,
+    check_names,
+    set_arguments,
+)
 
 from .tiny_image import BOOT_START, ROOT_START
 

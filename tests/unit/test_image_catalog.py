@@ -14,9 +14,15 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible.module_utils import image_publisher
-from ansible.module_utils.image_http import ImageError, Web
-from ansible.module_utils.image_publisher import Catalogue, check_signature, dearmor, parse_catalogue, release
+from ansible_collections.bramble.cluster.plugins.module_utils.image import publisher as image_publisher
+from ansible_collections.bramble.cluster.plugins.module_utils.image.http import ImageError, Web
+from ansible_collections.bramble.cluster.plugins.module_utils.image.publisher import (
+    Catalogue,
+    check_signature,
+    dearmor,
+    parse_catalogue,
+    release,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -13,8 +13,8 @@ import zlib
 from pathlib import Path
 
 import pytest
-from ansible.module_utils import image_decode
-from ansible.module_utils.image_http import ImageError, WrongImage
+from ansible_collections.bramble.cluster.plugins.module_utils.image import decode as image_decode
+from ansible_collections.bramble.cluster.plugins.module_utils.image.http import ImageError, WrongImage
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

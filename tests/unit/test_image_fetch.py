@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils import image_decode, image_store
-from ansible.module_utils.image_store import Pin, Store, Web
+from ansible_collections.bramble.cluster.plugins.action import image_fetch as image_fetch_action
+from ansible_collections.bramble.cluster.plugins.module_utils.image import decode as image_decode
+from ansible_collections.bramble.cluster.plugins.module_utils.image import store as image_store
+from ansible_collections.bramble.cluster.plugins.module_utils.image.store import Pin, Store, Web
 
 from .conftest import Run
-from .load_plugin import ROOT, load
 from .web import Site
 
 pytestmark = pytest.mark.usefixtures("impatient")
@@ -313,9 +314,7 @@ class TestInterrupted:
         script = tmp_path / "run.py"
         script.write_text(
             "import sys, os, signal, json\n"
-            "import ansible.module_utils\n"
-            f"ansible.module_utils.__path__.append({str(ROOT / 'plugins/module_utils')!r})\n"
-            "from ansible.module_utils.image_store import *\n"
+            "from ansible_collections.bramble.cluster.plugins.module_utils.image.store import *\n"
             "moment, seen = int(sys.argv[1]), [0]\n"
             "def die(*_):\n"
             "    seen[0] += 1\n"
@@ -419,7 +418,7 @@ class TestOwnFile:
 
 
 class TestProgress:
-    action = load(ROOT / "plugins" / "action" / "image_fetch.py")
+    action = image_fetch_action
 
     def test_line(self) -> None:
         first = {"image": "pi-os", "phase": "download", "done": 100_000_000, "total": 500_000_000, "time": 10.0}

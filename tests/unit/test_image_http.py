@@ -7,8 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible.module_utils import image_http
-from ansible.module_utils.image_http import BadStatus, ImageError, Unreachable, Web, WrongImage
+from ansible_collections.bramble.cluster.plugins.module_utils.image import http as image_http
+from ansible_collections.bramble.cluster.plugins.module_utils.image.http import (
+    BadStatus,
+    ImageError,
+    Unreachable,
+    Web,
+    WrongImage,
+)
 
 from .web import Site, certificate
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cluster import address_in, cluster_problems, key_problems, prefix_of
+from ansible_collections.bramble.cluster.plugins.filter.cluster import address_in, cluster_problems, key_problems, prefix_of
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -8,10 +8,16 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from isolated_lab import STATES, lab_baseline, lab_masks, lab_plan, lab_rows, lab_verdict
-from isolated_lab_report import lab_picture, lab_report, ways
-
-from .load_plugin import ROOT, load
+from ansible_collections.bramble.cluster.plugins.filter.isolated_lab import (
+    STATES,
+    lab_baseline,
+    lab_masks,
+    lab_plan,
+    lab_rows,
+    lab_verdict,
+)
+from ansible_collections.bramble.cluster.plugins.filter.isolated_lab_report import lab_picture, lab_report, ways
+from ansible_collections.bramble.cluster.plugins.module_utils.lab import probe
 
 LAB: dict[str, Any] = {
     "addresses": {"pi-client": "10.0.0.100", "pi-01": "10.0.0.101", "pi-02": "10.0.0.102"},
@@ -54,7 +60,6 @@ def phase(name: str, rows: list[dict[str, Any]], frames: int = 0) -> dict[str, A
 
 
 def test_every_row_is_a_probe_that_exists_and_has_what_it_takes() -> None:
-    probe = load(ROOT / "plugins/module_utils/lab_probe.py")
     kinds = {row["kind"] for host in LAB["addresses"] for row in lab_plan(host, LAB)}
     assert kinds == set(probe.KINDS)
     assert kinds > STATES

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ansible_collections.bramble.cluster.plugins.modules import lab_links
 
-from . import conftest
 from .conftest import Run
 
 
@@ -33,14 +33,8 @@ def links(tmp_path: Path, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> C
     ip.write_text(f"#!/bin/sh\n[ $5 = up ] && flags=0x1003 || flags=0x1002\necho $flags >{tmp_path}/sys/net/$4/flags\n")
     ip.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
-    real = conftest.load
-
-    def load(path: Path) -> object:
-        module = real(path)
-        module.SYS, module.NOTES = tmp_path / "sys", tmp_path / "notes"
-        return module
-
-    monkeypatch.setattr(conftest, "load", load)
+    monkeypatch.setattr(lab_links, "SYS", tmp_path / "sys")
+    monkeypatch.setattr(lab_links, "NOTES", tmp_path / "notes")
 
     def run(kind: str, check: bool = False, **options: object) -> dict:
         return run_module("lab_links", {"kind": kind, **options}, check=check)

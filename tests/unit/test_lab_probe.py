@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.bramble.cluster.plugins.module_utils.lab import probe
 
 from .load_plugin import ROOT, load
 
-probe = load(ROOT / "plugins/module_utils/lab_probe.py")
 capture = load(ROOT / "roles/isolated_lab/files/capture.py")
+IMPORT = "from ansible_collections.bramble.cluster.plugins.module_utils.lab.probe import"
 HERE, THERE, THERE6 = "10.99.0.1", "10.99.0.2", "fd00:99::2"
 OPEN = f"""
 import asyncio, sys
@@ -50,9 +51,9 @@ class Wire:
 
     def run(self, *rows: dict[str, Any]) -> list[dict[str, Any]]:
         """What the probes find, in the namespace `near`."""
-        code = "import json, sys; from lab_probe import run; json.dump(run(json.load(sys.stdin)), sys.stdout)"
+        code = f"import json, sys; {IMPORT} run; json.dump(run(json.load(sys.stdin)), sys.stdout)"
         words = ["ip", "netns", "exec", self.near, sys.executable, "-c", code]
-        path = {"PYTHONPATH": str(ROOT / "plugins/module_utils"), "PATH": os.environ["PATH"]}
+        path = {"PYTHONPATH": str(ROOT / ".config"), "PATH": os.environ["PATH"]}
         done = subprocess.run(words, input=json.dumps(rows), capture_output=True, text=True, check=True, env=path)
         found: list[dict[str, Any]] = json.loads(done.stdout)
         return found
@@ -190,8 +191,8 @@ def test_a_reply_that_is_no_answer_is_not_one() -> None:
 
 
 def test_about_tells_what_listens_beyond_the_loopback(wire: Wire) -> None:
-    code = "import json; from lab_probe import about; print(json.dumps(about('eth1', 'eth0')))"
-    path = {"PYTHONPATH": str(ROOT / "plugins/module_utils"), "PATH": os.environ["PATH"]}
+    code = f"import json; {IMPORT} about; print(json.dumps(about('eth1', 'eth0')))"
+    path = {"PYTHONPATH": str(ROOT / ".config"), "PATH": os.environ["PATH"]}
     words = ["ip", "netns", "exec", wire.far, sys.executable, "-c", code]
     said = json.loads(subprocess.run(words, capture_output=True, check=True, env=path).stdout)
     assert said["uplink"] == "eth0" and {THERE, THERE6} <= set(said["uplink_addresses"])

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.bramble.cluster.plugins.filter import lab
 
 from .load_plugin import ROOT, load
 
 SCRIPT = ROOT / "roles/lab_target/files/targets.py"
 targets = load(SCRIPT)
-lab = load(ROOT / "plugins/filter/lab.py")
 WORDS = (ROOT / "roles/lab_tools/files/words.txt").read_text().split()
 STEAL = "' UNION SELECT coupon, 0 FROM vault --"
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible.module_utils import lab_sets
+from ansible_collections.bramble.cluster.plugins.filter.lab import lab_difference as difference
+from ansible_collections.bramble.cluster.plugins.module_utils.lab import tool_sets as lab_sets
 
-from .load_plugin import ROOT, load
+from .load_plugin import ROOT
 
 KEYRINGS = Path("/usr/share/keyrings")
 GROUPS = ["scanning", "web"]
-difference = load(ROOT / "plugins/filter/lab.py").lab_difference
 
 DEBIAN = """
 Types: deb deb-src
@@ -197,7 +197,7 @@ def test_the_module_refuses_and_changes_nothing(node: Node) -> None:
     def check(**arguments: object) -> tuple[int, str]:
         text = json.dumps({"groups": GROUPS, "known": GROUPS, "root": str(node.root), **arguments})
         done = subprocess.run(
-            ["ansible", "localhost", "-c", "local", "-m", "lab_tools_check", "-a", text],
+            ["ansible", "localhost", "-c", "local", "-m", "bramble.cluster.lab_tools_check", "-a", text],
             cwd=ROOT,
             capture_output=True,
             text=True,

@@ -9,10 +9,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from ansible.module_utils import microk8s as utils
-from hypothesis import given
-from hypothesis import strategies as st
-from microk8s import (
+from ansible_collections.bramble.cluster.plugins.filter.microk8s import (
     addon_problems,
     image_names,
     leader,
@@ -21,7 +18,12 @@ from microk8s import (
     snap_files,
     step_problem,
 )
-from microk8s_checklist import checklist, lines
+from ansible_collections.bramble.cluster.plugins.filter.microk8s_checklist import checklist, lines
+from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import microk8s as utils
+from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import snapd
+from ansible_collections.bramble.cluster.plugins.modules import microk8s_facts, microk8s_leftovers
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.rig.microk8s_snap import build
 
@@ -116,7 +118,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, folder: Path, **answers: tuple[in
     script.write_text(f'#!/bin/sh\necho "$@" >>{log}\ncase $1 in\n{cases}esac\n')
     script.chmod(0o755)
     log.touch()
-    monkeypatch.setattr("ansible.module_utils.microk8s.COMMAND", str(script))
+    monkeypatch.setattr("ansible_collections.bramble.cluster.plugins.module_utils.kubernetes.microk8s.COMMAND", str(script))
     return log
 
 
@@ -124,7 +126,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, folder: Path, **answers: tuple[in
 def test_a_worker_answers_in_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run_module: Run, code: int) -> None:
     """Not in YAML or JSON, and not with the same code in all releases."""
     answering(monkeypatch, tmp_path, kubectl=(code, WORKER_SAYS))
-    monkeypatch.setattr("ansible.module_utils.snapd.installed", lambda: {"microk8s": {}})
+    monkeypatch.setattr(snapd, "installed", lambda: {"microk8s": {}})
     done = run_module("microk8s_facts", {})
     assert (done["role"], done["nodes"], done["problem"]) == ("worker", {}, "")
     assert "This is a worker" in run_module("microk8s_node", {"name": "pi-1", "state": "drained"})["msg"]
@@ -132,7 +134,7 @@ def test_a_worker_answers_in_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 def test_what_is_no_list_of_nodes_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run_module: Run) -> None:
     answering(monkeypatch, tmp_path, kubectl=(0, "microk8s is not running, try microk8s start\n"))
-    monkeypatch.setattr("ansible.module_utils.snapd.installed", lambda: {"microk8s": {}})
+    monkeypatch.setattr(snapd, "installed", lambda: {"microk8s": {}})
     assert "try microk8s start" in run_module("microk8s_facts", {})["problem"]
 
 
@@ -189,7 +191,7 @@ def test_a_token_is_taken_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, 
     file = tmp_path / "cluster-tokens.txt"
     file.write_text("aaaa|1799999999\naaaab\nbbbb|1799999999\n")
     file.chmod(0o600)
-    monkeypatch.setattr("ansible.module_utils.microk8s.TOKENS", file)
+    monkeypatch.setattr("ansible_collections.bramble.cluster.plugins.module_utils.kubernetes.microk8s.TOKENS", file)
     assert run_module("microk8s_token", {"url": "10.0.0.1:25000/aaaa/c"})["changed"]
     assert file.read_text() == "aaaab\nbbbb|1799999999\n" and file.stat().st_mode & 0o777 == 0o600
     assert not run_module("microk8s_token", {"url": "10.0.0.1:25000/aaaa/c"})["changed"]
@@ -378,23 +380,17 @@ COMMIT
 """
 
 
-def leftovers():
-    from .load_plugin import ROOT, load
-
-    return load(ROOT / "plugins/modules/microk8s_leftovers.py")
-
-
 def test_only_kubernetes_rules_go() -> None:
-    kept = leftovers().without_kubernetes(RULES)
+    kept = microk8s_leftovers.without_kubernetes(RULES)
     assert "KUBE" not in kept and "cali" not in kept
     for line in ("*filter", ":FORWARD DROP [0:0]", ":MINE - [0:0]", "-A INPUT -p tcp -m tcp --dport 22 -j MINE", "COMMIT"):
         assert f"{line}\n" in kept
-    assert leftovers().without_kubernetes(kept) == kept
+    assert microk8s_leftovers.without_kubernetes(kept) == kept
 
 
 @given(st.lists(st.sampled_from(RULES.splitlines(keepends=True))))
 def test_what_is_left_of_rules_was_there(rules: list[str]) -> None:
-    kept = leftovers().without_kubernetes("".join(rules)).splitlines(keepends=True)
+    kept = microk8s_leftovers.without_kubernetes("".join(rules)).splitlines(keepends=True)
     assert [line for line in rules if line in kept] == kept
 
 
@@ -406,13 +402,13 @@ def test_what_is_left_of_rules_was_there(rules: list[str]) -> None:
     ],
 )
 def test_which_interfaces_go(name: str, goes: bool) -> None:
-    assert bool(leftovers().LINK.fullmatch(name)) == goes
+    assert bool(microk8s_leftovers.LINK.fullmatch(name)) == goes
 
 
 def test_mounts_go_from_the_inside() -> None:
     places = ("/var/lib/kubelet/pods/a", "/var/lib/kubelet/pods/a/b", "/var/lib/kubeletx")
     table = "".join(f"tmpfs {place} tmpfs rw 0 0\n" for place in places)
-    assert leftovers().kubernetes_mounts(table) == ["/var/lib/kubelet/pods/a/b", "/var/lib/kubelet/pods/a"]
+    assert microk8s_leftovers.kubernetes_mounts(table) == ["/var/lib/kubelet/pods/a/b", "/var/lib/kubelet/pods/a"]
 
 
 # The checklist
@@ -533,6 +529,5 @@ def test_a_node_that_does_not_answer_has_failed() -> None:
     [("170Mi", 178257920), ("1Gi", 2**30), ("128974848", 128974848), ("129M", 129000000), ("1.5Gi", 3 * 2**29)],
 )
 def test_quantities(text: str, number: int) -> None:
-    from .load_plugin import ROOT, load
 
-    assert load(ROOT / "plugins/modules/microk8s_facts.py").quantity(text) == number
+    assert microk8s_facts.quantity(text) == number

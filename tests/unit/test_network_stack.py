@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible.module_utils import network_stack as stack
-from ansible.module_utils.network_stack import Facts, Live, Owner, StackError
+from ansible_collections.bramble.cluster.plugins.filter.port_files import port_files
+from ansible_collections.bramble.cluster.plugins.module_utils.network import stack
+from ansible_collections.bramble.cluster.plugins.module_utils.network.stack import Facts, Live, Owner, StackError
 from hypothesis import given
 from hypothesis import strategies as st
-from port_files import port_files
 
 HERE = Path(__file__).parent / "network"
 BASE: dict[str, Any] = {"dhcp4": False, "dhcp6": False, "accept-ra": False, "optional": True, "addresses": ["10.0.0.5/24"]}

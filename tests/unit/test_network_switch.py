@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils import network_switch as switch
-from ansible.module_utils.network_switch import Change, File, SwitchError
+from ansible_collections.bramble.cluster.plugins.module_utils.network import rollback as switch
+from ansible_collections.bramble.cluster.plugins.module_utils.network.rollback import Change, File, SwitchError
 
 MINE = "55555"  # the other side's port of this login
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ansible_collections.bramble.cluster.plugins.modules import nft_table
 
 from .conftest import Run
 
@@ -40,19 +41,10 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.fixture
 def table(node: Path, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs the module with its undo in the test's folder."""
-    from . import conftest
+    monkeypatch.setattr(nft_table, "UNDO", f"{node}/{{name}}.undo")
 
     def run(check: bool = False, **options: object) -> dict:
-        load = conftest.load
-
-        def patched(path: Path) -> object:
-            module = load(path)
-            module.UNDO = f"{node}/{{name}}.undo"
-            return module
-
-        with monkeypatch.context() as patch:
-            patch.setattr(conftest, "load", patched)
-            return run_module("nft_table", {"name": "lab", **options}, check=check, diff=True)
+        return run_module("nft_table", {"name": "lab", **options}, check=check, diff=True)
 
     return run
 

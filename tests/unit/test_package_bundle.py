@@ -14,11 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.bundle import MANIFEST, SIGNATURE, BundleError, Kind, Manifest, check_signature, make_key, read, sign
+from ansible_collections.bramble.cluster.plugins.module_utils.bundle.bundle import (
+    MANIFEST,
+    SIGNATURE,
+    BundleError,
+    Kind,
+    Manifest,
+    check_signature,
+    make_key,
+    read,
+    sign,
+)
+from ansible_collections.bramble.cluster.plugins.modules import package_bundle
 
-from .load_plugin import ROOT, load
-
-package_bundle = load(ROOT / "plugins/modules/package_bundle.py")
 bundle_debs = package_bundle.bundle_debs
 KIND = Kind("trixie", "3.13", "aarch64")
 Run = Callable[..., dict[str, Any]]

@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 import pytest
+from ansible_collections.bramble.cluster.plugins.filter.status import THROTTLED, cluster_status, columns, throttled_words
 from hypothesis import given
 from hypothesis import strategies as st
-from status import THROTTLED, cluster_status, columns, throttled_words
 
 LIMITS = {"temperature": 80, "disk": 90, "memory": 5, "load": 4, "clock_offset": 5, "card_worn": 80, "restarts": 10}
 UP: dict[str, Any] = {

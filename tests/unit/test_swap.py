@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from swap import swap_problems, swap_seconds, swap_state, swap_table
+from ansible_collections.bramble.cluster.plugins.filter.swap import swap_problems, swap_seconds, swap_state, swap_table
 
 GROUPS = {"cluster": ["pi-client", "pi-01", "pi-02"], "scheduler": ["pi-client"], "spare": ["pi-02"], "worker": ["pi-01"]}
 MARK = {"began": "2026-11-22T10:00:00Z", "new_key": False}

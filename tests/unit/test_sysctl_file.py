@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ansible_collections.bramble.cluster.plugins.modules import sysctl_file
 
-from . import conftest
 from .conftest import Run
 
 WANTED = {"net.ipv4.ip_forward": 0, "net.ipv4.conf.eth0/5.arp_ignore": 1, "net.ipv6.conf.all.forwarding": 0}
@@ -19,14 +19,7 @@ def sysctl(tmp_path: Path, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> 
     for name, value in {"net/ipv4/ip_forward": "1", "net/ipv4/conf/eth0.5/arp_ignore": "0"}.items():
         (tmp_path / "proc" / name).parent.mkdir(parents=True)
         (tmp_path / "proc" / name).write_text(f"{value}\n")
-    real = conftest.load
-
-    def load(path: Path) -> object:
-        module = real(path)
-        module.PROC = tmp_path / "proc"
-        return module
-
-    monkeypatch.setattr(conftest, "load", load)
+    monkeypatch.setattr(sysctl_file, "PROC", tmp_path / "proc")
 
     def run(state: str = "present", check: bool = False, **more: int) -> dict:
         options = {"path": f"{tmp_path}/90-lab.conf", "settings": {**WANTED, **more}, "state": state}

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from ansible.module_utils.card_image import CardError, aligned
+from ansible_collections.bramble.cluster.plugins.module_utils.card.image import CardError, aligned
 
 WRITING = "writing"
 VERIFIED = "verified"

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePath
 from typing import Any
 
-from ansible.module_utils.card_image import SECTOR, aligned, count
+from ansible_collections.bramble.cluster.plugins.module_utils.card.image import SECTOR, aligned, count
 
 LARGEST_CARD = 256 * 10**9  # a bigger disk is more likely someone's backup than a card for a cluster
 

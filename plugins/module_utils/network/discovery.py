@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 from xml.etree import ElementTree
 
-from ansible.module_utils.card_image import aligned
+from ansible_collections.bramble.cluster.plugins.module_utils.card.image import aligned
 
 UP = "up"
 MISSING = "missing"

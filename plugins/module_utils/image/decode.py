@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
-from ansible.module_utils.card_image import BLOCK, CHUNK, SECTOR, is_zero
-from ansible.module_utils.image_http import ImageError, Tell, WrongImage
+from ansible_collections.bramble.cluster.plugins.module_utils.card.image import BLOCK, CHUNK, SECTOR, is_zero
+from ansible_collections.bramble.cluster.plugins.module_utils.image.http import ImageError, Tell, WrongImage
 
 RAW = "raw"
 ZIP = "zip"

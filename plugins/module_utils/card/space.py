@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from ansible.module_utils.card_image import CHUNK, PAGE, SECTOR, TOOL_ENV, CardError, read
+from ansible_collections.bramble.cluster.plugins.module_utils.card.image import CHUNK, PAGE, SECTOR, TOOL_ENV, CardError, read
 
 Range = tuple[int, int]
 """(start, end) of a stretch of bytes, end not included."""

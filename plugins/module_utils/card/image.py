@@ -261,7 +261,9 @@ class Image:
 
     def _needed(self) -> set[int]:
         """The numbers of the blocks that a card must hold: all but what the file systems of the image do not use."""
-        from ansible.module_utils.card_space import used  # which itself is built on this module
+        from ansible_collections.bramble.cluster.plugins.module_utils.card.space import (
+            used,  # which itself is built on this module
+        )
 
         try:
             partitions = parse_mbr(read(self.fd, 0, SECTOR), self.size)

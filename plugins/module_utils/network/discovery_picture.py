@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from ansible.module_utils.discovery import (
+from ansible_collections.bramble.cluster.plugins.module_utils.network.discovery import (
     DUPLICATE,
     MISSING,
     NOT_ITSELF,

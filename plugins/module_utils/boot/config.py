@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible.module_utils.text_file import read, write
+from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import read, write
 
 ROOT = Path("/")
 # Keys that may be given several times, each time adding something. Of any other key the last one counts.

@@ -16,8 +16,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import urljoin
 
-from ansible.module_utils.image_http import ImageError, Web
-from ansible.module_utils.image_store import LARGEST
+from ansible_collections.bramble.cluster.plugins.module_utils.image.http import ImageError, Web
+from ansible_collections.bramble.cluster.plugins.module_utils.image.store import LARGEST
 
 # What a catalogue may be at most; the real one is a few dozen lists of some hundred images.
 MAX_BYTES = 16 * 2**20

@@ -22,9 +22,17 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from ansible.module_utils import image_decode
-from ansible.module_utils.card_image import count
-from ansible.module_utils.image_http import BadStatus, ImageError, Tell, Unreachable, Web, WrongImage, discard
+from ansible_collections.bramble.cluster.plugins.module_utils.card.image import count
+from ansible_collections.bramble.cluster.plugins.module_utils.image import decode as image_decode
+from ansible_collections.bramble.cluster.plugins.module_utils.image.http import (
+    BadStatus,
+    ImageError,
+    Tell,
+    Unreachable,
+    Web,
+    WrongImage,
+    discard,
+)
 
 LARGEST = 64 * 10**9  # no image, and no download of one, is larger: it has to fit a card
 DECODES_TO = 6  # an image of unknown size is taken to be this many times its download, when space is looked for

@@ -20,9 +20,9 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ansible.module_utils import card_ledger
-from ansible.module_utils.card_guard import Facts, loop_backing, reader
-from ansible.module_utils.card_image import (
+from ansible_collections.bramble.cluster.plugins.module_utils.card import ledger as card_ledger
+from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import Facts, loop_backing, reader
+from ansible_collections.bramble.cluster.plugins.module_utils.card.image import (
     BLOCK,
     CHUNK,
     PAGE,
@@ -35,7 +35,7 @@ from ansible.module_utils.card_image import (
     extents,
     is_zero,
 )
-from ansible.module_utils.card_probe import places, probe
+from ansible_collections.bramble.cluster.plugins.module_utils.card.probe import places, probe
 
 WRITTEN = "written"
 UNCHANGED = "unchanged"

@@ -24,8 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from ansible.module_utils.card_guard import OK, READ_ONLY, Facts, Guard
-from ansible.module_utils.card_image import (
+from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import OK, READ_ONLY, Facts, Guard
+from ansible_collections.bramble.cluster.plugins.module_utils.card.image import (
     CHUNK,
     FAT_TYPES,
     PAGE,
@@ -40,8 +40,8 @@ from ansible.module_utils.card_image import (
     parse_mbr,
     read,
 )
-from ansible.module_utils.card_space import EXT, FAT, Fat, Range, kind, used
-from ansible.module_utils.card_writer import Card, Progress
+from ansible_collections.bramble.cluster.plugins.module_utils.card.space import EXT, FAT, Fat, Range, kind, used
+from ansible_collections.bramble.cluster.plugins.module_utils.card.writer import Card, Progress
 
 SLACK = 16 * 2**20  # free space of the root file system, above the least that resize2fs allows, until it grows
 COMPRESSORS = {"zst": ("zstd", "-T0", "-q", "-c"), "xz": ("xz", "-T0", "-c")}

@@ -13,8 +13,15 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ansible.module_utils.bundle import BundleError, Kind, digest_of, run
-from ansible.module_utils.card_image import SECTOR, TOOL_ENV, CardError, boot_and_root, parse_mbr, read
+from ansible_collections.bramble.cluster.plugins.module_utils.bundle.bundle import BundleError, Kind, digest_of, run
+from ansible_collections.bramble.cluster.plugins.module_utils.card.image import (
+    SECTOR,
+    TOOL_ENV,
+    CardError,
+    boot_and_root,
+    parse_mbr,
+    read,
+)
 
 # Debian's words for what `uname -m` says.
 ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}

@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Callable
 
-from ansible.module_utils.card_image import CHUNK, PAGE, CardError, count
+from ansible_collections.bramble.cluster.plugins.module_utils.card.image import CHUNK, PAGE, CardError, count
 
 STRIDE = 128 * 2**20  # real memory is a whole number of these; a finer grid would take longer than seconds
 
