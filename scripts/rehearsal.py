@@ -14,6 +14,8 @@ import ansible_runner
 
 ROOT = Path(__file__).resolve().parent.parent
 INVENTORY = (ROOT / "inventory/hosts.yml", ROOT / "inventory/rehearsal")
+# As ansible.cfg has it.
+HARDWARE = (ROOT / "inventory/hosts.yml", ROOT / "inventory/active.yml")
 
 
 class PlaybookFailed(Exception):

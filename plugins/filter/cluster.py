@@ -107,6 +107,12 @@ def cluster_problems(
     for group in sorted(set(groups) & set(known_groups)):
         for host in sorted(set(groups[group]) - set(nodes)):
             problems.append(f"{host} is in group {group!r} but not in 'cluster'. Put it under client or servers.")
+    in_use = set(nodes) - set(groups.get("spare", []))
+    if set(groups.get("active", [])) != in_use:
+        problems.append(
+            f"Group 'active' has {len(list(groups.get('active', [])))} hosts, and {len(in_use)} nodes are not spare. "
+            "Give inventory/active.yml as the last inventory: -i YOURS -i inventory/active.yml"
+        )
     if len(list(groups.get("scheduler", []))) != 1:
         problems.append(f"Group 'scheduler' has {len(list(groups.get('scheduler', [])))} hosts. It needs exactly one.")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rehearsal import ROOT, play
+from rehearsal import HARDWARE, play
 
 from tests.rig.cards import Rig
 from tests.rig.flaw import Flaw
@@ -47,9 +47,7 @@ def test_a_card_that_is_pulled(rig: Rig, tmp_path: Path) -> None:
     }
 
     def flash(limit: str) -> str:
-        run = play(
-            "cards", inventory=[ROOT / "inventory/hosts.yml"], variables=variables, arguments=f"--limit {limit}", check=False
-        )
+        run = play("cards", inventory=HARDWARE, variables=variables, arguments=f"--limit {limit}", check=False)
         return "\n".join(run.failed.values())
 
     failure = flash("pi-01,pi-02")

@@ -32,7 +32,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.card.image import 
 from ansible_collections.bramble.cluster.plugins.module_utils.card.writer import Card, Progress
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rehearsal import INVENTORY, play
+from rehearsal import HARDWARE, play
 
 from .conftest import Machine
 
@@ -674,18 +674,18 @@ def test_the_playbook(master: Path, tmp_path: Path) -> None:
         "capture_name": "golden",
     }
     run("cp", "--sparse=always", master, tmp_path / "pi-01.img")
-    many = play("capture", inventory=INVENTORY[:1], variables=variables, arguments="--limit servers", check=False)
+    many = play("capture", inventory=HARDWARE, variables=variables, arguments="--limit servers", check=False)
     assert "8 nodes of this play have a card_slot" in "".join(many.failed.values())
-    dry = play("capture", inventory=INVENTORY[:1], variables=variables, arguments="--limit pi-01 --check")
+    dry = play("capture", inventory=HARDWARE, variables=variables, arguments="--limit pi-01 --check")
     assert dry.changes() == ["pi-01: Capture the card"] and not (tmp_path / "cache").exists()
-    done = play("capture", inventory=INVENTORY[:1], variables=variables, arguments="--limit pi-01")
+    done = play("capture", inventory=HARDWARE, variables=variables, arguments="--limit pi-01")
     facts = json.loads((tmp_path / "cache/images/golden.json").read_text())
     printed = "\n".join(event.get("stdout", "") for event in done.events)
     assert (
         f"{facts['bytes']:,} bytes" in printed and f"-e image_sha256={facts['sha256']}" in printed and "pi-01 compress" in printed
     )
     flash = {"image_file": str(tmp_path / "cache/images/golden.img"), "image_sha256": facts["sha256"], "card_virtual_bytes": SIZE}
-    play("cards", inventory=INVENTORY[:1], variables=variables | flash, arguments="--limit pi-02")
+    play("cards", inventory=HARDWARE, variables=variables | flash, arguments="--limit pi-02")
     new = root_files(tmp_path / "pi-02.img", tmp_path / "new")
     assert new["etc/bramble/ssh/ssh_host_ed25519_key"][4] == (tmp_path / "state/host_keys/pi-02").read_bytes()
     assert new["var/lib/data/blob"][4] == KEPT["var/lib/data/blob"]

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 ROOT = Path(__file__).parents[2]
-GROUPS = ["cluster", "client", "servers", "scheduler", "worker", "spare"]
+GROUPS = ["cluster", "client", "servers", "scheduler", "worker", "spare", "active"]
 
 
 def problems(nodes: dict, subnet: str = "192.168.1.0/24", **groups: list[str]) -> list[str]:
-    hosts = {"cluster": list(nodes), "scheduler": list(nodes)[:1], **groups}
+    hosts = {"cluster": list(nodes), "active": list(nodes), "scheduler": list(nodes)[:1], **groups}
     return cluster_problems(nodes, hosts, subnet, GROUPS)
 
 
@@ -57,10 +57,17 @@ def test_groups() -> None:
     assert "exactly one" in problems(nodes, scheduler=[])[0]
 
 
+def test_the_active_nodes_are_those_that_are_not_spare() -> None:
+    nodes = {"pi-01": node(1), "pi-02": node(2)}
+    assert problems(nodes, spare=["pi-02"], active=["pi-01"]) == []
+    assert "-i inventory/active.yml" in problems(nodes, spare=["pi-02"])[0]
+    assert "has 0 hosts, and 2 nodes are not spare" in problems(nodes, active=[])[0]
+
+
 def test_the_groups_of_the_inventory_are_known_and_kubernetes_has_every_server_once() -> None:
     inventory = yaml.safe_load((ROOT / "inventory/hosts.yml").read_text())
     known = yaml.safe_load((ROOT / "inventory/group_vars/all/cluster.yml").read_text())["cluster_groups"]
-    assert set(inventory) | set(inventory["cluster"]["children"]) == set(known)
+    assert set(inventory) | set(inventory["cluster"]["children"]) | {"active"} == set(known)
     servers = list(inventory["cluster"]["children"]["servers"]["hosts"])
     control_plane, workers = (list(inventory[f"microk8s_{group}"]["hosts"]) for group in ("control_plane", "worker"))
     assert control_plane == servers[:3] and control_plane + workers == servers

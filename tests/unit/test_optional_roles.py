@@ -31,6 +31,7 @@ def play(tmp_path: Path):  # type: ignore[no-untyped-def]
 
     def run(name: str, *options: str, **variables: object) -> tuple[int, str]:
         command = [Path(sys.executable).with_name("ansible-playbook"), "-i", "inventory/hosts.yml", "-i", overlay]
+        command += ["-i", "inventory/active.yml"]
         command += [f"playbooks/{name}.yml", *options, "-e", json.dumps(variables)]
         environment = {**os.environ, "ANSIBLE_STRATEGY": "mitogen_linear", "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
