@@ -49,7 +49,9 @@ STAYS = {
 MICROK8S = "sudo /snap/bin/microk8s"
 
 # The first three servers are spare: see the inventory.
-playbook = partial(play, inventory=[INVENTORY[0], HERE / "spare.yml", INVENTORY[1], HERE / "inventory"], environment={"NODES": "5"})
+playbook = partial(
+    play, inventory=[INVENTORY[0], HERE / "spare.yml", INVENTORY[1], HERE / "inventory"], environment={"NODES": "5"}
+)
 client = partial(told, STATE, "pi-client")
 
 

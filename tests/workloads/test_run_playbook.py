@@ -30,15 +30,8 @@ def play(cluster: Cluster, tmp_path: Path):  # type: ignore[no-untyped-def]
 
     def run(code: int, **variables: str) -> tuple[str, Path]:
         report = tmp_path / "report"
-        arguments = [
-            "-i",
-            "inventory/hosts.yml",
-            "-i",
-            str(tmp_path / "overlay.yml"),
-            "-i",
-            "inventory/active.yml",
-            "playbooks/run.yml",
-        ]
+        sources = ("inventory/hosts.yml", tmp_path / "overlay.yml", "inventory/active.yml")
+        arguments = [*(f"--inventory={source}" for source in sources), "playbooks/run.yml"]
         arguments += ["-e", json.dumps({"run_report_dir": str(report), **variables})]
         playbook = Path(sys.executable).with_name("ansible-playbook")
         done = subprocess.run([playbook, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
