@@ -99,14 +99,14 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.boot import config as boot
-from ansible_collections.bramble.cluster.plugins.module_utils.boot.config import BootConfigError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import read, shown
 
 LINE = {"setting": {"type": "str", "required": True}, "section": {"type": "str", "default": "all"}}
 
 
 def edited_cmdline(path: Path, wanted: dict) -> str:
-    """What a line of kernel parameters is to be. Raises BootConfigError, OSError."""
+    """What a line of kernel parameters is to be. Raises BrambleError, OSError."""
     line = read(path)
     for name in wanted["cmdline_restored"]:
         if boot.backup_of(path).exists():
@@ -135,7 +135,7 @@ def edited_config(path: Path, wanted: dict) -> str:
 
 
 def planned(module: AnsibleModule) -> dict[Path, str]:
-    """What the files that change are to be. Raises BootConfigError, OSError."""
+    """What the files that change are to be. Raises BrambleError, OSError."""
     wanted = module.params
     for parameter in (*wanted["cmdline_present"], *wanted["cmdline_absent"], *wanted["cmdline_restored"]):
         boot.check_parameter(parameter)
@@ -154,21 +154,21 @@ def planned(module: AnsibleModule) -> dict[Path, str]:
                 f"There is no {kind}.txt in {boot.ROOT / 'boot/firmware'} or {boot.ROOT / 'boot'}: is the boot partition mounted?"
             )
             if not wanted["optional"]:
-                raise BootConfigError(f"{problem} Nothing was changed.")
+                raise BrambleError(f"{problem} Nothing was changed.")
             module.warn(problem)
             continue
         for file in (*inputs, path):
             try:
                 text = edited(file, wanted)
-            except BootConfigError as error:
-                raise BootConfigError(f"{file}: {error}. Nothing was changed.") from error
+            except BrambleError as error:
+                raise BrambleError(f"{file}: {error}. Nothing was changed.") from error
             if text != read(file):
                 plan[file] = text
     return plan
 
 
 def run(module: AnsibleModule) -> None:
-    """Edit. Raises BootConfigError, OSError."""
+    """Edit. Raises BrambleError, OSError."""
     plan = planned(module)
     diff = [
         {"before_header": str(path), "after_header": str(path), "before": shown(read(path)), "after": shown(text)}
@@ -201,7 +201,7 @@ def main() -> None:
     )
     try:
         run(module)
-    except (BootConfigError, OSError) as error:
+    except (BrambleError, OSError) as error:
         module.fail_json(msg=str(error))
 
 

@@ -98,12 +98,12 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.bundle.bundle import (
     MANIFEST,
     SIGNATURE,
-    BundleError,
     Manifest,
     check_signature,
     run,
     wrong,
 )
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import write
 
 TIMEOUT = 30.0  # seconds without a byte
@@ -114,7 +114,7 @@ ENVIRONMENT = {**os.environ, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninterac
 
 
 def fetch(url: str, target: Path | None = None) -> bytes:
-    """Get a file: into `target`, or as bytes. Raises BundleError when nobody answers, FileNotFoundError when it is not there."""
+    """Get a file: into `target`, or as bytes. Raises BrambleError when nobody answers, FileNotFoundError when it is not there."""
     for attempt in range(TRIES):
         if attempt:
             time.sleep(PAUSE)
@@ -133,13 +133,13 @@ def fetch(url: str, target: Path | None = None) -> bytes:
             problem: Exception = error
         except (OSError, http.client.HTTPException) as error:
             problem = error
-    raise BundleError(
+    raise BrambleError(
         f"{url} can not be read: {problem}. Is the client up? It serves the packages (systemctl status bramble-bundle)"
     )
 
 
 def fetch_all(url: str, manifest: Manifest, folder: Path) -> None:
-    """Get all files of a bundle and check them. Raises BundleError that names all that are missing or altered."""
+    """Get all files of a bundle and check them. Raises BrambleError that names all that are missing or altered."""
     missing = []
     for name in manifest.files:
         target = folder / name
@@ -150,7 +150,7 @@ def fetch_all(url: str, manifest: Manifest, folder: Path) -> None:
             missing.append(name)
     problems = list(wrong(folder, manifest))
     if problems:
-        raise BundleError(
+        raise BrambleError(
             f"the bundle at {url} is damaged: {'; '.join(problems)}. Nothing was installed. To send the files to the client "
             "again: ansible-playbook playbooks/site.yml -e package_bundle_send=true"
         )
@@ -163,7 +163,7 @@ def installed_debs() -> set[str]:
 
 
 def install_debs(packages: Sequence[str], folder: Path, scratch: Path) -> None:
-    """Install packages with apt, from a folder with an index and from nowhere else. Raises BundleError."""
+    """Install packages with apt, from a folder with an index and from nowhere else. Raises BrambleError."""
     sources, lists = scratch / "bundle.list", scratch / "lists"
     (lists / "partial").mkdir(parents=True)
     # Trusted: every file in it, the index too, has just been compared with the signed manifest.
@@ -187,7 +187,7 @@ def install_debs(packages: Sequence[str], folder: Path, scratch: Path) -> None:
 
 
 def install_wheels(wheels: Path, venv: Path, modules: Sequence[str]) -> None:
-    """Make an environment and install the wheels, verified by hash. Raises BundleError."""
+    """Make an environment and install the wheels, verified by hash. Raises BrambleError."""
     python = venv / "bin/python"
     # Without pip: many images lack ensurepip. The bundle brings pip, which need not be installed to run.
     run(sys.executable, "-m", "venv", "--clear", "--without-pip", venv)
@@ -222,11 +222,11 @@ class Node(NamedTuple):
         write(self.noted, "".join(f"{name}\n" for name in sorted(before | packages)))
 
     def room(self, needed: int) -> None:
-        """Raises BundleError when there is not enough space for it."""
+        """Raises BrambleError when there is not enough space for it."""
         for folder in {self.prefix, self.state}:
             there = next(path for path in (folder, *folder.parents) if path.exists())
             if (free := shutil.disk_usage(there).free) < needed:
-                raise BundleError(f"{folder} has {free:,} bytes free, and up to {needed:,} are needed. Nothing was installed")
+                raise BrambleError(f"{folder} has {free:,} bytes free, and up to {needed:,} are needed. Nothing was installed")
 
     def prune(self, name: str) -> None:
         """Remove the environments of earlier bundles but the last, which a service may be running from."""
@@ -236,23 +236,23 @@ class Node(NamedTuple):
 
 
 def install(node: Node, module: AnsibleModule) -> list[str]:
-    """Fetch, check, install. Gives the Debian packages that are new; raises BundleError."""
+    """Fetch, check, install. Gives the Debian packages that are new; raises BrambleError."""
     parameters = module.params
     name, url = parameters["id"], parameters["url"]
     try:
         data, signature = (fetch(f"{url}/{file}") for file in (MANIFEST, SIGNATURE))
     except FileNotFoundError as error:
-        raise BundleError(f"{error} is missing. Nothing was installed") from None
+        raise BrambleError(f"{error} is missing. Nothing was installed") from None
     try:
         check_signature(data, signature, parameters["keys"])
         manifest = Manifest.load(data)
         if hashlib.sha256(data).hexdigest() != parameters["manifest"]:
-            raise BundleError("it is signed, but not the one that the control machine has")
-    except BundleError as error:
-        raise BundleError(f"the bundle at {url} is refused: {error}. Nothing was installed") from None
+            raise BrambleError("it is signed, but not the one that the control machine has")
+    except BrambleError as error:
+        raise BrambleError(f"the bundle at {url} is refused: {error}. Nothing was installed") from None
     here = ".".join(platform.python_version_tuple()[:2])
     if (manifest.kind.python, manifest.kind.architecture) != (here, platform.machine()):
-        raise BundleError(f"the bundle is for {manifest.kind}, and this node has Python {here} on {platform.machine()}")
+        raise BrambleError(f"the bundle is for {manifest.kind}, and this node has Python {here} on {platform.machine()}")
     has_wheels = node.mark(name).exists()
     node.room(manifest.bytes * (1 if has_wheels else UNPACKED))
     for path in (node.prefix, node.state):
@@ -309,7 +309,7 @@ def main() -> None:
             }
         if not module.check_mode:
             result["debs"] = install(node, module)
-    except (BundleError, OSError) as error:
+    except (BrambleError, OSError) as error:
         module.fail_json(msg=f"{str(error)[:1].upper()}{str(error)[1:]}.")
     module.exit_json(**result)
 

@@ -46,7 +46,8 @@ import tarfile
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bramble.cluster.plugins.module_utils.bundle.bundle import MANIFEST, SIGNATURE, BundleError, read
+from ansible_collections.bramble.cluster.plugins.module_utils.bundle.bundle import MANIFEST, SIGNATURE, read
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 
 
 def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -69,7 +70,7 @@ def main() -> None:
     src, dest = Path(module.params["src"]), Path(module.params["dest"])
     try:
         manifest, _ = read(src, module.params["keys"])
-    except BundleError as error:
+    except BrambleError as error:
         module.fail_json(msg=f"The bundle {src} can not be used: {error}. Nothing was sent. Delete it to have it made again.")
     if module.check_mode:
         module.exit_json(changed=True)

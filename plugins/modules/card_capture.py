@@ -114,8 +114,8 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.capture.capture import Order, capture, check_tools, inspect, opened
-from ansible_collections.bramble.cluster.plugins.module_utils.card.image import CardError
 from ansible_collections.bramble.cluster.plugins.module_utils.card.writer import Progress
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 
 SPEC = {
     "slot": {"type": "path", "required": True},
@@ -132,7 +132,7 @@ SPEC = {
 
 
 def run(module: AnsibleModule) -> None:
-    """Look at the card, then capture it. Raises CardError when nothing was captured."""
+    """Look at the card, then capture it. Raises BrambleError when nothing was captured."""
     options = module.params
     order = Order(
         folder=Path(os.path.abspath(options["folder"])),
@@ -165,7 +165,7 @@ def main() -> None:
     module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
     try:
         run(module)
-    except (CardError, OSError) as error:
+    except (BrambleError, OSError) as error:
         module.fail_json(msg=str(error))
 
 

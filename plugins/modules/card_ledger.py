@@ -47,18 +47,18 @@ table:
 import json
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bramble.cluster.plugins.module_utils.card.image import CardError
 from ansible_collections.bramble.cluster.plugins.module_utils.card.ledger import Entries, Ledger, merged, table
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 
 
 def run(module: AnsibleModule) -> None:
-    """Add, and say what there is. Raises CardError, OSError."""
+    """Add, and say what there is. Raises BrambleError, OSError."""
     ledger, fresh = Ledger(module.params["path"]), module.params["fresh"]
     before = ledger.read()
     known: Entries = {}
     for node, values in module.params["nodes"].items():
         if not isinstance(values, dict):
-            raise CardError(f"The values of {node} are not an object. Nothing was noted.")
+            raise BrambleError(f"The values of {node} are not an object. Nothing was noted.")
         known[node] = {name: value for name, value in values.items() if value not in ("", None)}
     after = {node: merged(before.get(node, {}), values, fresh) for node, values in known.items()}
     changed = [node for node in after if after[node] != before.get(node, {})]
@@ -83,7 +83,7 @@ def main() -> None:
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
     try:
         run(module)
-    except (CardError, OSError) as error:
+    except (BrambleError, OSError) as error:
         module.fail_json(msg=str(error))
 
 

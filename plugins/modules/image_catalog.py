@@ -75,7 +75,8 @@ import tempfile
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.bramble.cluster.plugins.module_utils.image.http import ImageError, Web
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.image.http import Web
 from ansible_collections.bramble.cluster.plugins.module_utils.image.publisher import Catalogue, Release, public_key, ubuntu
 
 try:
@@ -104,7 +105,7 @@ SPEC = {
 
 
 def read(path: str) -> tuple[Any, str, Any]:
-    """The YAML reader, the text of a lock file, and what is in it. Raises ImageError."""
+    """The YAML reader, the text of a lock file, and what is in it. Raises BrambleError."""
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096
@@ -114,14 +115,14 @@ def read(path: str) -> tuple[Any, str, Any]:
         document = yaml.load(text)
         entries = document["images"].items()
     except (YAMLError, AttributeError, LookupError, TypeError) as error:
-        raise ImageError(f"{path} is not a catalog of images: {error}") from None
+        raise BrambleError(f"{path} is not a catalog of images: {error}") from None
     if not all(isinstance(entry, dict) for _, entry in entries):
-        raise ImageError(f"{path} is not a catalog of images: every one of them must be a mapping")
+        raise BrambleError(f"{path} is not a catalog of images: every one of them must be a mapping")
     return yaml, text, document
 
 
 def newest(source: dict, options: dict, catalogue: Catalogue, web: Web) -> Release:
-    """What the publisher of an image has to offer. Raises ImageError."""
+    """What the publisher of an image has to offer. Raises BrambleError."""
     try:
         if source["publisher"] == "raspberrypi":
             return catalogue.newest(source["url"])
@@ -130,8 +131,8 @@ def newest(source: dict, options: dict, catalogue: Catalogue, web: Web) -> Relea
             found = ubuntu(options["ubuntu_url"], source["folder"], source["file"], source["signer"], key, web)
             return catalogue.extracted(found)
     except (LookupError, TypeError) as error:
-        raise ImageError(f"its source makes no sense: {error} is missing") from None
-    raise ImageError(f"its publisher is {source['publisher']!r}; raspberrypi and ubuntu are known")
+        raise BrambleError(f"its source makes no sense: {error} is missing") from None
+    raise BrambleError(f"its publisher is {source['publisher']!r}; raspberrypi and ubuntu are known")
 
 
 def rewrite(entry: Any, one: Release) -> list[str]:
@@ -177,7 +178,7 @@ def write(path: str, text: str) -> None:
 
 
 def run(module: AnsibleModule) -> None:
-    """Read all, then write. Raises ImageError."""
+    """Read all, then write. Raises BrambleError."""
     options = module.params
     yaml, before, document = read(options["path"])
     images = document["images"]
@@ -185,7 +186,7 @@ def run(module: AnsibleModule) -> None:
     for name in names:
         if "source" not in images.get(name, {}):
             known = ", ".join(name for name, entry in images.items() if "source" in entry)
-            raise ImageError(f"There is no image {name} with a source in {options['path']}. There are: {known}")
+            raise BrambleError(f"There is no image {name} with a source in {options['path']}. There are: {known}")
     web = Web(options["allow_http"], options["ca_path"], options["timeout"])
     catalogue = Catalogue(options["raspberrypi_url"], web)
     changes, errors = list[str](), list[str]()
@@ -194,10 +195,10 @@ def run(module: AnsibleModule) -> None:
             changes += [
                 f"{name}: {change}" for change in rewrite(images[name], newest(images[name]["source"], options, catalogue, web))
             ]
-        except ImageError as error:
+        except BrambleError as error:
             errors.append(f"{name}: {error}")
     if errors:
-        raise ImageError("\n".join(["Not every image could be brought up to date, and nothing was changed.", *errors]))
+        raise BrambleError("\n".join(["Not every image could be brought up to date, and nothing was changed.", *errors]))
     after = before
     if changes:
         buffer = io.StringIO()
@@ -216,7 +217,7 @@ def main() -> None:
         module.fail_json(msg=missing_required_lib("ruamel.yaml"))
     try:
         run(module)
-    except (ImageError, OSError) as error:
+    except (BrambleError, OSError) as error:
         module.fail_json(msg=str(error))
 
 

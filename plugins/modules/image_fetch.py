@@ -133,7 +133,8 @@ import re
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bramble.cluster.plugins.module_utils.image.http import ImageError, Web
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.image.http import Web
 from ansible_collections.bramble.cluster.plugins.module_utils.image.store import Pin, Store
 
 EVERY = 0.5  # seconds between two events of one phase
@@ -175,15 +176,15 @@ class Progress:
 
 
 def sum_of(options: dict, name: str) -> str:
-    """A sha256 among options, in lower case; "" when it is not given. Raises ImageError."""
+    """A sha256 among options, in lower case; "" when it is not given. Raises BrambleError."""
     text = (options.get("sha256") or "").strip().lower()
     if text and not re.fullmatch("[0-9a-f]{64}", text):
-        raise ImageError(f"{name} is not a sha256 (64 hexadecimal digits): {text!r}. Nothing was changed.")
+        raise BrambleError(f"{name} is not a sha256 (64 hexadecimal digits): {text!r}. Nothing was changed.")
     return text
 
 
 def run(module: AnsibleModule) -> None:
-    """Have the image. Raises ImageError."""
+    """Have the image. Raises BrambleError."""
     options = module.params
     download, extracted = options["download"], options["extracted"]
     pin = Pin(
@@ -199,19 +200,19 @@ def run(module: AnsibleModule) -> None:
     )
     for word in (pin.name, pin.architecture):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", word):
-            raise ImageError(f"{word!r} cannot be part of a file name: letters, digits and . _ - only")
+            raise BrambleError(f"{word!r} cannot be part of a file name: letters, digits and . _ - only")
     store = Store(options["cache"], Progress(pin.name, options["progress_file"]).tell, module.check_mode)
     if options["src"]:
         wanted = sum_of(options, "image_sha256")
         if not wanted:
-            raise ImageError(
+            raise BrambleError(
                 f"{options['src']} is used only with its SHA-256. Nothing was changed. Set image_sha256 to what its maker "
                 "published, for the file or for the image in it."
             )
         found = store.own(pin, options["src"], wanted)
     else:
         if not pin.download_sha256:
-            raise ImageError(f"{pin.name} has no download.sha256: what cannot be verified is not downloaded")
+            raise BrambleError(f"{pin.name} has no download.sha256: what cannot be verified is not downloaded")
         if options["verified"] == "second-hand":
             module.warn(
                 f"The sums of {pin.name} are second-hand: nobody took them from its publisher yet. To do that: "
@@ -235,7 +236,7 @@ def main() -> None:
     )
     try:
         run(module)
-    except (ImageError, OSError) as error:
+    except (BrambleError, OSError) as error:
         module.fail_json(msg=str(error))
 
 

@@ -39,6 +39,7 @@ missing:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import microk8s
 
 
@@ -56,7 +57,7 @@ def main() -> None:
         missing = [name for name in module.params["names"] if name not in there]
         if missing and not module.check_mode:
             microk8s.call(module.run_command, "ctr", "images", "import", module.params["src"])
-    except microk8s.Microk8sError as error:
+    except BrambleError as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=bool(missing), missing=missing)
 

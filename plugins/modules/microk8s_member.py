@@ -34,6 +34,7 @@ EXAMPLES = r"""
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import microk8s
 
 
@@ -48,7 +49,7 @@ def main() -> None:
         words = ["join", url, *(["--worker"] if worker else [])] if url else ["leave"]
         try:
             microk8s.call(module.run_command, *words)
-        except microk8s.Microk8sError as error:
+        except BrambleError as error:
             # The token is taken out of what is said: no_log of the argument.
             module.fail_json(msg=str(error))
     module.exit_json(changed=True)

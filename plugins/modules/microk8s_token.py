@@ -42,6 +42,7 @@ url:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import read, write
 from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import microk8s
 
@@ -71,7 +72,7 @@ def main() -> None:
         words = ["add-node", "--token-ttl", str(wanted["ttl"]), "--format", "json"]
         url = microk8s.join_url(microk8s.call(module.run_command, *words), wanted["address"])
         module.exit_json(changed=True, url=url)
-    except (microk8s.Microk8sError, OSError) as error:
+    except (BrambleError, OSError) as error:
         module.fail_json(msg=str(error))
 
 

@@ -118,11 +118,10 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bramble.cluster.plugins.module_utils.card.image import CardError
 from ansible_collections.bramble.cluster.plugins.module_utils.card.ledger import Ledger
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.network.discovery import (
     MAC,
-    DiscoveryError,
     Host,
     Node,
     as_dict,
@@ -140,18 +139,18 @@ SERIAL = "/proc/device-tree/serial-number"
 
 
 def needed(module: AnsibleModule, program: str, package: str) -> str:
-    """The path of a program. Raises DiscoveryError, naming its Debian package."""
+    """The path of a program. Raises BrambleError, naming its Debian package."""
     path = module.get_bin_path(program, opt_dirs=["/usr/sbin", "/sbin"])
     if not path:
-        raise DiscoveryError(f"{program} is missing on this machine. Next: apt-get install {package}")
+        raise BrambleError(f"{program} is missing on this machine. Next: apt-get install {package}")
     return str(path)
 
 
 def ask(module: AnsibleModule, *command: str, data: str = "") -> str:
-    """What a program says. Raises DiscoveryError when it ends with an error."""
+    """What a program says. Raises BrambleError when it ends with an error."""
     code, out, error = module.run_command(list(command), data=data)
     if code:
-        raise DiscoveryError(f"{os.path.basename(command[0])} ended with {code}: {(error or out).strip()}")
+        raise BrambleError(f"{os.path.basename(command[0])} ended with {code}: {(error or out).strip()}")
     return str(out)
 
 
@@ -197,7 +196,7 @@ def search(module: AnsibleModule, blind: list[str]) -> tuple[dict[str, Host], se
         return hosts, {route["prefsrc"]}
     try:
         scan = needed(module, "arp-scan", "arp-scan")
-    except DiscoveryError as error:
+    except BrambleError as error:
         blind.append(f"Two hosts with one address cannot be seen: {error}")
         return hosts, {route["prefsrc"]}
     # An ARP request is 64 bytes on the wire.
@@ -211,7 +210,7 @@ def search(module: AnsibleModule, blind: list[str]) -> tuple[dict[str, Host], se
 
 
 def run(module: AnsibleModule) -> None:
-    """Look, match, and say. Raises DiscoveryError, CardError, OSError."""
+    """Look, match, and say. Raises BrambleError, OSError."""
     options = module.params
     blind: list[str] = []
     hosts, own = search(module, blind)
@@ -278,7 +277,7 @@ def main() -> None:
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
     try:
         run(module)
-    except (DiscoveryError, CardError, OSError) as error:
+    except (BrambleError, OSError) as error:
         module.fail_json(msg=str(error))
 
 

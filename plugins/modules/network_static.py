@@ -110,11 +110,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.network import stack
 from ansible_collections.bramble.cluster.plugins.module_utils.network.rollback import (
-    Change,
     File,
-    SwitchError,
+    PendingChange,
+    RollbackError,
     put,
     put_all,
     read,
@@ -187,7 +188,7 @@ def taken(interface: str, mac: str, address: str) -> str:
 
 
 def check_netplan(texts: Mapping[str, str], changes: Mapping[str, str | None]) -> None:
-    """Let netplan parse what it is going to have, in an empty root. Raises StackError, OSError."""
+    """Let netplan parse what it is going to have, in an empty root. Raises BrambleError, OSError."""
     with tempfile.TemporaryDirectory() as root:
         for path, content in {**texts, **changes}.items():
             if path.startswith("/etc/netplan/") and content is not None:
@@ -195,7 +196,7 @@ def check_netplan(texts: Mapping[str, str], changes: Mapping[str, str | None]) -
         command = ["netplan", "generate", "--root-dir", root]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise stack.StackError(f"netplan refuses the network: {done.stderr.strip().replace(root, '')} Nothing was changed.")
+            raise BrambleError(f"netplan refuses the network: {done.stderr.strip().replace(root, '')} Nothing was changed.")
 
 
 class Node:
@@ -206,17 +207,17 @@ class Node:
         there = ports()
         if self.interface not in there:
             names = ", ".join(f"{name} ({mac})" for name, mac in there.items()) or "none"
-            raise stack.StackError(
+            raise BrambleError(
                 f"There is no port {self.interface}. The wired ports are: {names}. Set cluster_interface to one of them. "
                 "Nothing was changed."
             )
         stack.check(self.port)
         self.mac = there[self.interface]
         self.now = live(self.interface)
-        self.change = Change()
+        self.change = PendingChange()
 
     def plan(self) -> tuple[stack.Owner, stack.Facts, dict[str, File | None], bool]:
-        """Who has the port, the files that differ, and whether that changes the network. Raises StackError, OSError."""
+        """Who has the port, the files that differ, and whether that changes the network. Raises BrambleError, OSError."""
         entries = {path: read(path) for places in stack.PLACES.values() for path in glob.glob(places) if os.path.isfile(path)}
         texts = {path: text(entry) for path, entry in entries.items()}
         facts = look(self.interface)
@@ -267,13 +268,13 @@ class Node:
         return {SYSCTL_FILE: file}
 
     def free(self) -> None:
-        """Refuse an address that somebody else has. Raises StackError, OSError."""
+        """Refuse an address that somebody else has. Raises BrambleError, OSError."""
         for address in self.port.get("addresses") or []:
             wanted = ipaddress.ip_interface(str(address))
             if wanted.version == 6 or any(entry.split("/")[0] == str(wanted.ip) for entry in self.now.ipv4):
                 continue
             if other := taken(self.interface, self.mac, str(wanted.ip)):
-                raise stack.StackError(
+                raise BrambleError(
                     f"The address {wanted.ip} is in use: {other} answers to it at {self.interface}. Give that machine another, "
                     "or change cluster_subnet, cluster_first_host or this node's node_number. Nothing was changed."
                 )
@@ -283,7 +284,7 @@ class Node:
         return stack.commands(who, self.interface, self.options["uuid"], facts.nm_uuid)
 
     def stage(self, who: stack.Owner, facts: stack.Facts, files: Mapping[str, File | None]) -> str:
-        """Have the change made, and undone unless it is confirmed; its name. Raises SwitchError, OSError."""
+        """Have the change made, and undone unless it is confirmed; its name. Raises RollbackError, OSError."""
         commands = self.commands(who, facts)
         name = str(uuids.uuid4())
         self.change.stage(name, files, commands._asdict(), self.options["program"] or "")
@@ -291,23 +292,23 @@ class Node:
         return name
 
     def waiting(self) -> str:
-        """The change of an earlier run that waits to be confirmed, if it is what is wanted; else empty. Raises SwitchError."""
+        """The change of an earlier run that waits to be confirmed, if it is what is wanted; else empty. Raises RollbackError."""
         plan = self.change.plan()
         if not plan:
             return ""
         applied = all(read(path) == (entry and File.unpack(entry)) for path, entry in plan["new"].items())
         if applied and not stack.differences(self.port, self.now):
             return str(plan["name"])
-        raise SwitchError(
+        raise RollbackError(
             "A change of an earlier run was not confirmed and undoes itself in a minute or two. Then run this again."
         )
 
     def settled(self) -> None:
-        """Wait until the port is as it shall be. Raises StackError."""
+        """Wait until the port is as it shall be. Raises BrambleError."""
         end = time.monotonic() + SETTLE
         while wrong := stack.differences(self.port, live(self.interface)):
             if time.monotonic() > end:
-                raise stack.StackError(f"{self.interface} is not as it shall be: {'; '.join(wrong)}.")
+                raise BrambleError(f"{self.interface} is not as it shall be: {'; '.join(wrong)}.")
             time.sleep(0.5)
 
 
@@ -320,7 +321,7 @@ def shown(path: str, before: File | None, after: File | None) -> dict[str, str]:
 
 
 def present(module: AnsibleModule) -> dict[str, Any]:
-    """Look, and change what differs. Raises StackError, SwitchError, OSError."""
+    """Look, and change what differs. Raises BrambleError, SwitchError, OSError."""
     node = Node(module.params, module.warn)
     if name := node.waiting():
         return {"changed": True, "change": name, "stack": "", "before": node.now.words()}
@@ -339,18 +340,18 @@ def present(module: AnsibleModule) -> dict[str, Any]:
         return {**result, "change": node.stage(who, facts, files)}
     put_all(files)
     if stack.own_path(who.stack, node.interface)[0] in files and (wrong := run_all(node.commands(who, facts).same)):
-        raise SwitchError(f"The files are changed, the network is not: {wrong}. Restart the node.")
+        raise RollbackError(f"The files are changed, the network is not: {wrong}. Restart the node.")
     node.ipv6(dry=False)
     return result
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
-    """Do what is asked. Raises StackError, SwitchError, OSError."""
+    """Do what is asked. Raises BrambleError, SwitchError, OSError."""
     name = module.params["change"] or ""
     if module.params["state"] == "present":
         return present(module)
     if module.params["state"] == "undone":
-        outcome = Change().outcome(name)
+        outcome = PendingChange().outcome(name)
         return {"changed": False, "change": "", "why": "; ".join(filter(None, [outcome["why"], outcome["wrong"]]))}
     node = Node(module.params, module.warn)
     if node.change.plan():
@@ -381,7 +382,7 @@ def main() -> None:
     module = AnsibleModule(argument_spec=spec, required_if=needed, supports_check_mode=True)
     try:
         module.exit_json(**run(module))
-    except (stack.StackError, SwitchError, OSError) as error:
+    except (BrambleError, RollbackError, OSError) as error:
         module.fail_json(msg=str(error))
 
 

@@ -134,7 +134,6 @@ from ansible_collections.bramble.cluster.plugins.module_utils.bundle.bundle impo
     FORMAT,
     MANIFEST,
     SIGNATURE,
-    BundleError,
     Kind,
     Manifest,
     describe,
@@ -143,6 +142,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.bundle.bundle impo
     run,
     sign,
 )
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from packaging.requirements import InvalidRequirement, Requirement
 
 # PEP 600, newest first: trixie has glibc 2.41, bookworm 2.36.
@@ -172,7 +172,7 @@ def bundle_id(kind: Kind, requirements: Path | None, source: Path | None, debs: 
 def wanted(requirements: str, kind: Kind) -> str:
     """The lines of a requirements file that are for this kind of node, without the markers that say so.
 
-    pip itself would judge the markers (PEP 508) by this machine's Python. Raises BundleError.
+    pip itself would judge the markers (PEP 508) by this machine's Python. Raises BrambleError.
     """
     environment = {
         "implementation_name": "cpython",
@@ -195,7 +195,7 @@ def wanted(requirements: str, kind: Kind) -> str:
         try:
             requirement = Requirement(text)
         except InvalidRequirement as error:
-            raise BundleError(f"the requirement {text.strip()!r} can not be read: {error}") from None
+            raise BrambleError(f"the requirement {text.strip()!r} can not be read: {error}") from None
         if requirement.marker is None or requirement.marker.evaluate(environment):
             requirement.marker = None
             lines.append(" ".join([str(requirement), *(f"--hash={value.strip()}" for value in hashes)]))
@@ -231,7 +231,7 @@ def finish(wheels: Path) -> None:
 
 
 def collect(requirements: Path, source: Path, copy: Path, wheels: Path, kind: Kind) -> None:
-    """Download and build all wheels into a folder; `copy` is where the source may be copied to. Raises BundleError."""
+    """Download and build all wheels into a folder; `copy` is where the source may be copied to. Raises BrambleError."""
     # setuptools leaves build/ beside the source: let it do so in a copy.
     shutil.copytree(source, copy, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
     lines = wheels / "requirements.txt"
@@ -239,8 +239,8 @@ def collect(requirements: Path, source: Path, copy: Path, wheels: Path, kind: Ki
     try:
         run(*download_command(lines, wheels, kind))
         run(*build_command(copy, wheels))
-    except BundleError as error:
-        raise BundleError(
+    except BrambleError as error:
+        raise BrambleError(
             f"the packages for CPython {kind.python} on {kind.architecture} could not be collected: {error}. Collecting "
             "needs the internet, on this machine only; then run the same command again"
         ) from None
@@ -258,7 +258,7 @@ class Maker(NamedTuple):
     key: Path
 
     def images_by_kind(self, scratch: Path) -> dict[Kind, list[bundle_debs.Image]]:
-        """The images, read into folders in `scratch`. Raises BundleError."""
+        """The images, read into folders in `scratch`. Raises BrambleError."""
         found: dict[Kind, list[bundle_debs.Image]] = {}
         for number, manifest in enumerate(self.images):
             image = bundle_debs.Image(manifest, scratch / f"image{number}")
@@ -266,7 +266,7 @@ class Maker(NamedTuple):
         return found
 
     def make(self, name: str, kind: Kind, images: Sequence[bundle_debs.Image]) -> None:
-        """Make a bundle; it gets its name when it is complete. Raises BundleError."""
+        """Make a bundle; it gets its name when it is complete. Raises BrambleError."""
         with tempfile.TemporaryDirectory(prefix=".making-", dir=self.dest) as scratch:
             folder, copy = Path(scratch, "bundle"), Path(scratch, "source")
             wheels, debs = folder / "wheels", folder / "debs"
@@ -309,7 +309,7 @@ def alone(dest: Path) -> Iterator[None]:
 
 
 def have(maker: Maker, module: AnsibleModule) -> dict[str, Any]:
-    """Make what is missing. Gives what the module returns; raises BundleError."""
+    """Make what is missing. Gives what the module returns; raises BrambleError."""
     parameters = module.params
     kinds = [Kind(**kind) for kind in parameters["kinds"] or []]
     changed, bundles = False, []
@@ -333,15 +333,15 @@ def have(maker: Maker, module: AnsibleModule) -> dict[str, Any]:
                 # Without Debian packages, no image has to be asked what it lacks.
                 images = images or (maker.images_by_kind(Path(scratch)) if maker.debs else {kind: []})
                 if maker.debs and kind not in images:
-                    raise BundleError(
+                    raise BrambleError(
                         f"there are nodes of {kind}, and the images are of {', '.join(map(str, images))}: "
                         "name the image they have in package_bundle_images"
                     )
                 maker.make(name, kind, images.get(kind, []))
             try:
                 manifest, bundle["manifest"] = read(path, keys, contents=parameters["verify"])
-            except BundleError as error:
-                raise BundleError(f"the bundle {path} can not be used: {error}. Delete it to have it made again") from None
+            except BrambleError as error:
+                raise BrambleError(f"the bundle {path} can not be used: {error}. Delete it to have it made again") from None
             bundle["bytes"] = manifest.bytes
     if not module.check_mode:
         prune(maker.dest, parameters["keep"], [bundle["id"] for bundle in bundles])
@@ -377,7 +377,7 @@ def main() -> None:
     try:
         with contextlib.nullcontext() if module.check_mode else alone(dest):
             result = have(maker, module)
-    except BundleError as error:
+    except BrambleError as error:
         module.fail_json(msg=f"{str(error)[:1].upper()}{str(error)[1:]}.")
     module.exit_json(**result)
 

@@ -65,6 +65,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.core.command import run
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import snapd
 
 
@@ -110,7 +111,7 @@ def main() -> None:
             needed = snap is None or snapd.sha256(name, snap["revision"]) != sha256
         if needed and not module.check_mode:
             change(module)
-    except (snapd.SnapdError, OSError) as error:
+    except (BrambleError, OSError) as error:
         module.fail_json(msg=str(error))
     before = f"{snap['version']} ({snap['revision']})\n" if snap else ""
     after = f"sha256 {sha256}\n" if sha256 else ""

@@ -31,6 +31,7 @@ EXAMPLES = r"""
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.core.command import run
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import snapd
 
 
@@ -43,7 +44,7 @@ def main() -> None:
     name, held = module.params["name"], module.params["held"]
     try:
         snap = snapd.installed().get(name)
-    except snapd.SnapdError as error:
+    except BrambleError as error:
         module.fail_json(msg=str(error))
     # Before it is installed, a dry run only knows that it would be.
     before = bool(snap and snap["held"])
