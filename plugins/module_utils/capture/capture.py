@@ -267,8 +267,8 @@ def too_large(needed: int, most: int) -> BrambleError:
     """What to tell when it will not fit."""
     return BrambleError(
         f"The image would need a card of {format_bytes(needed)}; it may need {format_bytes(most)} (capture_card_bytes). "
-        f"Nothing was captured. Remove {format_bytes(needed - most)} of files from the card (on its Pi: sudo du -xh / | sort -h | tail), "
-        "or allow more."
+        f"Nothing was captured. Remove {format_bytes(needed - most)} of files from the card "
+        "(on its Pi: sudo du -xh / | sort -h | tail), or allow more."
     )
 
 
