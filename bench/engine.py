@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "workloads"), str(ROOT)]
+sys.path[:0] = [str(ROOT / "workloads/src"), str(ROOT)]
 
 import standins  # noqa: E402
 
@@ -106,7 +106,7 @@ def tasks(rounds: int) -> dict[str, Any]:
     """Tasks per second and lost jobs of ours, bare dask and dispy, two jobs at once each, in turns; the best round counts."""
     from bramble import driver
 
-    from tests.workloads.conftest import start_cluster
+    from workloads.tests.conftest import start_cluster
 
     def ours(count: int, seconds: float) -> dict[str, float]:
         begin = time.perf_counter()

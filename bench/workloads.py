@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "workloads"))
+sys.path.insert(0, str(ROOT / "workloads/src"))
 
 import standins  # noqa: E402
 

@@ -19,7 +19,7 @@ import pytest
 from bramble.pi import montecarlo
 from dispy import DispyJob, DispyNode
 
-from .conftest import ENVIRONMENT, WORKLOADS, Authority, Cluster, free_port, wait_until, write_config
+from .conftest import ENVIRONMENT, SOURCE, Authority, Cluster, free_port, wait_until, write_config
 
 pytestmark = pytest.mark.timeout(90)
 Make = Callable[..., dispy.JobCluster]
@@ -313,13 +313,13 @@ def test_the_systems_python_finds_it_first(cluster: Cluster, tmp_path: Path) -> 
     link.mkdir()
     packages = tmp_path / "bundle"
     packages.mkdir()
-    for each in [*Path(montecarlo.np.__file__).parents[1].iterdir(), WORKLOADS / "bramble", WORKLOADS / "dispy"]:
+    for each in [*Path(montecarlo.np.__file__).parents[1].iterdir(), SOURCE / "bramble", SOURCE / "dispy"]:
         if not each.name.endswith(".pth"):
             (packages / each.name).symlink_to(each)
     # The package's own files are real, as in an installed wheel: where they are says where its neighbours are.
     (packages / "dispy").unlink()
     (packages / "dispy").mkdir()
-    for each in (WORKLOADS / "dispy").glob("*.py"):
+    for each in (SOURCE / "dispy").glob("*.py"):
         (packages / "dispy" / each.name).write_bytes(each.read_bytes())
     (link / "dispy").symlink_to(packages / "dispy")
     (site / "bramble-dispy.pth").write_text(f"import sys; sys.path.insert(0, {str(link)!r})\n")

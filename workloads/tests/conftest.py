@@ -18,12 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 ROOT = Path(__file__).parents[2]
-WORKLOADS = ROOT / "workloads"
-sys.path.insert(0, str(WORKLOADS))  # the tests, and the processes they start, run this tree
-ENVIRONMENT = os.environ | {
-    "PYTHONPATH": f"{WORKLOADS}:{ROOT}",
-    "COLUMNS": "200",
-}
+SOURCE = ROOT / "workloads/src"
+ENVIRONMENT = os.environ | {"PYTHONPATH": f"{SOURCE}:{ROOT}", "COLUMNS": "200"}
+"""Of the processes that tests start: they run this tree, and find the kernels of `workloads.tests`."""
 AS_IN_THE_ROLES = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
 
 
