@@ -58,8 +58,8 @@ def jobs(arguments: str, **options: Any) -> subprocess.Popen[str]:
     """Map `misbehave` over the arguments, a Python expression: a line of JSON for each job that ends, others as they are said."""
     return begin(f"""
 import json, sys
-from bramble import driver
-with driver.connect("cluster", say=lambda line: print(line, flush=True), **{options!r}) as engine:
+from bramble.engine import places
+with places.connect("cluster", say=lambda line: print(line, flush=True), **{options!r}) as engine:
     for outcome in engine.map(misbehave, {arguments}):
         print(json.dumps({{"job": outcome.index, "lost": outcome.lost, "retried": outcome.retried}}), flush=True)
 """)

@@ -21,6 +21,8 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "workloads/src"
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{SOURCE}:{ROOT}", "COLUMNS": "200"}
 """Of the processes that tests start: they run this tree, and find the kernels of `workloads.tests`."""
+collect_ignore = ["template"]
+"""A workload as a newcomer writes it: test_new_workload puts it into a copy of the package."""
 AS_IN_THE_ROLES = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
 
 
@@ -65,7 +67,7 @@ def free_port() -> int:
 
 
 @dataclass
-class Cluster:
+class LoopbackCluster:
     """A scheduler and its workers, by name, and the configuration that finds them."""
 
     folder: Path
@@ -100,7 +102,7 @@ class Cluster:
             ]
             if self.nannies:
                 what += ["--nworkers", "2", "--nthreads", "2", "--memory-limit", "400MB"]
-                what += ["--worker-class", "bramble.worker.Worker", "--preload-nanny", "bramble.worker"]
+                what += ["--worker-class", "bramble.engine.worker.Worker", "--preload-nanny", "bramble.engine.worker"]
             else:
                 what += ["--no-nanny", "--nthreads", "2", "--memory-limit", "0"]
             what += ["--host", "127.0.0.1", "--protocol", "tls", "--local-directory", str(self.folder / f"{name}.tmp")]
@@ -130,11 +132,11 @@ def write_config(path: Path, scheduler: str, nodes: list[str], identity: str = "
     )
 
 
-def start_cluster(folder: Path, nodes: list[str], nannies: bool = False) -> Cluster:
+def start_cluster(folder: Path, nodes: list[str], nannies: bool = False) -> LoopbackCluster:
     authority = Authority(folder)
     for name in ["scheduler", "client", *nodes]:
         authority.issue(name)
-    cluster = Cluster(folder, free_port(), nodes, nannies)
+    cluster = LoopbackCluster(folder, free_port(), nodes, nannies)
     write_config(cluster.config, cluster.address, nodes)
     for name in ["scheduler", *nodes]:
         cluster.start(name)
@@ -148,7 +150,7 @@ def _listens(port: int) -> bool:
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackCluster]:
     """Three nodes that every test may use and none may break."""
     cluster = start_cluster(tmp_path_factory.mktemp("cluster"), ["pi-01", "pi-02", "pi-03"])
     yield cluster
@@ -156,14 +158,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def _breakable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def _breakable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackCluster]:
     cluster = start_cluster(tmp_path_factory.mktemp("fragile"), ["pi-01", "pi-02"])
     yield cluster
     cluster.stop()
 
 
 @pytest.fixture
-def fragile_cluster(_breakable: Cluster) -> Cluster:
+def fragile_cluster(_breakable: LoopbackCluster) -> LoopbackCluster:
     """Two nodes to break; what the last test broke is started again."""
     for name in ["scheduler", *_breakable.nodes]:
         if name not in _breakable.processes or _breakable.processes[name].poll() is not None:
@@ -173,7 +175,7 @@ def fragile_cluster(_breakable: Cluster) -> Cluster:
 
 
 @pytest.fixture(scope="session")
-def watched_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def watched_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackCluster]:
     """One node of two processes, whose jobs may take them down: nannies start them anew."""
     cluster = start_cluster(tmp_path_factory.mktemp("watched"), ["pi-01"], nannies=True)
     yield cluster
@@ -184,7 +186,7 @@ Bramble = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def bramble(cluster: Cluster) -> Bramble:
+def bramble(cluster: LoopbackCluster) -> Bramble:
     """Run the command: `bramble("pi", "--on", "local", config=...)`."""
 
     def run(*arguments: str, config: Path | None = None) -> subprocess.CompletedProcess[str]:

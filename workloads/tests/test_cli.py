@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from bramble import UsageError, config
+from bramble import UsageError
+from bramble.engine import config
 
 from .conftest import ENVIRONMENT, Authority, Bramble, free_port, write_config
 

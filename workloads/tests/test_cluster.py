@@ -14,38 +14,43 @@ from pathlib import Path
 
 import distributed
 import pytest
-from bramble import ClusterError, ResultError, UsageError, driver, report
-from bramble.compute.kernel import nap
-from bramble.pi.montecarlo import chunks, count_inside
+from bramble import ClusterError, ResultError, UsageError
+from bramble.engine import cluster_map, connection, places
+from bramble.engine.base import Engine
+from bramble.engine.cluster import Cluster
+from bramble.engine.outcome import Outcome, call_on_worker
+from bramble.programs.compute.kernel import nap
+from bramble.programs.pi.montecarlo import chunks, count_inside
+from bramble.study import report
 
-from .conftest import Bramble, Cluster, wait_until, write_config
+from .conftest import Bramble, LoopbackCluster, wait_until, write_config
 from .faults import misbehave
 
 pytestmark = pytest.mark.timeout(90)
 
 
 @pytest.fixture
-def engine(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[driver.Engine]:
+def engine(cluster: LoopbackCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     monkeypatch.setenv("BRAMBLE_CONFIG", str(cluster.config))
-    with driver.connect("cluster") as engine:
+    with places.connect("cluster") as engine:
         yield engine
 
 
 @pytest.fixture
-def fragile_engine(fragile_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[driver.Engine]:
+def fragile_engine(fragile_cluster: LoopbackCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     monkeypatch.setenv("BRAMBLE_CONFIG", str(fragile_cluster.config))
-    monkeypatch.setattr(driver, "SILENCE", 0.5)
-    monkeypatch.setattr(driver, "ANSWER_TIMEOUT", 2.0)
-    with driver.connect("cluster") as engine:
+    monkeypatch.setattr(cluster_map, "SILENCE", 0.5)
+    monkeypatch.setattr(connection, "ANSWER_TIMEOUT", 2.0)
+    with places.connect("cluster") as engine:
         engine.warm_up(nap)
         yield engine
 
 
-def ends(outcomes: list[driver.Outcome]) -> list[int]:
+def ends(outcomes: list[Outcome]) -> list[int]:
     return sorted(outcome.index for outcome in outcomes)
 
 
-def breaking(outcomes: Iterator[driver.Outcome], node: str, accident: Callable[[], None] | None) -> list[driver.Outcome]:
+def breaking(outcomes: Iterator[Outcome], node: str, accident: Callable[[], None] | None) -> list[Outcome]:
     """Collect the outcomes; when the first comes from this node, have an accident."""
     seen = []
     for outcome in outcomes:
@@ -56,7 +61,7 @@ def breaking(outcomes: Iterator[driver.Outcome], node: str, accident: Callable[[
     return seen
 
 
-def test_sixteen_jobs(bramble: Bramble, cluster: Cluster, tmp_path: Path) -> None:
+def test_sixteen_jobs(bramble: Bramble, cluster: LoopbackCluster, tmp_path: Path) -> None:
     result = bramble("compute", "--scale", "0.02", "--compare", "--report", str(tmp_path))
     assert result.returncode == 0, result
     record = json.loads((tmp_path / "compute.json").read_text())
@@ -81,17 +86,17 @@ def test_pi_is_the_same_everywhere(bramble: Bramble) -> None:
     assert record["runs"][1]["efficiency"] == pytest.approx(record["runs"][1]["speedup"] / 3)
 
 
-def test_nodes(bramble: Bramble, cluster: Cluster) -> None:
+def test_nodes(bramble: Bramble, cluster: LoopbackCluster) -> None:
     record = json.loads(bramble("nodes", "--json", "-").stdout)
     assert record["nodes"].keys() == set(cluster.nodes)
     assert all(node["threads"] == 2 for node in record["nodes"].values())
     assert "pi-01  2 jobs at once" in bramble("nodes").stdout
 
 
-def test_first_nodes_only(engine: driver.Engine) -> None:
+def test_first_nodes_only(engine: Engine) -> None:
     with pytest.raises(UsageError, match=r"4 nodes .* 3 are there: pi-01, pi-02, pi-03"):
-        driver.first(engine, 4)
-    chosen = driver.first(engine, 2)
+        places.first_nodes(engine, 4)
+    chosen = places.first_nodes(engine, 2)
     assert chosen == ("pi-01", "pi-02")
     outcomes = list(engine.map(nap, [0.05] * 12, chosen))
     assert ends(outcomes) == list(range(12))
@@ -103,34 +108,34 @@ def unfinished(dask_scheduler) -> int:  # type: ignore[no-untyped-def]
     return sum(task.state not in ("memory", "released", "forgotten") for task in dask_scheduler.tasks.values())
 
 
-def test_jobs_drip(cluster: Cluster, engine: driver.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_in_flight_are_limited(cluster: LoopbackCluster, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Never more than five are on the cluster, all end, and in one go there are more."""
     monkeypatch.setenv("BRAMBLE_CONFIG", str(cluster.config))
 
-    def most(engine: driver.Engine) -> int:
-        assert isinstance(engine, driver.Cluster)
+    def most(engine: Engine) -> int:
+        assert isinstance(engine, Cluster)
         there = []
         for _ in engine.map(time.sleep, [0.02] * 40):
             there.append(engine.client.run_on_scheduler(unfinished))
         assert len(there) == 40
         return max(there)
 
-    with driver.connect("cluster", drip=5) as dripping:
-        assert most(dripping) <= 5
+    with places.connect("cluster", max_in_flight=5) as limited:
+        assert most(limited) <= 5
     assert most(engine) > 5
 
 
-def test_no_jobs_is_no_trouble(engine: driver.Engine) -> None:
+def test_no_jobs_is_no_trouble(engine: Engine) -> None:
     assert list(engine.map(nap, [])) == []
 
 
-def test_a_raising_job(engine: driver.Engine) -> None:
+def test_a_raising_job(engine: Engine) -> None:
     with pytest.raises(ResultError, match=r"(?s)job 1 failed on pi-0\d with argument -1:.*Traceback.*in nap"):
         list(engine.map(nap, [0, -1]))
     assert len(list(engine.map(nap, [0] * 4))) == 4  # and the cluster is fit for the next run
 
 
-def test_a_kernel_that_nodes_cannot_import(engine: driver.Engine) -> None:
+def test_a_kernel_that_nodes_cannot_import(engine: Engine) -> None:
     def kernel(argument: int) -> int:
         return argument
 
@@ -139,7 +144,7 @@ def test_a_kernel_that_nodes_cannot_import(engine: driver.Engine) -> None:
         engine.warm_up(kernel)
 
 
-def test_a_missing_node(bramble: Bramble, cluster: Cluster) -> None:
+def test_a_missing_node(bramble: Bramble, cluster: LoopbackCluster) -> None:
     config = cluster.folder / "more.toml"
     write_config(config, cluster.address, [*cluster.nodes, "pi-04", "pi-05"])
     result = bramble("compute", "--scale", "0", "--timeout", "1", config=config)
@@ -149,7 +154,7 @@ def test_a_missing_node(bramble: Bramble, cluster: Cluster) -> None:
     assert strict.returncode == 3 and "pi-04,pi-05" in strict.stderr and "Traceback" not in strict.stderr
 
 
-def test_no_certificate_no_entry(cluster: Cluster) -> None:
+def test_no_certificate_no_entry(cluster: LoopbackCluster) -> None:
     context = ssl.create_default_context(cafile=str(cluster.folder / "ca.pem"))
     context.check_hostname = False
     with (
@@ -160,7 +165,7 @@ def test_no_certificate_no_entry(cluster: Cluster) -> None:
         wrapped.recv(1)
 
 
-def test_ctrl_c_frees_the_cluster(cluster: Cluster, engine: driver.Engine) -> None:
+def test_ctrl_c_frees_the_cluster(cluster: LoopbackCluster, engine: Engine) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "bramble", "compute", "--scale", "0.2", "--jobs", "60"],
         env=cluster.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -177,7 +182,7 @@ def test_ctrl_c_frees_the_cluster(cluster: Cluster, engine: driver.Engine) -> No
     assert time.monotonic() - begin < 10  # the 50 jobs that had not started are gone
 
 
-def test_a_killed_worker_costs_no_job(fragile_cluster: Cluster, fragile_engine: driver.Engine) -> None:
+def test_a_killed_worker_costs_no_job(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
     jobs = fragile_engine.map(nap, [0.25] * 24)
     outcomes = breaking(jobs, "pi-02", lambda: fragile_cluster.kill("pi-02"))
     assert ends(outcomes) == list(range(24))
@@ -187,7 +192,7 @@ def test_a_killed_worker_costs_no_job(fragile_cluster: Cluster, fragile_engine: 
     assert retried.keys() == {"pi-02"} and 1 <= retried["pi-02"] <= 24  # the two that ran, and what had been handed out
 
 
-def test_a_node_that_comes_back_elsewhere_finishes(fragile_cluster: Cluster, fragile_engine: driver.Engine) -> None:
+def test_a_node_that_comes_back_elsewhere_finishes(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
     """All jobs are bound to one node; its worker dies and comes back on another port."""
 
     def restart() -> None:
@@ -199,8 +204,8 @@ def test_a_node_that_comes_back_elsewhere_finishes(fragile_cluster: Cluster, fra
     assert {(outcome.node, outcome.lost) for outcome in outcomes} == {("pi-01", None)}
 
 
-def test_jobs_without_a_node_are_named_as_lost(fragile_cluster: Cluster, fragile_engine: driver.Engine) -> None:
-    assert isinstance(fragile_engine, driver.Cluster)
+def test_jobs_without_a_node_are_named_as_lost(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
+    assert isinstance(fragile_engine, Cluster)
     fragile_engine.timeout = 1
     jobs = fragile_engine.map(nap, [0.3] * 8, ["pi-01"])
     outcomes = breaking(jobs, "pi-01", lambda: fragile_cluster.kill("pi-01"))
@@ -209,17 +214,17 @@ def test_jobs_without_a_node_are_named_as_lost(fragile_cluster: Cluster, fragile
     assert lost and all("pi-01" in reason for reason in lost)
 
 
-def test_a_lost_scheduler_ends_the_run(fragile_cluster: Cluster, fragile_engine: driver.Engine) -> None:
-    assert isinstance(fragile_engine, driver.Cluster)
+def test_a_lost_scheduler_ends_the_run(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
+    assert isinstance(fragile_engine, Cluster)
     fragile_engine.timeout = 1
     outcomes = breaking(fragile_engine.map(nap, [0.3] * 12), "pi-02", lambda: fragile_cluster.kill("scheduler"))
     assert ends(outcomes) == list(range(12))
     assert any(outcome.lost for outcome in outcomes)
 
 
-def test_a_restarted_scheduler_costs_no_job(fragile_cluster: Cluster, fragile_engine: driver.Engine) -> None:
+def test_a_restarted_scheduler_costs_no_job(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
     """It forgets everything; its workers are started again as systemd would."""
-    assert isinstance(fragile_engine, driver.Cluster)
+    assert isinstance(fragile_engine, Cluster)
     said: list[str] = []
     fragile_engine.say = said.append
 
@@ -235,16 +240,16 @@ def test_a_restarted_scheduler_costs_no_job(fragile_cluster: Cluster, fragile_en
 
 
 @pytest.fixture
-def watched_engine(watched_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[driver.Cluster]:
+def watched_engine(watched_cluster: LoopbackCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     monkeypatch.setenv("BRAMBLE_CONFIG", str(watched_cluster.config))
-    monkeypatch.setattr(driver, "SILENCE", 0.5)
-    with driver.connect("cluster", job_timeout=2) as engine:
-        assert isinstance(engine, driver.Cluster)
+    monkeypatch.setattr(cluster_map, "SILENCE", 0.5)
+    with places.connect("cluster", job_timeout=2) as engine:
+        assert isinstance(engine, Cluster)
         wait_until(lambda: engine.slots() == 4)
         yield engine
 
 
-def test_a_job_that_eats_all_memory_is_the_only_one_lost(watched_engine: driver.Cluster) -> None:
+def test_a_job_that_eats_all_memory_is_the_only_one_lost(watched_engine: Cluster) -> None:
     """Each time it takes its process down, the job beside it goes too: that one must not be taken for guilty."""
     arguments: list[float | str] = [0.3] * 16
     arguments[1] = "eat"
@@ -256,7 +261,7 @@ def test_a_job_that_eats_all_memory_is_the_only_one_lost(watched_engine: driver.
     assert lost.retried.count("pi-01") >= 2
 
 
-def test_a_job_that_never_ends_is_ended_and_the_only_one_lost(watched_engine: driver.Cluster) -> None:
+def test_a_job_that_never_ends_is_ended_and_the_only_one_lost(watched_engine: Cluster) -> None:
     arguments: list[float | str] = [0.5] * 16
     arguments[5] = "hang"
     outcomes = list(watched_engine.map(misbehave, arguments))
@@ -270,7 +275,7 @@ def test_a_job_that_never_ends_is_ended_and_the_only_one_lost(watched_engine: dr
     assert time.monotonic() - begin < 10
 
 
-def test_a_process_that_loses_its_connection_is_started_anew(watched_cluster: Cluster, watched_engine: driver.Cluster) -> None:
+def test_a_process_that_loses_its_connection_is_started_anew(watched_cluster: LoopbackCluster, watched_engine: Cluster) -> None:
     """It alone. But when a nanny ends, the other goes too: systemd starts both, and the node has not half of its slots."""
 
     def cut(dask_worker: distributed.Worker) -> int:
@@ -284,29 +289,29 @@ def test_a_process_that_loses_its_connection_is_started_anew(watched_cluster: Cl
     assert pids[second] in watched_engine.client.run(os.getpid).values()
     assert watched_cluster.processes["pi-01"].poll() is None
 
-    watched_engine.client.retire_workers(sorted(watched_engine._workers())[:1])
+    watched_engine.client.retire_workers(sorted(watched_engine.workers())[:1])
     watched_cluster.processes.pop("pi-01").wait(timeout=30)
 
 
-def test_tasks_are_small(engine: driver.Engine) -> None:
+def test_tasks_are_small(engine: Engine) -> None:
     """A kernel travels as a name: the code of a chunk's task must not be in it."""
     import pickle
     from functools import partial
 
-    task = pickle.dumps((partial(driver._call_on_worker, count_inside), chunks(10**9, 10**7, 0)[3]))
+    task = pickle.dumps((partial(call_on_worker, count_inside), chunks(10**9, 10**7, 0)[3]))
     assert len(task) < 250
 
 
-def test_a_drained_node_ends_its_jobs_and_is_then_stopped(fragile_cluster: Cluster, fragile_engine: driver.Engine) -> None:
+def test_a_drained_node_ends_its_jobs_and_is_then_stopped(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
     """None of the jobs is lost; those that it had not begun are done by the other."""
-    assert isinstance(fragile_engine, driver.Cluster)
-    (address,) = fragile_engine._workers(["pi-02"])
+    assert isinstance(fragile_engine, Cluster)
+    (address,) = fragile_engine.workers(["pi-02"])
 
     def drain_and_stop() -> None:
-        with driver.connect_to([], 20) as cluster:
-            assert cluster._beats([address])[address][1] > 0
+        with places.connect_to([], 20) as cluster:
+            assert cluster.heartbeats([address])[address][1] > 0
             assert cluster.drain("pi-02")
-            assert cluster._beats([address])[address][1] == 0
+            assert cluster.heartbeats([address])[address][1] == 0
             assert cluster.drained() == {"pi-02"}
         fragile_cluster.kill("pi-02")
 
@@ -323,12 +328,12 @@ def test_drain_and_prove(bramble: Bramble) -> None:
     assert absent.returncode == 0 and "nothing to do" in absent.stdout
 
 
-def test_jobs_that_do_not_end_in_time_are_said(fragile_cluster: Cluster, fragile_engine: driver.Engine) -> None:
-    assert isinstance(fragile_engine, driver.Cluster)
+def test_jobs_that_do_not_end_in_time_are_said(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
+    assert isinstance(fragile_engine, Cluster)
     jobs = fragile_engine.client.map(time.sleep, [3.0] * 4, pure=False)
-    addresses = list(fragile_engine._workers(["pi-01"]))
-    wait_until(lambda: any(busy for _, busy in fragile_engine._beats(addresses).values()))
-    with driver.connect_to([], 0.5) as cluster, pytest.raises(ResultError, match=r"pi-01 still runs jobs after 0.5 s"):
+    addresses = list(fragile_engine.workers(["pi-01"]))
+    wait_until(lambda: any(busy for _, busy in fragile_engine.heartbeats(addresses).values()))
+    with places.connect_to([], 0.5) as cluster, pytest.raises(ResultError, match=r"pi-01 still runs jobs after 0.5 s"):
         cluster.drain("pi-01")
     fragile_cluster.kill("pi-01")
     del jobs

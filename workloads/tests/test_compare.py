@@ -5,13 +5,14 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bramble import ResultError
-from bramble.compare import run
-from bramble.compare.entries import ENTRIES
+from bramble.programs.compare import run
+from bramble.programs.registry import comparisons
 
 from .conftest import Bramble
 from .test_cli import complains
@@ -89,18 +90,18 @@ def test_a_browser_shows_it(folder: Path, tmp_path: Path) -> None:
 
 def test_a_workload_that_fails_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The report names it."""
-    from bramble import report, study
+    from bramble.study import report, runs
 
     def broken(record: dict[str, Any]) -> None:
         raise ResultError("it is <wrong>")
 
     def pi(seconds: float) -> Any:
         """Pi, with a check that fails."""
-        return ENTRIES["pi"](seconds)._replace(check=broken)
+        return replace(comparisons()["pi"](seconds), check=broken)
 
-    monkeypatch.setattr(run, "ENTRIES", {"first": pi, "second": ENTRIES["pi"]})
-    request = study.Request("local", True, report=tmp_path / "report")
-    monkeypatch.setattr(study, "PLACES", ("local",))
+    monkeypatch.setattr(run, "comparisons", lambda: {"first": pi, "second": comparisons()["pi"]})
+    request = runs.Request("local", True, report=tmp_path / "report")
+    monkeypatch.setattr(runs, "PLACES", ("local",))
     record = run.run(0.05, [], request, report.Screen("-"))
     run.keep(record, request)
     assert [workload["error"] for workload in record["workloads"]] == ["it is <wrong>", None]
@@ -115,6 +116,6 @@ def test_what_does_not_exist(bramble: Bramble) -> None:
 
 
 def test_every_entry_says_what_it_is() -> None:
-    for name, entry in ENTRIES.items():
-        assert len(entry.__doc__ or "") > 40, name
-        assert entry(0.2).program.name
+    for name, make in comparisons().items():
+        assert len(make.__doc__ or "") > 40, name
+        assert make(0.2).name

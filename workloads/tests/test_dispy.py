@@ -16,17 +16,19 @@ from pathlib import Path
 
 import dispy
 import pytest
-from bramble.pi import montecarlo
+from bramble.engine import connection
+from bramble.programs.pi import montecarlo
 from dispy import DispyJob, DispyNode
+from dispy import cluster as dispy_cluster
 
-from .conftest import ENVIRONMENT, SOURCE, Authority, Cluster, free_port, wait_until, write_config
+from .conftest import ENVIRONMENT, SOURCE, Authority, LoopbackCluster, free_port, wait_until, write_config
 
 pytestmark = pytest.mark.timeout(90)
 Make = Callable[..., dispy.JobCluster]
 SCRIPTS = Path(__file__).parent / "octapi"
 
 
-def run(cluster: Cluster, script: str, *arguments: str, given: str = "") -> str:
+def run(cluster: LoopbackCluster, script: str, *arguments: str, given: str = "") -> str:
     """Run a script as a person would; what it printed."""
     done = subprocess.run(
         [sys.executable, SCRIPTS / script, *arguments],
@@ -36,7 +38,7 @@ def run(cluster: Cluster, script: str, *arguments: str, given: str = "") -> str:
     return done.stdout
 
 
-def test_sixteen_jobs(cluster: Cluster) -> None:
+def test_sixteen_jobs(cluster: LoopbackCluster) -> None:
     said = run(cluster, "sixteen.py")
     assert "no node is called 192.168.1.*; all 3 are used" in said
     assert re.findall(r"did job (\d+) at \d+\.\d+ in \d+", said) == [str(number) for number in range(16)]
@@ -45,7 +47,7 @@ def test_sixteen_jobs(cluster: Cluster) -> None:
     assert "Jobs pending" not in said and re.search(r"Total job time: \d+\.\d{3} sec, wall time: .*, speedup: ", said)
 
 
-def test_jobs_in_a_list_each_with_its_own_generator(cluster: Cluster) -> None:
+def test_jobs_in_a_list_each_with_its_own_generator(cluster: LoopbackCluster) -> None:
     """Two jobs at once in a worker would disturb each other's random.seed() if they shared a process."""
     said = run(cluster, "dartboard.py", given="20000\n24\n")
     jobs = ast.literal_eval(next(line for line in said.splitlines() if line.startswith("[")))
@@ -55,13 +57,13 @@ def test_jobs_in_a_list_each_with_its_own_generator(cluster: Cluster) -> None:
         assert inside == sum(generator.random() ** 2 + generator.random() ** 2 <= 1 for _ in range(20000))
 
 
-def test_drip_fed_thousand_and_none_lost(cluster: Cluster) -> None:
+def test_drip_fed_thousand_and_none_lost(cluster: LoopbackCluster) -> None:
     said = run(cluster, "dripfed.py", "1000")
     assert "1000 jobs, sum 333833500, at most 96 under way, 0 left" in said
     assert 'job "100" gave (100, 10000), ' in said
 
 
-def test_the_first_that_finds_stops_the_rest(cluster: Cluster) -> None:
+def test_the_first_that_finds_stops_the_rest(cluster: LoopbackCluster) -> None:
     said = run(cluster, "factor.py", "10000849002457", "100000")
     assert "10000849002457 = 10000819 x 1000003" in said
     total, done, gone = (int(number) for number in re.findall(r"(\d+) jobs: (\d+) done, (\d+) cancelled", said)[0])
@@ -122,7 +124,7 @@ def report_progress() -> str:
 
 
 @pytest.fixture
-def make(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+def make(cluster: LoopbackCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """Make clusters of dispy; they are closed in the end."""
     monkeypatch.setenv("BRAMBLE_CONFIG", str(cluster.config))
     made: list[dispy.JobCluster] = []
@@ -231,7 +233,7 @@ def test_nodes_can_be_chosen(make: Make, nodes: object) -> None:
     assert [(node.name, node.jobs_done > 0) for node in cluster.status().nodes] == [("pi-01", True), ("pi-02", True)]
 
 
-def test_a_killed_worker_loses_nothing(fragile_cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_killed_worker_loses_nothing(fragile_cluster: LoopbackCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("BRAMBLE_CONFIG", str(fragile_cluster.config))
     mark = tmp_path / "begun"
     mark.touch()
@@ -243,10 +245,10 @@ def test_a_killed_worker_loses_nothing(fragile_cluster: Cluster, monkeypatch: py
     assert len(mark.read_text().split()) > 12  # some began twice
 
 
-def test_jobs_without_a_node_are_abandoned(fragile_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_without_a_node_are_abandoned(fragile_cluster: LoopbackCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BRAMBLE_CONFIG", str(fragile_cluster.config))
-    monkeypatch.setattr(dispy, "PATIENCE", 1.0)
-    monkeypatch.setattr(dispy, "SILENCE", 0.5)
+    monkeypatch.setattr(dispy_cluster, "PATIENCE", 1.0)
+    monkeypatch.setattr(dispy_cluster, "SILENCE", 0.5)
     with dispy.JobCluster(sleep) as cluster:
         jobs = [submit(cluster, 20) for _ in range(3)] + [cluster.submit_node("pi-01", 20)]
         wait_until(lambda: jobs[0].status == DispyJob.Running)
@@ -258,10 +260,10 @@ def test_jobs_without_a_node_are_abandoned(fragile_cluster: Cluster, monkeypatch
         assert any(words in str(jobs[0].exception) for words in ("no node was there", "every node that ran it died"))
 
 
-def test_a_scheduler_that_comes_back(fragile_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scheduler_that_comes_back(fragile_cluster: LoopbackCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BRAMBLE_CONFIG", str(fragile_cluster.config))
-    monkeypatch.setattr(dispy, "SILENCE", 0.5)
-    monkeypatch.setattr(dispy, "ANSWER", 2.0)
+    monkeypatch.setattr(dispy_cluster, "SILENCE", 0.5)
+    monkeypatch.setattr(connection, "ANSWER_TIMEOUT", 2.0)
     with dispy.JobCluster(sleep) as cluster:
         jobs = [submit(cluster, 0.4) for _ in range(8)]
         assert isinstance(jobs[0](), int)
@@ -286,7 +288,7 @@ def test_no_scheduler_is_one_line(tmp_path: Path) -> None:
     complains(script(env=ENVIRONMENT | {"BRAMBLE_CONFIG": "/nowhere"}), 2, "dispy: ", "/nowhere")
 
 
-def test_ctrl_c(cluster: Cluster, make: Make, tmp_path: Path) -> None:
+def test_ctrl_c(cluster: LoopbackCluster, make: Make, tmp_path: Path) -> None:
     script = tmp_path / "long.py"
     script.write_text("import dispy, time\ncluster = dispy.JobCluster(time.sleep)\n"
                       "jobs = [cluster.submit(30) for _ in range(9)]\n"
@@ -302,7 +304,7 @@ def test_ctrl_c(cluster: Cluster, make: Make, tmp_path: Path) -> None:
     assert submit(make(helper), 1)() == 2  # nobody waits for those 30 s
 
 
-def test_the_systems_python_finds_it_first(cluster: Cluster, tmp_path: Path) -> None:
+def test_the_systems_python_finds_it_first(cluster: LoopbackCluster, tmp_path: Path) -> None:
     """As the role `workloads` leaves it: a line in a .pth file, and a link to this package alone."""
     venv.create(tmp_path / "system", symlinks=True)
     (site,) = (tmp_path / "system/lib").glob("python3*/site-packages")

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bramble import UsageError, report, study
-from bramble.fibonacci import prices, run, swings
+from bramble import UsageError
+from bramble.programs.fibonacci import prices, run, swings
+from bramble.study import report, runs
+from bramble.study.record import write_record
 
-HERE = study.Request(on="local")
+HERE = runs.Request(on="local")
 
 
 def test_swings_by_hand() -> None:
@@ -127,14 +129,14 @@ def test_false_alarms_are_as_many_as_promised() -> None:
 
 
 def test_all_of_it(tmp_path: Path) -> None:
-    request = study.Request(on="local", report=tmp_path)
+    request = runs.Request(on="local", report=tmp_path)
     program = run.fibonacci("AAPL", 500, 0)
-    answer, record = study.perform(program, request, report.Screen("-"))
-    study.keep(program, request, answer, record)
+    answer, record = runs.perform(program, request, report.Screen("-"))
+    write_record(program, request, answer, record)
     assert record["days"] == 3270 and record["from"] == "2000-03-01"
     assert record["results"]["planted"]["p"] < 0.02 < record["results"]["random walk"]["p"]
     assert (tmp_path / "fibonacci.png").stat().st_size > 50_000
-    assert answer == study.perform(program, request, report.Screen("-"))[0]
+    assert answer == runs.perform(program, request, report.Screen("-"))[0]
 
 
 def test_it_says_when_there_is_nothing() -> None:

@@ -8,10 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bramble import ResultError, UsageError, driver, report, study
-from bramble.compute.kernel import durations, shortest_makespan
-from bramble.pi import run
-from bramble.pi.montecarlo import (
+from bramble import ResultError, UsageError
+from bramble.engine import config, places
+from bramble.engine.base import Place
+from bramble.engine.cluster import Cluster
+from bramble.engine.local import Local
+from bramble.engine.outcome import Outcome
+from bramble.programs.compute.kernel import durations, shortest_makespan
+from bramble.programs.pi import run
+from bramble.programs.pi.montecarlo import (
     LANES,
     LEAST_CHUNK,
     MOST_CHUNKS,
@@ -23,6 +28,8 @@ from bramble.pi.montecarlo import (
     estimate,
     points,
 )
+from bramble.study import report, runs
+from bramble.study.record import write_record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -117,7 +124,7 @@ def test_four_sigma_catches_a_biased_generator(exponent: float) -> None:
             run.check(record)
 
 
-class Flaky(driver.Local):
+class Flaky(Local):
     """Two nodes, the second run on which counts one too many."""
 
     calls = 0
@@ -129,27 +136,27 @@ class Flaky(driver.Local):
     def map(self, kernel, arguments, nodes=None):  # type: ignore[no-untyped-def]
         self.calls += 1
         for index, argument in enumerate(arguments):
-            yield driver.Outcome(index, kernel(argument) + (self.calls == 2), "pi-01", 0.1, 0.1)
+            yield Outcome(index, kernel(argument) + (self.calls == 2), "pi-01", 0.1, 0.1)
 
 
 def test_runs_that_disagree_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "connect", Flaky)
-    monkeypatch.setattr(driver, "first", lambda engine, count: engine.nodes[:count])
-    request = study.Request(on="local", nodes=(1, 2))
+    monkeypatch.setattr(places, "connect", Flaky)
+    monkeypatch.setattr(places, "first_nodes", lambda engine, count: engine.nodes[:count])
+    request = runs.Request(on="local", nodes=(1, 2))
     with pytest.raises(ResultError, match=r"the answers of local and local differ: \d+ and \d+"):
-        study.perform(run.montecarlo(1000, None, 0), request, report.Screen("-"))
+        runs.perform(run.montecarlo(1000, None, 0), request, report.Screen("-"))
 
 
 def test_places_are_compared_and_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(study, "PLACES", ("local", "workstation"))
-    request = study.Request(compare=True, report=tmp_path / "report")
+    monkeypatch.setattr(runs, "PLACES", ("local", "workstation"))
+    request = runs.Request(compare=True, report=tmp_path / "report")
     program = run.montecarlo(10**6, None, 0)
-    answer, record = study.perform(program, request, report.Screen("-"))
+    answer, record = runs.perform(program, request, report.Screen("-"))
     assert [entry["on"] for entry in record["runs"]] == ["local", "workstation"]
     first, second = record["runs"]
     assert second["speedup"] == first["seconds"] / second["seconds"]
     assert second["efficiency"] == second["speedup"] / second["slots"]
-    study.keep(program, request, answer, record)
+    write_record(program, request, answer, record)
     assert json.loads((tmp_path / "report/pi.json").read_text())["inside"] == answer
     assert (tmp_path / "report/pi-speedup.png").read_bytes().startswith(b"\x89PNG")
 
@@ -196,16 +203,16 @@ def test_node_of_a_worker(worker: str, node: str, tmp_path, monkeypatch) -> None
         (tmp_path / name).touch()
     write_config(tmp_path / "cluster.toml", "tls://127.0.0.1:1", ["pi-01", "pi-02"])
     monkeypatch.setenv("BRAMBLE_CONFIG", str(tmp_path / "cluster.toml"))
-    cluster = object.__new__(driver.Cluster)
-    cluster.config = driver.load()
+    cluster = object.__new__(Cluster)
+    cluster.config = config.load()
     assert cluster.node_of(worker) == node
 
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("place", ["local", "workstation"])
-def test_every_job_ends_once_here(place: driver.Place) -> None:
+def test_every_job_ends_once_here(place: Place) -> None:
     work = chunks(10**6, 10**5, seed=1)
-    with driver.connect(place) as engine:
+    with places.connect(place) as engine:
         engine.warm_up(count_inside)
         outcomes = list(engine.map(count_inside, work))
     assert sorted(outcome.index for outcome in outcomes) == list(range(10))
@@ -214,9 +221,9 @@ def test_every_job_ends_once_here(place: driver.Place) -> None:
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("place", ["local", "workstation"])
-def test_a_raising_job_shows_its_own_traceback(place: driver.Place) -> None:
+def test_a_raising_job_shows_its_own_traceback(place: Place) -> None:
     with (
-        driver.connect(place) as engine,
+        places.connect(place) as engine,
         pytest.raises(ResultError, match=r"(?s)argument 'x'.*math\.sqrt|must be real"),
     ):
         engine.warm_up(math.sqrt)
@@ -227,7 +234,7 @@ def test_a_raising_job_shows_its_own_traceback(place: driver.Place) -> None:
 def test_a_dying_process_loses_its_jobs_by_name() -> None:
     import os
 
-    with driver.connect("workstation") as engine:
+    with places.connect("workstation") as engine:
         outcomes = list(engine.map(os._exit, [3, 3]))
     assert sorted(outcome.index for outcome in outcomes) == [0, 1]
     assert all("died" in (outcome.lost or "") for outcome in outcomes)
@@ -242,10 +249,10 @@ def test_nobody_is_quicker_than_the_shortest_makespan() -> None:
 
 def test_the_screen_tells_done_retried_and_lost_per_node(capsys: pytest.CaptureFixture[str]) -> None:
     outcomes = [
-        driver.Outcome(0, 1, "pi-01"),
-        driver.Outcome(1, 1, "pi-02", retried=("pi-01", "pi-01")),
-        driver.Outcome(2, node="pi-02", lost="x"),
-        driver.Outcome(3, lost="x"),
+        Outcome(0, 1, "pi-01"),
+        Outcome(1, 1, "pi-02", retried=("pi-01", "pi-01")),
+        Outcome(2, node="pi-02", lost="x"),
+        Outcome(3, lost="x"),
     ]
     assert len(report.Screen(None).follow(iter(outcomes), 4, "test")) == 4
     assert capsys.readouterr().out.rstrip().endswith("pi-01 1 (2 retried)  pi-02 1 (1 lost)  lost 2")

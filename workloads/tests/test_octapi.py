@@ -5,14 +5,17 @@ import math
 from pathlib import Path
 
 import pytest
-from bramble import ResultError, UsageError, cli, report, study
-from bramble.ciphers.teaching import EXPONENT, explain, guess, make_key, shift
-from bramble.enigma import run as enigma
-from bramble.enigma.machine import ALPHABET, ORDERS, Hit, Job, Setting, encipher, search
-from bramble.factor import run as factor
-from bramble.factor.kernel import Interval, divisor
-from bramble.primality import run as primality
-from bramble.primality.kernel import METHODS, Chunk, count, is_prime
+from bramble import ResultError, UsageError, cli
+from bramble.engine.local import Local
+from bramble.programs.ciphers.teaching import EXPONENT, explain, guess, make_key, shift
+from bramble.programs.enigma import run as enigma
+from bramble.programs.enigma.machine import ALPHABET, ORDERS, Hit, Job, Setting, encipher, search
+from bramble.programs.factor import run as factor
+from bramble.programs.factor.kernel import Interval, divisor
+from bramble.programs.primality import run as primality
+from bramble.programs.primality.kernel import METHODS, Chunk, count, is_prime
+from bramble.study import report
+from bramble.study.program import Run
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -131,7 +134,7 @@ def test_divisor() -> None:
 
 @given(st.integers(2, 10**12))
 def test_any_number_is_factored(number: int) -> None:
-    run = study.Run(study.driver.Local(), report.Screen("-"), "factor", None)
+    run = Run(Local(), report.Screen("-"), "factor", None)
     record = {"number": number, "factors": factor.program(number, None).compute(run)}
     factor.check(record)
     with pytest.raises(ResultError):

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import flint
 import pytest
-from bramble import ResultError, report, study
-from bramble.pi import bbp, chudnovsky, run
+from bramble import ResultError
+from bramble.programs.pi import bbp, chudnovsky, run
+from bramble.study import report, runs
+from bramble.study.record import write_record
 
-HERE = study.Request(on="local")
+HERE = runs.Request(on="local")
 
 
 def digits(number: int, base: int = 10) -> str:
@@ -26,15 +28,15 @@ def hexadecimal() -> str:
 
 
 def test_a_million_digits(tmp_path: Path) -> None:
-    request = study.Request(on="local", report=tmp_path)
+    request = runs.Request(on="local", report=tmp_path)
     program = run.chudnovsky(10**6)
-    answer, record = study.perform(program, request, report.Screen("-"))
+    answer, record = runs.perform(program, request, report.Screen("-"))
     run.check(record)
     assert answer[-10:] == record["tail"] == "5779458151"
     with flint.ctx.workprec(3_400_000):
         assert flint.arb.pi().str(10**6 + 50, radius=False).startswith(f"3.{answer}")
     assert {"map_seconds", "serial_seconds"} <= record["runs"][0].keys()
-    study.keep(program, request, answer, record)
+    write_record(program, request, answer, record)
     assert (tmp_path / "pi.txt").read_text().replace("\n", "") == f"3.{answer}"
     assert (tmp_path / "pi.png").stat().st_size > 10_000
 
@@ -63,8 +65,8 @@ def found(formula: str, position: int, count: int) -> str:
 
 def test_position_one_is_the_first_after_the_point() -> None:
     """pi = 3.243F6A8885A308D313..."""
-    assert study.perform(run.bbp(1, 14), HERE, report.Screen("-"))[0] == "243F6A8885A308"
-    assert study.perform(run.bbp(2, 1), HERE, report.Screen("-"))[0] == "4"
+    assert runs.perform(run.bbp(1, 14), HERE, report.Screen("-"))[0] == "243F6A8885A308"
+    assert runs.perform(run.bbp(2, 1), HERE, report.Screen("-"))[0] == "4"
 
 
 @pytest.mark.parametrize("formula", bbp.FORMULAS)
@@ -108,4 +110,4 @@ def test_products_beyond_64_bits(series: bbp.Series, near: int) -> None:
 def test_formulas_that_differ_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(bbp.FORMULAS, "bellard", bbp.FORMULAS["bellard"][1:])
     with pytest.raises(ResultError, match="two formulas give different digits"):
-        study.perform(run.bbp(100, 8), HERE, report.Screen("-"))
+        runs.perform(run.bbp(100, 8), HERE, report.Screen("-"))

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bramble import ResultError, UsageError, report, study
-from bramble.primes import kernel, run, sieve
+from bramble import ResultError, UsageError
+from bramble.programs.primes import kernel, run, sieve
+from bramble.study import report, runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,7 +27,7 @@ def both(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 def perform(begin: int, end: int, **options: bool) -> tuple[tuple[kernel.Found, list[kernel.Found]], dict]:  # type: ignore[type-arg]
-    answer, record = study.perform(run.primes(begin, end, **options), study.Request(on="local"), report.Screen("-"))
+    answer, record = runs.perform(run.primes(begin, end, **options), runs.Request(on="local"), report.Screen("-"))
     run.check(record)
     return answer, record
 
@@ -113,7 +114,7 @@ def test_cuts_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_picture(tmp_path: Path) -> None:
     program = run.primes(10**6, 3 * 10**6, gaps=True)
-    answer, _ = study.perform(program, study.Request(on="local"), report.Screen("-"))
+    answer, _ = runs.perform(program, runs.Request(on="local"), report.Screen("-"))
     assert program.picture
     program.picture(answer, tmp_path / "primes.png")
     assert (tmp_path / "primes.png").stat().st_size > 10_000

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bramble import ResultError, UsageError, report, study
-from bramble.quantum import run, shor, simulator
-from bramble.quantum.programs import PROGRAMS
-from bramble.quantum.simulator import Job, sample, state
+from bramble import ResultError, UsageError
+from bramble.programs.quantum import run, shor, simulator
+from bramble.programs.quantum.programs import PROGRAMS
+from bramble.programs.quantum.simulator import Job, sample, state
+from bramble.study import report, runs
 from qiskit import QuantumCircuit
 from qiskit.circuit.library import QFTGate
 from qiskit.quantum_info import Statevector
@@ -30,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 
 def perform(name: str, seed: int = 3, **options: int) -> tuple[Any, dict[str, Any]]:
     """Run a program on one core, and check it."""
-    answer, record = study.perform(run.program(name, options, seed), study.Request(on="local"), report.Screen("-"))
+    answer, record = runs.perform(run.program(name, options, seed), runs.Request(on="local"), report.Screen("-"))
     run.check(record)
     return answer, record
 

@@ -7,13 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bramble import ResultError, UsageError, driver, report, study
-from bramble.rainbow import kernel, md5, run
-from bramble.rainbow import table as files
+from bramble import ResultError, UsageError
+from bramble.engine import places
+from bramble.engine.local import Local
+from bramble.programs.rainbow import kernel, md5, run
+from bramble.programs.rainbow import table as files
+from bramble.study import report, runs
+from bramble.study.record import write_record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-HERE = study.Request(on="local")
+HERE = runs.Request(on="local")
 SCREEN = report.Screen("-")
 
 
@@ -133,7 +137,7 @@ def test_columns_are_cut_once(size: int, monkeypatch: pytest.MonkeyPatch) -> Non
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two tables of all strings of four lowercase letters."""
     folder = tmp_path_factory.mktemp("tables")
-    study.perform(run.build(run.plans(KEYS, 2, 200, None), folder), HERE, SCREEN)
+    runs.perform(run.build(run.plans(KEYS, 2, 200, None), folder), HERE, SCREEN)
     return folder
 
 
@@ -148,7 +152,7 @@ def test_rows_and_hits_are_as_theory_says(folder: Path, monkeypatch: pytest.Monk
     found = np.zeros((2, len(asked)), bool)
     for at, table in enumerate(tables):
         monkeypatch.setattr(files, "tables", lambda folder, table=table: [table])
-        answer, _ = study.perform(run.crack(list(asked), folder), HERE, SCREEN)
+        answer, _ = runs.perform(run.crack(list(asked), folder), HERE, SCREEN)
         assert all(answer[digest] in (None, text) for digest, text in asked.items())
         found[at] = [answer[digest] is not None for digest in asked]
     one = tables[0].plan.coverage(len(tables[0].ends))
@@ -168,21 +172,21 @@ def test_a_perfect_table(folder: Path) -> None:
 def test_crack_and_brute(folder: Path, tmp_path: Path) -> None:
     texts = ["abcd", "pear", "plum", "figs", "zzzz", "aaaa"]
     digests = [kernel.digest(text) for text in texts]
-    request = study.Request(on="local", report=tmp_path)
+    request = runs.Request(on="local", report=tmp_path)
     program = run.crack([digests[0].upper(), *digests[1:], "0" * 32], folder)
-    answer, record = study.perform(program, request, SCREEN)
-    study.keep(program, request, answer, record)
+    answer, record = runs.perform(program, request, SCREEN)
+    write_record(program, request, answer, record)
     assert all(answer[digest] in (None, text) for digest, text in zip(digests, texts, strict=True))
     assert sum(text is not None for text in answer.values()) >= 3 and answer["0" * 32] is None
     with pytest.raises(ResultError, match=r"not found: .*0000"):
         run.check(record)
     assert (tmp_path / "rainbow.png").stat().st_size > 5000
     for text in ("zzzz", "aaaa", "plum"):
-        assert study.perform(run.brute(kernel.digest(text), KEYS), HERE, SCREEN)[0] == {kernel.digest(text): text}
-    assert study.perform(run.brute(kernel.digest("PLUM"), KEYS), HERE, SCREEN)[0] == {kernel.digest("PLUM"): None}
+        assert runs.perform(run.brute(kernel.digest(text), KEYS), HERE, SCREEN)[0] == {kernel.digest(text): text}
+    assert runs.perform(run.brute(kernel.digest("PLUM"), KEYS), HERE, SCREEN)[0] == {kernel.digest("PLUM"): None}
 
 
-class Interrupted(driver.Local):
+class Interrupted(Local):
     """Somebody stops the program after some jobs."""
 
     def map(self, kernel, arguments, nodes=None):  # type: ignore[no-untyped-def]
@@ -196,10 +200,10 @@ def test_an_interrupted_build_goes_on(folder: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(run, "LEAST_JOB", 100_000)
     program = run.build(run.plans(KEYS, 1, 200, None), tmp_path)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(driver, "Local", Interrupted)
-        study.perform(program, HERE, SCREEN)
+        patch.setattr(places, "Local", Interrupted)
+        runs.perform(program, HERE, SCREEN)
     assert not list(tmp_path.glob("*.rainbow"))
-    _, record = study.perform(program, HERE, report.Screen("-"))
+    _, record = runs.perform(program, HERE, report.Screen("-"))
     assert "going on, 5 of" in capsys.readouterr().err
     assert record["runs"][0]["jobs"] + 5 >= 18
     (name,) = [path.name for path in tmp_path.iterdir()]  # nothing else is left

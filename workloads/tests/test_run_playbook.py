@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Cluster
+from .conftest import LoopbackCluster
 
 pytestmark = pytest.mark.timeout(180)
 ROOT = Path(__file__).parents[2]
@@ -16,7 +16,7 @@ OVERLAY = "client:\n  vars: {ansible_connection: local, ansible_remote_tmp: %s, 
 
 
 @pytest.fixture
-def play(cluster: Cluster, tmp_path: Path):  # type: ignore[no-untyped-def]
+def play(cluster: LoopbackCluster, tmp_path: Path):  # type: ignore[no-untyped-def]
     """Run the playbook with variables; its output, and the folder where the report should be."""
     command = tmp_path / "bin/bramble"
     command.parent.mkdir()

@@ -14,7 +14,8 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
-from bramble import UsageError, cli, pod, share
+from bramble import UsageError, cli, pod
+from bramble.study import share
 
 from .conftest import ENVIRONMENT
 
@@ -102,7 +103,9 @@ class Evil:
         return os.system, ("touch /tmp/evil",)
 
 
-@pytest.mark.parametrize("name", ["posix system", "bramble.driver os.system", "bramble.driver load", "builtins eval"])
+@pytest.mark.parametrize(
+    "name", ["posix system", "bramble.engine.places os.system", "bramble.engine.places load", "builtins eval"]
+)
 def test_a_share_runs_no_code(name: str, tmp_path: Path) -> None:
     module, _, attribute = name.partition(" ")
     data = f"c{module}\n{attribute}\n.".encode() if module != "posix" else pickle.dumps(Evil())
