@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-
 from bramble.study.options import whole_number
 from bramble.study.workload import Workload
 
