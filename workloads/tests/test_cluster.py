@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import re
 import signal
 import socket
@@ -103,9 +104,10 @@ def test_first_nodes_only(engine: Engine) -> None:
     assert {outcome.node for outcome in outcomes} == set(chosen)
 
 
-def unfinished(dask_scheduler) -> int:  # type: ignore[no-untyped-def]
+def unfinished(dask_scheduler: distributed.Scheduler) -> int:
     """How many tasks the scheduler has that did not end."""
-    return sum(task.state not in ("memory", "released", "forgotten") for task in dask_scheduler.tasks.values())
+    states: list[str] = [task.state for task in dask_scheduler.tasks.values()]
+    return sum(state not in ("memory", "released", "forgotten") for state in states)
 
 
 def test_jobs_in_flight_are_limited(cluster: LoopbackCluster, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +116,7 @@ def test_jobs_in_flight_are_limited(cluster: LoopbackCluster, engine: Engine, mo
 
     def most(engine: Engine) -> int:
         assert isinstance(engine, Cluster)
-        there = []
+        there: list[int] = []
         for _ in engine.map(time.sleep, [0.02] * 40):
             there.append(engine.client.run_on_scheduler(unfinished))
         assert len(there) == 40
@@ -279,7 +281,9 @@ def test_a_process_that_loses_its_connection_is_started_anew(watched_cluster: Lo
     """It alone. But when a nanny ends, the other goes too: systemd starts both, and the node has not half of its slots."""
 
     def cut(dask_worker: distributed.Worker) -> int:
-        dask_worker.loop.call_later(0.2, dask_worker.batched_stream.comm.abort)
+        stream = dask_worker.batched_stream
+        assert stream is not None and stream.comm is not None
+        dask_worker.loop.call_later(0.2, stream.comm.abort)
         return os.getpid()
 
     pids = watched_engine.client.run(os.getpid)
@@ -295,10 +299,7 @@ def test_a_process_that_loses_its_connection_is_started_anew(watched_cluster: Lo
 
 def test_tasks_are_small(engine: Engine) -> None:
     """A kernel travels as a name: the code of a chunk's task must not be in it."""
-    import pickle
-    from functools import partial
-
-    task = pickle.dumps((partial(call_on_worker, count_inside), chunks(10**9, 10**7, 0)[3]))
+    task = pickle.dumps((call_on_worker, pickle.dumps((count_inside, chunks(10**9, 10**7, 0)[3]))))
     assert len(task) < 250
 
 

@@ -15,9 +15,9 @@ from functools import partial
 from pathlib import Path
 
 import dispy
+import numpy
 import pytest
 from bramble.engine import connection
-from bramble.programs.pi import montecarlo
 from dispy import DispyJob, DispyNode
 from dispy import cluster as dispy_cluster
 
@@ -144,6 +144,12 @@ def submit(cluster: dispy.JobCluster, *arguments: object, **keywords: object) ->
     return job
 
 
+def submit_as(cluster: dispy.JobCluster, job_id: str, *arguments: object) -> DispyJob:
+    job = cluster.submit_job_id(job_id, *arguments)
+    assert job is not None
+    return job
+
+
 def test_what_a_job_needs_goes_with_it(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "companion.py").write_text("NAME = 'companion'\n")
     (tmp_path / "data.txt").write_text("content")
@@ -173,18 +179,19 @@ def test_how_jobs_end(make: Make) -> None:
     seen: list[tuple[object, int]] = []
     with make(trouble, job_status=lambda job: seen.append((job.id, job.status))) as cluster:
         assert cluster.submit(threading.Lock()) is None
-        jobs = {kind: cluster.submit_job_id(kind, kind) for kind in ("raise", "exit", "die", "strange", "fine")}
+        jobs = {kind: submit_as(cluster, kind, kind) for kind in ("raise", "exit", "die", "strange", "fine")}
         assert cluster.wait(60) and cluster.status().jobs_pending == 0
     states = {kind: job.status for kind, job in jobs.items()}
     assert states == {kind: DispyJob.Terminated for kind in jobs} | {"fine": DispyJob.Finished}
     assert sorted(seen) == sorted(states.items())  # each exactly once
     fine, failed = jobs["fine"], jobs["raise"]
     assert (fine.result, fine.stdout, fine.stderr, fine.exception) == ("fine", "before\n", "aside\n", None)
+    assert fine.start_time is not None and fine.end_time is not None
     assert fine.submit_time - 1 < fine.start_time <= fine.end_time and fine.ip_addr == "127.0.0.1"
     assert failed() is None and failed.stdout == "before\n"
-    assert re.match(r"(?s)Traceback.*, in trouble\n.*ValueError: no such luck\n$", failed.exception)
-    assert "SystemExit: enough" in jobs["exit"].exception and "its process died" in jobs["die"].exception
-    assert "pickle" in jobs["strange"].exception
+    assert re.match(r"(?s)Traceback.*, in trouble\n.*ValueError: no such luck\n$", str(failed.exception))
+    assert "SystemExit: enough" in str(jobs["exit"].exception) and "its process died" in str(jobs["die"].exception)
+    assert "pickle" in str(jobs["strange"].exception)
 
 
 def test_a_failing_setup_is_told(make: Make) -> None:
@@ -250,7 +257,9 @@ def test_jobs_without_a_node_are_abandoned(fragile_cluster: LoopbackCluster, mon
     monkeypatch.setattr(dispy_cluster, "PATIENCE", 1.0)
     monkeypatch.setattr(dispy_cluster, "SILENCE", 0.5)
     with dispy.JobCluster(sleep) as cluster:
-        jobs = [submit(cluster, 20) for _ in range(3)] + [cluster.submit_node("pi-01", 20)]
+        bound = cluster.submit_node("pi-01", 20)
+        assert bound is not None
+        jobs = [*(submit(cluster, 20) for _ in range(3)), bound]
         wait_until(lambda: jobs[0].status == DispyJob.Running)
         for node in fragile_cluster.nodes:
             fragile_cluster.kill(node)
@@ -315,7 +324,7 @@ def test_the_systems_python_finds_it_first(cluster: LoopbackCluster, tmp_path: P
     link.mkdir()
     packages = tmp_path / "bundle"
     packages.mkdir()
-    for each in [*Path(montecarlo.np.__file__).parents[1].iterdir(), SOURCE / "bramble", SOURCE / "dispy"]:
+    for each in [*Path(numpy.__file__).parents[1].iterdir(), SOURCE / "bramble", SOURCE / "dispy"]:
         if not each.name.endswith(".pth"):
             (packages / each.name).symlink_to(each)
     # The package's own files are real, as in an installed wheel: where they are says where its neighbours are.

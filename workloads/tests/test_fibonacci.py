@@ -92,10 +92,14 @@ def test_bootstrap_is_stationary() -> None:
     growth = [1 + (index + 1) * 1e-6 for index in range(days)]
     number = {factor: index for index, factor in enumerate(growth)}
     drawn: Counter[int] = Counter()
+
+    def nearest(ratio: float) -> float:
+        return min(growth, key=lambda each: abs(each - ratio))
+
     follows = total = 0
     for series in range(30):
         values = plain(growth, 1, series)
-        order = [number[min(growth, key=lambda g, r=b / a: abs(g - r))] for a, b in pairwise(values)][:200]
+        order = [number[nearest(b / a)] for a, b in pairwise(values)][:200]
         drawn.update(order)
         follows += sum((a + 1) % days == b for a, b in pairwise(order))
         total += len(order) - 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bramble import ResultError, UsageError
-from bramble.programs.primes import kernel, run, sieve
+from bramble.programs.primes import KNOWN, kernel, run, sieve
 from bramble.study import report, runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -49,7 +49,7 @@ def test_the_first_numbers(begin: int) -> None:
 @pytest.mark.usefixtures("both")
 @pytest.mark.parametrize("exponent", [6, 7, 8])
 def test_known_numbers(exponent: int) -> None:
-    assert perform(0, 10**exponent)[1]["count"] == run.KNOWN[10**exponent]
+    assert perform(0, 10**exponent)[1]["count"] == KNOWN[10**exponent]
 
 
 def test_a_milliard() -> None:
@@ -60,7 +60,7 @@ def test_a_milliard() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("exponent", [10, 11])
 def test_more(exponent: int) -> None:
-    assert perform(0, 10**exponent)[1]["count"] == run.KNOWN[10**exponent]
+    assert perform(0, 10**exponent)[1]["count"] == KNOWN[10**exponent]
 
 
 @pytest.mark.usefixtures("both")

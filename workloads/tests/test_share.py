@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -174,7 +175,7 @@ def test_a_pod_does_the_share_of_its_index(tmp_path: Path) -> None:
     ("name", "given", "index"), [("run-5-12", None, 12), ("run-5-12", "0", 0), ("run-x7k", None, None), ("run-5-1", "x", None)]
 )
 def test_the_index_of_a_pod(monkeypatch: pytest.MonkeyPatch, name: str, given: str | None, index: int | None) -> None:
-    monkeypatch.setattr(pod.socket, "gethostname", lambda: name)
+    monkeypatch.setattr(socket, "gethostname", lambda: name)
     monkeypatch.delenv("JOB_COMPLETION_INDEX", raising=False)
     if given is not None:
         monkeypatch.setenv("JOB_COMPLETION_INDEX", given)

@@ -1,4 +1,4 @@
-"""Bramble's workloads: pure kernels, and one small driver that maps them over a core, a machine or the cluster."""
+"""Bramble's workloads: pure kernels, and one small engine that maps them over a core, a machine or the cluster."""
 
 __version__ = "0.1.0"
 

@@ -26,7 +26,13 @@ def compiled(*signatures: str) -> Callable[[Callable[..., Any]], Callable[..., A
     return decorate
 
 
-@intrinsic
+def generated(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a function of compiled code of what generates it; whoever calls it does not give the typing context."""
+    made: Callable[..., Any] = intrinsic(function)
+    return made
+
+
+@generated
 def mulhi(typing_context: Any, a: Any, b: Any) -> Any:
     """The upper 64 bits of the product of two uint64, in compiled code: one or two instructions."""
     wide = ir.IntType(128)

@@ -26,7 +26,7 @@ class Job:
 
     name: str
     attempts: int = 0
-    future: "Future | None" = None
+    future: "Future[Any] | None" = None
     addresses: Collection[str] | None = None
     ended_at: float = 0.0
     """When its future was known to have ended, by time.monotonic()."""
@@ -57,7 +57,7 @@ class Account(Generic[AnyJob]):
         self.open: dict[str, AnyJob] = {}
         self.submitted: dict[str, AnyJob] = {}
         self.is_closed = False
-        self._ended: queue.SimpleQueue[tuple[AnyJob, Future, float] | None] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[tuple[AnyJob, Future[Any], float] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
 
     def add(self, job: AnyJob) -> None:
@@ -82,7 +82,7 @@ class Account(Generic[AnyJob]):
             job.addresses = addresses
             self._watch(job, future)
 
-    def _watch(self, job: AnyJob, future: "Future") -> None:
+    def _watch(self, job: AnyJob, future: "Future[Any]") -> None:
         job.future = future
         with self._lock:
             if job.name in self.open:

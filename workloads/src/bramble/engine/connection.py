@@ -88,6 +88,11 @@ class Connection:
             "`systemctl status bramble-scheduler`, or run `ansible-playbook playbooks/site.yml --tags scheduler`"
         )
 
+    @property
+    def _scheduler(self) -> Any:
+        """The scheduler's own functions; each call gives what can be awaited."""
+        return self.client.scheduler
+
     def ask(self, request: Callable[[], Any]) -> Any:
         """Run an asynchronous dask request to its end and return what it returns; None if there is no answer in time.
 
@@ -102,8 +107,9 @@ class Connection:
     def identities(self) -> dict[str, dict[str, Any]]:
         """Return what the scheduler knows of each worker, by its address; nothing without a scheduler."""
         # Not client.scheduler_info(): without a scheduler that tells what it last knew.
-        found = self.ask(lambda: self.client.scheduler.identity(n_workers=-1))
-        return found["workers"] if found else {}
+        found = self.ask(lambda: self._scheduler.identity(n_workers=-1))
+        workers: dict[str, dict[str, Any]] = found["workers"] if found else {}
+        return workers
 
     def workers(self, nodes: Collection[str] | None = None) -> dict[str, str]:
         """Return address to node of the workers that the scheduler has now (of these nodes); empty without a scheduler."""
@@ -123,7 +129,7 @@ class Connection:
             time.sleep(0.5)
         return bool(there)
 
-    def cancel(self, futures: Iterable["Future"]) -> None:
+    def cancel(self, futures: Iterable["Future[Any]"]) -> None:
         """Cancel jobs, running ones too. Best effort: without a scheduler there is nothing to cancel."""
         if futures := list(futures):
             self.ask(partial(self.client.cancel, futures, asynchronous=True, force=True))
@@ -140,7 +146,7 @@ class Connection:
     def restart_workers(self, addresses: Iterable[str]) -> None:
         """Have the nannies of these workers start them anew; whatever runs there ends."""
         self.ask(
-            lambda: self.client.scheduler.restart_workers(
+            lambda: self._scheduler.restart_workers(
                 workers=sorted(addresses), timeout=ANSWER_TIMEOUT, wait_for_workers=False, on_error="return",
                 stimulus_id=f"bramble-job-timeout-{time.time()}",
             )

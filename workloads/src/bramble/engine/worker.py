@@ -10,7 +10,7 @@ import os
 import signal
 
 import distributed
-from distributed.comm import Comm
+from distributed.comm.core import Comm
 
 _watches: set[asyncio.Task[None]] = set()
 """The loop itself keeps only weak references."""

@@ -52,7 +52,8 @@ class Series(NamedTuple):
     @property
     def growth(self) -> np.ndarray:
         """The factors from day to day."""
-        return self.prices[1:] / self.prices[:-1]
+        growth: np.ndarray = self.prices[1:] / self.prices[:-1]
+        return growth
 
 
 def load(name: str) -> Series:

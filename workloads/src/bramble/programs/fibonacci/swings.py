@@ -48,7 +48,8 @@ class Counts(NamedTuple):
     def shares(self) -> np.ndarray:
         """The share of ratios that are at a level, of shape (4, 18, series)."""
         ratios = np.frombuffer(self.ratios, "<u2").reshape(len(THRESHOLDS), 1, -1)
-        return np.frombuffer(self.hits, "<u2").reshape(len(THRESHOLDS), len(CENTRES), -1) / np.maximum(ratios, 1)
+        shares: np.ndarray = np.frombuffer(self.hits, "<u2").reshape(len(THRESHOLDS), len(CENTRES), -1) / np.maximum(ratios, 1)
+        return shares
 
 
 def measure(prices: np.ndarray) -> Counts:
@@ -163,7 +164,7 @@ def _surrogates(growth, key, begin, thresholds, edges, bins, hits, ratios, histo
         for _ in range(2):
             state = _mix(state)
         prices[0] = 1.0
-        day = 0
+        day: int | np.int64 = 0
         for step in range(days):
             state += np.uint64(0x9E3779B97F4A7C15)
             day += 1

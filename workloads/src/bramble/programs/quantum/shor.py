@@ -72,7 +72,8 @@ def phase_probabilities(phase: float, bits: int) -> np.ndarray:
 def probabilities(base: int, number: int) -> np.ndarray:
     """P(y) of the circuit: |1> is the even superposition of the r eigenstates, with phases s/r."""
     r = order(base, number)
-    return np.mean([phase_probabilities(s / r, 2 * width(number)) for s in range(r)], axis=0)
+    found: np.ndarray = np.mean([phase_probabilities(s / r, 2 * width(number)) for s in range(r)], axis=0)
+    return found
 
 
 def peaks(base: int, number: int) -> set[int]:

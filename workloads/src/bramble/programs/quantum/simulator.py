@@ -45,17 +45,20 @@ class Job(NamedTuple):
 
 def sample(job: Job) -> dict[str, int]:
     """How often each outcome came: "True", "False", or a number."""
-    return _ask("sample", tuple(job))
+    counts: dict[str, int] = _ask("sample", tuple(job))
+    return counts
 
 
 def estimate(expression: str) -> dict[str, Any]:
     """What an expression would take on a fault-tolerant machine: `logical` counts, and `physical` ones by the estimator."""
-    return _ask("estimate", expression)
+    found: dict[str, Any] = _ask("estimate", expression)
+    return found
 
 
 def state(statements: str) -> list[complex]:
     """The amplitudes after Q# statements that leave qubits allocated; the first qubit is the highest bit of the index."""
-    return _ask("state", statements)
+    amplitudes: list[complex] = _ask("state", statements)
+    return amplitudes
 
 
 def prepare() -> None:

@@ -34,7 +34,7 @@ class Keys(NamedTuple):
     @property
     def size(self) -> int:
         """How many there are: N."""
-        return len(self.charset) ** self.length
+        return int(len(self.charset) ** self.length)
 
     def start(self, number: int) -> int:
         """The smallest fraction of the string with a number."""

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
-from bramble.arithmetic.jit import compiled, mulhi
+from bramble.arithmetic.jit import compiled, generated, mulhi
 
 LANES = 256
 """Strings abreast: the vector units of every processor have enough to do, and all fits into the fastest cache."""
@@ -27,7 +26,7 @@ _SHIFTS = ((7, 12, 17, 22), (5, 9, 14, 20), (4, 11, 16, 23), (6, 10, 15, 21))
 _WORDS = (lambda i: i, lambda i: (5 * i + 1) % 16, lambda i: (3 * i + 5) % 16, lambda i: 7 * i % 16)
 
 
-@intrinsic
+@generated
 def digests(typing_context: Any, words: Any, bits: Any) -> Any:
     """The first two words of the hash of each of two blocks, in compiled code. (RFC 1321, 3.4, step by step.)
 
