@@ -102,8 +102,8 @@ def test_a_workload_that_fails_does_not_stop_the_others(tmp_path: Path, monkeypa
     monkeypatch.setattr(run, "comparisons", lambda: {"first": pi, "second": comparisons()["pi"]})
     request = runs.Request("local", True, report=tmp_path / "report")
     monkeypatch.setattr(runs, "PLACES", ("local",))
-    record = run.run(0.05, [], request, report.Screen("-"))
-    run.keep(record, request)
+    record = run.run_all(0.05, [], request, report.Screen("-"))
+    run.write_report(record, request)
     assert [workload["error"] for workload in record["workloads"]] == ["it is <wrong>", None]
     with pytest.raises(ResultError, match="1 of 2 workloads gave no good result: first"):
         run.check(record)

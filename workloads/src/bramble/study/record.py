@@ -5,7 +5,7 @@ from typing import Any
 
 from bramble.study import report
 from bramble.study.program import Program
-from bramble.study.runs import Request, label
+from bramble.study.runs import Request, run_label
 
 
 def write_record(program: Program, request: Request, answer: Any, record: dict[str, Any]) -> None:
@@ -50,12 +50,12 @@ def draw_runs(record: dict[str, Any], path: Path) -> None:
         axes.set_xlabel("nodes")
         axes.legend(frameon=False)
     else:
-        names = [f"{label(run)}\n{run['slots']} at once\n{run['seconds']:.3g} s" for run in runs]
+        names = [f"{run_label(run)}\n{run['slots']} at once\n{run['seconds']:.3g} s" for run in runs]
         axes.bar(names, speedups, color=["#2a6f97" if run["on"] != "cluster" else "#b5123e" for run in runs])
         for index, speedup in enumerate(speedups):
             axes.annotate(f"{speedup:.2f}×", (index, speedup), (0, 3), textcoords="offset points", ha="center")
     axes.set_ylim(0, 1.1 * max(speedups))
-    axes.set_ylabel(f"speed-up over {label(runs[0])}")
+    axes.set_ylabel(f"speed-up over {run_label(runs[0])}")
     axes.set_title(record["workload"])
     axes.grid(alpha=0.25, axis="y")
     figure.savefig(path)

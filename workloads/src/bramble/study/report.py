@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -51,7 +51,7 @@ def per_node(outcomes: Iterable[Outcome]) -> dict[str, int]:
 
 
 def retried(outcomes: Iterable[Outcome]) -> dict[str, int]:
-    """How many jobs were resubmitted from each node, sorted by name."""
+    """Return how many jobs were resubmitted from each node, sorted by name."""
     return dict(sorted(Counter(node for outcome in outcomes for node in outcome.retried).items()))
 
 
@@ -99,6 +99,10 @@ def figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), dpi=150, layout="constrained")
 
 
+Row = Callable[[Outcome], str]
+"""Makes a line of an outcome."""
+
+
 class Screen:
     """Lines for people: on standard output, or on standard error when that is taken by `--json -`."""
 
@@ -112,11 +116,13 @@ class Screen:
         else:
             print(line, file=self.stream, flush=True)
 
-    def follow(self, outcomes: Iterator[Outcome], total: int, label: str, row: Any = None) -> list[Outcome]:
+    def follow(self, outcomes: Iterator[Outcome], total: int, label: str, row: Row | None = None) -> list[Outcome]:
         """Collect the outcomes of a run, showing them as they come: see `watch`."""
         return list(self.watch(outcomes, total, label, row))
 
-    def watch(self, outcomes: Iterator[Outcome], total: int, label: str, row: Any = None) -> Generator[Outcome, None, None]:
+    def watch(
+        self, outcomes: Iterator[Outcome], total: int, label: str, row: Row | None = None
+    ) -> Generator[Outcome, None, None]:
         """Pass the outcomes of a run on, showing them as they come.
 
         On a terminal: a progress bar with the jobs done, retried and lost per node. Elsewhere: at most one line per second

@@ -83,12 +83,13 @@ def perform(program: Program, request: Request, screen: Screen) -> tuple[Any, di
                 )
                 if len(runs) > 1 and found != answer:
                     raise ResultError(
-                        f"the answers of {label(runs[0])} and {label(runs[-1])} differ: {short(answer)} and {short(found)}; "
+                        f"the answers of {run_label(runs[0])} and {run_label(runs[-1])} differ: "
+                        f"{shorten(answer)} and {shorten(found)}; "
                         "a node computes wrongly (memory? power supply?)"
                     )
                 answer = found
-    rate(runs)
-    table(runs, screen)
+    add_speedups(runs)
+    print_table(runs, screen)
     if program.tell:
         screen.say(program.tell(answer))
     record = {"workload": program.name, "on": request.on, **program.parameters, **program.describe(answer), "runs": runs}
@@ -106,7 +107,7 @@ def connect(place: Place, request: Request, screen: Screen, own: Sequence[Any]) 
     return places.connect(place, request.timeout, request.require_all, screen.say, *own)
 
 
-def rate(runs: list[dict[str, Any]]) -> None:
+def add_speedups(runs: list[dict[str, Any]]) -> None:
     """Add to each run its speed-up over the first, and how well it uses what it has more of.
 
     That is nodes, between runs on the cluster; else jobs at once, since a node and a workstation are not the same thing.
@@ -119,21 +120,21 @@ def rate(runs: list[dict[str, Any]]) -> None:
         run["karp_flatt"] = report.karp_flatt(run["speedup"], ratio)
 
 
-def label(run: dict[str, Any]) -> str:
+def run_label(run: dict[str, Any]) -> str:
     """Where a run was, in a few words."""
     return f"{run['nodes']} node{'s' * (run['nodes'] > 1)}" if run["on"] == "cluster" else str(run["on"])
 
 
-def short(answer: Any) -> str:
+def shorten(answer: Any) -> str:
     text = repr(answer)
     return text if len(text) <= 80 else f"{text[:80]}..."
 
 
-def table(runs: Sequence[dict[str, Any]], screen: Screen) -> None:
+def print_table(runs: Sequence[dict[str, Any]], screen: Screen) -> None:
     """Print the runs side by side."""
     screen.say(f"\n{'where':<12}{'jobs at once':>13}{'seconds':>10}{'speed-up':>10}{'efficiency':>12}{'Karp-Flatt':>12}")
     for run in runs:
         serial = "-" if run["karp_flatt"] is None else f"{run['karp_flatt']:.4f}"
         screen.say(
-            f"{label(run):<12}{run['slots']:>13}{run['seconds']:>10.2f}{run['speedup']:>10.2f}{run['efficiency']:>12.3f}{serial:>12}"
+            f"{run_label(run):<12}{run['slots']:>13}{run['seconds']:>10.2f}{run['speedup']:>10.2f}{run['efficiency']:>12.3f}{serial:>12}"
         )

@@ -69,6 +69,7 @@ def guess(text: str) -> tuple[int, str]:
 
 def make_key(bits: int, seed: int) -> tuple[int, int, int]:
     """Two primes of half of the bits each, and the private exponent for EXPONENT. The same seed gives the same key."""
+    # Here, since it takes numba a while to load: the other ciphers do without.
     from bramble.programs.primality.kernel import is_prime
 
     draw = random.Random(seed)

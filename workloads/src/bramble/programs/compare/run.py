@@ -19,7 +19,7 @@ from bramble.study import report
 from bramble.study.program import Program
 from bramble.study.record import write_record
 from bramble.study.report import Screen
-from bramble.study.runs import Request, label, perform
+from bramble.study.runs import Request, perform, run_label
 
 PROBE_JOBS = 4
 """For each job that runs at once: enough to learn how fast a place is."""
@@ -29,7 +29,7 @@ LEAST_SECONDS = 0.2
 """A workload is not made smaller than this (of one core)."""
 
 
-def run(minutes: float, only: Sequence[str], request: Request, screen: Screen) -> dict[str, Any]:
+def run_all(minutes: float, only: Sequence[str], request: Request, screen: Screen) -> dict[str, Any]:
     """Run the workloads one after the other, each with a folder in the report's; give the record (times in seconds).
 
     A workload without a good result does not stop the others. Raises UsageError for a workload that is unknown, ClusterError.
@@ -48,7 +48,7 @@ def run(minutes: float, only: Sequence[str], request: Request, screen: Screen) -
         seconds = max(LEAST_SECONDS, SHARE * left / (len(chosen) - index) / cost)
         screen.say(f"\n=== {name} ({index + 1} of {len(chosen)}; {left:.0f} s are left)")
         folder = request.report / name
-        workloads.append({"name": name, "what": make.__doc__} | one(name, partial(make, seconds), request, folder, screen))
+        workloads.append({"name": name, "what": make.__doc__} | run_one(name, partial(make, seconds), request, folder, screen))
     return {
         "workload": "compare",
         "on": request.on,
@@ -78,7 +78,7 @@ def probe(place: Place, request: Request, screen: Screen) -> dict[str, Any]:
         return {"on": place, "label": engine.label, "slots": engine.slots(), "cost": cost, "nodes": nodes}
 
 
-def one(name: str, make: Callable[[], Program], request: Request, folder: Path, screen: Screen) -> dict[str, Any]:
+def run_one(name: str, make: Callable[[], Program], request: Request, folder: Path, screen: Screen) -> dict[str, Any]:
     """Run one workload in all places: its record, what it says, its pictures (PNG files), or its `error`."""
     said: str | None = None
     record: dict[str, Any] = {}
@@ -106,35 +106,35 @@ def check(record: dict[str, Any]) -> None:
         raise ResultError(f"{len(failed)} of {len(record['workloads'])} workloads gave no good result: {', '.join(failed)}")
 
 
-def keep(record: dict[str, Any], request: Request) -> None:
+def write_report(record: dict[str, Any], request: Request) -> None:
     """Write compare.html and compare.json into the report's folder. Raises UsageError if they cannot be written."""
     assert request.report
     record = record | {"versions": report.versions()}
     with report.folder(request.report) as folder:
         report.write_json(record, str(folder / "compare.json"))
-        (folder / "compare.html").write_text(page(record), encoding="utf-8")
+        (folder / "compare.html").write_text(render_page(record), encoding="utf-8")
     if request.json is not None:
         report.write_json(record, request.json)
 
 
-def page(record: dict[str, Any]) -> str:
+def render_page(record: dict[str, Any]) -> str:
     """The report as one HTML file, with its pictures inside."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
         loader=PackageLoader("bramble.programs.compare", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"embed": embed, "gib": lambda count: f"{count / 2**30:.1f} GiB", "pretty": pretty}
+    environment.filters |= {"embed": embed_picture, "gib": lambda count: f"{count / 2**30:.1f} GiB", "pretty": format_parameter}
     fastest = max((run["speedup"] for workload in record["workloads"] for run in workload["record"].get("runs", [])), default=1.0)
-    return environment.get_template("report.html").render(record, fastest=fastest, label=label)
+    return environment.get_template("report.html").render(record, fastest=fastest, label=run_label)
 
 
-def embed(path: str) -> str:
+def embed_picture(path: str) -> str:
     """A picture as a data: URI."""
     return "data:image/png;base64," + base64.b64encode(Path(path).read_bytes()).decode()
 
 
-def pretty(value: Any) -> str:
+def format_parameter(value: Any) -> str:
     """A parameter for people: whole numbers with separators."""
     return (
         f"{value:,}"

@@ -26,8 +26,8 @@ def compare(
     folder = report or own_folder("compare")
     request = Request(on, True, None, folder, json, timeout, require_all)
     screen = Screen(json)
-    record = run.run(minutes, only or [], request, screen)
-    run.keep(record, request)
+    record = run.run_all(minutes, only or [], request, screen)
+    run.write_report(record, request)
     screen.say(f"the report is in {folder / 'compare.html'}")
     run.check(record)
 
