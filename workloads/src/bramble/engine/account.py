@@ -38,7 +38,8 @@ class Job:
     @property
     def is_forgotten(self) -> bool:
         """Whether the scheduler that had the job went away."""
-        return self.future is not None and self.future.cancelled()
+        future = self.future  # another thread may end the job meanwhile
+        return future is not None and future.cancelled()
 
 
 AnyJob = TypeVar("AnyJob", bound=Job)
@@ -110,12 +111,12 @@ class Account(Generic[AnyJob]):
     def errors(self, jobs: Iterable[AnyJob]) -> Iterator[tuple[AnyJob, BaseException]]:
         """Yield those of collected jobs that dask gave up, with the reason."""
         for job in jobs:
-            if job.future is not None and job.future.status == "error" and (error := job.future.exception()):
+            if (future := job.future) is not None and future.status == "error" and (error := future.exception()):
                 yield job, error
 
     def fetch(self, jobs: Iterable[AnyJob]) -> list[tuple[AnyJob, Any]] | None:
         """Return results of collected jobs that finished; None without an answer. What a dead node had, dask computes again."""
-        futures = {job: job.future for job in jobs if job.name in self.submitted and job.future is not None}
+        futures = {job: future for job in jobs if job.name in self.submitted and (future := job.future) is not None}
         finished = {job: future for job, future in futures.items() if future.status == "finished"}
         gather = partial(self.connection.client.gather, list(finished.values()), asynchronous=True)
         values = self.connection.ask(gather) if finished else []
@@ -138,7 +139,7 @@ class Account(Generic[AnyJob]):
 
     def cancel(self, jobs: Iterable[AnyJob]) -> None:
         """Have dask drop jobs, running ones too. They are still open."""
-        self.connection.cancel([job.future for job in list(jobs) if job.future is not None])
+        self.connection.cancel([future for job in list(jobs) if (future := job.future) is not None])
 
     def close(self) -> None:
         """End the waiting of whoever collects."""
