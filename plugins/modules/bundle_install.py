@@ -36,11 +36,6 @@ options:
     type: list
     elements: str
     required: true
-  modules:
-    description: The Python modules that services and commands import. They are compiled when they are installed.
-    type: list
-    elements: str
-    default: []
   prefix:
     description: Where the environments are.
     type: path
@@ -60,7 +55,6 @@ EXAMPLES = r"""
     url: http://192.168.1.100:8785/0cbca4d17510
     keys: ["{{ lookup('ansible.builtin.file', '.state/bundles/key.pub') }}"]
     debs: [chrony]
-    modules: [dask]
     prefix: /opt/bramble
 """
 
@@ -188,7 +182,7 @@ def install_debs(packages: Sequence[str], folder: Path, scratch: Path) -> None:
     run_command(*apt, "--no-install-recommends", "install", *packages, env=ENVIRONMENT)
 
 
-def install_wheels(wheels: Path, venv: Path, modules: Sequence[str]) -> None:
+def install_wheels(wheels: Path, venv: Path) -> None:
     """Make an environment and install the wheels, verified by hash. Raises BrambleError."""
     python = venv / "bin/python"
     # Without pip: many images lack ensurepip. The bundle brings pip, which need not be installed to run.
@@ -200,7 +194,7 @@ def install_wheels(wheels: Path, venv: Path, modules: Sequence[str]) -> None:
     )
     # Compile what is used, and prove that it works. All of it would take a small core a minute more, and so would numba's machine
     # code: those who run it keep their own.
-    run_command(python, "-c", f"import {', '.join(modules)}", env={**ENVIRONMENT, "NUMBA_DISABLE_JIT": "1"})
+    run_command(python, "-m", "bramble.precompile", env={**ENVIRONMENT, "NUMBA_DISABLE_JIT": "1"})
 
 
 class Node(NamedTuple):
@@ -272,7 +266,7 @@ def install(node: Node, module: AnsibleModule) -> list[str]:
             node.note(new := installed_debs() - before)
         if not has_wheels:
             if any(file.startswith("wheels/") for file in manifest.files):
-                install_wheels(folder / "wheels", node.prefix / name, parameters["modules"])
+                install_wheels(folder / "wheels", node.prefix / name)
             (node.prefix / name).mkdir(exist_ok=True)
     write(node.mark(name), f"{parameters['manifest']}\n")
     node.prune(name)
@@ -307,7 +301,6 @@ def main() -> None:
         "url": {"type": "str", "required": True},
         "keys": {**strings, "no_log": False},
         "debs": strings,
-        "modules": {"type": "list", "elements": "str", "default": []},
         "prefix": {"type": "path", "required": True},
         "state_dir": {"type": "path", "default": "/var/lib/bramble"},
     }

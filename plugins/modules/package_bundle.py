@@ -154,7 +154,7 @@ PLATFORMS = ("manylinux_2_35", "manylinux_2_34", "manylinux_2_31", "manylinux_2_
 def sources(source: Path) -> list[Path]:
     """The files that make the package, in a stable order."""
     parts = [path for path in source.rglob("*") if path.suffix in {".html", ".json", ".md", ".py", ".qs", ".toml"}]
-    return sorted(path for path in parts if not {"build", "__pycache__"} & set(path.relative_to(source).parts))
+    return sorted(path for path in parts if not {"build", "tests", "__pycache__"} & set(path.relative_to(source).parts))
 
 
 def bundle_id(kind: Kind, requirements: Path | None, source: Path | None, debs: Sequence[str], images: Sequence[Path]) -> str:
