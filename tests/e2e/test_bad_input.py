@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rehearsal import INVENTORY, ROOT
+
+from tests.support import ROOT
+from tests.support.rehearsal import INVENTORY
 
 from .conftest import OVERLAY, playbook
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import rehearsal
-from rehearsal import INVENTORY, ROOT, Play, play
+
+from tests.support import ROOT, rehearsal
+from tests.support.rehearsal import INVENTORY, Play, play
 
 OVERLAY = Path(__file__).parent / "bundle"
 STATE = ROOT / ".state/h-bundle"

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import rehearsal
-from rehearsal import INVENTORY, ROOT, Play, play
+
+from tests.support import ROOT, rehearsal
+from tests.support.rehearsal import INVENTORY, Play, play
 
 from . import conftest
 

@@ -15,12 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import outside
 import pytest
-import rehearsal
-from rehearsal import INVENTORY, ROOT, Play, play
 
-from ..rig.tree import differences, tree
+from scripts import outside
+from tests.support import ROOT, rehearsal
+from tests.support.rehearsal import INVENTORY, Play, play
+from tests.support.tree import differences, tree
+
 from . import conftest
 
 OVERLAY = Path(__file__).parent / "isolated_lab"

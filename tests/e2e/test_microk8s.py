@@ -1,7 +1,7 @@
 """The cluster rebuilt as MicroK8s and back, on stand-ins: real snapd, the role's own path from files, a join over the network.
 
-What it installs is a stand-in of the snap (tests/rig/microk8s_snap), which runs no pods. One story: each test goes on from the
-last.
+What it installs is a stand-in of the snap (tests/support/microk8s_snap), which runs no pods. One story: each test goes on
+from the last.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from rehearsal import INVENTORY, ROOT, Play, play
 
-from tests.rig.microk8s_snap import build
+from tests.support import ROOT
+from tests.support.microk8s_snap import build
+from tests.support.rehearsal import INVENTORY, Play, play
 
 from . import conftest
 

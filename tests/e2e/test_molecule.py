@@ -7,7 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from rehearsal import ROOT
+
+from tests.support import ROOT
 
 
 @pytest.mark.timeout(1800)

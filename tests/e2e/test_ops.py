@@ -13,8 +13,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import rehearsal
-from rehearsal import INVENTORY, ROOT, Play, play
+
+from tests.support import ROOT, rehearsal
+from tests.support.rehearsal import INVENTORY, Play, play
 
 from . import conftest
 

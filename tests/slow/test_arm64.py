@@ -16,7 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from rehearsal import ROOT
+
+from tests.support import ROOT
 
 from .conftest import NODE, playbook, ssh
 

@@ -32,7 +32,8 @@ from ansible_collections.bramble.cluster.plugins.module_utils.card.image import 
 from ansible_collections.bramble.cluster.plugins.module_utils.card.writer import Card, Progress
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rehearsal import HARDWARE, play
+
+from tests.support.rehearsal import HARDWARE, play
 
 from .conftest import Machine
 

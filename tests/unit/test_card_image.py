@@ -29,7 +29,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.card.image import 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from .tiny_image import BOOT_SIZE, BOOT_START, ROOT_SIZE, ROOT_START
+from tests.support.tiny_image import BOOT_SIZE, BOOT_START, ROOT_SIZE, ROOT_START
 
 KEY = RootFile("/etc/ssh/ssh_host_ed25519_key", "-----BEGIN OPENSSH PRIVATE KEY-----\nnot really\n", 0o600)
 FILES = [

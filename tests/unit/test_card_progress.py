@@ -16,7 +16,7 @@ from ansible_collections.bramble.cluster.plugins.action import card_write as act
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from .load_plugin import ROOT
+from tests.support import ROOT
 
 SECRET = "-----BEGIN OPENSSH PRIVATE KEY-----\nnever to be seen\n"
 

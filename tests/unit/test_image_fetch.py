@@ -23,8 +23,9 @@ from ansible_collections.bramble.cluster.plugins.module_utils.image import decod
 from ansible_collections.bramble.cluster.plugins.module_utils.image import store as image_store
 from ansible_collections.bramble.cluster.plugins.module_utils.image.store import Pin, Store, Web
 
+from tests.support.web import Site
+
 from .conftest import Run
-from .web import Site
 
 pytestmark = pytest.mark.usefixtures("impatient")
 MIB = 2**20

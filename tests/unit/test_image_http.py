@@ -16,7 +16,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.image.http import 
     WrongImage,
 )
 
-from .web import Site, certificate
+from tests.support.web import Site, certificate
 
 pytestmark = pytest.mark.usefixtures("impatient")
 DATA = os.urandom(3_000_000)

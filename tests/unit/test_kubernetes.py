@@ -16,7 +16,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from .load_plugin import ROOT
+from tests.support import ROOT
 
 VERSION = "1.36"  # of role microk8s: its channel
 CHANNEL = ROOT / "roles/microk8s/defaults/main.yml"

@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 from ansible_collections.bramble.cluster.plugins.module_utils.lab import probe
 
-from .load_plugin import ROOT, load
+from tests.support import ROOT
+from tests.support.load_plugin import load
 
 capture = load(ROOT / "roles/isolated_lab/files/capture.py")
 IMPORT = "from ansible_collections.bramble.cluster.plugins.module_utils.lab.probe import"
 HERE, THERE, THERE6 = "10.99.0.1", "10.99.0.2", "fd00:99::2"
 OPEN = f"""
-import asyncio, sys
-sys.path.insert(0, {str(ROOT / "scripts")!r})
-import outside
+import asyncio
+from scripts import outside
 outside.INTERNET, outside.HOME, outside.advertise = ({THERE!r}, {THERE6!r}), ({THERE!r},), asyncio.Event().wait
 outside.HOME = ("127.0.0.5",)
 asyncio.run(outside.serve())

@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 from ansible_collections.bramble.cluster.plugins.filter import lab
 
-from .load_plugin import ROOT, load
+from tests.support import ROOT
+from tests.support.load_plugin import load
 
 SCRIPT = ROOT / "roles/lab_target/files/targets.py"
 targets = load(SCRIPT)

@@ -25,7 +25,7 @@ from ansible_collections.bramble.cluster.plugins.modules import microk8s_facts, 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.rig.microk8s_snap import build
+from tests.support.microk8s_snap import build
 
 from .conftest import Run
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from .web import Site
+from tests.support.web import Site
 
 pytestmark = pytest.mark.timeout(300)
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,8 @@ from typing import Any
 
 import ansible_runner
 
-ROOT = Path(__file__).resolve().parent.parent
+from . import ROOT
+
 INVENTORY = (ROOT / "inventory/hosts.yml", ROOT / "inventory/rehearsal")
 # As ansible.cfg has it.
 HARDWARE = (ROOT / "inventory/hosts.yml", ROOT / "inventory/active.yml")

@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
-
-from rehearsal import INVENTORY, PlaybookFailed, play, ssh  # noqa: E402
+from . import ROOT
+from .rehearsal import INVENTORY, PlaybookFailed, play, ssh
 
 CPUS = 0.2
 """Cores of a stand-in."""

@@ -7,8 +7,6 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-
 
 def plugin(kind: str, name: str) -> Any:
     """A plugin of the collection, such as plugin("modules", "card_write")."""

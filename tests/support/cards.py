@@ -15,9 +15,9 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from . import ROOT
 from .flaw import Flaw
 
-ROOT = Path(__file__).parents[2]
 PATIENCE = 20.0  # seconds for a card to appear
 BLKIO = Path("/sys/fs/cgroup/blkio")  # https://docs.kernel.org/admin-guide/cgroup-v1/blkio-controller.html
 _LOOP_SET_FD, _LOOP_SET_CAPACITY = 0x4C00, 0x4C07  # linux/loop.h
@@ -36,7 +36,7 @@ class Card:
     def _serve(self, held: Path, flaw: Flaw) -> Path:
         folder = held.with_suffix(".mount")
         folder.mkdir()
-        command: list[str | Path] = [sys.executable, "-m", "tests.rig.flaw", folder, held, json.dumps(asdict(flaw))]
+        command: list[str | Path] = [sys.executable, "-m", "tests.support.flaw", folder, held, json.dumps(asdict(flaw))]
         self._server = server = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, text=True)
         self._undo.callback(self._stop, server, folder)
         end = time.monotonic() + PATIENCE

@@ -1,4 +1,4 @@
-"""A file that behaves like a bad card, served by FUSE: python -m tests.rig.flaw FOLDER BACKING FLAW.
+"""A file that behaves like a bad card, served by FUSE: python -m tests.support.flaw FOLDER BACKING FLAW.
 
 FOLDER gets one file, `card`, as large as BACKING, which is what the card really holds. FLAW is the JSON of a Flaw.
 Lines on standard input: "pull" takes the card away, "release" ends a hold; at its end the folder is unmounted.
