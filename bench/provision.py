@@ -97,7 +97,7 @@ def round_trips(done: Play) -> dict[str, int]:
 
 def power_off() -> None:
     """Stand-ins and cards are gone."""
-    run("rehearse", standin_state="absent")
+    run("rehearse", cluster_state="absent")
     shutil.rmtree(ROOT / ".state" / NAME, ignore_errors=True)
 
 

@@ -77,7 +77,7 @@ def nodes(bookworm: dict[str, Any]) -> Iterator[None]:
             told(node, f"sudo sh -c {shlex.quote(NEGLECTED)}")
         yield
     finally:
-        playbook("rehearse", variables={"standin_state": "absent"})
+        playbook("rehearse", variables={"cluster_state": "absent"})
         shutil.rmtree(STATE, ignore_errors=True)
 
 

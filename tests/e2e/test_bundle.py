@@ -43,7 +43,7 @@ def write(node: str, path: str, text: str) -> None:
 def powered_off() -> Iterator[None]:
     """Power off and remove the cards, however the tests ended."""
     yield
-    playbook("rehearse", variables={"standin_state": "absent"})
+    playbook("rehearse", variables={"cluster_state": "absent"})
     shutil.rmtree(STATE, ignore_errors=True)
 
 

@@ -110,7 +110,7 @@ def before() -> Iterator[dict[str, str]]:
             subprocess.run(script, check=True)
             yield {node: root(node, LOOK) for node in NODES}
         finally:
-            playbook("rehearse", variables={"standin_state": "absent"})
+            playbook("rehearse", variables={"cluster_state": "absent"})
             shutil.rmtree(STATE, ignore_errors=True)
 
 

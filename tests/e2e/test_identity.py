@@ -87,7 +87,7 @@ class Card:
 def powered_off() -> Iterator[None]:
     """Power off and remove the cards, however the tests ended."""
     yield
-    playbook("rehearse", variables={"standin_state": "absent"})
+    playbook("rehearse", variables={"cluster_state": "absent"})
     shutil.rmtree(STATE, ignore_errors=True)
 
 
@@ -195,7 +195,7 @@ def test_after_the_first_boot_and_after_another() -> None:
 
 @pytest.mark.usefixtures("nodes")
 def test_the_cards_after_their_boots(pi_01: Card, pi_02: Card) -> None:
-    playbook("rehearse", variables={"standin_state": "absent"}, arguments="--limit pi-01,pi-02")
+    playbook("rehearse", variables={"cluster_state": "absent"}, arguments="--limit pi-01,pi-02")
     pi_01.check("pi-01")
     pi_02.check("pi-02")
 
@@ -213,5 +213,5 @@ def test_a_captured_card_makes_another_node(pi_02: Card) -> None:
     assert int(told("pi-01", "df --block-size=1 --output=size / | tail -n 1")) > 28e9
     assert told("pi-01", "sudo cloud-init status") == "status: done"
     assert told("pi-01", "grep -rl pi-02 /etc /var/log 2>/dev/null || true") == ""
-    playbook("rehearse", variables={"standin_state": "absent"}, arguments="--limit pi-01")
+    playbook("rehearse", variables={"cluster_state": "absent"}, arguments="--limit pi-01")
     Card("pi-01").check("pi-01")

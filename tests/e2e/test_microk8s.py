@@ -62,7 +62,7 @@ def cluster() -> Iterator[None]:
             playbook("rehearse")
             yield
         finally:
-            playbook("rehearse", variables={"standin_state": "absent"})
+            playbook("rehearse", variables={"cluster_state": "absent"})
             shutil.rmtree(STATE, ignore_errors=True)
 
 

@@ -68,7 +68,7 @@ def renumber(node: str, old: int, new: int) -> None:
     """Give a node another address, until it boots."""
     # The first one first: with it, its network's others go.
     change = f"ip address delete {NET}.{old}/24 dev eth0; ip address add {NET}.{new}/24 dev eth0"
-    subprocess.run(["docker", "exec", f"h-ops-{node}", "onpi", "sh", "-c", change], check=True)
+    subprocess.run(["docker", "exec", f"h-ops-{node}", "run-on-node", "sh", "-c", change], check=True)
 
 
 def discovered() -> dict[str, list[tuple[str, str]]]:

@@ -175,7 +175,7 @@ def test_it_boots_a_stand_in(card: Path) -> None:
         again = ssh("cat /proc/sys/kernel/random/boot_id")
         assert again.returncode == 0 and again.stdout != first
     finally:
-        playbook("rehearse", variables={"standin_state": "absent"})
+        playbook("rehearse", variables={"cluster_state": "absent"})
 
 
 @pytest.mark.usefixtures("registered")

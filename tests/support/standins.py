@@ -35,12 +35,12 @@ def cluster(name: str, subnet: str, nodes: int, cpus: float = CPUS) -> Iterator[
         return json.loads(done.stdout)
 
     os.environ["NODES"] = str(nodes)
-    run("rehearse", standin_state="absent")
+    run("rehearse", cluster_state="absent")
     try:
         for playbook in ("cards", "rehearse", "site"):
             run(playbook)
         run("rehearse", "--skip-tags wait", standin_cpus=cpus)
         yield client
     finally:
-        run("rehearse", standin_state="absent")
+        run("rehearse", cluster_state="absent")
         shutil.rmtree(state, ignore_errors=True)
