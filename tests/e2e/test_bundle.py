@@ -146,7 +146,7 @@ def test_a_bundle_that_is_not_signed_here_is_refused(lacking: str, site: Any, tm
     folder = f"{SERVED}/{lacking}"
     manifest = (BUNDLES / lacking / "manifest.json").read_bytes()
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "other"], check=True)
-    command = ["ssh-keygen", "-q", "-Y", "sign", "-n", "bramble-bundle", "-f", tmp_path / "other"]
+    command: list[str | Path] = ["ssh-keygen", "-q", "-Y", "sign", "-n", "bramble-bundle", "-f", tmp_path / "other"]
     signature = subprocess.run(command, input=manifest, capture_output=True, check=True).stdout.decode()
     write("pi-client", f"{folder}/manifest.json.sig", signature)
     assert "not signed by this machine" in refused(site(check=False))

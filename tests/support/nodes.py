@@ -62,9 +62,9 @@ class Cluster:
         return switch(self.name)
 
 
-def scenario(name: str, servers: int = 2) -> Cluster:
-    """Return the cluster of the Molecule scenario molecule/NAME."""
-    return Cluster(f"molecule-{name}", ROOT / "molecule" / name / "inventory", servers)
+def scenario(name: str, **options: int) -> Cluster:
+    """Return the cluster of the Molecule scenario molecule/NAME: the options are those of Cluster."""
+    return Cluster(f"molecule-{name}", ROOT / "molecule" / name / "inventory", **options)
 
 
 def failures(run: Play) -> str:
@@ -122,7 +122,14 @@ def stranger(name: str, bridge: str, address: str) -> Iterator[list[str]]:
 def build_bookworm() -> dict[str, Any]:
     """Build the image BOOKWORM where it is not in the cache; return it as variables of playbooks/cards.yml."""
     recipe = Path(__file__).parent / f"images/{BOOKWORM}.toml"
-    build = [sys.executable, ROOT / "images/debian/build.py", "--recipe", recipe, "--cache", ROOT / ".cache/images"]
+    build: list[str | Path] = [
+        sys.executable,
+        ROOT / "images/debian/build.py",
+        "--recipe",
+        recipe,
+        "--cache",
+        ROOT / ".cache/images",
+    ]
     made = json.loads(subprocess.run(build, capture_output=True, text=True, check=True).stdout)
     manifest = json.loads(Path(made["manifest"]).read_text())
     return {"image_file": made["image"], "image_sha256": manifest["sha256"], "image_init_format": manifest["init_format"]}

@@ -456,4 +456,5 @@ class TestProgress:
     def test_it_is_only_a_courtesy(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
         monkeypatch.setattr(self.action, "EVERY", 0.01)
         (tmp_path / "events").write_text(wrong)
-        self.action.show(str(tmp_path / "events"), None, threading.Event())
+        display: Any = None
+        self.action.show(str(tmp_path / "events"), display, threading.Event())

@@ -213,7 +213,7 @@ def distribution(tmp_path: Path) -> Path:
     packages = (archive / "Packages").read_bytes()
     digest = hashlib.sha256(packages).hexdigest()
     (tmp_path / "Release").write_text(f"Date: Mon, 01 Jan 2024 00:00:00 UTC\nSHA256:\n {digest} {len(packages)} Packages\n")
-    gpg = ["gpg", "--homedir", home, "--batch", "--quiet", "--pinentry-mode=loopback", "--passphrase="]
+    gpg: list[str | Path] = ["gpg", "--homedir", home, "--batch", "--quiet", "--pinentry-mode=loopback", "--passphrase="]
     output(*gpg, "--quick-generate-key", "test", "ed25519", "sign", "never")
     output(*gpg, "--clearsign", "--output", archive / "InRelease", tmp_path / "Release")
     output("gpgconf", "--homedir", home, "--kill", "gpg-agent")

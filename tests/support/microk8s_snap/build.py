@@ -42,7 +42,7 @@ CONTROL_PLANE = ("etcd", "apiserver", "controller-manager", "scheduler")
 EVERY_NODE = ("containerd", "kubelet", "proxy", "network")
 
 
-def pack(target: Path, meta: dict[str, object], files: dict[str, Path | str | None]) -> None:
+def pack(target: Path, meta: Mapping[str, object], files: Mapping[str, Path | str | None]) -> None:
     """A snap: its snap.yaml (JSON is YAML), and by their place: files, folders, texts, and None for an empty folder."""
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder)
@@ -58,7 +58,7 @@ def pack(target: Path, meta: dict[str, object], files: dict[str, Path | str | No
         tree.chmod(0o755)
         (tree / "meta/snap.yaml").write_text(json.dumps({"summary": LABEL, "description": LABEL, **meta}))
         target.unlink(missing_ok=True)
-        command = ["mksquashfs", tree, target, "-noappend", "-no-xattrs", "-all-root", "-no-progress", "-quiet"]
+        command: list[str | Path] = ["mksquashfs", tree, target, "-noappend", "-no-xattrs", "-all-root", "-no-progress", "-quiet"]
         # With Kubernetes it is large, and only for a test.
         command += ["-comp", "zstd", "-Xcompression-level", "3", "-all-time", "0", "-mkfs-time", "0"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
