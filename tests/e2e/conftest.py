@@ -23,6 +23,7 @@ __all__ = ["booted", "stranger", "switch", "told"]
 OVERLAY = Path(__file__).parent / "inventory"
 STATE = ROOT / ".state/e2e"
 SERVERS = ["pi-01", "pi-02"]
+SCENARIOS = "test_molecule.py"
 
 playbook = partial(play, inventory=[*INVENTORY, OVERLAY])
 ssh = partial(rehearsal.ssh, STATE)
@@ -44,6 +45,18 @@ def still_there() -> list[str]:
 @pytest.fixture(scope="session", autouse=True)
 def nodes_of_the_demo() -> None:
     os.environ["NODES"] = str(len(SERVERS))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group the tests that share a cluster, for `--dist loadgroup`: those of a file; each scenario of Molecule by itself."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            is_scenario = item.path.name == SCENARIOS
+            parameters = item.callspec.id if isinstance(item, pytest.Function) and is_scenario else ""
+            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {parameters}"))
+    # The longest first.
+    items.sort(key=lambda item: item.path.name != SCENARIOS)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

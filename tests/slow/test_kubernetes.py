@@ -1,8 +1,8 @@
 """The cluster rebuilt as a real Kubernetes, its workloads, and back, on stand-ins. See `make test-kubernetes`.
 
 Real snapd installs a stand-in of MicroK8s (tests/support/microk8s_snap) that has Kubernetes in it, on the role's own path from
-files as in tests/e2e/test_microk8s.py; then come the workloads, whose answers are those of the base build. One story: each test
-goes on from the last.
+files as in the scenario molecule/microk8s; then come the workloads, whose answers are those of the base build. One story: each
+test goes on from the last.
 
 Kubernetes 1.20.2 is the last one whose source Debian has whole. It knows no Jobs with an index: a StatefulSet is in their place.
 Stand-ins have no controllers for memory, and the network's plug-in here enforces no NetworkPolicy: neither is tested. Only the

@@ -1,35 +1,27 @@
 """The cluster rebuilt as MicroK8s and back, on stand-ins: real snapd, the role's own path from files, a join over the network.
 
-What it installs is a stand-in of the snap (tests/support/microk8s_snap), which runs no pods. One story: each test goes on
-from the last.
+What it installs is a stand-in of the snap (tests/support/microk8s_snap), which runs no pods. One story after converge.yml: each
+test goes on from the last.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
-from collections.abc import Iterator
-from functools import partial
-from pathlib import Path
 
-import pytest
-
-from tests.support import ROOT
 from tests.support.microk8s_snap import build
-from tests.support.rehearsal import INVENTORY, Play, play
+from tests.support.nodes import scenario
+from tests.support.rehearsal import Play
 
-from . import conftest
-
-STATE = ROOT / ".state/microk8s"
+CLUSTER = scenario("microk8s")
+STATE = CLUSTER.state
 SNAPS = STATE / "snaps"
 SERVERS = ["pi-01", "pi-02"]
 NODES = ["pi-01", "pi-02", "pi-client"]
 UNMANAGED = "/etc/NetworkManager/conf.d/90-bramble-microk8s.conf"
 TOKENS = "/var/snap/microk8s/current/credentials/cluster-tokens.txt"
 
-playbook = partial(play, inventory=[*INVENTORY, Path(__file__).parent / "microk8s"])
-told = partial(conftest.told, STATE, options=("-o", "ConnectTimeout=5"))
+playbook, told = CLUSTER.playbook, CLUSTER.output
 
 
 def said(run: Play) -> str:
@@ -51,48 +43,7 @@ def ready() -> list[str]:
     return sorted(name for name, item in nodes().items() if item["status"]["conditions"][0]["status"] == "True")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    """A client and two servers, as their cards came up; and the snaps."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NODES", str(len(SERVERS)))
-        try:
-            build.build(SNAPS, "1.36.0")
-            playbook("cards")
-            playbook("rehearse")
-            yield
-        finally:
-            playbook("rehearse", variables={"cluster_state": "absent"})
-            shutil.rmtree(STATE, ignore_errors=True)
-
-
-def test_everything_that_stands_in_the_way_is_named_before_anything_is_changed() -> None:
-    wrong = {
-        "microk8s_disk": 10**6,
-        "microk8s_addons": ["dashboard"],
-        "microk8s_distributions": ["ubuntu"],
-        "microk8s_snap_dir": "/none",
-    }
-    run = playbook("microk8s", variables=wrong, check=False)
-    assert run.changes() == []
-    for node in NODES:
-        assert f"{node}: /var has" in said(run) and f"{node}: it has debian" in said(run)
-    assert "has no dashboard any more" in said(run) and "one file microk8s_*.snap in /none" in said(run)
-    assert "Nothing was changed" in said(run)
-
-
-def test_a_dry_run_says_what_it_would_do() -> None:
-    run = playbook("microk8s", arguments="--tags microk8s --check --diff", check=False)
-    assert run.failed == {}
-    assert {"Install it", "Let nobody but us refresh it", "Join the cluster"} <= set(changed(run))
-    assert told("pi-01", "snap list 2>&1 || true").startswith("No snaps")
-
-
-def test_the_nodes_become_a_cluster() -> None:
-    # As if it ran there.
-    told("pi-client", f"sudo mkdir -p {Path(UNMANAGED).parent}")
-    # Network, base and time are as everywhere; the node that is swapped has all of it.
-    playbook("microk8s", arguments="--tags microk8s")
+def test_the_nodes_are_a_cluster() -> None:
     assert ready() == NODES
     kinds = {name: sorted(item["metadata"]["labels"])[-1].rpartition("-")[2] for name, item in nodes().items()}
     assert kinds == {"pi-01": "controlplane", "pi-02": "controlplane", "pi-client": "worker"}
@@ -101,7 +52,7 @@ def test_the_nodes_become_a_cluster() -> None:
         assert "cgroup_enable=memory cgroup_memory=1" in told(node, "cat /proc/cmdline")
         assert json.loads(told(node, "cat /etc/ansible/facts.d/bramble.fact")) == {"profile": "microk8s"}
         # It was there before the snap, which reads it once.
-        assert "10.77.121.101" in told(node, "sudo cat /var/snap/microk8s/current/var/standin/launch.yaml")
+        assert "10.77.135.101" in told(node, "sudo cat /var/snap/microk8s/current/var/standin/launch.yaml")
     assert "interface-name:cali*" in told("pi-client", f"cat {UNMANAGED}")
     assert told("pi-client", "stat -c %a:%U ~/.kube/config") == "600:pi"
     assert "STAND-IN" in told("pi-01", "sudo /snap/bin/microk8s status")
@@ -122,12 +73,12 @@ def test_a_second_run_changes_nothing() -> None:
 def test_a_worker_that_the_cluster_has_forgotten_joins_again_and_a_join_that_fails_leaves_no_token() -> None:
     before = nodes()["pi-client"]["metadata"]["uid"]
     told("pi-01", "sudo /snap/bin/microk8s remove-node pi-client --force")
-    told("pi-client", "sudo ip route add unreachable 10.77.121.101/32")
+    told("pi-client", "sudo ip route add unreachable 10.77.135.101/32")
     run = playbook("microk8s", arguments="--tags microk8s --limit pi-client", check=False)
     assert set(run.failed) == {"pi-client"} and "Connecting to cluster failed" in said(run)
     assert told("pi-01", f"sudo cat {TOKENS}") == ""
     assert ":25000/" not in json.dumps(run.events), "a token is in what Ansible shows"
-    told("pi-client", "sudo ip route delete unreachable 10.77.121.101/32")
+    told("pi-client", "sudo ip route delete unreachable 10.77.135.101/32")
     playbook("microk8s", arguments="--tags microk8s --limit pi-client")
     assert ready() == NODES and nodes()["pi-client"]["metadata"]["uid"] != before
 
@@ -135,7 +86,7 @@ def test_a_worker_that_the_cluster_has_forgotten_joins_again_and_a_join_that_fai
 def test_the_first_node_dies_and_a_new_card_takes_its_place() -> None:
     """The others lead it back: it does not found a cluster of its own."""
     before = nodes()["pi-01"]["metadata"]["uid"]
-    subprocess.run(["docker", "kill", "microk8s-pi-01"], check=True, capture_output=True)
+    subprocess.run(["docker", "kill", "molecule-microk8s-pi-01"], check=True, capture_output=True)
     (STATE / "cards/pi-01.img").unlink()
     playbook("swap", variables={"node": "pi-01"})
     assert ready() == NODES and nodes()["pi-01"]["metadata"]["uid"] != before
