@@ -13,7 +13,7 @@ description:
 author: The Bramble team (!UNKNOWN)
 options:
   url:
-    description: Where and with which token to join, as M(bramble.cluster.microk8s_token) returns it. Without it the machine leaves.
+    description: Address and token to join with, from M(bramble.cluster.microk8s_token). Without it the machine leaves.
     type: str
   worker:
     description: Join without the control plane.
