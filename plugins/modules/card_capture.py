@@ -114,7 +114,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.capture.capture import Order, capture, check_tools, inspect, opened
-from ansible_collections.bramble.cluster.plugins.module_utils.card.writer import Progress
+from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Progress
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 
 SPEC = {

@@ -161,20 +161,14 @@ import shutil
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.card import ledger as card_ledger
+from ansible_collections.bramble.cluster.plugins.module_utils.card.batch import write_batch
 from ansible_collections.bramble.cluster.plugins.module_utils.card.content import Content
 from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import OK, TOO_SMALL, Facts, Guard, table, warnings
 from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
+from ansible_collections.bramble.cluster.plugins.module_utils.card.preflight import make_blanks, space_needed
+from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Progress
+from ansible_collections.bramble.cluster.plugins.module_utils.card.result import FAILED, SKIPPED, WRITTEN, Result
 from ansible_collections.bramble.cluster.plugins.module_utils.card.workbench import RootFile, Workbench
-from ansible_collections.bramble.cluster.plugins.module_utils.card.writer import (
-    FAILED,
-    SKIPPED,
-    WRITTEN,
-    Progress,
-    Result,
-    make_blanks,
-    space_needed,
-    write_batch,
-)
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 
 SLOW_MB_S = 10  # what speed class 10 promises: SD specification, part 1

@@ -28,8 +28,9 @@ from ansible_collections.bramble.cluster.plugins.module_utils.capture.capture im
     with_root_size,
     workspace,
 )
+from ansible_collections.bramble.cluster.plugins.module_utils.card.device import Card
 from ansible_collections.bramble.cluster.plugins.module_utils.card.partition import parse_mbr
-from ansible_collections.bramble.cluster.plugins.module_utils.card.writer import Card, Progress
+from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Progress
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import SECTOR
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from hypothesis import given, settings

@@ -75,7 +75,7 @@ def test_a_batch_is_noted(image: Path, sha256: str, card: Callable[..., Path], r
 def test_a_card_that_fails_is_noted_and_so_is_one_that_was_interrupted(
     image: Path, sha256: str, card: Callable[..., Path], run_module: RunModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ansible_collections.bramble.cluster.plugins.module_utils.card.writer import Card
+    from ansible_collections.bramble.cluster.plugins.module_utils.card.device import Card
 
     path = tmp_path / "cards.json"
     arguments = {**batch(image, sha256, pi_01=card("one")), "ledger": str(path)}

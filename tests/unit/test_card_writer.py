@@ -14,11 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.bramble.cluster.plugins.module_utils.card import writer as card_writer
+from ansible_collections.bramble.cluster.plugins.module_utils.card import device as card_device
+from ansible_collections.bramble.cluster.plugins.module_utils.card.batch import write_batch
 from ansible_collections.bramble.cluster.plugins.module_utils.card.content import Content
+from ansible_collections.bramble.cluster.plugins.module_utils.card.device import Card
 from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import Guard
 from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
-from ansible_collections.bramble.cluster.plugins.module_utils.card.writer import Card, Progress, Result, space_needed, write_batch
+from ansible_collections.bramble.cluster.plugins.module_utils.card.preflight import space_needed
+from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Progress
+from ansible_collections.bramble.cluster.plugins.module_utils.card.result import Result
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import BLOCK, CHUNK, PAGE
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from hypothesis import given, settings
@@ -472,9 +476,9 @@ def test_file_system_that_can_do_less(
     """Where holes cannot be punched zeros are written; where O_DIRECT is refused, at once or later, it goes without."""
     path = card("card", fill=os.urandom(SIZE))
     if method == "punching":
-        monkeypatch.setattr(card_writer, "_libc", type("Libc", (), {"fallocate64": staticmethod(lambda *_: -1)}))
+        monkeypatch.setattr(card_device, "_libc", type("Libc", (), {"fallocate64": staticmethod(lambda *_: -1)}))
     else:
-        monkeypatch.setattr(card_writer, "_BLKFLSBUF", 0)
+        monkeypatch.setattr(card_device, "_BLKFLSBUF", 0)
         real = os.pwrite
 
         def picky(fd: int, data: Any, offset: int) -> int:

@@ -24,10 +24,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from ansible_collections.bramble.cluster.plugins.module_utils.card.device import Card
 from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import OK, READ_ONLY, Facts, Guard
 from ansible_collections.bramble.cluster.plugins.module_utils.card.partition import FAT_TYPES, Partition, boot_and_root, parse_mbr
+from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Progress
 from ansible_collections.bramble.cluster.plugins.module_utils.card.space import EXT, FAT, Fat, Range, kind, used
-from ansible_collections.bramble.cluster.plugins.module_utils.card.writer import Card, Progress
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import (
     CHUNK,
     PAGE,
@@ -267,8 +268,8 @@ def too_large(needed: int, most: int) -> BrambleError:
     """What to tell when it will not fit."""
     return BrambleError(
         f"The image would need a card of {format_bytes(needed)}; it may need {format_bytes(most)} (capture_card_bytes). "
-        f"Nothing was captured. Remove {format_bytes(needed - most)} of files from the card (on its Pi: sudo du -xh / | sort -h | tail), "
-        "or allow more."
+        f"Nothing was captured. Remove {format_bytes(needed - most)} of files from the card "
+        "(on its Pi: sudo du -xh / | sort -h | tail), or allow more."
     )
 
 

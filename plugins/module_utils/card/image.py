@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable
 
 from ansible_collections.bramble.cluster.plugins.module_utils.card.partition import Partition, boot_and_root, parse_mbr
+from ansible_collections.bramble.cluster.plugins.module_utils.card.space import used
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import (
     BLOCK,
     CHUNK,
@@ -121,10 +122,6 @@ class Image:
 
     def _needed(self) -> set[int]:
         """The numbers of the blocks that a card must hold: all but what the file systems of the image do not use."""
-        from ansible_collections.bramble.cluster.plugins.module_utils.card.space import (
-            used,  # which itself is built on this module
-        )
-
         try:
             partitions = parse_mbr(read_exactly(self.fd, 0, SECTOR), self.size)
         except BrambleError:
