@@ -97,7 +97,8 @@ table:
 import os
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import OK, Guard, table, warnings
+from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import OK, table, warnings
+from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import Guard
 
 
 def main() -> None:

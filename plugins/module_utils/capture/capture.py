@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import IO
 
 from ansible_collections.bramble.cluster.plugins.module_utils.card.device import Card
-from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import OK, READ_ONLY, Facts, Guard
+from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import OK, READ_ONLY, Facts
+from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import Guard
 from ansible_collections.bramble.cluster.plugins.module_utils.card.partition import FAT_TYPES, Partition, boot_and_root, parse_mbr
 from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Progress
 from ansible_collections.bramble.cluster.plugins.module_utils.card.space import EXT, FAT, Fat, Range, kind, used

@@ -12,7 +12,7 @@ from typing import Any
 from ansible_collections.bramble.cluster.plugins.module_utils.card import ledger as card_ledger
 from ansible_collections.bramble.cluster.plugins.module_utils.card.content import Content
 from ansible_collections.bramble.cluster.plugins.module_utils.card.device import Card
-from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import Facts
+from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import Facts
 from ansible_collections.bramble.cluster.plugins.module_utils.card.probe import places
 from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Progress
 from ansible_collections.bramble.cluster.plugins.module_utils.card.result import FAILED, UNCHANGED, WRITTEN, Result

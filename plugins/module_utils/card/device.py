@@ -15,9 +15,10 @@ import stat
 from collections.abc import Container, Iterator
 
 from ansible_collections.bramble.cluster.plugins.module_utils.card.content import Content, Run
-from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import Facts, loop_backing, reader
+from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import Facts
 from ansible_collections.bramble.cluster.plugins.module_utils.card.probe import probe
 from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Meter, unmetered
+from ansible_collections.bramble.cluster.plugins.module_utils.card.sysfs import loop_backing, reader
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import BLOCK, CHUNK, PAGE, ZEROS, extents, is_zero
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 

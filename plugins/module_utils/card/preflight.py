@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import Facts
+from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import Facts
 from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import BLOCK, extents
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
