@@ -71,10 +71,10 @@ changes:
 
 import io
 import os
-import tempfile
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible_collections.bramble.cluster.plugins.module_utils.core.atomic import replace_file
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.image.http import Web
 from ansible_collections.bramble.cluster.plugins.module_utils.image.publisher import Catalogue, Release, public_key, ubuntu
@@ -162,21 +162,6 @@ def _words(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value or "unknown")
 
 
-def write(path: str, text: str) -> None:
-    """Replace a file in one step; its permissions stay."""
-    path = os.path.realpath(path)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=os.path.dirname(path), delete=False) as file:
-        try:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-            os.fchmod(file.fileno(), os.stat(path).st_mode & 0o7777)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
-
-
 def run(module: AnsibleModule) -> None:
     """Read all, then write. Raises BrambleError."""
     options = module.params
@@ -205,7 +190,7 @@ def run(module: AnsibleModule) -> None:
         yaml.dump(document, buffer)
         after = buffer.getvalue()
         if not module.check_mode:
-            write(options["path"], after)
+            replace_file(os.path.realpath(options["path"]), after)
     diff = {"before": before, "after": after, "before_header": options["path"], "after_header": options["path"]}
     module.exit_json(changed=bool(changes), changes=changes, diff=diff)
 

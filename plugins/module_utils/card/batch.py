@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.card.progress impo
 from ansible_collections.bramble.cluster.plugins.module_utils.card.result import FAILED, UNCHANGED, WRITTEN, Result
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import PAGE
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.process import run
 
 
 def full_test(device: str) -> None:
@@ -25,10 +25,10 @@ def full_test(device: str) -> None:
 
     Of what was on the card nothing is left.
     """
-    command = ["f3probe", "--destructive", device]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    if done.returncode:
-        words = " ".join(line.strip() for line in done.stdout.splitlines()[1:] if "WARNING" not in line)
+    result = run(["f3probe", "--destructive", device], merge=True, accept=None)
+    if result.returncode:
+        lines = result.stdout.decode(errors="replace").splitlines()
+        words = " ".join(line.strip() for line in lines[1:] if "WARNING" not in line)
         raise BrambleError(f"f3probe found it bad: {words[-600:]}")
 
 
@@ -111,7 +111,7 @@ def write_batch(
     work: list[tuple[Card, Result]] = []
     results = [Result(facts.node, facts.slot, fingerprint=contents[facts.node].fingerprint) for facts in batch]
 
-    def run(card: Card, result: Result) -> None:
+    def write(card: Card, result: Result) -> None:
         content = contents[result.node]
         try:
             _do(card, content, result, progress, check, full, ledger)
@@ -137,7 +137,7 @@ def write_batch(
                     card.close()
                 raise BrambleError(f"{error}. Nothing was written.") from error
             result.result, result.error = FAILED, str(error)
-    threads = [threading.Thread(target=run, args=pair, daemon=True) for pair in work]
+    threads = [threading.Thread(target=write, args=pair, daemon=True) for pair in work]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from ansible_collections.bramble.cluster.plugins.module_utils.card.partition import Partition, boot_and_root, parse_mbr
 from ansible_collections.bramble.cluster.plugins.module_utils.card.space import used
+from ansible_collections.bramble.cluster.plugins.module_utils.core.atomic import replace_file
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import (
     BLOCK,
     CHUNK,
@@ -116,9 +117,7 @@ class Image:
         known = {"version": MAP_VERSION, "key": self._key(), "sha256": self.sha256}
         known |= {"needed": ranges(self.needed), "data": ranges(self.blocks)}
         with contextlib.suppress(OSError):
-            with open(f"{path}.new", "w", encoding="ascii") as file:
-                json.dump(known, file)
-            os.rename(f"{path}.new", path)
+            replace_file(path, json.dumps(known), fsync=False)
 
     def _needed(self) -> set[int]:
         """The numbers of the blocks that a card must hold: all but what the file systems of the image do not use."""

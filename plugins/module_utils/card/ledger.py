@@ -9,11 +9,11 @@ import contextlib
 import fcntl
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from ansible_collections.bramble.cluster.plugins.module_utils.core.atomic import replace_file
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text import text_table
 
@@ -79,20 +79,7 @@ class Ledger:
             os.close(fd)
 
     def _write(self, entries: Entries) -> None:
-        folder = os.path.dirname(self.path)
-        with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".cards-", delete=False, encoding="utf-8") as file:
-            try:
-                json.dump(entries, file, indent=2)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-                owner = os.stat(folder)
-                if not os.geteuid():  # with sudo it is the user's all the same
-                    os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
-                os.rename(file.name, self.path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+        replace_file(self.path, json.dumps(entries, indent=2) + "\n", mode=0o600, folder_owner=True)
 
 
 def table(entries: Mapping[str, Mapping[str, Any]]) -> str:

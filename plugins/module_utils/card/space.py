@@ -11,13 +11,13 @@ import itertools
 import os
 import re
 import struct
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import CHUNK, PAGE, SECTOR, read_exactly
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.process import run
 from ansible_collections.bramble.cluster.plugins.module_utils.core.tools import TOOL_ENV
 
 Range = tuple[int, int]
@@ -93,15 +93,10 @@ _RANGES = re.compile(r"  Free blocks: (.*)$")
 def _ext(fd: int, start: int, size: int, zeroed: bool) -> list[Range]:
     """The used blocks, as ranges within the partition; with `zeroed` without unused inodes. Raises BrambleError."""
     command = ["dumpe2fs", f"/proc/self/fd/{fd}?offset={start}"]
-    try:
-        done = subprocess.run(command, capture_output=True, check=False, env=TOOL_ENV, pass_fds=(fd,), timeout=_SECONDS)
-    except FileNotFoundError:
-        raise BrambleError("dumpe2fs is not installed on this machine: apt install e2fsprogs") from None
-    except subprocess.TimeoutExpired:
-        raise BrambleError(f"dumpe2fs has not read the file system in {_SECONDS} s") from None
-    lines = done.stdout.decode(errors="replace").splitlines()
-    notes = [line for line in done.stderr.decode(errors="replace").splitlines()[1:] if line]  # the first is its version
-    if done.returncode or notes or "*** Run e2fsck now!" in lines:
+    result = run(command, env=TOOL_ENV, pass_fds=(fd,), timeout=_SECONDS, accept=None)
+    lines = result.stdout.decode(errors="replace").splitlines()
+    notes = [line for line in result.stderr.decode(errors="replace").splitlines()[1:] if line]  # the first is its version
+    if result.returncode or notes or "*** Run e2fsck now!" in lines:
         raise BrambleError("; ".join(["its ext file system is damaged", *notes]))
     head = itertools.takewhile(lambda line: not _GROUP.match(line), lines)
     fields = dict(line.split(":", 1) for line in head if ":" in line)

@@ -13,6 +13,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.card.content impor
 from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import CHUNK, PAGE, extents, read_exactly
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.process import run
 from ansible_collections.bramble.cluster.plugins.module_utils.core.tools import TOOL_ENV
 
 # Files laid on a card carry this time (2024-01-01 UTC), so that the same input always gives the same bytes.
@@ -90,9 +91,9 @@ class Workbench:
         self._file = tempfile.TemporaryFile(dir=folder, prefix=".card-")  # noqa: SIM115 (closed by __exit__)
         self.fd = self._file.fileno()
         os.ftruncate(self.fd, image.size)
-        for run in Content(image, {}).runs():
-            if run.data:
-                os.pwrite(self.fd, read_exactly(image.fd, run.offset, run.length), run.offset)
+        for stretch in Content(image, {}).runs():
+            if stretch.data:
+                os.pwrite(self.fd, read_exactly(image.fd, stretch.offset, stretch.length), stretch.offset)
 
     def __enter__(self) -> Workbench:
         return self
@@ -120,13 +121,7 @@ class Workbench:
         return changed
 
     def _run(self, *command: str, stdin: bytes = b"", keep: Sequence[int] = ()) -> subprocess.CompletedProcess[bytes]:
-        try:
-            return subprocess.run(
-                command, input=stdin, capture_output=True, check=False, env=_TOOL_ENV, pass_fds=(self.fd, *keep)
-            )
-        except FileNotFoundError:
-            package = "mtools" if command[0].startswith("m") else "e2fsprogs"
-            raise BrambleError(f"{command[0]} is not installed on this machine: apt install {package}") from None
+        return run(command, input=stdin, env=_TOOL_ENV, pass_fds=(self.fd, *keep), accept=None)
 
     @property
     def _drive(self) -> str:

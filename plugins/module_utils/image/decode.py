@@ -17,6 +17,8 @@ from typing import IO
 
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import BLOCK, CHUNK, SECTOR, is_zero
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.process import run
+from ansible_collections.bramble.cluster.plugins.module_utils.core.tools import not_installed
 from ansible_collections.bramble.cluster.plugins.module_utils.image.http import Tell, WrongImage
 
 RAW = "raw"
@@ -29,16 +31,15 @@ class Tool:
 
     magic: re.Pattern[bytes]
     commands: tuple[tuple[str, ...], ...]
-    package: str
 
 
 # By what the file begins with, never by its name. All cores where the format allows it: xz and bzip2 made of many blocks do.
 # A dictionary of more than a gigabyte is an attack on the memory of this machine; zstd and bzip2 have such a limit of their own.
 TOOLS = {
-    "xz": Tool(re.compile(rb"\xfd7zXZ\0"), (("xz", "-dc", "-T0", "--memlimit-decompress=1GiB"),), "xz-utils"),
-    "zst": Tool(re.compile(rb"\x28\xb5\x2f\xfd"), (("zstd", "-dcq"),), "zstd"),
-    "gz": Tool(re.compile(rb"\x1f\x8b\x08"), (("gzip", "-dc"),), "gzip"),
-    "bz2": Tool(re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"), (("lbzip2", "-dc"), ("bzip2", "-dc")), "bzip2"),
+    "xz": Tool(re.compile(rb"\xfd7zXZ\0"), (("xz", "-dc", "-T0", "--memlimit-decompress=1GiB"),)),
+    "zst": Tool(re.compile(rb"\x28\xb5\x2f\xfd"), (("zstd", "-dcq"),)),
+    "gz": Tool(re.compile(rb"\x1f\x8b\x08"), (("gzip", "-dc"),)),
+    "bz2": Tool(re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"), (("lbzip2", "-dc"), ("bzip2", "-dc"))),
 }
 _ZIP_MAGIC = b"PK\x03\x04"
 
@@ -72,10 +73,11 @@ def decoded_size(path: str) -> int | None:
             return info.file_size
     if form != "xz":
         return None
-    told = subprocess.run([_installed(form)[0], "--robot", "--list", path], capture_output=True, text=True, check=False)
-    total = next((line.split("\t") for line in told.stdout.splitlines() if line.startswith("totals\t")), None)
-    if told.returncode or not total:
-        raise WrongImage(f"{path} is damaged, or not all of it is there: {_last_line(told.stderr)}")
+    result = run([_installed(form)[0], "--robot", "--list", path], accept=None)
+    lines = result.stdout.decode(errors="replace").splitlines()
+    total = next((line.split("\t") for line in lines if line.startswith("totals\t")), None)
+    if result.returncode or not total:
+        raise WrongImage(f"{path} is damaged, or not all of it is there: {_last_line(result.stderr.decode(errors='replace'))}")
     return int(total[4])
 
 
@@ -170,7 +172,7 @@ def _installed(form: str) -> tuple[str, ...]:
     tool = TOOLS[form]
     command = next((command for command in tool.commands if shutil.which(command[0])), None)
     if not command:
-        raise BrambleError(f"{tool.commands[-1][0]} is not installed on this machine: apt install {tool.package}")
+        raise BrambleError(not_installed(tool.commands[-1][0]))
     return command
 
 

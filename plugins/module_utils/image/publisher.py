@@ -8,7 +8,6 @@ import email.utils
 import json
 import os
 import re
-import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from typing import Any
 from urllib.parse import urljoin
 
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.process import run
 from ansible_collections.bramble.cluster.plugins.module_utils.image.http import Web
 from ansible_collections.bramble.cluster.plugins.module_utils.image.store import LARGEST
 
@@ -209,10 +209,7 @@ def check_signature(data: bytes, signature: bytes, key: bytes, signer: str) -> N
             with open(path, "wb") as file:
                 file.write(content)
         command = ["gpgv", "--homedir", folder, "--status-fd", "1", "--keyring", *paths]
-        try:
-            status = subprocess.run(command, capture_output=True, check=False).stdout.decode(errors="replace")
-        except FileNotFoundError:
-            raise BrambleError("gpgv is not installed on this machine: apt install gpgv") from None
+        status = run(command, accept=None).stdout.decode(errors="replace")
     # A key that has expired or was revoked gives VALIDSIG too, but not GOODSIG. The signature of another key does not matter.
     for one in status.split("[GNUPG:] NEWSIG")[1:]:
         valid = re.search(r"^\[GNUPG:\] VALIDSIG (.*)$", one, re.MULTILINE)

@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from ansible_collections.bramble.cluster.plugins.module_utils.core.atomic import replace_file, replace_link, sync_folder
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text import format_bytes
 from ansible_collections.bramble.cluster.plugins.module_utils.image import decode as image_decode
@@ -148,21 +149,7 @@ class Store:
 
     def _describe(self, path: str, facts: Manifest) -> None:
         """Write a manifest, in one step."""
-        temporary = f"{path}.new"
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(facts, file, indent=2)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        self._sync()
-
-    def _sync(self) -> None:
-        fd = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        replace_file(path, json.dumps(facts, indent=2) + "\n", mode=0o644)
 
     def _record(self, path: str, pin: Pin, image: str, sha256: str, source: str, source_sha256: str) -> Found:
         """Write the manifest of a new image."""
@@ -219,7 +206,7 @@ class Store:
                     f"{self.folder} became full while {source} was decoded into it. Free some, and run again"
                 ) from None
             raise
-        self._sync()
+        sync_folder(self.folder)
         return image, sha256
 
     def _point(self, link: str, manifest: str) -> bool:
@@ -228,10 +215,7 @@ class Store:
         if os.path.islink(path) and os.readlink(path) == target:
             return False
         if not self._check:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{path}.new")
-            os.symlink(target, f"{path}.new")
-            os.replace(f"{path}.new", path)
+            replace_link(path, target)
         return True
 
     # The two ways to an image.
