@@ -228,7 +228,7 @@ def contents(image: Image, cards: list[dict], folder: str, progress: Progress) -
     expected = {}
     with Workbench(image, folder) as bench:
         for card in cards:
-            progress.tell(card["node"], "prepare")
+            progress.report(card["node"], "prepare")
             boot_files = {name: str(text) for name, text in card["boot_files"].items()}
             overlay = bench.overlay(boot_files, root_files(card), card["arguments"])
             expected[card["node"]] = Content(image, overlay)

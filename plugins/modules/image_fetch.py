@@ -163,13 +163,13 @@ class Progress:
 
     def __init__(self, image: str, path: str | None) -> None:
         self._image, self._path = image, path
-        self._phase, self._told_at = "", 0.0
+        self._phase, self._reported_at = "", 0.0
 
-    def tell(self, phase: str, done: int, total: int) -> None:
+    def report(self, phase: str, done: int, total: int) -> None:
         """Say how far a phase is: now and then, when it begins, and when it is done."""
         now = time.time()
-        if self._path and (phase != self._phase or now >= self._told_at + EVERY or done == total):
-            self._phase, self._told_at = phase, now
+        if self._path and (phase != self._phase or now >= self._reported_at + EVERY or done == total):
+            self._phase, self._reported_at = phase, now
             event = {"image": self._image, "phase": phase, "done": done, "total": total, "time": now}
             with open(self._path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(event) + "\n")
@@ -201,7 +201,7 @@ def run(module: AnsibleModule) -> None:
     for word in (pin.name, pin.architecture):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", word):
             raise BrambleError(f"{word!r} cannot be part of a file name: letters, digits and . _ - only")
-    store = Store(options["cache"], Progress(pin.name, options["progress_file"]).tell, module.check_mode)
+    store = Store(options["cache"], Progress(pin.name, options["progress_file"]).report, module.check_mode)
     if options["src"]:
         wanted = sum_of(options, "image_sha256")
         if not wanted:

@@ -214,7 +214,7 @@ class Watch(Progress):
         super().__init__()
         self._node, self._act, self.done, self.others_done = node, act, set[str](), threading.Event()
 
-    def tell(self, node: str, phase: str, done: int = 0, total: int = 0) -> None:
+    def report(self, node: str, phase: str, done: int = 0, total: int = 0) -> None:
         if (node, phase) == (self._node, "write") and done > 2 * MIB:
             act, self._act = self._act, lambda: None
             act()

@@ -273,7 +273,7 @@ def test_slow_card_delays_nobody(image: Path, card: Callable[..., Path], monkeyp
         write(self, offset, data)
 
     class Watch(Progress):
-        def tell(self, node: str, phase: str, done: int = 0, total: int = 0) -> None:
+        def report(self, node: str, phase: str, done: int = 0, total: int = 0) -> None:
             if (node, phase) == ("quick", "written"):
                 others_done.set()
 

@@ -77,7 +77,7 @@ def _do(
         ledger.note(result.node, entry(card.facts, result, content, card_ledger.WRITING), fresh=True)
         card.empty_head(content)
         if full:
-            progress.tell(result.node, "test")
+            progress.report(result.node, "test")
             full_test(card.facts.device)
         card.probe(progress.meter(result.node, "probe", 4 * PAGE * len(places(card.facts.bytes))))
         start = time.monotonic()
@@ -126,7 +126,7 @@ def write_batch(
                 _close_entry(card, result, content, ledger)
             except (BrambleError, OSError) as error:
                 result.result, result.error = FAILED, f"it could not be noted in the ledger: {error}"
-        progress.tell(result.node, result.result)
+        progress.report(result.node, result.result)
 
     for facts, result in zip(batch, results, strict=True):
         try:

@@ -33,12 +33,12 @@ class Progress:
         def add(length: int) -> None:
             nonlocal done
             done += length
-            self.tell(node, phase, done, total)
+            self.report(node, phase, done, total)
 
         add(0)
         return add
 
-    def tell(self, node: str, phase: str, done: int = 0, total: int = 0) -> None:
+    def report(self, node: str, phase: str, done: int = 0, total: int = 0) -> None:
         """Report how far a node's card is; too frequent reports of the same phase are dropped."""
         now = time.time()
         between = 0 < done < total

@@ -19,7 +19,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io impo
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.process import run
 from ansible_collections.bramble.cluster.plugins.module_utils.core.tools import not_installed
-from ansible_collections.bramble.cluster.plugins.module_utils.image.http import Tell, WrongImage
+from ansible_collections.bramble.cluster.plugins.module_utils.image.http import Report, WrongImage
 
 RAW = "raw"
 ZIP = "zip"
@@ -53,13 +53,13 @@ def kind(path: str) -> str:
     return next((name for name, tool in TOOLS.items() if tool.magic.match(head)), RAW)
 
 
-def sha256(path: str, tell: Tell = lambda *_: None) -> str:
+def sha256(path: str, report: Report = lambda *_: None) -> str:
     """The hash of a file; the phase told is "verify"."""
     digest, size = hashlib.sha256(), os.path.getsize(path)
     with open(path, "rb") as file:
         while data := file.read(CHUNK):
             digest.update(data)
-            tell("verify", file.tell(), size)
+            report("verify", file.tell(), size)
     return digest.hexdigest()
 
 
@@ -81,7 +81,7 @@ def decoded_size(path: str) -> int | None:
     return int(total[4])
 
 
-def decode(path: str, target: IO[bytes], expected: int | None, limit: int, tell: Tell) -> tuple[int, str]:
+def decode(path: str, target: IO[bytes], expected: int | None, limit: int, report: Report) -> tuple[int, str]:
     """Write what a file holds into an empty file, with holes for zeros; returns its size and sha256.
 
     The target never gets more than `expected` bytes, or `limit` where None is expected. Raises WrongImage for more or fewer
@@ -97,7 +97,7 @@ def decode(path: str, target: IO[bytes], expected: int | None, limit: int, tell:
             digest.update(data)
             _write(target.fileno(), data, at)
             at += len(data)
-            tell("decode", at, expected or 0)
+            report("decode", at, expected or 0)
     if not at or expected not in (None, at):
         raise WrongImage(f"{path} decodes to {at:,} bytes, and {f'{expected:,}' if expected else 'more'} were expected")
     target.truncate(at)

@@ -22,7 +22,7 @@ MAX_REDIRECTS = 10
 PAUSE = 1.0  # seconds before the second attempt; doubled before each further one
 
 T = TypeVar("T")
-Tell = Callable[[str, int, int], None]
+Report = Callable[[str, int, int], None]
 """Is told how far something is: the phase, the bytes done, and of how many (0: unknown)."""
 
 
@@ -152,7 +152,7 @@ class Web:
                     raise
                 time.sleep(PAUSE * 2 ** max(failures - 1, 0))
 
-    def download(self, url: str, path: str, expected: int | None, limit: int, tell: Tell) -> bool:
+    def download(self, url: str, path: str, expected: int | None, limit: int, report: Report) -> bool:
         """Complete a download into the file `path`, from where it stands; returns whether it was resumed.
 
         What is there stays, whatever is raised, so that another run goes on from it; only after WrongImage it is of no use.
@@ -166,12 +166,12 @@ class Web:
 
         def once() -> None:
             nonlocal resumed
-            resumed = self._download_once(url, path, expected, limit, tell) or resumed
+            resumed = self._download_once(url, path, expected, limit, report) or resumed
 
         self._persist(once, lambda: _size(path))
         return resumed
 
-    def _download_once(self, url: str, path: str, expected: int | None, limit: int, tell: Tell) -> bool:
+    def _download_once(self, url: str, path: str, expected: int | None, limit: int, report: Report) -> bool:
         have = _size(path)
         if have and have == expected:
             return True
@@ -199,7 +199,7 @@ class Web:
                     if at > (limit if expected is None else expected):
                         raise WrongImage(f"{url} sends more than the {limit if expected is None else expected:,} bytes expected")
                     file.write(data)
-                    tell("download", at, expected or total or 0)
+                    report("download", at, expected or total or 0)
         whole = total if expected is None else expected
         if whole is not None and at < whole:
             raise Unreachable(f"{url} broke off after {at:,} of {whole:,} bytes")

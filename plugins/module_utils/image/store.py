@@ -28,7 +28,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.text import f
 from ansible_collections.bramble.cluster.plugins.module_utils.image import decode as image_decode
 from ansible_collections.bramble.cluster.plugins.module_utils.image.http import (
     BadStatus,
-    Tell,
+    Report,
     Unreachable,
     Web,
     WrongImage,
@@ -89,8 +89,8 @@ def check_space(folder: str, size: int, what: str) -> None:
 class Store:
     """A folder of images. In a dry run (`check`) it is only looked at."""
 
-    def __init__(self, folder: str, tell: Tell, check: bool = False) -> None:
-        self.folder, self._tell, self._check = os.path.abspath(folder), tell, check
+    def __init__(self, folder: str, report: Report, check: bool = False) -> None:
+        self.folder, self._report, self._check = os.path.abspath(folder), report, check
 
     def _path(self, name: str) -> str:
         return os.path.join(self.folder, name)
@@ -104,7 +104,7 @@ class Store:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                self._tell("wait for another run", 0, 0)
+                self._report("wait for another run", 0, 0)
                 fcntl.flock(fd, fcntl.LOCK_EX)
             yield
         finally:
@@ -132,7 +132,7 @@ class Store:
         stamp = _stamp(image)
         if stamp["bytes"] != facts.get("bytes"):
             return None
-        if not stamp.items() <= facts.items() and image_decode.sha256(image, self._tell) != sha256:
+        if not stamp.items() <= facts.items() and image_decode.sha256(image, self._report) != sha256:
             return None
         # Not what the image is, but what is said of it.
         told = {
@@ -190,7 +190,7 @@ class Store:
         expected = self._plan(source, pin)
         try:
             with open(temporary, "xb") as file:
-                _, sha256 = image_decode.decode(source, file, expected, LARGEST, self._tell)
+                _, sha256 = image_decode.decode(source, file, expected, LARGEST, self._report)
                 if pin.sha256 not in ("", sha256):
                     raise WrongImage(
                         f"{source} decodes to another image:\n  sha256 found   {sha256}\n  sha256 wanted  {pin.sha256}"
@@ -257,7 +257,7 @@ class Store:
         path = self._path(_name(pin.url))
         if not os.path.isfile(path):
             return ""
-        found = image_decode.sha256(path, self._tell)
+        found = image_decode.sha256(path, self._report)
         if found != pin.download_sha256:
             raise BrambleError(
                 f"{path} is not the download that is pinned for {pin.name}. Remove it, or put the right one there.\n"
@@ -275,13 +275,13 @@ class Store:
     def _download(self, path: str, pin: Pin, web: Web) -> None:
         """Have the whole download, verified. Raises BrambleError."""
         whole = os.path.exists(path) and pin.download_bytes in (None, os.path.getsize(path))
-        if whole and image_decode.sha256(path, self._tell) == pin.download_sha256:
+        if whole and image_decode.sha256(path, self._report) == pin.download_sha256:
             return
         try:
             self._room(pin.download_bytes or _length(pin.url, web), path, pin)
             for _ in range(2):
-                resumed = web.download(pin.url, path, pin.download_bytes, LARGEST, self._tell)
-                found = image_decode.sha256(path, self._tell)
+                resumed = web.download(pin.url, path, pin.download_bytes, LARGEST, self._report)
+                found = image_decode.sha256(path, self._report)
                 if found == pin.download_sha256:
                     return
                 discard(path)
@@ -317,7 +317,7 @@ class Store:
             found = self._known(manifest, wanted, pin)
             if found and (found.path == source or not raw):
                 return found
-            hashed = image_decode.sha256(source, self._tell)
+            hashed = image_decode.sha256(source, self._report)
             if raw:
                 if hashed != wanted:
                     raise BrambleError(_not_it(source, f"  sha256 found   {hashed}\n  sha256 wanted  {wanted}"))
