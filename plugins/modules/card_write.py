@@ -166,7 +166,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.card.content impor
 from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import OK, TOO_SMALL, Facts, table, warnings
 from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import Guard
 from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
-from ansible_collections.bramble.cluster.plugins.module_utils.card.preflight import make_blanks, space_needed
+from ansible_collections.bramble.cluster.plugins.module_utils.card.preflight import check_space, create_virtual_cards
 from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Progress
 from ansible_collections.bramble.cluster.plugins.module_utils.card.result import FAILED, SKIPPED, WRITTEN, Result
 from ansible_collections.bramble.cluster.plugins.module_utils.card.workbench import RootFile, Workbench
@@ -286,7 +286,7 @@ def write(module: AnsibleModule, good: list[Facts], ledger: card_ledger.Ledger) 
             sum(len(str(text)) for text in card["boot_files"].values()) + sum(len(file["content"]) for file in card["root_files"])
             for card in chosen
         )
-        space_needed(image, good, extra + 2**20, folder)
+        check_space(image, good, extra + 2**20, folder)
         blank = [facts for facts in good if facts.blank]
         made: list[Result] = []
         if module.check_mode:
@@ -294,7 +294,7 @@ def write(module: AnsibleModule, good: list[Facts], ledger: card_ledger.Ledger) 
             made = [Result(facts.node, facts.slot, WRITTEN) for facts in blank]
             good = [facts for facts in good if not facts.blank]
         else:
-            make_blanks(blank)
+            create_virtual_cards(blank)
         expected = contents(image, chosen, folder, progress)
         done = write_batch(good, expected, progress, module.check_mode, options["only_good"], options["full_test"], ledger)
         try:
@@ -302,7 +302,7 @@ def write(module: AnsibleModule, good: list[Facts], ledger: card_ledger.Ledger) 
         except BrambleError as error:
             for result in done:
                 result.result, result.error = FAILED, str(error)
-                ledger.note(result.node, {"verdict": card_ledger.FAILED, "reason": str(error)})
+                ledger.record(result.node, {"verdict": card_ledger.FAILED, "reason": str(error)})
     return done + made
 
 

@@ -20,7 +20,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.card.content impor
 from ansible_collections.bramble.cluster.plugins.module_utils.card.device import Card
 from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import Guard
 from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
-from ansible_collections.bramble.cluster.plugins.module_utils.card.preflight import space_needed
+from ansible_collections.bramble.cluster.plugins.module_utils.card.preflight import check_space
 from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Progress
 from ansible_collections.bramble.cluster.plugins.module_utils.card.result import Result
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import BLOCK, CHUNK, PAGE
@@ -238,10 +238,10 @@ def test_space_that_a_card_holds_already_counts(image: Path, card: Callable[...,
         need = len(opened.blocks) * BLOCK
         free = os.statvfs_result((1, 1, *room[2:4], need, *room[5:]))
         monkeypatch.setattr(os, "statvfs", lambda path: free)
-        space_needed(opened, cards_for(image, used), 0, "/proc")
-        space_needed(opened, cards_for(image, fresh), 0, "/proc")
+        check_space(opened, cards_for(image, used), 0, "/proc")
+        check_space(opened, cards_for(image, fresh), 0, "/proc")
         with pytest.raises(BrambleError, match=f"needs {2 * need:,} bytes"):
-            space_needed(opened, cards_for(image, used, fresh), 0, str(used.parent))
+            check_space(opened, cards_for(image, used, fresh), 0, str(used.parent))
 
 
 # Trouble
@@ -404,7 +404,7 @@ def test_read_error_is_placed(image: Path, card: Callable[..., Path], monkeypatc
 
 
 def test_surprise_in_a_thread_is_not_lost(image: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Card, "put", lambda *_: 1 / 0)
+    monkeypatch.setattr(Card, "write_content", lambda *_: 1 / 0)
     assert one(image, card("card")).error == "ZeroDivisionError: division by zero"
 
 

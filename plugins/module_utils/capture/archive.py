@@ -14,7 +14,7 @@ from typing import IO
 
 from ansible_collections.bramble.cluster.plugins.module_utils.card.partition import Partition
 from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Progress
-from ansible_collections.bramble.cluster.plugins.module_utils.card.space import used
+from ansible_collections.bramble.cluster.plugins.module_utils.card.space import used_ranges
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import CHUNK, SECTOR, ZEROS, is_zero, read_exactly
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.tools import TOOL_ENV
@@ -37,7 +37,7 @@ def image_chunks(mbr: bytes, parts: Sequence[tuple[Partition, Path]]) -> Iterato
     for partition, path in parts:
         with path.open("rb") as file:
             # To the byte: what is next to it may be what was deleted.
-            for low, high in used(file.fileno(), 0, partition.size, strict=True, grain=1, zeroed=True):
+            for low, high in used_ranges(file.fileno(), 0, partition.size, strict=True, grain=1, zeroed=True):
                 for at in range(low, high, CHUNK):
                     yield partition.start + at, read_exactly(file.fileno(), at, min(CHUNK, high - at))
 

@@ -14,7 +14,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.card.device import
 from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import OK, READ_ONLY, Facts
 from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import Guard
 from ansible_collections.bramble.cluster.plugins.module_utils.card.partition import FAT_TYPES, Partition, boot_and_root, parse_mbr
-from ansible_collections.bramble.cluster.plugins.module_utils.card.space import EXT, FAT, Range, kind, used
+from ansible_collections.bramble.cluster.plugins.module_utils.card.space import EXT, FAT, Range, file_system_kind, used_ranges
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import PAGE, SECTOR
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text import format_bytes
@@ -65,9 +65,9 @@ def inspect_card(card: Card, max_bytes: int) -> SourceCard:
     except BrambleError as error:
         raise BrambleError(f"{slot} cannot be captured: {error}.") from None
     with explain_damage(card.facts, boot):
-        boot_used = used(card.fd, boot.start, boot.size, strict=True)
+        boot_used = used_ranges(card.fd, boot.start, boot.size, strict=True)
     with explain_damage(card.facts, root):
-        root_used = used(card.fd, root.start, root.size, strict=True, zeroed=True)
+        root_used = used_ranges(card.fd, root.start, root.size, strict=True, zeroed=True)
     source = SourceCard(card.facts, mbr, boot, root, boot_used, root_used, mtime)
     if (least := boot.end + sum(high - low for low, high in root_used)) > max_bytes:
         raise image_too_large(least, max_bytes)
@@ -80,8 +80,8 @@ def _layout(card: Card, mbr: bytes) -> tuple[Partition, Partition]:
     boot, root = boot_and_root(partitions)
     fd = os.open(f"/proc/self/fd/{card.fd}", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        found = kind(fd, boot.start, boot.size), kind(fd, root.start, root.size)
-        if FAT not in found and root.start * 8 < card.facts.bytes and kind(fd, boot.start * 8, boot.size) == FAT:
+        found = file_system_kind(fd, boot.start, boot.size), file_system_kind(fd, root.start, root.size)
+        if FAT not in found and root.start * 8 < card.facts.bytes and file_system_kind(fd, boot.start * 8, boot.size) == FAT:
             raise BrambleError("its partition table counts sectors of 4,096 bytes; Raspberry Pi cards have 512")
     finally:
         os.close(fd)

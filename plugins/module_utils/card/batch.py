@@ -12,7 +12,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.card import ledger
 from ansible_collections.bramble.cluster.plugins.module_utils.card.content import Content
 from ansible_collections.bramble.cluster.plugins.module_utils.card.device import Card
 from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import Facts
-from ansible_collections.bramble.cluster.plugins.module_utils.card.probe import places
+from ansible_collections.bramble.cluster.plugins.module_utils.card.probe import mark_offsets
 from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Progress
 from ansible_collections.bramble.cluster.plugins.module_utils.card.result import FAILED, UNCHANGED, WRITTEN, Result
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import PAGE
@@ -21,9 +21,9 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.process impor
 
 
 def full_test(device: str) -> None:
-    """Let f3probe (https://fight-flash-fraud.readthedocs.io) look for the card's real size. Raises BrambleError.
+    """Measure a card's real size with f3probe, which destroys what is on it. Raises BrambleError for a bad card.
 
-    Of what was on the card nothing is left.
+    Source: https://fight-flash-fraud.readthedocs.io.
     """
     result = run(["f3probe", "--destructive", device], merge=True, accept=None)
     if result.returncode:
@@ -32,8 +32,8 @@ def full_test(device: str) -> None:
         raise BrambleError(f"f3probe found it bad: {words[-600:]}")
 
 
-def entry(facts: Facts, result: Result, content: Content, verdict: str) -> dict[str, Any]:
-    """What the ledger says of a card."""
+def ledger_entry(facts: Facts, result: Result, content: Content, verdict: str) -> dict[str, Any]:
+    """Return what the ledger records of a card."""
     return {
         "slot": facts.slot,
         "device": facts.device,
@@ -52,37 +52,37 @@ def entry(facts: Facts, result: Result, content: Content, verdict: str) -> dict[
     }
 
 
-def _close_entry(card: Card, result: Result, content: Content, ledger: card_ledger.Ledger) -> None:
-    """Note how it ended. A card found unchanged keeps its entry if that says so already."""
+def _record_outcome(card: Card, result: Result, content: Content, ledger: card_ledger.Ledger) -> None:
+    """Record how it ended. A card that was found unchanged keeps an entry that says the same."""
     if result.result == UNCHANGED:
         known = ledger.read().get(result.node, {})
         same = {"verdict": card_ledger.VERIFIED, "fingerprint": content.fingerprint, "slot": card.facts.slot}
         if same.items() <= known.items():
             return
     verdict = card_ledger.FAILED if result.result == FAILED else card_ledger.VERIFIED
-    ledger.note(result.node, entry(card.facts, result, content, verdict), fresh=True)
+    ledger.record(result.node, ledger_entry(card.facts, result, content, verdict), fresh=True)
 
 
-def _do(
+def _write_card(
     card: Card, content: Content, result: Result, progress: Progress, check: bool, full: bool, ledger: card_ledger.Ledger
 ) -> None:
-    """Bring one card to its content, and note in `result` how far it came. Raises BrambleError."""
-    total = card.work(content)
+    """Bring one card to its content, and set in `result` how far that came. Raises BrambleError."""
+    total = card.bytes_to_transfer(content)
     start = time.monotonic()
     if next(card.differences(content, progress.meter(result.node, "compare", total)), None) is None:
         result.result, result.bytes_verified = UNCHANGED, content.needed_bytes
         result.seconds_verify = time.monotonic() - start
         return
     if not check:
-        ledger.note(result.node, entry(card.facts, result, content, card_ledger.WRITING), fresh=True)
+        ledger.record(result.node, ledger_entry(card.facts, result, content, card_ledger.WRITING), fresh=True)
         card.empty_head(content)
         if full:
             progress.report(result.node, "test")
             full_test(card.facts.device)
-        card.probe(progress.meter(result.node, "probe", 4 * PAGE * len(places(card.facts.bytes))))
+        card.probe(progress.meter(result.node, "probe", 4 * PAGE * len(mark_offsets(card.facts.bytes))))
         start = time.monotonic()
         try:
-            card.put(content, progress.meter(result.node, "write", total))
+            card.write_content(content, progress.meter(result.node, "write", total))
             result.seconds_write = time.monotonic() - start
             card.verify(content, progress.meter(result.node, "verify", total))
             card.check_same()
@@ -102,19 +102,22 @@ def write_batch(
     full: bool = False,
     ledger: card_ledger.Ledger | None = None,
 ) -> list[Result]:
-    """Bring every card of a batch to its content (by node), all at once; one card's trouble is only its own.
+    """Bring every card of a batch to its content, all at once, and return a result per card; no failure touches another card.
 
-    All cards are opened before the first is written: raises BrambleError when one cannot be, unless `only_good`. With `check`
-    nothing is written, and the results say what would be. With `full`, f3probe tests each card that is written.
+    All cards are opened before the first is written: raises BrambleError when one cannot be opened, unless `only_good`.
+
+    :param contents: the content of each card, by node
+    :param check: write nothing; the results say what would be written
+    :param full: test each card that is written with f3probe
     """
     ledger = ledger or card_ledger.Ledger(None)
-    work: list[tuple[Card, Result]] = []
+    opened: list[tuple[Card, Result]] = []
     results = [Result(facts.node, facts.slot, fingerprint=contents[facts.node].fingerprint) for facts in batch]
 
     def write(card: Card, result: Result) -> None:
         content = contents[result.node]
         try:
-            _do(card, content, result, progress, check, full, ledger)
+            _write_card(card, content, result, progress, check, full, ledger)
         except BrambleError as error:
             result.result, result.error = FAILED, str(error)
         except Exception as error:  # a thread's error must not get lost
@@ -123,21 +126,21 @@ def write_batch(
             card.close()
         if not check:
             try:
-                _close_entry(card, result, content, ledger)
+                _record_outcome(card, result, content, ledger)
             except (BrambleError, OSError) as error:
                 result.result, result.error = FAILED, f"it could not be noted in the ledger: {error}"
         progress.report(result.node, result.result)
 
     for facts, result in zip(batch, results, strict=True):
         try:
-            work.append((Card(facts, writable=not check), result))
+            opened.append((Card(facts, writable=not check), result))
         except BrambleError as error:
             if not only_good:
-                for card, _ in work:
+                for card, _ in opened:
                     card.close()
                 raise BrambleError(f"{error}. Nothing was written.") from error
             result.result, result.error = FAILED, str(error)
-    threads = [threading.Thread(target=write, args=pair, daemon=True) for pair in work]
+    threads = [threading.Thread(target=write, args=pair, daemon=True) for pair in opened]
     for thread in threads:
         thread.start()
     for thread in threads:

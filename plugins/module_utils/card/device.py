@@ -29,8 +29,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 @contextlib.contextmanager
-def _at(offset: int, action: str) -> Iterator[None]:
-    """Says where on the card an OSError happened."""
+def _locate_error(offset: int, action: str) -> Iterator[None]:
+    """Turn an OSError into a BrambleError that names the byte of the card."""
     try:
         yield
     except OSError as error:
@@ -46,7 +46,7 @@ class Card:
 
     def __init__(self, facts: Facts, writable: bool = True) -> None:
         self.facts, self.written = facts, 0
-        self._blank = set[tuple[int, int]]()
+        self._zero_chunks = set[tuple[int, int]]()
         self.regular = facts.kind == "file"
         mode = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW | (0 if self.regular else os.O_EXCL)
         try:
@@ -58,7 +58,7 @@ class Card:
                 self.fd = os.open(facts.device, mode)
         except OSError as error:
             raise BrambleError(f"{facts.device} cannot be opened: {error.strerror}") from error
-        self._room = mmap.mmap(-1, CHUNK)  # aligned, as O_DIRECT wants it
+        self._buffer = mmap.mmap(-1, CHUNK)  # aligned, as O_DIRECT wants it
         try:
             self.check_same()
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # also keeps udev away
@@ -70,12 +70,12 @@ class Card:
             raise
 
     def close(self) -> None:
-        """Let it go."""
+        """Close the card: another process may open it."""
         os.close(self.fd)
-        self._room.close()
+        self._buffer.close()
 
     def check_same(self) -> None:
-        """Raises BrambleError when it is another card than the guard saw, or has another size."""
+        """Check that it is the card that the guard saw, with the same size. Raises BrambleError."""
         status, size = os.fstat(self.fd), os.lseek(self.fd, 0, os.SEEK_END)
         kind_matches = stat.S_ISREG(status.st_mode) if self.regular else stat.S_ISBLK(status.st_mode)
         same = kind_matches and size == self.facts.bytes
@@ -91,8 +91,8 @@ class Card:
         if not same:
             raise BrambleError(f"{self.facts.device} is not the card it was a moment ago: check the slots and start again")
 
-    def _buffered(self, error: OSError) -> bool:
-        """Give up O_DIRECT once, when a transfer does not suit it; False if that was not the reason."""
+    def _gave_up_direct_io(self, error: OSError) -> bool:
+        """Give up O_DIRECT, and return True, when it is why a transfer failed: the caller tries again."""
         flags = fcntl.fcntl(self.fd, fcntl.F_GETFL)
         if error.errno != errno.EINVAL or not flags & os.O_DIRECT:
             return False
@@ -100,45 +100,45 @@ class Card:
         return True
 
     def read(self, offset: int, length: int) -> bytes:
-        """At most CHUNK bytes of the card. Raises BrambleError."""
-        with _at(offset, "reading"), memoryview(self._room) as room:
+        """Return `length` bytes of the card, at most CHUNK. Raises BrambleError."""
+        with _locate_error(offset, "reading"), memoryview(self._buffer) as buffer:
             done = 0
             while done < length:
                 try:
-                    got = os.preadv(self.fd, [room[done:length]], offset + done)
+                    got = os.preadv(self.fd, [buffer[done:length]], offset + done)
                 except OSError as error:
-                    if self._buffered(error):
+                    if self._gave_up_direct_io(error):
                         continue
                     raise
                 if not got:
                     raise OSError(errno.EIO, "the card ends here")
                 done += got
-        return self._room[:length]
+        return self._buffer[:length]
 
     def write(self, offset: int, data: bytes) -> None:
-        """Put at most CHUNK bytes on the card. Raises BrambleError."""
-        self._room[: len(data)] = data
-        with _at(offset, "writing"), memoryview(self._room) as room:
+        """Write at most CHUNK bytes to the card. Raises BrambleError."""
+        self._buffer[: len(data)] = data
+        with _locate_error(offset, "writing"), memoryview(self._buffer) as buffer:
             done = 0
             while done < len(data):
                 try:
-                    done += os.pwrite(self.fd, room[done : len(data)], offset + done)
+                    done += os.pwrite(self.fd, buffer[done : len(data)], offset + done)
                 except OSError as error:
-                    if not self._buffered(error):
+                    if not self._gave_up_direct_io(error):
                         raise
         self.written += len(data)
 
     def clear(self, run: Run, meter: Meter) -> list[tuple[int, int]]:
         """Make a run of the card zero: by a hole in a file, by writing only where it is not zero yet on a disk.
 
-        Returns the (offset, length) of the pieces that were zero already.
+        Returns the (offset, length) of the chunks that were zero already. Raises BrambleError.
         """
         blank: list[tuple[int, int]] = []
         if self.regular:
             place = ctypes.c_int64(run.offset), ctypes.c_int64(run.length)
             if _libc.fallocate64(self.fd, _PUNCH_HOLE, *place) == 0:
                 return blank
-        for offset, length in self.pieces(run):
+        for offset, length in self.chunks_to_read(run):
             if is_zero(self.read(offset, length)):
                 blank.append((offset, length))
             else:
@@ -146,12 +146,12 @@ class Card:
             meter(0 if self.regular else length)
         return blank
 
-    def work(self, content: Content) -> int:
-        """How many bytes must pass to write or compare a content: the holes of a file cost nothing."""
+    def bytes_to_transfer(self, content: Content) -> int:
+        """Return how many bytes are transferred to write or compare a content; the holes of a file cost nothing."""
         return content.data_bytes if self.regular else content.needed_bytes
 
-    def pieces(self, run: Run) -> Iterator[tuple[int, int]]:
-        """The (offset, length) of a run that must be read to know it: holes in a file are known to be zero."""
+    def chunks_to_read(self, run: Run) -> Iterator[tuple[int, int]]:
+        """Yield the (offset, length) of what of a run must be read to compare it: holes in a file are known to be zero."""
         stretches = [(run.offset, run.end)] if run.data or not self.regular else extents(self.fd, run.offset, run.end)
         for start, end in stretches:
             for offset in range(start - start % PAGE, end, CHUNK):
@@ -160,12 +160,12 @@ class Card:
     def differences(
         self, content: Content, meter: Meter = unmetered, known: Container[tuple[int, int]] = ()
     ) -> Iterator[tuple[int, int, int]]:
-        """(offset, length, first differing byte) of the pieces that do not hold what they must. Raises BrambleError.
+        """Yield (offset, length, offset of the first wrong byte) of the chunks that differ from a content. Raises BrambleError.
 
-        Pieces that are `known` to be right are not read.
+        Chunks that are `known` to be right are not read.
         """
         for run in content.runs():
-            for offset, length in self.pieces(run):
+            for offset, length in self.chunks_to_read(run):
                 meter(length if run.data or not self.regular else 0)
                 if (offset, length) in known:
                     continue
@@ -177,22 +177,21 @@ class Card:
                     first = next(at for at in range(length) if found[at] != wanted[at])
                     yield offset, length, offset + first
 
-    def put(self, content: Content, meter: Meter = unmetered) -> None:
-        """Write all of the content: the head is emptied first and filled last, and of it the block with the partition table.
+    def write_content(self, content: Content, meter: Meter = unmetered) -> None:
+        """Write all of a content: the head is emptied first and filled last, its block with the partition table at the very end.
 
-        So a card that was interrupted never looks like one that is done. Zeros come after all data but that block: what was zero
-        by itself then, read from the card, is so in spite of all that was written, and need not be read a second time. Raises
-        BrambleError.
+        So a card that was interrupted never looks complete. Zeros come after all data but that block: a chunk that is read as
+        zero then has survived all writes, and need not be read a second time. Raises BrambleError.
         """
         self.empty_head(content)
-        self._fill(content, CHUNK, content.size, meter)
-        self._fill(content, BLOCK, min(CHUNK, content.size), meter)
-        self._blank = {piece for run in content.runs() if not run.data for piece in self.clear(run, meter)}
+        self._write_data(content, CHUNK, content.size, meter)
+        self._write_data(content, BLOCK, min(CHUNK, content.size), meter)
+        self._zero_chunks = {chunk for run in content.runs() if not run.data for chunk in self.clear(run, meter)}
         self.flush()
-        self._fill(content, 0, min(BLOCK, content.size), meter)
+        self._write_data(content, 0, min(BLOCK, content.size), meter)
 
-    def _fill(self, content: Content, start: int, end: int, meter: Meter) -> None:
-        """Write the data between two places. Raises BrambleError."""
+    def _write_data(self, content: Content, start: int, end: int, meter: Meter) -> None:
+        """Write the data of a content from `start` to `end`. Raises BrambleError."""
         for run in content.runs(start, end):
             if run.data:
                 self.write(run.offset, content.read(run.offset, run.length))
@@ -200,27 +199,27 @@ class Card:
         self.flush()
 
     def empty_head(self, content: Content) -> None:
-        """Take the partition table away: nobody shall take this card for one that is done. Raises BrambleError."""
+        """Write zeros over the partition table, so that nobody takes the card for a complete one. Raises BrambleError."""
         self.write(0, ZEROS[: min(CHUNK, content.size)])
         self.flush()
 
     def probe(self, meter: Meter = unmetered) -> None:
-        """Check that the card is as big as it says. Raises BrambleError."""
+        """Check that the card has as many bytes as it says. Raises BrambleError."""
 
-        def put_back(offset: int, data: bytes) -> None:
+        def restore(offset: int, data: bytes) -> None:
             if is_zero(data):
                 self.clear(Run(offset, len(data), False), unmetered)
             else:
                 self.write(offset, data)
 
         try:
-            probe(self.facts.bytes, self.read, put_back, self.flush, meter)
+            probe(self.facts.bytes, self.read, restore, self.flush, meter)
         finally:
             self.written = 0  # what counts is the image
 
     def flush(self) -> None:
-        """Everything is on the card, and nothing of it in memory any more. Raises BrambleError."""
-        with _at(0, "flushing what was written"):
+        """Wait until everything is on the card, and drop it from memory. Raises BrambleError."""
+        with _locate_error(0, "flushing what was written"):
             os.fsync(self.fd)
             os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
             if not self.regular:
@@ -228,21 +227,22 @@ class Card:
                     fcntl.ioctl(self.fd, _BLKFLSBUF, 0)
 
     def verify(self, content: Content, meter: Meter = unmetered) -> None:
-        """Read all of the content back. What is wrong is rewritten once, then all is read again.
+        """Read all of a content back; write wrong chunks once more, then read everything again.
 
-        Raises BrambleError when it is still wrong; the card has no partition table then.
+        Raises BrambleError when one is still wrong; the card has no partition table then.
         """
         try:
-            self._verify(content, meter)
+            self._read_back(content, meter)
         except BrambleError:
             with contextlib.suppress(BrambleError):
                 self.empty_head(content)
             raise
 
-    def _verify(self, content: Content, meter: Meter) -> None:
+    def _read_back(self, content: Content, meter: Meter) -> None:
+        """Read a content back, and mend it once. Raises BrambleError."""
         bad = []
-        for piece in self.differences(content, meter, self._blank):
-            bad.append(piece)
+        for chunk in self.differences(content, meter, self._zero_chunks):
+            bad.append(chunk)
             if len(bad) > MOST_BAD:
                 raise BrambleError(
                     f"over {MOST_BAD} MiB read back wrong, from byte {bad[0][2]:,} on: worn or counterfeit, replace it"

@@ -44,14 +44,14 @@ class Facts:
     blank: bool = False
 
     def report(self) -> dict[str, object]:
-        """The facts as a module returns them, with GB and GiB for people."""
+        """Return the facts as a module returns them, with GB and GiB for people."""
         report = asdict(self)
         del report["identity"], report["blank"]
         return {**report, "gb": round(self.bytes / 1e9, 2), "gib": round(self.bytes / 2**30, 2)}
 
 
 def warnings(batch: Sequence[Facts]) -> list[str]:
-    """What will be slow, before it is."""
+    """Return a warning for each USB 2 controller that several readers share."""
     by_controller: dict[str, list[str]] = {}
     for facts in batch:
         if 0 < facts.controller_speed <= USB2_SPEED:
@@ -65,7 +65,7 @@ def warnings(batch: Sequence[Facts]) -> list[str]:
 
 
 def table(batch: Sequence[Facts]) -> str:
-    """The batch for people: one line per slot, aligned."""
+    """Return the batch as a table for people, one line per slot."""
     rows = [("node", "slot", "bus", "bytes", "GB", "GiB", "needed", "verdict")]
     for facts in batch:
         size = (f"{facts.bytes:,}", f"{facts.bytes / 1e9:.2f}", f"{facts.bytes / 2**30:.2f}") if facts.bytes else ("-",) * 3

@@ -1,4 +1,4 @@
-"""What is in each card slot, and whether it may be overwritten. Looks, and never changes anything.
+"""Judge what is in each card slot: whether it may be overwritten. It only reads.
 
 The guard fails closed: what it cannot establish from /sys and /proc counts against the card. Every size is in bytes.
 """
@@ -41,11 +41,11 @@ _SYSTEM_FOLDERS = ("/boot", "/dev", "/etc", "/proc", "/sys", "/usr")
 _SYSTEM_PATHS = ("/", "/boot", "/home")
 _NOT_ON_A_DISK = frozenset({"9p", "ceph", "cifs", "nfs", "nfs4", "ramfs", "smb3", "tmpfs", "virtiofs"})
 Finding = tuple[str, str]
-"""A verdict (one of the constants above), and the reason in words."""
+"""A verdict (one of the constants of card.facts), and the reason in words."""
 
 
 class Guard:
-    """Judges slots by the state of this machine, read once: make a new one for a new look.
+    """The judgement of slots by the state of this machine, read once: a later judgement needs a new Guard.
 
     `sys` and `proc` are the places of /sys and /proc; `image` is the file that cards will be written from.
     """
@@ -62,27 +62,27 @@ class Guard:
         self._system = [(path, self._disks_below(path)) for path in paths]
 
     def facts(self, cards: Sequence[Mapping[str, Any]], needed: int = 0) -> list[Facts]:
-        """The facts of each card ({node, slot, virtual_bytes}) of a batch, of which `needed` bytes would be overwritten."""
-        batch = [self._look(card["node"], card["slot"], needed, card.get("virtual_bytes") or 0) for card in cards]
+        """Return the facts of each card ({node, slot, virtual_bytes}) of a batch, which must hold `needed` bytes."""
+        batch = [self._inspect(card["node"], card["slot"], needed, card.get("virtual_bytes") or 0) for card in cards]
         for one in batch:
             twins = [other.node for other in batch if other is not one and one.identity and other.identity == one.identity]
             if twins:
                 one.verdict, one.reason = SAME_TWICE, f"also the card of {', '.join(twins)}: {one.device}"
         return batch
 
-    def _look(self, node: str, slot: str, needed: int, virtual_bytes: int = 0) -> Facts:
+    def _inspect(self, node: str, slot: str, needed: int, virtual_bytes: int = 0) -> Facts:
         facts = Facts(node, slot, device=os.path.realpath(slot), needed_bytes=needed)
         try:
             status = os.stat(facts.device)
         except OSError as error:
             if error.errno == errno.ENOENT and virtual_bytes and not os.path.lexists(slot):
-                return self._blank(facts, virtual_bytes)
+                return self._inspect_new(facts, virtual_bytes)
             missing = "is a card in the reader? see ls -l /dev/disk/by-path" if slot.startswith("/dev/") else "no such file"
             facts.reason = missing if error.errno == errno.ENOENT else str(error)
             return facts
         try:
             if stat.S_ISBLK(status.st_mode):
-                self._look_at_disk(facts, status)
+                self._inspect_disk(facts, status)
             else:
                 facts.kind, facts.bus = "file", "file"
                 facts.bytes = status.st_size if stat.S_ISREG(status.st_mode) else 0
@@ -92,8 +92,8 @@ class Guard:
             facts.verdict, facts.reason = NOT_REMOVABLE, f"its state cannot be read, so it is left alone: {error}"
         return facts
 
-    def _blank(self, facts: Facts, size: int) -> Facts:
-        """A virtual card that would be made."""
+    def _inspect_new(self, facts: Facts, size: int) -> Facts:
+        """Return the facts of a virtual card that is to be created."""
         facts.kind, facts.bus, facts.bytes, facts.blank = "file", "file", size, True
         facts.identity = ("new", facts.device)
         folder = next((folder for folder in _SYSTEM_FOLDERS if facts.device.startswith(f"{folder}/")), "")
@@ -103,7 +103,7 @@ class Guard:
             facts.verdict, facts.reason = next(_against_size(size, facts.needed_bytes), (OK, ""))
         return facts
 
-    def _look_at_disk(self, facts: Facts, status: os.stat_result) -> None:
+    def _inspect_disk(self, facts: Facts, status: os.stat_result) -> None:
         facts.kind = "block"
         number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
         name = os.path.basename(os.path.realpath(os.path.join(self._sys, "dev/block", number)))
@@ -130,11 +130,11 @@ class Guard:
         return os.path.realpath(os.path.join(self._sys, "class/block", name))
 
     def size(self, name: str) -> int:
-        """The size of a disk; the kernel counts in 512-byte sectors whatever the disk does."""
+        """Return the size of a disk in bytes; the kernel counts in sectors of 512 bytes whatever the disk does."""
         return int(read_text(self._node(name), "size") or 0) * SECTOR
 
     def bus(self, name: str) -> str:
-        """usb, mmc or loop; for any other the kernel's own name of its bus, "unknown" if there is none."""
+        """Return usb, mmc or loop; for any other disk the kernel's name of its bus, "unknown" if there is none."""
         node = self._node(name)
         if re.search(r"/usb\d+/", node):
             return "usb"
@@ -146,17 +146,17 @@ class Guard:
         return os.path.basename(os.path.realpath(subsystem)) if os.path.exists(subsystem) else "unknown"
 
     def model(self, name: str) -> str:
-        """What the disk (or for a loop device its file) calls itself; may be empty."""
+        """Return the name that the disk has of itself, or the file of a loop device; may be empty."""
         node = self._node(name)
         words = [read_text(node, "device", field) for field in ("vendor", "model", "name")]
         return " ".join(word for word in words if word and not word.startswith("0x")) or read_text(node, "loop/backing_file")
 
     def judge_disk(self, name: str, needed: int) -> Finding:
-        """Whether a disk may be overwritten, from what /sys and /proc say about it. Raises OSError when they cannot be read."""
+        """Return whether a disk may be overwritten, from /sys and /proc. Raises OSError when they cannot be read."""
         return next(self._against_disk(name, needed), (OK, ""))
 
     def _against_disk(self, name: str, needed: int) -> Iterator[Finding]:
-        """All that is to be said against writing to a disk, the gravest first."""
+        """Yield all findings against writing to a disk, the gravest first."""
         node = self._node(name)
         if not read_text(node, "size"):
             yield NOT_REMOVABLE, "the kernel says nothing about it, so it is left alone"
@@ -190,7 +190,7 @@ class Guard:
             yield NOT_REMOVABLE, f"{kind or 'unknown'} memory, soldered in, not an SD card"
 
     def _against_loop(self, name: str) -> Iterator[Finding]:
-        """A loop device is as good as the file behind it."""
+        """Yield the findings against a loop device: those against the file behind it."""
         path = read_text(self._node(name), "loop/backing_file")
         if not path:
             yield ABSENT, "no file is behind this loop device"
@@ -217,14 +217,14 @@ class Guard:
                 yield IN_USE, f"{member} is part of {holder} ({self._role(holder)})"
 
     def _role(self, name: str) -> str:
-        """What a holder is, for people."""
+        """Return what kind of device a holder is, for people."""
         uuid = read_text(self._node(name), "dm/uuid")
         return "RAID" if name.startswith("md") else uuid.split("-")[0] or "device mapper"
 
     # Files.
 
     def _against_file(self, path: str, needed: int, but: str = "") -> Iterator[Finding]:
-        """All that is to be said against writing to a file; `but` is a loop device that may be on it."""
+        """Yield all findings against writing to a file; `but` is a loop device that may be on it."""
         path = os.path.realpath(path)
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
@@ -245,7 +245,7 @@ class Guard:
         yield from _against_size(status.st_size, needed)
 
     def _loops_on(self, status: os.stat_result) -> Iterator[str]:
-        """The loop devices on a file, by device and inode: in a container it has another name."""
+        """Yield the loop devices on a file, found by device and inode: in a container it has another name."""
         for name in sorted(os.listdir(os.path.join(self._sys, "block"))):
             path = read_text(self._sys, "block", name, "loop/backing_file") if name.startswith("loop") else ""
             if not path:
@@ -265,7 +265,7 @@ class Guard:
     # Where the system lives.
 
     def _disks_below(self, path: str) -> set[str] | None:
-        """The whole disks that hold a path; None when that cannot be told."""
+        """Return the whole disks that hold a path; None when they cannot be known."""
         above = [mount for mount in self._mounts if mount.point == "/" or f"{path}/".startswith(f"{mount.point}/")]
         if not above:
             return None
@@ -278,7 +278,7 @@ class Guard:
         return self._whole_disks(name)
 
     def _whole_disks(self, name: str) -> set[str]:
-        """The disk a partition is on, and all disks below a RAID, LVM or encrypted one."""
+        """Return the disk that a partition is on, or all disks below a RAID, LVM or encrypted device."""
         node = self._node(name)
         if os.path.exists(os.path.join(node, "partition")):
             return self._whole_disks(os.path.basename(os.path.dirname(node)))

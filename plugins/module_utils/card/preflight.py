@@ -12,8 +12,8 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.error import 
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text import format_bytes
 
 
-def make_blanks(batch: Sequence[Facts]) -> None:
-    """Make virtual cards that do not exist yet: sparse, for their owner only. Raises BrambleError."""
+def create_virtual_cards(batch: Sequence[Facts]) -> None:
+    """Create the virtual cards that do not exist yet: sparse files, mode 0600. Raises BrambleError."""
     for facts in batch:
         try:
             os.makedirs(os.path.dirname(facts.device), mode=0o700, exist_ok=True)
@@ -28,26 +28,26 @@ def make_blanks(batch: Sequence[Facts]) -> None:
         facts.identity, facts.blank = ("file", status.st_dev, status.st_ino), False
 
 
-def space_needed(image: Image, batch: Sequence[Facts], extra: int, folder: str) -> None:
-    """Raises BrambleError unless the file systems of file cards, and of `folder` for the working copy, have room.
+def check_space(image: Image, batch: Sequence[Facts], extra: int, folder: str) -> None:
+    """Check that the disks of virtual cards, and of `folder` for the working copy, have room. Raises BrambleError.
 
-    `extra` is what the nodes' own files may add to each card.
+    :param extra: the bytes that the nodes' own files may add to each card
     """
     needs: dict[int, int] = {}
     paths: dict[int, str] = {}
 
-    def want(path: str, size: int) -> None:
+    def add_need(path: str, size: int) -> None:
         device = os.stat(path).st_dev
         needs[device] = needs.get(device, 0) + size
         paths.setdefault(device, path)
 
-    want(folder, len(image.blocks) * BLOCK + extra)
+    add_need(folder, len(image.blocks) * BLOCK + extra)
     for facts in batch:
         if facts.blank:
             folder = os.path.dirname(facts.device)
             while not os.path.isdir(folder):
                 folder = os.path.dirname(folder)
-            want(folder, len(image.blocks) * BLOCK + extra)
+            add_need(folder, len(image.blocks) * BLOCK + extra)
         elif facts.kind == "file":
             fd = os.open(facts.device, os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -58,7 +58,7 @@ def space_needed(image: Image, batch: Sequence[Facts], extra: int, folder: str) 
                 }
             finally:
                 os.close(fd)
-            want(os.path.dirname(facts.device), sum(block not in held for block in image.blocks) * BLOCK + extra)
+            add_need(os.path.dirname(facts.device), sum(block not in held for block in image.blocks) * BLOCK + extra)
     for device, need in needs.items():
         room = os.statvfs(paths[device])
         free = room.f_bavail * room.f_frsize

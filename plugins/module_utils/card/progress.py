@@ -9,15 +9,15 @@ import time
 from collections.abc import Callable
 
 Meter = Callable[[int], None]
-"""Is called with every number of bytes got through."""
+"""A function that is called with the length of every stretch that a phase has done, in bytes."""
 
 
 def unmetered(_length: int) -> None:
-    """The meter of those who do not want to know."""
+    """Count nothing: the meter of work that nobody watches."""
 
 
 class Progress:
-    """Appends events, one JSON object a line, to a file: {node, phase, done, total, time}; to nowhere without a path.
+    """The file to which events are appended, as lines of JSON: {node, phase, done, total, time}. Without a path there is none.
 
     Phases: prepare; compare, test, probe, write, verify (all but test with done and total in bytes); then the card's result.
     """
@@ -27,7 +27,7 @@ class Progress:
         self._every, self._last = every, dict[str, float]()
 
     def meter(self, node: str, phase: str, total: int) -> Meter:
-        """A function to call with every number of bytes that a phase has got through."""
+        """Return the meter of a phase of one node's card, of `total` bytes."""
         done = 0
 
         def add(length: int) -> None:
@@ -39,7 +39,7 @@ class Progress:
         return add
 
     def report(self, node: str, phase: str, done: int = 0, total: int = 0) -> None:
-        """Report how far a node's card is; too frequent reports of the same phase are dropped."""
+        """Append how far a node's card is, in bytes; reports within `every` seconds of the last one are dropped."""
         now = time.time()
         between = 0 < done < total
         if self._fd < 0 or (between and now - self._last.get(node, 0.0) < self._every):

@@ -31,10 +31,10 @@ class Result:
 
     @property
     def verify_mb_s(self) -> float:
-        """How fast it was read back, likewise."""
+        """How fast it was read back, in 10^6 bytes a second; 0 when it was not."""
         return round(self.bytes_verified / 1e6 / self.seconds_verify, 1) if self.seconds_verify else 0.0
 
     def report(self) -> dict[str, object]:
-        """The result as a module returns it."""
+        """Return the result as a module returns it."""
         rounded = {name: round(getattr(self, name), 2) for name in ("seconds_write", "seconds_verify")}
         return {**asdict(self), **rounded}

@@ -1,4 +1,4 @@
-"""Which bytes of a partition its file system uses; the rest can be left out of a copy.
+"""Find the bytes of a partition that its file system uses; the rest can be left out of a copy.
 
 What an ext2/3/4 uses is what dumpe2fs (e2fsprogs) says, which knows every feature and checks every checksum; a FAT is read here.
 Every size and offset is in bytes.
@@ -29,8 +29,8 @@ _DIRENT = 32
 _SECONDS = 120  # for dumpe2fs, which needs a few on a slow card
 
 
-def kind(fd: int, start: int, size: int) -> str:
-    """What a partition looks like: EXT, FAT or UNKNOWN. Raises BrambleError when the file ends before the partition."""
+def file_system_kind(fd: int, start: int, size: int) -> str:
+    """Return what a partition begins like: EXT, FAT or UNKNOWN. Raises BrambleError when the file ends before the partition."""
     head = read_exactly(fd, start, min(size, 2048))
     at, magic = _EXT_MAGIC
     if head[at : at + 2] == magic:
@@ -41,8 +41,8 @@ def kind(fd: int, start: int, size: int) -> str:
     return UNKNOWN
 
 
-def used(fd: int, start: int, size: int, strict: bool = False, grain: int = PAGE, zeroed: bool = False) -> list[Range]:
-    """The byte ranges of an open file or disk that the file system of the partition [start, start + size) uses.
+def used_ranges(fd: int, start: int, size: int, strict: bool = False, grain: int = PAGE, zeroed: bool = False) -> list[Range]:
+    """Return the byte ranges of an open file or disk that the file system of the partition [start, start + size) uses.
 
     Sorted, apart, made of whole pages of the disk (or `grain`) except at the partition's own ends. All of it when it is not known
     what is used: an unknown or inconsistent file system, or an ext whose journal must be replayed. With `strict` that is a
@@ -55,11 +55,11 @@ def used(fd: int, start: int, size: int, strict: bool = False, grain: int = PAGE
         if size <= 0 or start < 0 or start + size > os.lseek(again, 0, os.SEEK_END):
             raise BrambleError(f"the partition at byte {start:,} ({size:,} bytes) is not within the disk")
         try:
-            what = kind(again, start, size)
+            what = file_system_kind(again, start, size)
             if what == UNKNOWN:
                 raise BrambleError("neither an ext2, ext3 or ext4 nor a FAT file system")
-            inner = _ext(again, start, size, zeroed) if what == EXT else _fat(again, start, size)
-            return list(_pages(inner, start, size, grain))
+            inner = _ext_ranges(again, start, size, zeroed) if what == EXT else _fat_ranges(again, start, size)
+            return list(_widen(inner, start, size, grain))
         except BrambleError:
             if strict:
                 raise
@@ -68,8 +68,8 @@ def used(fd: int, start: int, size: int, strict: bool = False, grain: int = PAGE
         os.close(again)
 
 
-def _pages(ranges: Iterable[Range], start: int, size: int, grain: int) -> Iterator[Range]:
-    """Ranges within a partition as absolute ones: widened to whole pages of the disk, cut at the partition's ends, merged."""
+def _widen(ranges: Iterable[Range], start: int, size: int, grain: int) -> Iterator[Range]:
+    """Yield ranges within a partition as absolute ones: widened to whole pages, cut at the partition's ends, merged."""
     begin = end = -1
     for low, high in sorted(ranges):
         first = max((start + low) // grain * grain, start)
@@ -90,8 +90,8 @@ _COUNT = re.compile(r"  (\d+) free blocks, \d+ free inodes, \d+ directories(?:, 
 _RANGES = re.compile(r"  Free blocks: (.*)$")
 
 
-def _ext(fd: int, start: int, size: int, zeroed: bool) -> list[Range]:
-    """The used blocks, as ranges within the partition; with `zeroed` without unused inodes. Raises BrambleError."""
+def _ext_ranges(fd: int, start: int, size: int, zeroed: bool) -> list[Range]:
+    """Return the used blocks, as ranges within the partition; with `zeroed` without unused inodes. Raises BrambleError."""
     command = ["dumpe2fs", f"/proc/self/fd/{fd}?offset={start}"]
     result = run(command, env=TOOL_ENV, pass_fds=(fd,), timeout=_SECONDS, accept=None)
     lines = result.stdout.decode(errors="replace").splitlines()
@@ -119,40 +119,40 @@ def _ext(fd: int, start: int, size: int, zeroed: bool) -> list[Range]:
         raise BrambleError(f"its ext file system has inodes of {inode:,} bytes")
     if blocks * block > size:
         raise BrambleError(f"its ext file system is {blocks * block:,} bytes, larger than its partition, {size:,}")
-    unused = list(_free(lines, first, blocks))
+    unused = list(_free_blocks(lines, first, blocks))
     if zeroed:
         unused += _unused_inodes(lines, inodes, block // inode)
-    return [(low * block, high * block) for low, high in _others(unused, blocks)]
+    return [(low * block, high * block) for low, high in _gaps(unused, blocks)]
 
 
-def _free(lines: list[str], first: int, blocks: int) -> Iterator[Range]:
-    """The free ranges of blocks. Raises BrambleError unless the groups follow one another, and what is free adds up in each."""
-    expected, low, high, said = first, 0, 0, -1
+def _free_blocks(lines: list[str], first: int, blocks: int) -> Iterator[Range]:
+    """Yield the free ranges of blocks. Raises BrambleError unless groups follow one another and each adds up."""
+    expected, low, high, free = first, 0, 0, -1
     for line in lines:
         if found := _GROUP.match(line):
             low, high = int(found[2]), int(found[3]) + 1
-            if low != expected or not low < high <= blocks or said >= 0:
+            if low != expected or not low < high <= blocks or free >= 0:
                 raise BrambleError("the groups of its ext file system make no sense")
-            expected, said = high, -2
-        elif said == -2 and (found := _COUNT.match(line)):
-            said = int(found[1])
-        elif said >= 0 and (found := _RANGES.match(line)):
+            expected, free = high, -2
+        elif free == -2 and (found := _COUNT.match(line)):
+            free = int(found[1])
+        elif free >= 0 and (found := _RANGES.match(line)):
             for part in filter(None, found[1].split(", ")):
                 begin, _, last = part.partition("-")
                 if not low <= int(begin) <= int(last or begin) < high:
                     raise BrambleError("the free blocks of its ext file system make no sense")
                 low = int(last or begin) + 1
-                said -= low - int(begin)
+                free -= low - int(begin)
                 yield int(begin), low
-            if said:
+            if free:
                 raise BrambleError("its ext file system counts its free blocks wrong: run e2fsck")
-            said = -1
-    if expected != blocks or said != -1:
+            free = -1
+    if expected != blocks or free != -1:
         raise BrambleError("dumpe2fs does not tell all groups of its ext file system")
 
 
 def _unused_inodes(lines: list[str], inodes: int, per_block: int) -> Iterator[Range]:
-    """The ranges of blocks at the ends of the inode tables that never held an inode, where that is known."""
+    """Yield the ranges of blocks at the ends of the inode tables that never held an inode, where that is known."""
     table = 0, 0
     for line in lines:
         if found := _TABLE.match(line):
@@ -163,8 +163,8 @@ def _unused_inodes(lines: list[str], inodes: int, per_block: int) -> Iterator[Ra
                 yield begin, table[1]
 
 
-def _others(ranges: list[Range], end: int) -> Iterator[Range]:
-    """What is between ranges, from 0 to `end`."""
+def _gaps(ranges: list[Range], end: int) -> Iterator[Range]:
+    """Yield the gaps between ranges, from 0 to `end`."""
     at = 0
     for low, high in sorted(ranges):
         if at < low:
@@ -179,7 +179,7 @@ def _others(ranges: list[Range], end: int) -> Iterator[Range]:
 
 @dataclass(frozen=True)
 class Fat:
-    """What the boot sector of a FAT says; `sectors` is all of it."""
+    """What the boot sector of a FAT says; `sectors` is the size of the file system."""
 
     bits: int
     sector: int
@@ -196,7 +196,7 @@ class Fat:
 
     @classmethod
     def parse(cls, head: bytes) -> Fat:
-        """From the first 512 bytes. Raises BrambleError.
+        """Parse the first 512 bytes of a partition. Raises BrambleError.
 
         Source: Microsoft, "FAT32 File System Specification", version 1.03 (2000); sizes and places in sectors.
         """
@@ -217,8 +217,8 @@ class Fat:
         return cls(bits, sector, per_cluster, reserved, copies, entries, hidden, number, total, table, data, clusters)
 
 
-def _fat(fd: int, start: int, size: int) -> list[Range]:
-    """All up to the clusters, and the clusters in use, as ranges within the partition. Raises BrambleError.
+def _fat_ranges(fd: int, start: int, size: int) -> list[Range]:
+    """Return all up to the clusters, and the clusters in use, as ranges within the partition. Raises BrambleError.
 
     A cluster is in use when its entry in the first FAT is not 0; the two copies must agree, or it is not known what is used.
     """
@@ -233,15 +233,15 @@ def _fat(fd: int, start: int, size: int) -> list[Range]:
 
 
 def _allocated(fd: int, tables: list[int], needed: int, clusters: int, bits: int) -> Iterator[Range]:
-    """The ranges of clusters in use: numbers from 2 on."""
+    """Yield the ranges of clusters in use: numbers from 2 on."""
     step = CHUNK // 2 * 3 if bits == 12 else CHUNK  # whole entries
     begin, number = 0, 0
     for at in range(0, needed, step):
         amount = min(step, needed - at)
-        piece = read_exactly(fd, tables[0] + at, amount)
-        if any(read_exactly(fd, table + at, amount) != piece for table in tables[1:]):
+        chunk = read_exactly(fd, tables[0] + at, amount)
+        if any(read_exactly(fd, table + at, amount) != chunk for table in tables[1:]):
             raise BrambleError("the two copies of the table of its FAT file system differ: run fsck.vfat")
-        for entry in _entries(piece, bits):
+        for entry in _entries(chunk, bits):
             if number >= clusters + 2:
                 break
             busy = number >= 2 and entry & 0x0FFFFFFF != 0
@@ -255,13 +255,13 @@ def _allocated(fd: int, tables: list[int], needed: int, clusters: int, bits: int
         yield begin, clusters + 2
 
 
-def _entries(piece: bytes, bits: int) -> Iterable[int]:
-    """The entries of a piece of a FAT."""
+def _entries(chunk: bytes, bits: int) -> Iterable[int]:
+    """Return the entries of a chunk of a FAT."""
     if bits == 12:
-        padded = piece + bytes(-len(piece) % 3)
+        padded = chunk + bytes(-len(chunk) % 3)
         triples = zip(padded[0::3], padded[1::3], padded[2::3], strict=True)
         return (entry for low, mid, high in triples for entry in (low | (mid & 0x0F) << 8, mid >> 4 | high << 4))
-    entries = array.array("H" if bits == 16 else "I", piece)
+    entries = array.array("H" if bits == 16 else "I", chunk)
     if sys.byteorder == "big":
         entries.byteswap()
     return entries

@@ -25,7 +25,7 @@ class Mount:
 
 
 def read_text(*path: str) -> str:
-    """What a file in /sys or /proc says, "" when it is not there (any other error is the caller's to refuse)."""
+    """Return the text of a file in /sys or /proc, "" when it does not exist. Raises OSError for any other error."""
     try:
         with open(os.path.join(*path), encoding="utf-8", errors="surrogateescape") as file:
             return file.read().strip()
@@ -36,12 +36,12 @@ def read_text(*path: str) -> str:
 
 
 def unescape_field(field: str) -> str:
-    """A mountinfo field without its octal escapes."""
+    """Return a field of mountinfo without its octal escapes."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
 
 
 def loop_backing(device: str) -> tuple[int, int]:
-    """(st_dev, st_ino) of the file behind a loop device, whatever that file is called where. Raises OSError."""
+    """Return (st_dev, st_ino) of the file behind a loop device, whose name may differ in a container. Raises OSError."""
     fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
     try:
         info = bytearray(_LOOP_INFO64)
@@ -62,7 +62,7 @@ class Reader:
 
 
 def reader(node: str) -> Reader:
-    """The reader of a disk, whose real folder in /sys is `node`.
+    """Return the reader of a disk, whose real folder in /sys is `node`.
 
     Source: https://docs.kernel.org/admin-guide/abi-stable.html, /sys/bus/usb/devices/…
     """

@@ -16,7 +16,7 @@ ZEROS = bytes(CHUNK)
 
 
 def extents(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """(start, end) of what is not a hole in [start, end) of a file, by lseek(2) SEEK_DATA; all of it where that is unknown."""
+    """Yield (start, end) of what is no hole in [start, end) of a file, by lseek(2) SEEK_DATA; all of it where that is unknown."""
     while start < end:
         try:
             start = os.lseek(fd, start, os.SEEK_DATA)
@@ -33,12 +33,12 @@ def extents(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def is_zero(data: bytes) -> bool:
-    """Whether there is nothing but zeros in at most CHUNK bytes."""
+    """Return whether at most CHUNK bytes are all zero."""
     return data == ZEROS if len(data) == CHUNK else data == ZEROS[: len(data)]
 
 
 def read_exactly(fd: int, offset: int, length: int) -> bytes:
-    """Exactly `length` bytes; raises BrambleError when the file ends before."""
+    """Return exactly `length` bytes. Raises BrambleError when the file ends before."""
     data = os.pread(fd, length, offset)
     while len(data) < length:
         more = os.pread(fd, length - len(data), offset + len(data))
