@@ -1,4 +1,4 @@
-"""Find the bytes of an image that a node's files change, by writing them into a private copy of it. Every size and offset is in bytes."""
+"""Find the bytes of an image that a node's files change, by writing them into a private copy. Sizes are in bytes."""
 
 from __future__ import annotations
 
