@@ -10,7 +10,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.network.owner impo
 class Commands(NamedTuple):
     """The commands that tell a stack of changed files."""
 
-    means_same: list[list[str]]  # when they say the same, but for IPv6 by NetworkManager
+    same: list[list[str]]  # when they say the same, but for IPv6 by NetworkManager
     down: list[list[str]]  # before they change; errors do not count
     new: list[list[str]]  # to apply the new ones
     old: list[list[str]]  # to apply the old ones again
@@ -31,8 +31,8 @@ def stack_commands(who: Owner, interface: str, ours: str, before: str) -> Comman
         new = ["nmcli", "--wait", "30", "connection", "up", *name, "ifname", interface]
         old = ["nmcli", "--wait", "30", "connection", "up", "uuid", before, "ifname", interface]
         last = [["systemctl", "restart", "NetworkManager"]]
-        means_same = [*reload, ["nmcli", "device", "reapply", interface]] if who.stack == "netplan" else []
-        return Commands(means_same, [], [*reload, new], [*reload, old] if before else reload, generate, last)
+        same = [*reload, ["nmcli", "device", "reapply", interface]] if who.stack == "netplan" else []
+        return Commands(same, [], [*reload, new], [*reload, old] if before else reload, generate, last)
     if who.backend == "networkd":
         again = [*generate, ["networkctl", "reload"], ["networkctl", "reconfigure", interface]]
         return Commands([], [], again, again, generate, [["systemctl", "restart", "systemd-networkd"]])

@@ -39,15 +39,13 @@ def ipv4_differences(port: Mapping[str, Any], now: Live) -> list[str]:
 
     :param port: one of ``ethernets`` of netplan's network-config version 2
     """
-    changed_files = sorted(
-        str(ipaddress.ip_interface(address)) for address in port.get("addresses") or [] if ":" not in str(address)
-    )
-    found = sorted(address for address in now.ipv4 if not address.endswith("/32") or address in changed_files)
+    wanted = sorted(str(ipaddress.ip_interface(address)) for address in port.get("addresses") or [] if ":" not in str(address))
+    found = sorted(address for address in now.ipv4 if not address.endswith("/32") or address in wanted)
     routes = [route for route in port.get("routes") or [] if route["to"] == "default"]
     gateways = tuple(str(route["via"]) for route in routes if ":" not in str(route["via"]))
     wrong = []
-    if found != changed_files:
-        wrong.append(f"it has {' and '.join(found) or 'no IPv4 address'} instead of {' and '.join(changed_files) or 'none'}")
+    if found != wanted:
+        wrong.append(f"it has {' and '.join(found) or 'no IPv4 address'} instead of {' and '.join(wanted) or 'none'}")
     if now.gateways != gateways:
         wrong.append(f"its gateway is {' and '.join(now.gateways) or 'none'} instead of {' and '.join(gateways) or 'none'}")
     return wrong
