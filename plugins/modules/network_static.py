@@ -48,7 +48,7 @@ options:
     type: int
     default: 90
   program:
-    description: The text of module_utils/network/rollback.py, which undoes a change. By default asked of Python; not under mitogen.
+    description: The text of network/rollback.py, which undoes a change. By default asked of Python; not under mitogen.
     type: str
 attributes:
   check_mode: {support: full, description: "Says what it would change, and changes nothing. It does not ask the wire."}
