@@ -96,10 +96,12 @@ reboot_required:
 """
 
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.boot import config as boot
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import read, shown
 
 LINE = {"setting": {"type": "str", "required": True}, "section": {"type": "str", "default": "all"}}
@@ -167,7 +169,7 @@ def planned(module: AnsibleModule) -> dict[Path, str]:
     return plan
 
 
-def run(module: AnsibleModule) -> None:
+def run(module: AnsibleModule) -> dict[str, Any]:
     """Edit. Raises BrambleError, OSError."""
     plan = planned(module)
     diff = [
@@ -182,27 +184,21 @@ def run(module: AnsibleModule) -> None:
                 boot.backup_of(path).unlink()
         if plan:
             flag.write_text("*** System restart required ***\n", encoding="utf-8")
-    module.exit_json(
-        changed=bool(plan), files=[str(path) for path in plan], reboot_required=bool(plan) or flag.exists(), diff=diff
-    )
+    return dict(changed=bool(plan), files=[str(path) for path in plan], reboot_required=bool(plan) or flag.exists(), diff=diff)
 
 
 def main() -> None:
-    """Run, and turn what is wrong into a message."""
+    """Run the module."""
     names = {"type": "list", "elements": "str", "default": []}
     lines = {"type": "list", "elements": "dict", "default": [], "options": LINE}
-    module = AnsibleModule(
-        argument_spec={
+    run_module(
+        {
             **dict.fromkeys(("cmdline_present", "cmdline_absent", "cmdline_restored"), names),
             **dict.fromkeys(("config_present", "config_absent", "config_restored"), lines),
             "optional": {"type": "bool", "default": False},
         },
-        supports_check_mode=True,
+        run,
     )
-    try:
-        run(module)
-    except (BrambleError, OSError) as error:
-        module.fail_json(msg=str(error))
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.bundle.bundle import (
@@ -100,10 +100,11 @@ from ansible_collections.bramble.cluster.plugins.module_utils.bundle.bundle impo
     SIGNATURE,
     Manifest,
     check_signature,
-    run,
+    run_command,
     wrong,
 )
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import as_sentence, run_module
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import write
 
 TIMEOUT = 30.0  # seconds without a byte
@@ -158,7 +159,7 @@ def fetch_all(url: str, manifest: Manifest, folder: Path) -> None:
 
 def installed_debs() -> set[str]:
     """The Debian packages that are on this machine."""
-    lines = run("dpkg-query", "--show", "--showformat=${db:Status-Abbrev}${Package}\n").splitlines()
+    lines = run_command("dpkg-query", "--show", "--showformat=${db:Status-Abbrev}${Package}\n").splitlines()
     return {line[3:] for line in lines if line.startswith(("ii", "hi"))}
 
 
@@ -181,24 +182,24 @@ def install_debs(packages: Sequence[str], folder: Path, scratch: Path) -> None:
     }
     apt = ["apt-get", "-q", "--yes", *(f"-o{name}={value}" for name, value in settings.items())]
     # After a power cut in the middle of an installation, nothing else works before this.
-    run("dpkg", "--force-confold", "--configure", "--pending", env=ENVIRONMENT)
-    run(*apt, "update", env=ENVIRONMENT)
-    run(*apt, "--no-install-recommends", "install", *packages, env=ENVIRONMENT)
+    run_command("dpkg", "--force-confold", "--configure", "--pending", env=ENVIRONMENT)
+    run_command(*apt, "update", env=ENVIRONMENT)
+    run_command(*apt, "--no-install-recommends", "install", *packages, env=ENVIRONMENT)
 
 
 def install_wheels(wheels: Path, venv: Path, modules: Sequence[str]) -> None:
     """Make an environment and install the wheels, verified by hash. Raises BrambleError."""
     python = venv / "bin/python"
     # Without pip: many images lack ensurepip. The bundle brings pip, which need not be installed to run.
-    run(sys.executable, "-m", "venv", "--clear", "--without-pip", venv)
-    run(
+    run_command(sys.executable, "-m", "venv", "--clear", "--without-pip", venv)
+    run_command(
         *(python, wheels / "installer.zip/pip", "install", "--quiet", "--disable-pip-version-check", "--no-index"),
         *(f"--find-links={wheels}", "--no-deps", "--no-compile", "--require-hashes", f"--requirement={wheels}/requirements.txt"),
         env={**ENVIRONMENT, "PIP_CONFIG_FILE": "/dev/null"},
     )
     # Compile what is used, and prove that it works. All of it would take a small core a minute more, and so would numba's machine
     # code: those who run it keep their own.
-    run(python, "-c", f"import {', '.join(modules)}", env={**ENVIRONMENT, "NUMBA_DISABLE_JIT": "1"})
+    run_command(python, "-c", f"import {', '.join(modules)}", env={**ENVIRONMENT, "NUMBA_DISABLE_JIT": "1"})
 
 
 class Node(NamedTuple):
@@ -277,41 +278,39 @@ def install(node: Node, module: AnsibleModule) -> list[str]:
     return sorted(new)
 
 
-def main() -> None:
-    strings = {"type": "list", "elements": "str", "required": True}
-    module = AnsibleModule(
-        argument_spec={
-            "id": {"type": "str", "required": True},
-            "manifest": {"type": "str", "default": ""},
-            "url": {"type": "str", "required": True},
-            "keys": {**strings, "no_log": False},
-            "debs": strings,
-            "modules": {"type": "list", "elements": "str", "default": []},
-            "prefix": {"type": "path", "required": True},
-            "state_dir": {"type": "path", "default": "/var/lib/bramble"},
-        },
-        supports_check_mode=True,
-    )
+def run(module: AnsibleModule) -> dict[str, Any]:
+    """Install what is missing. Raises BrambleError, OSError."""
     parameters = module.params
     node = Node(Path(parameters["prefix"]), Path(parameters["state_dir"]))
     mark = node.mark(parameters["id"])
-    result = {"id": parameters["id"], "changed": False, "needed": False}
-    try:
-        missing = sorted(set(parameters["debs"]) - installed_debs())
-        before = mark.read_text().strip() if mark.exists() else ""
-        if before and not missing and parameters["manifest"] in ("", before):
-            module.exit_json(**result)
-        result |= {"changed": True, "needed": True}
-        if module._diff:
-            result["diff"] = {
-                "before": f"bundle: {parameters['id'] if before else 'none'}\nmissing: {' '.join(missing)}\n",
-                "after": f"bundle: {parameters['id']}\nmissing:\n",
-            }
-        if not module.check_mode:
-            result["debs"] = install(node, module)
-    except (BrambleError, OSError) as error:
-        module.fail_json(msg=f"{str(error)[:1].upper()}{str(error)[1:]}.")
-    module.exit_json(**result)
+    missing = sorted(set(parameters["debs"]) - installed_debs())
+    before = mark.read_text().strip() if mark.exists() else ""
+    needed = not before or bool(missing) or parameters["manifest"] not in ("", before)
+    result: dict[str, Any] = {"id": parameters["id"], "changed": needed, "needed": needed}
+    if needed and module._diff:
+        result["diff"] = {
+            "before": f"bundle: {parameters['id'] if before else 'none'}\nmissing: {' '.join(missing)}\n",
+            "after": f"bundle: {parameters['id']}\nmissing:\n",
+        }
+    if needed and not module.check_mode:
+        result["debs"] = install(node, module)
+    return result
+
+
+def main() -> None:
+    """Run the module."""
+    strings = {"type": "list", "elements": "str", "required": True}
+    spec = {
+        "id": {"type": "str", "required": True},
+        "manifest": {"type": "str", "default": ""},
+        "url": {"type": "str", "required": True},
+        "keys": {**strings, "no_log": False},
+        "debs": strings,
+        "modules": {"type": "list", "elements": "str", "default": []},
+        "prefix": {"type": "path", "required": True},
+        "state_dir": {"type": "path", "default": "/var/lib/bramble"},
+    }
+    run_module(spec, run, as_sentence)
 
 
 if __name__ == "__main__":

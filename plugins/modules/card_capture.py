@@ -111,6 +111,7 @@ cleaned:
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.capture.capture import capture
@@ -118,7 +119,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.capture.request im
 from ansible_collections.bramble.cluster.plugins.module_utils.capture.source_card import inspect_card, open_card
 from ansible_collections.bramble.cluster.plugins.module_utils.capture.tools import check_tools
 from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Progress
-from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 
 SPEC = {
     "slot": {"type": "path", "required": True},
@@ -134,7 +135,7 @@ SPEC = {
 }
 
 
-def run(module: AnsibleModule) -> None:
+def run(module: AnsibleModule) -> dict[str, Any]:
     """Look at the card, then capture it. Raises BrambleError when nothing was captured."""
     options = module.params
     request = CaptureRequest(
@@ -160,16 +161,12 @@ def run(module: AnsibleModule) -> None:
         if not module.check_mode:
             made = capture(card, source, request, Progress(options["progress_file"]))
             outcome |= {name: made[name] for name in ("sha256", "bytes", "init_format", "grow", "cleaned")}
-    module.exit_json(**outcome)
+    return outcome
 
 
 def main() -> None:
-    """Run, and turn what is wrong into a message."""
-    module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
-    try:
-        run(module)
-    except (BrambleError, OSError) as error:
-        module.fail_json(msg=str(error))
+    """Run the module."""
+    run_module(SPEC, run)
 
 
 if __name__ == "__main__":

@@ -43,9 +43,12 @@ swap_off:
 
 import os
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.boot import fstab
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import read, write
 
 FSTAB = Path("/etc/fstab")
@@ -63,13 +66,13 @@ def swap_on(swaps: str) -> list[str]:
     return [path for line in swaps.splitlines()[1:] if os.path.exists(path := line.split()[0])]
 
 
-def run(module: AnsibleModule) -> None:
+def run(module: AnsibleModule) -> dict[str, Any]:
     """Edit and apply. Raises OSError."""
     root = os.statvfs("/")
     free = root.f_bavail * root.f_frsize  # of what is free, ext4 keeps a part back
     if free < LEAST_FREE:
-        module.fail_json(
-            msg=f"No space left on /: {free:,} bytes are free. Nothing was changed. See what takes it (du -xh / | sort -h), "
+        raise BrambleError(
+            f"No space left on /: {free:,} bytes are free. Nothing was changed. See what takes it (du -xh / | sort -h), "
             "remove what is not needed, then run the same again."
         )
     before = read(FSTAB)
@@ -90,16 +93,12 @@ def run(module: AnsibleModule) -> None:
         live["before"] = "".join([*(["/ without noatime\n"] if remount else []), *(f"swap {path}\n" for path in swaps)])
         live["after"] = "/ with noatime\n" if remount else ""
         diff.append(live)
-    module.exit_json(changed=changed, remounted=remount, swap_off=swaps, diff=diff)
+    return dict(changed=changed, remounted=remount, swap_off=swaps, diff=diff)
 
 
 def main() -> None:
-    """Run, and turn what is wrong into a message."""
-    module = AnsibleModule(argument_spec={"swap": {"type": "bool", "default": False}}, supports_check_mode=True)
-    try:
-        run(module)
-    except OSError as error:
-        module.fail_json(msg=str(error))
+    """Run the module."""
+    run_module({"swap": {"type": "bool", "default": False}}, run)
 
 
 if __name__ == "__main__":

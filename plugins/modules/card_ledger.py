@@ -45,13 +45,15 @@ table:
 """
 
 import json
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.card.ledger import Entries, Ledger, merge_entry, table
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 
 
-def run(module: AnsibleModule) -> None:
+def run(module: AnsibleModule) -> dict[str, Any]:
     """Add, and say what there is. Raises BrambleError, OSError."""
     ledger, fresh = Ledger(module.params["path"]), module.params["fresh"]
     before = ledger.read()
@@ -70,21 +72,17 @@ def run(module: AnsibleModule) -> None:
         sides = ({node: entries.get(node) for node in changed} for entries in (before, after))
         old, new = (json.dumps(side, indent=2) + "\n" for side in sides)
         outcome["diff"] = {"before_header": ledger.path, "after_header": ledger.path, "before": old, "after": new}
-    module.exit_json(**outcome)
+    return outcome
 
 
 def main() -> None:
-    """Run, and turn what is wrong into a message."""
+    """Run the module."""
     spec = {
         "path": {"type": "path", "required": True},
         "nodes": {"type": "dict", "required": True},
         "fresh": {"type": "bool", "default": False},
     }
-    module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
-    try:
-        run(module)
-    except (BrambleError, OSError) as error:
-        module.fail_json(msg=str(error))
+    run_module(spec, run)
 
 
 if __name__ == "__main__":

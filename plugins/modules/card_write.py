@@ -158,6 +158,7 @@ entries:
 
 import os
 import shutil
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.card import ledger as card_ledger
@@ -171,6 +172,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.card.progress impo
 from ansible_collections.bramble.cluster.plugins.module_utils.card.result import FAILED, SKIPPED, WRITTEN, Result
 from ansible_collections.bramble.cluster.plugins.module_utils.card.workbench import RootFile, Workbench
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 
 SLOW_MB_S = 10  # what speed class 10 promises: SD specification, part 1
 MEASURABLE = 64 * 2**20  # bytes; less says little about a card's speed
@@ -306,7 +308,7 @@ def write(module: AnsibleModule, good: list[Facts], ledger: card_ledger.Ledger) 
     return done + made
 
 
-def run(module: AnsibleModule) -> None:
+def run(module: AnsibleModule) -> dict[str, Any]:
     """Check everything, then write, then say what happened. Raises BrambleError when nothing was written."""
     options = module.params
     cards, path = options["cards"], options["image"]
@@ -317,7 +319,7 @@ def run(module: AnsibleModule) -> None:
         raise BrambleError(f"There is no image {path}. Nothing was written. Make it with: ansible-playbook playbooks/image.yml")
 
     batch = Guard(path).facts(cards, os.path.getsize(path))
-    seen = {"cards": [facts.report() for facts in batch], "table": table(batch)}
+    seen: dict[str, Any] = {"cards": [facts.report() for facts in batch], "table": table(batch)}
     bad = [facts for facts in batch if facts.verdict != OK]
     good = [facts for facts in batch if facts.verdict == OK]
     if bad and not (options["only_good"] and good):
@@ -327,8 +329,8 @@ def run(module: AnsibleModule) -> None:
             hint += (
                 ". Is the image a copy of a whole card? Make one that fits from that card: ansible-playbook playbooks/capture.yml"
             )
-        module.fail_json(
-            msg=f"Nothing was written: {len(bad)} of {len(batch)} cards are not fit.\n{seen['table']}\nReplace them{hint}.",
+        raise BrambleError(
+            f"Nothing was written: {len(bad)} of {len(batch)} cards are not fit.\n{seen['table']}\nReplace them{hint}.",
             **seen,
         )
 
@@ -350,21 +352,17 @@ def run(module: AnsibleModule) -> None:
         seen["entries"] = {node: entries[node] for node in nodes if node in entries}
         seen["ledger"] = card_ledger.table(seen["entries"])
     touched = any(result.result == WRITTEN or result.bytes_written for result in results)
-    outcome = {"changed": touched, "results": [result.report() for result in results], **seen}
+    outcome: dict[str, Any] = {"changed": touched, "results": [result.report() for result in results], **seen}
     if module._diff:
         outcome["diff"] = [difference(card, options["image_sha256"]) for card in cards if card["node"] in written]
     if any(result.result in (FAILED, SKIPPED) for result in results):
-        module.fail_json(msg=explain(results, bad), **outcome)
-    module.exit_json(**outcome)
+        raise BrambleError(explain(results, bad), **outcome)
+    return outcome
 
 
 def main() -> None:
-    """Run, and turn what is wrong into a message."""
-    module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
-    try:
-        run(module)
-    except (BrambleError, OSError) as error:
-        module.fail_json(msg=str(error))
+    """Run the module."""
+    run_module(SPEC, run)
 
 
 if __name__ == "__main__":

@@ -76,11 +76,13 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.bramble.cluster.plugins.module_utils.core.atomic import replace_file
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 from ansible_collections.bramble.cluster.plugins.module_utils.image.http import Web
 from ansible_collections.bramble.cluster.plugins.module_utils.image.publisher import Catalogue, Release, public_key, ubuntu
 
 try:
-    from ruamel.yaml import YAML, YAMLError
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
     from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
     HAS_RUAMEL = True
@@ -162,8 +164,10 @@ def _words(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value or "unknown")
 
 
-def run(module: AnsibleModule) -> None:
+def run(module: AnsibleModule) -> dict[str, Any]:
     """Read all, then write. Raises BrambleError."""
+    if not HAS_RUAMEL:
+        raise BrambleError(missing_required_lib("ruamel.yaml"))
     options = module.params
     yaml, before, document = read(options["path"])
     images = document["images"]
@@ -192,18 +196,12 @@ def run(module: AnsibleModule) -> None:
         if not module.check_mode:
             replace_file(os.path.realpath(options["path"]), after)
     diff = {"before": before, "after": after, "before_header": options["path"], "after_header": options["path"]}
-    module.exit_json(changed=bool(changes), changes=changes, diff=diff)
+    return {"changed": bool(changes), "changes": changes, "diff": diff}
 
 
 def main() -> None:
-    """Run, and turn what is wrong into a message."""
-    module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
-    if not HAS_RUAMEL:
-        module.fail_json(msg=missing_required_lib("ruamel.yaml"))
-    try:
-        run(module)
-    except (BrambleError, OSError) as error:
-        module.fail_json(msg=str(error))
+    """Run the module."""
+    run_module(SPEC, run)
 
 
 if __name__ == "__main__":

@@ -131,9 +131,11 @@ manifest:
 import json
 import re
 import time
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 from ansible_collections.bramble.cluster.plugins.module_utils.image.http import Web
 from ansible_collections.bramble.cluster.plugins.module_utils.image.store import Pin, Store
 
@@ -183,7 +185,7 @@ def sum_of(options: dict, name: str) -> str:
     return text
 
 
-def run(module: AnsibleModule) -> None:
+def run(module: AnsibleModule) -> dict[str, Any]:
     """Have the image. Raises BrambleError."""
     options = module.params
     download, extracted = options["download"], options["extracted"]
@@ -221,23 +223,19 @@ def run(module: AnsibleModule) -> None:
         found = store.fetch(pin, Web(options["allow_http"], options["ca_path"], options["timeout"]))
     if found:
         outcome = {"path": found.path, "sha256": found.sha256, "bytes": found.bytes, "manifest": found.manifest}
-        module.exit_json(changed=found.changed, **outcome)
-    module.exit_json(changed=True)
+        return {"changed": found.changed, **outcome}
+    return dict(changed=True)
 
 
 def main() -> None:
-    """Run, and turn what is wrong into a message."""
-    module = AnsibleModule(
-        argument_spec=SPEC,
+    """Run the module."""
+    run_module(
+        SPEC,
+        run,
         required_one_of=[("url", "src")],
         mutually_exclusive=[("url", "src")],
         required_by={"src": ("sha256",)},
-        supports_check_mode=True,
     )
-    try:
-        run(module)
-    except (BrambleError, OSError) as error:
-        module.fail_json(msg=str(error))
 
 
 if __name__ == "__main__":

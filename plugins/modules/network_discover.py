@@ -116,10 +116,12 @@ import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.card.ledger import Ledger
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 from ansible_collections.bramble.cluster.plugins.module_utils.network.discovery import (
     MAC,
     Host,
@@ -209,7 +211,7 @@ def search(module: AnsibleModule, blind: list[str]) -> tuple[dict[str, Host], se
     return hosts, {route["prefsrc"]}
 
 
-def run(module: AnsibleModule) -> None:
+def run(module: AnsibleModule) -> dict[str, Any]:
     """Look, match, and say. Raises BrambleError, OSError."""
     options = module.params
     blind: list[str] = []
@@ -250,7 +252,7 @@ def run(module: AnsibleModule) -> None:
                 host.macs = {mac}
     findings = judge(nodes, hosts, own)
     subtitle = f"{options['subnet']} · {datetime.now():%Y-%m-%d %H:%M}" + (" · not all could be seen" if blind else "")
-    module.exit_json(
+    return dict(
         changed=False,
         findings=[as_dict(finding) for finding in findings],
         problems=problems(findings),
@@ -261,7 +263,7 @@ def run(module: AnsibleModule) -> None:
 
 
 def main() -> None:
-    """Run, and turn what is wrong into a message."""
+    """Run the module."""
     spec = {
         "subnet": {"type": "str", "required": True},
         "nodes": {"type": "dict", "required": True},
@@ -274,11 +276,7 @@ def main() -> None:
         "max_rate": {"type": "int", "default": 100},
         "max_addresses": {"type": "int", "default": 1024},
     }
-    module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
-    try:
-        run(module)
-    except (BrambleError, OSError) as error:
-        module.fail_json(msg=str(error))
+    run_module(spec, run)
 
 
 if __name__ == "__main__":

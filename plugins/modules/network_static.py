@@ -111,6 +111,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 from ansible_collections.bramble.cluster.plugins.module_utils.network.arp import ETH_P_ARP, arp_conflict, arp_probe
 from ansible_collections.bramble.cluster.plugins.module_utils.network.commands import Commands, stack_commands
 from ansible_collections.bramble.cluster.plugins.module_utils.network.owner import (
@@ -338,7 +339,7 @@ def shown(path: str, before: File | None, after: File | None) -> dict[str, str]:
 
 
 def present(module: AnsibleModule) -> dict[str, Any]:
-    """Look, and change what differs. Raises BrambleError, SwitchError, OSError."""
+    """Look, and change what differs. Raises BrambleError, RollbackError, OSError."""
     node = Node(module.params, module.warn)
     if name := node.waiting():
         return {"changed": True, "change": name, "stack": "", "before": node.now.words()}
@@ -363,7 +364,7 @@ def present(module: AnsibleModule) -> dict[str, Any]:
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
-    """Do what is asked. Raises BrambleError, SwitchError, OSError."""
+    """Do what is asked. Raises BrambleError, RollbackError, OSError."""
     name = module.params["change"] or ""
     if module.params["state"] == "present":
         return present(module)
@@ -379,7 +380,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run, and turn what is wrong into a message."""
+    """Run the module."""
     spec = {
         "state": {"type": "str", "choices": ["present", "confirmed", "undone"], "default": "present"},
         "change": {"type": "str"},
@@ -396,11 +397,7 @@ def main() -> None:
         ("state", "confirmed", ["change", "interface", "port"]),
         ("state", "undone", ["change"]),
     ]
-    module = AnsibleModule(argument_spec=spec, required_if=needed, supports_check_mode=True)
-    try:
-        module.exit_json(**run(module))
-    except (BrambleError, RollbackError, OSError) as error:
-        module.fail_json(msg=str(error))
+    run_module(spec, run, errors=(BrambleError, RollbackError, OSError), required_if=needed)
 
 
 if __name__ == "__main__":

@@ -139,10 +139,11 @@ from ansible_collections.bramble.cluster.plugins.module_utils.bundle.bundle impo
     describe,
     make_key,
     read,
-    run,
+    run_command,
     sign,
 )
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import as_sentence, run_module
 from packaging.requirements import InvalidRequirement, Requirement
 
 # PEP 600, newest first: trixie has glibc 2.41, bookworm 2.36.
@@ -237,8 +238,8 @@ def collect(requirements: Path, source: Path, copy: Path, wheels: Path, kind: Ki
     lines = wheels / "requirements.txt"
     lines.write_text(wanted(requirements.read_text(encoding="utf-8"), kind), encoding="utf-8")
     try:
-        run(*download_command(lines, wheels, kind))
-        run(*build_command(copy, wheels))
+        run_command(*download_command(lines, wheels, kind))
+        run_command(*build_command(copy, wheels))
     except BrambleError as error:
         raise BrambleError(
             f"the packages for CPython {kind.python} on {kind.architecture} could not be collected: {error}. Collecting "
@@ -348,38 +349,36 @@ def have(maker: Maker, module: AnsibleModule) -> dict[str, Any]:
     return {"changed": changed, "bundles": bundles, "keys": keys}
 
 
-def main() -> None:
-    required = {"type": "str", "required": True}
-    kind = {"release": required, "python": required, "architecture": {**required, "choices": ["x86_64", "aarch64"]}}
-    module = AnsibleModule(
-        argument_spec={
-            "images": {"type": "list", "elements": "path", "required": True},
-            "kinds": {"type": "list", "elements": "dict", "options": kind},
-            **{name: {"type": "path"} for name in ("requirements", "source")},
-            **{name: {"type": "path", "required": True} for name in ("dest", "key")},
-            "debs": {"type": "list", "elements": "str", "required": True},
-            "signers": {"type": "list", "elements": "str", "default": [], "no_log": False},
-            "keep": {"type": "int", "default": 4},
-            "refresh": {"type": "bool", "default": False},
-            "verify": {"type": "bool", "default": False},
-        },
-        required_together=[("requirements", "source")],
-        supports_check_mode=True,
-    )
+def run(module: AnsibleModule) -> dict[str, Any]:
+    """Make the bundles that are missing. Raises BrambleError."""
     parameters = module.params
     # Ansible gives an empty string where a template gives none.
     requirements, source = (Path(parameters[name]) if parameters[name] else None for name in ("requirements", "source"))
     dest, key = (Path(parameters[name]) for name in ("dest", "key"))
     for path in (requirements, source / "pyproject.toml") if requirements and source else ():
         if not path.is_file():
-            module.fail_json(msg=f"{path} is missing: nothing was collected. Is this a whole clone of the project?")
+            raise BrambleError(f"{path} is missing: nothing was collected. Is this a whole clone of the project?")
     maker = Maker([Path(path) for path in parameters["images"]], requirements, source, parameters["debs"], dest, key)
-    try:
-        with contextlib.nullcontext() if module.check_mode else alone(dest):
-            result = have(maker, module)
-    except BrambleError as error:
-        module.fail_json(msg=f"{str(error)[:1].upper()}{str(error)[1:]}.")
-    module.exit_json(**result)
+    with contextlib.nullcontext() if module.check_mode else alone(dest):
+        return have(maker, module)
+
+
+def main() -> None:
+    """Run the module."""
+    required = {"type": "str", "required": True}
+    kind = {"release": required, "python": required, "architecture": {**required, "choices": ["x86_64", "aarch64"]}}
+    spec = {
+        "images": {"type": "list", "elements": "path", "required": True},
+        "kinds": {"type": "list", "elements": "dict", "options": kind},
+        **{name: {"type": "path"} for name in ("requirements", "source")},
+        **{name: {"type": "path", "required": True} for name in ("dest", "key")},
+        "debs": {"type": "list", "elements": "str", "required": True},
+        "signers": {"type": "list", "elements": "str", "default": [], "no_log": False},
+        "keep": {"type": "int", "default": 4},
+        "refresh": {"type": "bool", "default": False},
+        "verify": {"type": "bool", "default": False},
+    }
+    run_module(spec, run, as_sentence, errors=(BrambleError,), required_together=[("requirements", "source")])
 
 
 if __name__ == "__main__":

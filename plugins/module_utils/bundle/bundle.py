@@ -97,7 +97,7 @@ def wrong(folder: Path, manifest: Manifest, contents: bool = True) -> Iterator[s
             yield f"{name} is altered: its SHA-256 is not {digest}"
 
 
-def run(*command: str | Path, given: bytes = b"", env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
+def run_command(*command: str | Path, given: bytes = b"", env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
     """Run a command, and return what it writes. Raises BrambleError with its last words when it fails or is not there."""
     return process.run(command, input=given, env=env, cwd=cwd, words=_marked_lines).stdout.decode(errors="replace")
 
@@ -111,12 +111,12 @@ def make_key(path: Path) -> None:
     """Make the key that signs, unless it is there; the public one is beside it. Raises BrambleError."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "bramble bundles", "-f", path)
+        run_command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "bramble bundles", "-f", path)
 
 
 def sign(data: bytes, key: Path) -> bytes:
     """The signature over a manifest. Raises BrambleError."""
-    return run("ssh-keygen", "-q", "-Y", "sign", "-n", _NAMESPACE, "-f", key, given=data).encode()
+    return run_command("ssh-keygen", "-q", "-Y", "sign", "-n", _NAMESPACE, "-f", key, given=data).encode()
 
 
 def check_signature(data: bytes, signature: bytes, keys: Sequence[str]) -> None:
@@ -126,7 +126,9 @@ def check_signature(data: bytes, signature: bytes, keys: Sequence[str]) -> None:
         signers.write_text("".join(f'bramble namespaces="{_NAMESPACE}" {key.strip()}\n' for key in keys))
         given.write_bytes(signature)
         try:
-            run(*("ssh-keygen", "-q", "-Y", "verify", "-n", _NAMESPACE), "-I", "bramble", "-f", signers, "-s", given, given=data)
+            run_command(
+                *("ssh-keygen", "-q", "-Y", "verify", "-n", _NAMESPACE), "-I", "bramble", "-f", signers, "-s", given, given=data
+            )
         except BrambleError as error:
             raise BrambleError(f"it is not signed by this machine, nor by a key of package_bundle_signers ({error})") from None
 

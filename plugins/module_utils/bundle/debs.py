@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ansible_collections.bramble.cluster.plugins.module_utils.bundle.bundle import Kind, digest_of, run
+from ansible_collections.bramble.cluster.plugins.module_utils.bundle.bundle import Kind, digest_of, run_command
 from ansible_collections.bramble.cluster.plugins.module_utils.card.partition import boot_and_root, parse_mbr
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import SECTOR, read_exactly
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
@@ -56,7 +56,7 @@ class Image:
         requests += [f"rdump {name} {Path(name).parent.relative_to('/')}" for name in _FOLDERS]
         # Without root it can not give files to their owners, says so, and is right all the same.
         command = ["debugfs", "-f", "-", f"{path.resolve()}?offset={start}"]
-        run(*command, given="\n".join([*requests, ""]).encode(), env=TOOL_ENV, cwd=self.folder)
+        run_command(*command, given="\n".join([*requests, ""]).encode(), env=TOOL_ENV, cwd=self.folder)
 
     def _package(self, name: str) -> str:
         """What dpkg's status says of an installed package; "" if there is none."""
@@ -91,8 +91,8 @@ class Image:
         self._own_keyrings()
         env = {**os.environ, "APT_CONFIG": str(configuration), "LC_ALL": "C.UTF-8"}
         try:
-            run("apt-get", "-q", "update", env=env)
-            run("apt-get", "-q", "--yes", "--no-install-recommends", "--download-only", "install", *packages, env=env)
+            run_command("apt-get", "-q", "update", env=env)
+            run_command("apt-get", "-q", "--yes", "--no-install-recommends", "--download-only", "install", *packages, env=env)
         except BrambleError as error:
             raise BrambleError(
                 f"the Debian packages for the image {self.name} could not be collected: {error}. Collecting needs the internet, "
@@ -136,6 +136,6 @@ def index(debs: Path) -> str:
     """
     stanzas = []
     for path in sorted(debs.glob("*.deb")):
-        control = run("dpkg-deb", "--field", path).strip()
+        control = run_command("dpkg-deb", "--field", path).strip()
         stanzas.append(f"{control}\nFilename: ./{path.name}\nSize: {path.stat().st_size}\nSHA256: {digest_of(path)}\n")
     return "\n".join(stanzas)
