@@ -77,8 +77,11 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.bramble.cluster.plugins.module_utils.core.atomic import replace_file
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
+from ansible_collections.bramble.cluster.plugins.module_utils.image.catalogue import Catalogue
 from ansible_collections.bramble.cluster.plugins.module_utils.image.http import Web
-from ansible_collections.bramble.cluster.plugins.module_utils.image.publisher import Catalogue, Release, public_key, ubuntu
+from ansible_collections.bramble.cluster.plugins.module_utils.image.release import Release
+from ansible_collections.bramble.cluster.plugins.module_utils.image.signature import public_key
+from ansible_collections.bramble.cluster.plugins.module_utils.image.ubuntu import newest_ubuntu
 
 try:
     from ruamel.yaml import YAML
@@ -130,8 +133,8 @@ def newest(source: dict, options: dict, catalogue: Catalogue, web: Web) -> Relea
             return catalogue.newest(source["url"])
         if source["publisher"] == "ubuntu":
             key = public_key(options["keyring"], options["key_url"], source["signer"], web)
-            found = ubuntu(options["ubuntu_url"], source["folder"], source["file"], source["signer"], key, web)
-            return catalogue.extracted(found)
+            found = newest_ubuntu(options["ubuntu_url"], source["folder"], source["file"], source["signer"], key, web)
+            return catalogue.with_extracted(found)
     except (LookupError, TypeError) as error:
         raise BrambleError(f"its source makes no sense: {error} is missing") from None
     raise BrambleError(f"its publisher is {source['publisher']!r}; raspberrypi and ubuntu are known")

@@ -137,7 +137,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 from ansible_collections.bramble.cluster.plugins.module_utils.image.http import Web
-from ansible_collections.bramble.cluster.plugins.module_utils.image.store import Pin, Store
+from ansible_collections.bramble.cluster.plugins.module_utils.image.pin import Pin
+from ansible_collections.bramble.cluster.plugins.module_utils.image.store import Store
 
 EVERY = 0.5  # seconds between two events of one phase
 SUMS = {"type": "dict", "default": {}, "options": {"sha256": {"type": "str"}, "bytes": {"type": "int"}}}
@@ -211,7 +212,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
                 f"{options['src']} is used only with its SHA-256. Nothing was changed. Set image_sha256 to what its maker "
                 "published, for the file or for the image in it."
             )
-        found = store.own(pin, options["src"], wanted)
+        found = store.import_file(pin, options["src"], wanted)
     else:
         if not pin.download_sha256:
             raise BrambleError(f"{pin.name} has no download.sha256: what cannot be verified is not downloaded")

@@ -1,4 +1,4 @@
-"""What a compressed image holds, written once as a sparse file. Every size is in bytes."""
+"""Decode a compressed image once, into a sparse file. Every size is in bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io impo
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.process import run
 from ansible_collections.bramble.cluster.plugins.module_utils.core.tools import not_installed
-from ansible_collections.bramble.cluster.plugins.module_utils.image.http import Report, WrongImage
+from ansible_collections.bramble.cluster.plugins.module_utils.image.error import WrongImage
+from ansible_collections.bramble.cluster.plugins.module_utils.image.progress import Report
 
 RAW = "raw"
 ZIP = "zip"
@@ -45,7 +46,7 @@ _ZIP_MAGIC = b"PK\x03\x04"
 
 
 def kind(path: str) -> str:
-    """How a file is compressed: a key of TOOLS, ZIP, or RAW for not at all."""
+    """Return how a file is compressed: a key of TOOLS, ZIP, or RAW for not at all."""
     with open(path, "rb") as file:
         head = file.read(16)
     if head.startswith(_ZIP_MAGIC):
@@ -54,7 +55,7 @@ def kind(path: str) -> str:
 
 
 def sha256(path: str, report: Report = lambda *_: None) -> str:
-    """The hash of a file; the phase told is "verify"."""
+    """Return the SHA-256 of a file; the phase reported is "verify"."""
     digest, size = hashlib.sha256(), os.path.getsize(path)
     with open(path, "rb") as file:
         while data := file.read(CHUNK):
@@ -64,7 +65,7 @@ def sha256(path: str, report: Report = lambda *_: None) -> str:
 
 
 def decoded_size(path: str) -> int | None:
-    """How much a file says that it decodes to; None where its format does not tell. Raises BrambleError for a damaged one."""
+    """Return the size that a file says it decodes to; None where its format has none. Raises BrambleError for a damaged one."""
     form = kind(path)
     if form == RAW:
         return os.path.getsize(path)
@@ -82,7 +83,7 @@ def decoded_size(path: str) -> int | None:
 
 
 def decode(path: str, target: IO[bytes], expected: int | None, limit: int, report: Report) -> tuple[int, str]:
-    """Write what a file holds into an empty file, with holes for zeros; returns its size and sha256.
+    """Decode a file into an empty file, with holes for zeros; return the size and the SHA-256 of what is in it.
 
     The target never gets more than `expected` bytes, or `limit` where None is expected. Raises WrongImage for more or fewer
     than expected, for a damaged file, and for what is no card image.
@@ -105,7 +106,7 @@ def decode(path: str, target: IO[bytes], expected: int | None, limit: int, repor
 
 
 def _write(fd: int, data: bytes, at: int) -> None:
-    """Write what is not zero, in blocks."""
+    """Write the blocks that are not zero."""
     if is_zero(data):
         return
     view = memoryview(data)
@@ -119,7 +120,7 @@ def _write(fd: int, data: bytes, at: int) -> None:
 
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[IO[bytes]]:
-    """What a file holds, to be read. Raises BrambleError when it is damaged, unless the reader had enough before its end."""
+    """Yield the decoded content of a file, to be read. Raises BrambleError when what was read of it is damaged."""
     form = kind(path)
     if form == RAW:
         with open(path, "rb") as file:
@@ -134,7 +135,7 @@ def _opened(path: str) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def _decoder(path: str, form: str) -> Iterator[IO[bytes]]:
-    """What a program decodes. It is ended with the reader, or by its closed pipe should this process be killed."""
+    """Yield what a program decodes. It ends with the reader, or by its closed pipe when this process is killed."""
     with open(path, "rb") as source, tempfile.TemporaryFile() as errors:
         with subprocess.Popen(_installed(form), stdin=source, stdout=subprocess.PIPE, stderr=errors, bufsize=CHUNK) as process:
             assert process.stdout
@@ -151,7 +152,7 @@ def _decoder(path: str, form: str) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def _zip_member(path: str) -> Iterator[tuple[zipfile.ZipFile, zipfile.ZipInfo]]:
-    """The one image in a zip archive. Raises BrambleError."""
+    """Yield the one image in a zip archive. Raises BrambleError."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = [info for info in archive.infolist() if not info.is_dir()]
@@ -168,7 +169,7 @@ def _zip_member(path: str) -> Iterator[tuple[zipfile.ZipFile, zipfile.ZipInfo]]:
 
 
 def _installed(form: str) -> tuple[str, ...]:
-    """The command of a tool. Raises BrambleError."""
+    """Return the command of a tool. Raises BrambleError when it is not installed."""
     tool = TOOLS[form]
     command = next((command for command in tool.commands if shutil.which(command[0])), None)
     if not command:
