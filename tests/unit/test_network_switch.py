@@ -206,7 +206,7 @@ def test_connections_are_known_by_the_other_side_s_port() -> None:
 def test_a_login_is_found_among_the_ancestors() -> None:
     """sudo takes SSH_CONNECTION away: it is the parent's."""
     load = f"import importlib.util as u, os; s = u.spec_from_file_location('s', {switch.__file__!r}); m = u.module_from_spec(s)"
-    program = f"{load}; s.loader.exec_module(m); print(m.login(os.getpid()))"
+    program = f"{load}; s.loader.exec_module(m); print(m.ssh_client_port(os.getpid()))"
     for environment, port in ({"SSH_CONNECTION": "10.0.0.1 40123 10.0.0.2 22"}, "40123"), ({}, None):
         command = ["sh", "-c", 'env -u SSH_CONNECTION "$0" -c "$1"; true', sys.executable, program]
         clean = {name: value for name, value in os.environ.items() if name != "SSH_CONNECTION"}
