@@ -27,9 +27,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-from images.debian.build import ARCHITECTURES, BuildError, fingerprint, native_architecture, run, say, sha256  # noqa: E402
+from ansible_collections.bramble.cluster.images.host import ARCHITECTURES, fingerprint, native_architecture, report_step, run
+from ansible_collections.bramble.cluster.plugins.module_utils.core.digest import file_sha256
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 # libprimesieve-dev: under this name in every release. dash: for whoever looks into a container.
@@ -66,12 +66,12 @@ def settings(architecture: str, layers: list[str]) -> dict[str, Any]:
 
 
 def kind_of(bundle: Path) -> dict[str, str]:
-    """What a bundle is for: release, python, architecture (in the kernel's words). Raises BuildError."""
+    """What a bundle is for: release, python, architecture (in the kernel's words). Raises BrambleError."""
     try:
         manifest = json.loads((bundle / "manifest.json").read_text())
         return {name: str(manifest[name]) for name in ("release", "python", "architecture")}
     except (OSError, ValueError, LookupError) as error:
-        raise BuildError(f"{bundle} is no bundle: {error}. playbooks/kubernetes_image.yml makes one") from error
+        raise BrambleError(f"{bundle} is no bundle: {error}. playbooks/kubernetes_image.yml makes one") from error
 
 
 def unpack(release: str, architecture: str, tree: Path) -> None:
@@ -105,13 +105,13 @@ def install(bundle: Path, python: str, home: Path) -> None:
 
 
 def compile_all(tree: Path, python: str) -> None:
-    """Compile what is in a tree of this machine's architecture, with its own Python. Raises BuildError."""
+    """Compile what is in a tree of this machine's architecture, with its own Python. Raises BrambleError."""
     # One after the other: in there is no /dev/shm.
     command = ["chroot", str(tree), "/usr/bin/python3", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
     done = subprocess.run([*command, f"/usr/lib/python{python}", f"/{HOME}"], capture_output=True, text=True, check=False)
     # A few files are for other Pythons or for tests of errors, and do not compile; nobody imports them.
     if not any((tree / HOME / "bramble/__pycache__").glob("cli.*.pyc")):
-        raise BuildError(f"nothing was compiled: {done.stdout[-500:]}{done.stderr[-500:]}")
+        raise BrambleError(f"nothing was compiled: {done.stdout[-500:]}{done.stderr[-500:]}")
 
 
 def take_compiled(source: Path, target: Path) -> None:
@@ -139,7 +139,7 @@ def layer(tree: Path, names: Iterable[str], target: Path) -> str:
             tar.add(tree / name, name, filter=plain)
     with loose.open("rb") as file, target.open("wb") as packed, gzip.GzipFile("", "wb", 6, packed, mtime=0) as zipped:
         shutil.copyfileobj(file, zipped, 1 << 20)
-    digest = sha256(loose)
+    digest = file_sha256(loose)
     loose.unlink()
     return digest
 
@@ -151,7 +151,7 @@ def archive(work: Path, target: Path, name: str, config: dict[str, Any], layers:
 
     def blob(file: Path, media: str) -> dict[str, Any]:
         """Move a file there; its descriptor."""
-        digest = sha256(file)
+        digest = file_sha256(file)
         file.rename(blobs / digest)
         return {
             "mediaType": f"application/vnd.oci.image.{media}",
@@ -187,18 +187,18 @@ def build(bundle: Path, kind: dict[str, str], name: str, target: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=".making-", dir=target.parent) as scratch:
         work = Path(scratch)
         own = work / native
-        say(f"{name}: packages of Debian {kind['release']}")
+        report_step(f"{name}: packages of Debian {kind['release']}")
         unpack(kind["release"], native, own)
         tree = own
         if architecture != native:
             tree = work / architecture
             unpack(kind["release"], architecture, tree)
-        say(f"{name}: wheels")
+        report_step(f"{name}: wheels")
         install(bundle, kind["python"], own / HOME)
         compile_all(own, kind["python"])
         if tree is not own:
             take_compiled(own / f"usr/lib/python{kind['python']}", tree / f"usr/lib/python{kind['python']}")
-        say(f"{name}: layers")
+        report_step(f"{name}: layers")
         base = [path.name for path in tree.iterdir() if path.name != "opt"]
         digests = [layer(tree, base, work / "base"), layer(own, [HOME], work / "home")]
         archive(work, work / "image", name, settings(architecture, digests), [work / "base", work / "home"])
@@ -221,8 +221,8 @@ def main(arguments: list[str] | None = None) -> int:
         if changed and not args.check:
             args.cache.mkdir(parents=True, exist_ok=True)
             build(args.bundle, kind, f"{NAME}:{tag}", target)
-    except BuildError as error:
-        say(f"build.py: {error}")
+    except BrambleError as error:
+        report_step(f"build.py: {error}")
         return 1
     print(json.dumps({"changed": changed, "image": f"{NAME}:{tag}", "archive": str(target)}))
     return 0
