@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: edit what a Raspberry Pi reads when it starts."""
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ description:
     C(net.ifnames=0), can be added to but comes back when it is removed.
   - Each file is kept as it was before the first change, as NAME.before-bramble, and replaced in one step.
   - A change asks for a reboot in the way of Debian and Ubuntu, with the file C(/run/reboot-required).
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   cmdline_present:
     description:

@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Install a bundle of packages on a node that has no internet."""
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ options:
     description: Where files are while they are installed, and where it is noted which Debian packages were.
     type: path
     default: /var/lib/bramble
-author: [Bramble]
+author: The Bramble team (!UNKNOWN)
 """
 
 EXAMPLES = r"""

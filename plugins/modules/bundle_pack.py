@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Pack a bundle of packages into one file, to be sent."""
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ options:
     type: list
     elements: str
     required: true
-author: [Bramble]
+author: The Bramble team (!UNKNOWN)
 """
 
 EXAMPLES = r"""

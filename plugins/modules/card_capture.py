@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: read a golden card back into an image that fits other cards."""
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ description:
     deleted; makes the root file system as small as it goes; and has it grow again at the first boot.
   - Leaves a raw image (sparse), the same compressed, and a manifest.
   - With the action plugin of the same name, progress is shown while it runs on the control machine.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   slot:
-    description: The card, as for M(card_facts).
+    description: The card, as for M(bramble.cluster.card_facts).
     type: path
     required: true
   node:

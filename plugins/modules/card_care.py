@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: make a node easy on its card, and safe against power cuts."""
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ description:
   - Switches off the swap that is on, and comments out what would switch it on again. Swap of a machine that this node only shares
     a kernel with is left alone.
   - Fails where the root file system is full.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   swap:
     description: Whether there may be swap. What this module has commented out is then put in again, for the next boot.

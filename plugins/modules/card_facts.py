@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: what is in each card slot, and whether it may be overwritten."""
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ short_description: Measure the cards of a batch before anything is written
 description:
   - Says for each slot what is in it, in exact bytes, and whether it may be overwritten with an image.
   - Never changes anything, and fails only for wrong options. What it cannot establish counts against the card.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   cards:
     description: The batch.

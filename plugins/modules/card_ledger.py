@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: add to what is known about the nodes' cards."""
 
 from __future__ import annotations
@@ -7,10 +8,10 @@ DOCUMENTATION = r"""
 module: card_ledger
 short_description: Add to what is known about the nodes' cards
 description:
-  - The ledger is a JSON file with an object by node. M(card_write) notes in it what became of each card; this module adds
+  - The ledger is a JSON file with an object by node. M(bramble.cluster.card_write) notes in it what became of each card; this module adds
     what shows only elsewhere, such as the card's CID, which no USB reader tells.
   - A value that is empty is not added.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   path:
     description: The file. It is made when it is missing.

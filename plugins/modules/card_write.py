@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: write an image and each node's identity to a batch of cards, and read it all back."""
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ description:
   - A card that holds exactly this already is left alone. The partition table is emptied first and written last, so
     a card that was interrupted never looks done.
   - With the action plugin of the same name, progress is shown while it runs on the control machine.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   image:
     description: The raw image, with an MBR, a FAT partition 1 and an ext4 partition 2. May be sparse.
@@ -36,7 +37,7 @@ options:
         type: str
         required: true
       slot:
-        description: Where the card is, as for M(card_facts).
+        description: Where the card is, as for M(bramble.cluster.card_facts).
         type: path
         required: true
       virtual_bytes:
@@ -138,7 +139,7 @@ results:
     fingerprint: {description: "sha256 over the image's sha256 and the node's own bytes: says what is on the card.", type: str}
     error: {description: "What went wrong, where on the card.", type: str}
 cards:
-  description: The facts of the cards before anything was written, as from M(card_facts).
+  description: The facts of the cards before anything was written, as from M(bramble.cluster.card_facts).
   returned: when they were measured
   type: list
   elements: dict

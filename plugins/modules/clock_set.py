@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Set a clock that is wrong."""
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ options:
     description: How many seconds the clock may be off.
     type: float
     default: 5
-author: [Bramble]
+author: The Bramble team (!UNKNOWN)
 """
 
 EXAMPLES = r"""

@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: bring the lock file of images up to date with what their publishers say."""
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ description:
     the entries of the lock file that have a C(source). Comments, order and all other entries stay as they are.
   - Everything is read over https unless told otherwise. Ubuntu's sums must be signed by the key that the entry names.
   - When one image cannot be brought up to date, none is.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 requirements: [ruamel.yaml, gpgv]
 options:
   path:

@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: have a card image in the cache, downloaded or from a file, verified, and decoded once."""
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ description:
   - An image that is there, and was not touched since it was verified, is not read again.
   - Refuses before the first byte when there is no space for download and image.
   - With the action plugin of the same name, progress is shown while it runs.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   cache:
     description: The folder of images. It is made when missing.
@@ -82,7 +83,7 @@ options:
     type: path
 attributes:
   check_mode: {support: full, description: "Tells whether there is something to do; reads no network, writes nothing."}
-  diff_mode: {support: none}
+  diff_mode: {support: none, description: An image is too large to be compared line by line.}
 """
 
 EXAMPLES = r"""

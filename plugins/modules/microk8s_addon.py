@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: an add-on of MicroK8s."""
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ module: microk8s_addon
 short_description: Enable an add-on of MicroK8s, or disable it
 description:
   - Runs on a node with the control plane; an add-on is the whole cluster's, so on one of them is enough.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   name:
     description: "The add-on, as C(microk8s enable) takes it: V(dns), or with arguments V(metallb:192.168.1.200-192.168.1.220)."

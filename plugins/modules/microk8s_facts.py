@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: what MicroK8s needs of a node, and what it is there."""
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ module: microk8s_facts
 short_description: What MicroK8s needs of a node, and what it is there
 description:
   - Reads, in one question, what a node offers to Kubernetes, which snaps it has, and how it sees its cluster. Changes nothing.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   clock:
     description: The time of the control machine, in seconds since 1970-01-01 UTC, to compare the node's with.

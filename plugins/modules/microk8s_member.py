@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: this machine in its cluster, or out of it."""
 
 from __future__ import annotations
@@ -8,11 +9,11 @@ module: microk8s_member
 short_description: Have a machine join a MicroK8s cluster, or leave it
 description:
   - Runs on the machine itself. Whether it has to join or leave is for who calls it to know, from the nodes that the cluster has
-    (M(microk8s_facts)); this does it and waits for the end.
-author: Bramble
+    (M(bramble.cluster.microk8s_facts)); this does it and waits for the end.
+author: The Bramble team (!UNKNOWN)
 options:
   url:
-    description: Where and with which token to join, as M(microk8s_token) returns it. Without it the machine leaves.
+    description: Where and with which token to join, as M(bramble.cluster.microk8s_token) returns it. Without it the machine leaves.
     type: str
   worker:
     description: Join without the control plane.

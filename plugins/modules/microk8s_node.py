@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: a node of a MicroK8s cluster, as its control plane sees it."""
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ module: microk8s_node
 short_description: Wait for a node, drain it, let it work again, or remove it
 description:
   - Runs on a node with the control plane. Nodes are told apart by their exact names, as the cluster has them.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   name:
     description: The node.
@@ -40,7 +41,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 node:
-  description: The node before, as M(microk8s_facts) has it; empty when there was none.
+  description: The node before, as M(bramble.cluster.microk8s_facts) has it; empty when there was none.
   returned: always
   type: dict
 """

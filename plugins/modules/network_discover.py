@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: who is on the cluster's network."""
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ description:
   - A host is matched to a node by its SSH host key (C(ssh-keyscan)), which came with the node's card; where SSH does not answer,
     by its hardware address. Where the cluster's key logs in, the Pi is asked for its serial number.
   - Changes nothing.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   subnet:
     description: The IPv4 network, as ADDRESS/PREFIX.
@@ -27,7 +28,7 @@ options:
     type: path
     required: true
   ledger:
-    description: The cards' ledger (M(card_ledger)), for the MAC and the Pi's serial number of each node.
+    description: The cards' ledger (M(bramble.cluster.card_ledger)), for the MAC and the Pi's serial number of each node.
     type: path
     required: true
   ssh_key:

@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: give a node its static network, by whatever has its wired port, so that a wrong one undoes itself."""
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ description:
     second after the module has ended, and undone unless C(state=confirmed) follows within I(timeout), by a login that is newer
     than the change. A node that is restarted meanwhile undoes it before the network comes up.
   - Before, it asks the wire whether somebody else has the address (RFC 5227).
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   state:
     description:

@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: keep a set of small configuration files, in one round trip."""
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ description:
   - Writes, or removes, several small files in one round trip; each in one step, safe against power cuts. Missing folders are
     made.
   - First all checks are run, also of files that do not change; when one fails, nothing is changed.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   files:
     description: The files, owned by root.

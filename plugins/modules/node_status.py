@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: how a node is, all in one question."""
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ description:
   - Gathers in one go what tells whether a Raspberry Pi is well. Changes nothing, and fails for nothing that it cannot read,
     since nodes differ in what they have.
   - Runs with an action plugin of the same name, which adds how far the node's clock is from the control machine's.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   units:
     description: systemd units to tell the state of.
@@ -51,7 +52,7 @@ card:
     null each where it cannot be told.
   type: dict
   returned: always
-io_errors: {description: The kernel's lines of this boot about a disk that fails, at most 20., type: list, returned: always}
+io_errors: {description: "The kernel's lines of this boot about a disk that fails, 20 at most.", type: list, returned: always}
 units:
   description: By unit, C(active) (such as active or failed), C(restarts) and C(bundle), its program's folder in /opt/bramble.
   type: dict

@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Make the bundles of packages that nodes install, so that nodes need no internet."""
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ options:
     description: Read every file of a bundle that exists, and compare it with the manifest. Else only sizes are compared.
     type: bool
     default: false
-author: [Bramble]
+author: The Bramble team (!UNKNOWN)
 """
 
 EXAMPLES = r"""

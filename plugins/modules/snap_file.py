@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: a snap from a file, where there is no snap store."""
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ description:
   - Installs a snap from a file, or refreshes it to the one in the file, unless that very file is what is installed. The community
     module C(snap) only sees whether some snap of the name is there.
   - With an assertion snapd takes nothing that its publisher has not signed.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   name:
     description: The name of the snap.

@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: snaps that do not refresh by themselves."""
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ module: snap_hold
 short_description: Hold a snap's refreshes, or release them
 description:
   - snapd refreshes snaps when it likes; a cluster then loses nodes one after the other, drained by nobody.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   name:
     description: The name of the snap. One that is not installed is not held.
