@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -435,7 +436,7 @@ class TestMain:
     def test_a_dry_run_writes_nothing(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(build.platform, "machine", lambda: "x86_64")
+        monkeypatch.setattr(platform, "machine", lambda: "x86_64")
         cache = tmp_path / "cache"
         assert self.run(capsys, "--cache", str(cache), "--architecture", "amd64", "--check")["changed"] is True
         assert not cache.exists()
@@ -448,7 +449,7 @@ class TestMain:
             entry.manifest.write_text('{"bytes": 10}')
 
         monkeypatch.setattr(build, "build", pretend)
-        monkeypatch.setattr(build.platform, "machine", lambda: "x86_64")
+        monkeypatch.setattr(platform, "machine", lambda: "x86_64")
         words = ("--cache", str(tmp_path), "--architecture", "amd64")
         first = self.run(capsys, *words)
         assert first["changed"] and Path(first["manifest"]).is_file()
