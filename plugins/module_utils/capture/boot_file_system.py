@@ -9,7 +9,7 @@ from pathlib import Path
 from ansible_collections.bramble.cluster.plugins.module_utils.capture.grow import GROW_ARGUMENT
 from ansible_collections.bramble.cluster.plugins.module_utils.capture.identity import BOOT_IDENTITY_FILES, IDENTITY_ARGUMENTS
 from ansible_collections.bramble.cluster.plugins.module_utils.capture.tools import run_tool
-from ansible_collections.bramble.cluster.plugins.module_utils.card.space import Fat
+from ansible_collections.bramble.cluster.plugins.module_utils.card.fat import Fat
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import SECTOR, read_exactly
 from ansible_collections.bramble.cluster.plugins.module_utils.core.digest import file_sha256
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError

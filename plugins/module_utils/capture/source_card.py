@@ -14,8 +14,8 @@ from ansible_collections.bramble.cluster.plugins.module_utils.card.device import
 from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import OK, READ_ONLY, Facts
 from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import Guard
 from ansible_collections.bramble.cluster.plugins.module_utils.card.partition import FAT_TYPES, Partition, boot_and_root, parse_mbr
-from ansible_collections.bramble.cluster.plugins.module_utils.card.space import EXT, FAT, Range, file_system_kind, used_ranges
-from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import PAGE, SECTOR
+from ansible_collections.bramble.cluster.plugins.module_utils.card.space import EXT, FAT, file_system_kind, used_ranges
+from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import PAGE, SECTOR, Range
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text import format_bytes
 

@@ -13,9 +13,11 @@ PAGE = 4096  # grain of an overlay
 BLOCK = 64 * 1024  # grain of a block map
 CHUNK = 1024 * 1024  # most bytes in one read or write, and the head of a card that is written last
 ZEROS = bytes(CHUNK)
+Range = tuple[int, int]
+"""(start, end) of a stretch of bytes, end not included."""
 
 
-def extents(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+def extents(fd: int, start: int, end: int) -> Iterator[Range]:
     """Yield (start, end) of what is no hole in [start, end) of a file, by lseek(2) SEEK_DATA; all of it where that is unknown."""
     while start < end:
         try:
