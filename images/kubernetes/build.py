@@ -9,7 +9,7 @@ as their root file system is read-only. The archive (OCI image layout 1.0, and w
 and no owners but root. It is kept under the hash of what shapes it. `ctr image import`, `microk8s images import` and
 `docker load` take it.
 
-The last line of standard output is a JSON object for Ansible; what goes on is told on standard error.
+The last line of standard output is a JSON object for Ansible; each step is reported on standard error.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ ENVIRONMENT = {
 
 
 def settings(architecture: str, layers: list[str]) -> dict[str, Any]:
-    """The image's configuration (OCI image specification 1.0, config.md); `layers`: SHA-256 of what is not compressed."""
+    """Return the image's configuration (OCI image specification 1.0, config.md); `layers`: SHA-256 of what is not compressed."""
     return {
         "architecture": architecture,
         "os": "linux",
@@ -66,7 +66,7 @@ def settings(architecture: str, layers: list[str]) -> dict[str, Any]:
 
 
 def kind_of(bundle: Path) -> dict[str, str]:
-    """What a bundle is for: release, python, architecture (in the kernel's words). Raises BrambleError."""
+    """Return what a bundle is for: release, python, architecture (in the kernel's words). Raises BrambleError."""
     try:
         manifest = json.loads((bundle / "manifest.json").read_text())
         return {name: str(manifest[name]) for name in ("release", "python", "architecture")}
@@ -126,9 +126,10 @@ def take_compiled(source: Path, target: Path) -> None:
 
 
 def layer(tree: Path, names: Iterable[str], target: Path) -> str:
-    """Write a layer with some folders of a tree, the same bytes for the same tree. Gives the SHA-256 before compression."""
+    """Write a layer with some folders of a tree, the same bytes for the same tree; return the SHA-256 before compression."""
 
     def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
+        """Return a member without owner and time."""
         member.uid = member.gid = member.mtime = 0
         member.uname = member.gname = ""
         return member
@@ -150,7 +151,7 @@ def archive(work: Path, target: Path, name: str, config: dict[str, Any], layers:
     blobs.mkdir(parents=True)
 
     def blob(file: Path, media: str) -> dict[str, Any]:
-        """Move a file there; its descriptor."""
+        """Move a file among the blobs, and return its descriptor."""
         digest = file_sha256(file)
         file.rename(blobs / digest)
         return {
@@ -160,7 +161,7 @@ def archive(work: Path, target: Path, name: str, config: dict[str, Any], layers:
         }
 
     def written(content: Any) -> Path:
-        """Write JSON."""
+        """Write a file of JSON, and return its path."""
         (work / "json").write_text(json.dumps(content))
         return work / "json"
 
@@ -182,7 +183,7 @@ def archive(work: Path, target: Path, name: str, config: dict[str, Any], layers:
 
 
 def build(bundle: Path, kind: dict[str, str], name: str, target: Path) -> None:
-    """Make the archive."""
+    """Build the archive. Raises BrambleError."""
     architecture, native = ARCHITECTURES[kind["architecture"]], native_architecture()
     with tempfile.TemporaryDirectory(prefix=".making-", dir=target.parent) as scratch:
         work = Path(scratch)
@@ -206,7 +207,7 @@ def build(bundle: Path, kind: dict[str, str], name: str, target: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Build, or find, one image."""
+    """Build one image, or find it in the cache, and return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--bundle", type=Path, required=True, help="the folder of a bundle: its kind is the image's")
     parser.add_argument("--cache", type=Path, required=True, help="where images are kept")

@@ -71,6 +71,7 @@ class Guard:
         return batch
 
     def _inspect(self, node: str, slot: str, needed: int, virtual_bytes: int = 0) -> Facts:
+        """Return the facts of one slot."""
         facts = Facts(node, slot, device=os.path.realpath(slot), needed_bytes=needed)
         try:
             status = os.stat(facts.device)
@@ -104,6 +105,7 @@ class Guard:
         return facts
 
     def _inspect_disk(self, facts: Facts, status: os.stat_result) -> None:
+        """Fill in the facts of a block device. Raises OSError, ValueError when its state cannot be read."""
         facts.kind = "block"
         number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
         name = os.path.basename(os.path.realpath(os.path.join(self._sys, "dev/block", number)))
@@ -127,6 +129,7 @@ class Guard:
     # Disks. `name` is the kernel's: sda, mmcblk0, loop3.
 
     def _node(self, name: str) -> str:
+        """Return the real folder of a disk in /sys."""
         return os.path.realpath(os.path.join(self._sys, "class/block", name))
 
     def size(self, name: str) -> int:
@@ -181,6 +184,7 @@ class Guard:
         yield from _against_size(self.size(name), needed)
 
     def _against_bus(self, name: str) -> Iterator[Finding]:
+        """Yield the findings against the bus that a disk is on: soldered memory, and buses without cards."""
         bus, kind = self.bus(name), read_text(self._node(name), "device/type")
         if bus == "loop":
             yield from self._against_loop(name)
@@ -201,6 +205,7 @@ class Guard:
             yield verdict, f"{path}: {reason}"
 
     def _against_use(self, name: str) -> Iterator[Finding]:
+        """Yield the findings against a disk in use: mounted, as swap, or part of a RAID, LVM or encrypted device."""
         node = self._node(name)
         family = {name: node}
         family |= {part: os.path.join(node, part) for part in os.listdir(node) if read_text(node, part, "partition")}
@@ -288,5 +293,6 @@ class Guard:
 
 
 def _against_size(size: int, needed: int) -> Iterator[Finding]:
+    """Yield the finding against a card of `size` bytes that must hold `needed`."""
     if size < max(needed, 1):
         yield TOO_SMALL, f"by {format_bytes(max(needed, 1) - size)}"

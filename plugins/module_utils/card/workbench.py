@@ -140,6 +140,7 @@ class Workbench:
         return {CMDLINE: after} if after != before else {}
 
     def _write_boot(self, files: Mapping[str, str]) -> None:
+        """Write files into the boot partition, and read them back. Raises BrambleError."""
         drive = self._drive
         for name, text in sorted(files.items()):
             content = text.encode()
@@ -149,6 +150,7 @@ class Workbench:
                 raise BrambleError(f"boot file {name} cannot be laid on partition 1 of {self.image.path}: {why}")
 
     def _write_root(self, files: Sequence[RootFile]) -> None:
+        """Write files into the root file system, read them back, and check it. Raises BrambleError."""
         device = f"/proc/self/fd/{self.fd}?offset={self.root.start}"
 
         def ask_debugfs(request: str) -> bytes:

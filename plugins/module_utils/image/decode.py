@@ -178,4 +178,5 @@ def _installed(form: str) -> tuple[str, ...]:
 
 
 def _last_line(text: str) -> str:
+    """Return the last line of a program's output; empty if there is none."""
     return (text.strip().splitlines() or [""])[-1]

@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 
 def _size(path: str) -> int:
+    """Return how many bytes of a download there are."""
     return os.path.getsize(path) if os.path.exists(path) else 0
 
 

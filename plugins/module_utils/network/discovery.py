@@ -202,6 +202,7 @@ def judge(nodes: Sequence[Node], hosts: Mapping[str, Host], own: Iterable[str] =
 
 
 def _by_mac(nodes: Sequence[Node], mac: str) -> Node | None:
+    """Return the node whose Pi has a MAC."""
     return next((node for node in nodes if node.mac == mac), None)
 
 

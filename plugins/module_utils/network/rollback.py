@@ -180,6 +180,7 @@ class PendingChange:
 
     @property
     def _unit(self) -> dict[str, File]:
+        """The service that rolls the change back at boot, and the link that enables it."""
         service = f"{self.units}/{UNIT}.service"
         wanted = f"{self.units}/multi-user.target.wants/{UNIT}.service"
         return {service: File(SERVICE.encode()), wanted: File(link=service)}
@@ -314,9 +315,11 @@ class PendingChange:
         write_files({path: entry and File.unpack(entry) for path, entry in packed.items()})
 
     def _record(self, **words: Any) -> None:
+        """Write what became of the change. Raises OSError."""
         write_file(f"{self.state}/outcome.json", File(json.dumps(words).encode(), 0o600))
 
     def _recorded(self) -> dict[str, Any]:
+        """Return what became of the change; {} if nothing is recorded."""
         file = read_file(f"{self.state}/outcome.json")
         outcome: dict[str, Any] = json.loads(file.content) if file else {}
         return outcome
