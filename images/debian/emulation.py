@@ -40,7 +40,7 @@ def run_in_user_namespace(command: list[str]) -> int:
 
 
 def emulate(recipe: Recipe, architecture: str, work: Path) -> None:
-    """Register programs of another architecture with the kernel, in this user namespace, to be run by the qemu of the recipe's Debian.
+    """Register programs of another architecture with the kernel, in this user namespace, for the qemu of the recipe's Debian.
 
     That of this machine may be too old: 7.2 hangs in a build.
     """
