@@ -1,4 +1,4 @@
-"""A picture of who is on the network: the switch, and a box for each node and stranger, as SVG 1.1."""
+"""Draw who is on the network as SVG 1.1: the switch, and a box for each node and each unknown host."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _box(finding: Finding, x: float, y: float) -> list[str]:
 
 
 def picture(findings: Sequence[Finding], title: str, subtitle: str) -> str:
-    """The picture: nodes above and below the switch, in the order given, a cable to each that answers."""
+    """Return the SVG: nodes above and below the switch, in the order given, and a cable to each that answers."""
     columns = max(3, -(-len(findings) // 2))
     width = 2 * MARGIN + columns * WIDE + (columns - 1) * GAP
     switch = TOP + HIGH + CABLE
