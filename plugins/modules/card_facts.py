@@ -18,10 +18,7 @@ options:
     elements: dict
     required: true
     suboptions:
-      node:
-        description: The node that the card is for.
-        type: str
-        required: true
+      node: {description: The node that the card is for., type: str, required: true}
       slot:
         description: >-
           Where the card is. A whole disk, best by its name in C(/dev/disk/by-path) which belongs to the slot and not to

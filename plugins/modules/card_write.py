@@ -32,10 +32,7 @@ options:
     elements: dict
     required: true
     suboptions:
-      node:
-        description: The node that the card is for.
-        type: str
-        required: true
+      node: {description: The node that the card is for., type: str, required: true}
       slot:
         description: Where the card is, as for M(bramble.cluster.card_facts).
         type: path

@@ -44,9 +44,7 @@ options:
     description: Whether to read without TLS. Anyone on the way can then change what is published; not what Ubuntu signs.
     type: bool
     default: false
-  ca_path:
-    description: A file of certificates to trust instead of the system's.
-    type: path
+  ca_path: {description: A file of certificates to trust instead of the system's., type: path}
   timeout:
     description: Seconds without a byte after which a server is taken for dead. It is tried again a few times.
     type: float

@@ -71,9 +71,7 @@ options:
     description: Whether the download may be read without TLS. Its sha256 is compared all the same.
     type: bool
     default: false
-  ca_path:
-    description: A file of certificates to trust instead of the system's.
-    type: path
+  ca_path: {description: A file of certificates to trust instead of the system's., type: path}
   timeout:
     description: Seconds without a byte after which the server is taken for dead. It is tried again a few times.
     type: float
