@@ -64,7 +64,6 @@ import hashlib
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bramble.cluster.plugins.module_utils.core.command import run
 from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import snapd
 
 
@@ -81,7 +80,7 @@ def change(module: AnsibleModule) -> None:
         commands = [["snap", "ack", wanted["assertion"]]] if wanted["assertion"] else []
         commands.append(["snap", "install", *flags, wanted["src"]])
     for command in commands:
-        run(module, *command)
+        module.run_command(command, check_rc=True)
 
 
 def main() -> None:

@@ -83,7 +83,7 @@ def test_everything_that_stands_in_the_way_is_named_before_anything_is_changed()
 def test_a_dry_run_says_what_it_would_do() -> None:
     run = playbook("microk8s", arguments="--tags microk8s --check --diff", check=False)
     assert run.failed == {}
-    assert {"Install it", "Let nobody but us refresh it", "Join the cluster"} <= set(changed(run))
+    assert {"Install the snap", "Hold refreshes", "Join the cluster"} <= set(changed(run))
     assert told("pi-01", "snap list 2>&1 || true").startswith("No snaps")
 
 
@@ -146,7 +146,7 @@ def test_an_upgrade_goes_from_node_to_node_and_skips_no_release() -> None:
     assert "First go to 1.37" in said(run) and run.changes() == []
     build.build(SNAPS, "1.37.0")
     run = playbook("microk8s", arguments="--tags microk8s")
-    steps = ["Drain", "Install it", "Let it work again"]
+    steps = ["Drain the node", "Install the snap", "Make the node schedulable"]
     assert [task for task in changed(run) if task in steps] == steps * len(NODES)
     assert {item["status"]["nodeInfo"]["kubeletVersion"] for item in nodes().values()} == {"v1.37.0-standin"}
     assert ready() == NODES and not any(item["spec"].get("unschedulable") for item in nodes().values())

@@ -1,4 +1,4 @@
-"""The manifests of workloads/kubernetes: what Kubernetes would refuse, and what would not fit together, is found here."""
+"""The manifests of roles/kubernetes_workloads: what Kubernetes would refuse, and what would not fit together, is found here."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def render(folder: Path) -> dict[str, list[dict[str, Any]]]:
         "kubernetes_workloads_run": "run-20261123-031500",
         "kubernetes_workloads_line": LINE,
         "__kubernetes_workloads_line": LINE,
-        "__kubernetes_workloads_dir": str(ROOT / "workloads/kubernetes"),
+        "templates": str(ROOT / "roles/kubernetes_workloads/templates"),
         "__kubernetes_workloads_image": "localhost/bramble:0123456789ab",
         "__kubernetes_workloads_address": "10.152.183.10",
     }

@@ -5,20 +5,17 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
 import pytest
-from ansible_collections.bramble.cluster.plugins.filter.microk8s import (
-    addon_problems,
-    image_names,
-    leader,
-    membership,
-    microk8s_problems,
-    snap_files,
-    step_problem,
-)
-from ansible_collections.bramble.cluster.plugins.filter.microk8s_checklist import checklist, lines
+from ansible_collections.bramble.cluster.plugins.filter.microk8s import leader, membership, microk8s_problems, step_problem
+from ansible_collections.bramble.cluster.plugins.filter.microk8s_addons import addon_problems
+from ansible_collections.bramble.cluster.plugins.filter.microk8s_checklist import checklist, expected, lines
+from ansible_collections.bramble.cluster.plugins.lookup.microk8s_image_names import image_names
+from ansible_collections.bramble.cluster.plugins.lookup.microk8s_snap_files import snap_files
 from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import microk8s as utils
 from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import snapd
 from ansible_collections.bramble.cluster.plugins.modules import microk8s_facts, microk8s_leftovers
@@ -28,6 +25,7 @@ from hypothesis import strategies as st
 from tests.rig.microk8s_snap import build
 
 from .conftest import Run
+from .load_plugin import ROOT
 
 WORKER_SAYS = "This MicroK8s deployment is acting as a node in a cluster.\nPlease use the master node.\n"
 HOST = {
@@ -197,16 +195,6 @@ def test_a_token_is_taken_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, 
     assert not run_module("microk8s_token", {"url": "10.0.0.1:25000/aaaa/c"})["changed"]
 
 
-def test_the_token_is_not_in_what_is_said_of_a_failed_join(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run_module: Run
-) -> None:
-    url = "10.0.0.1:25000/0123456789abcdef/fedcba"
-    answering(monkeypatch, tmp_path, join=(6, f"Connection failed with {url}. Invalid token (500).\n"))
-    done = run_module("microk8s_member", {"url": url, "worker": True})
-    assert done["failed"] and "Invalid token (500)" in done["msg"]
-    assert "0123456789abcdef" not in json.dumps(done)
-
-
 # Releases and add-ons
 
 
@@ -356,11 +344,36 @@ def test_the_names_of_images_are_containerds(tmp_path: Path, manifest: dict, nam
         assert image_names(str(path)) == expected
 
 
-def test_images_are_imported_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run_module: Run) -> None:
-    log = answering(monkeypatch, tmp_path, ctr=(0, "localhost/a:1\nlocalhost/ab:1\n"))
-    assert not run_module("microk8s_images", {"src": "/f.tar", "names": ["localhost/a:1"]})["changed"]
-    done = run_module("microk8s_images", {"src": "/f.tar", "names": ["localhost/a:1", "localhost/b:1"]})
-    assert done["missing"] == ["localhost/b:1"] and log.read_text().splitlines()[-1] == "ctr images import /f.tar"
+def test_images_are_imported_once(tmp_path: Path) -> None:
+    """By the role's own tasks, with a `microk8s` that has one image of two."""
+    tar, log = tmp_path / "images.tar", tmp_path / "log"
+    command = tmp_path / "microk8s"
+    command.write_text(f'#!/bin/sh\necho "$@" >>{log}\ncase $* in *list*) echo localhost/a:1; echo localhost/ab:1;; esac\n')
+    command.chmod(0o755)
+
+    def run(*names: str) -> list[str]:
+        with tarfile.open(tar, "w") as file:
+            data = json.dumps([{"RepoTags": names}]).encode()
+            info = tarfile.TarInfo("manifest.json")
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+        log.write_text("")
+        given = {"__microk8s_image": str(tar), "__microk8s_command": str(command), "__microk8s_own": {"snaps": {"microk8s": {}}}}
+        done = subprocess.run(
+            [Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", "-c", "local", "-e", json.dumps(given)]
+            + ["-e", "ansible_become=false", ROOT / "tests/unit/microk8s/image.yml"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return log.read_text().splitlines()
+
+    sent = f"/var/tmp/{tar.name}"
+    assert run("localhost/a:1") == ["ctr images list --quiet"]
+    assert run("localhost/a:1", "localhost/b:1")[1:] == [f"ctr images import {sent}"]
+    assert not Path(sent).exists()
 
 
 # The way back
