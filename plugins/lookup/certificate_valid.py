@@ -32,7 +32,7 @@ options:
 EXAMPLES = r"""
 - name: Show whether pi-01 needs a new certificate
   ansible.builtin.debug:
-    msg: "{{ not lookup('bramble.cluster.certificate_valid', 'pi-01', folder=certificate_dir, names=['pi-01', '192.168.1.101'], days=90) }}"
+    msg: "{{ not lookup('bramble.cluster.certificate_valid', 'pi-01', folder=certificate_dir, names=['pi-01'], days=90) }}"
 """
 
 RETURN = r"""

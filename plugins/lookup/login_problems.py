@@ -28,7 +28,7 @@ EXAMPLES = r"""
     that: __problems | length == 0
     fail_msg: "{{ __problems }}"
   vars:
-    __problems: "{{ query('bramble.cluster.login_problems', *ansible_play_hosts_all, ssh_key=cluster_ssh_key, known_hosts=cluster_known_hosts) }}"
+    __problems: "{{ query('bramble.cluster.login_problems', 'pi-01', 'pi-02', ssh_key='id_ed25519', known_hosts='known_hosts') }}"
 """
 
 RETURN = r"""

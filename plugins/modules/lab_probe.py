@@ -12,7 +12,7 @@ description:
     by I(gateways) are set, for the time of the probes. All is undone in any case, also when this is killed (systemd-run(1)).
 author: Bramble
 options:
-  rows: {description: "The probes, as plugins/module_utils/lab_probe.py takes them.", type: list, elements: dict, default: []}
+  rows: {description: "The probes, as plugins/module_utils/lab/probe.py takes them.", type: list, elements: dict, default: []}
   interface: {description: The wired port., type: str, required: true}
   hostile: {description: Try it as a hostile root., type: bool, default: false}
   gateways: {description: "What a hostile root takes for gateways, of IPv4 and IPv6.", type: list, elements: str, default: []}
@@ -43,7 +43,7 @@ rows:
   type: list
   elements: dict
 about:
-  description: What others need to know to try their way through this node (lab_probe.about).
+  description: What others need to know to try their way through this node (plugins/module_utils/lab/host.py).
   returned: always
   type: dict
 frames:
@@ -62,7 +62,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bramble.cluster.plugins.module_utils.lab import probe
+from ansible_collections.bramble.cluster.plugins.module_utils.lab import host, probe
 
 UNIT = "bramble-lab-capture"
 FRAMES = Path("/run/bramble-lab-frames.json")
@@ -135,7 +135,7 @@ def main() -> None:
     )
     wanted: dict[str, Any] = module.params
     try:
-        about = probe.about(wanted["interface"], wanted["uplink"])
+        about = host.about(wanted["interface"], wanted["uplink"])
         with hostile_root(module) if wanted["hostile"] else contextlib.nullcontext():
             rows = probe.run(wanted["rows"])
         frames: dict[str, int] = {}

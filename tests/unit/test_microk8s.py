@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from ansible_collections.bramble.cluster.plugins.filter.microk8s import leader, membership, microk8s_problems, step_problem
 from ansible_collections.bramble.cluster.plugins.filter.microk8s_addons import addon_problems
-from ansible_collections.bramble.cluster.plugins.filter.microk8s_checklist import checklist, expected, lines
+from ansible_collections.bramble.cluster.plugins.filter.microk8s_checklist import checklist, lines
+from ansible_collections.bramble.cluster.plugins.filter.microk8s_checklist import expected as expected_nodes
 from ansible_collections.bramble.cluster.plugins.lookup.microk8s_image_names import image_names
 from ansible_collections.bramble.cluster.plugins.lookup.microk8s_snap_files import snap_files
 from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import microk8s as utils
@@ -347,9 +348,9 @@ def test_the_names_of_images_are_containerds(tmp_path: Path, manifest: dict, nam
 def test_images_are_imported_once(tmp_path: Path) -> None:
     """By the role's own tasks, with a `microk8s` that has one image of two."""
     tar, log = tmp_path / "images.tar", tmp_path / "log"
-    command = tmp_path / "microk8s"
-    command.write_text(f'#!/bin/sh\necho "$@" >>{log}\ncase $* in *list*) echo localhost/a:1; echo localhost/ab:1;; esac\n')
-    command.chmod(0o755)
+    microk8s = tmp_path / "microk8s"
+    microk8s.write_text(f'#!/bin/sh\necho "$@" >>{log}\ncase $* in *list*) echo localhost/a:1; echo localhost/ab:1;; esac\n')
+    microk8s.chmod(0o755)
 
     def run(*names: str) -> list[str]:
         with tarfile.open(tar, "w") as file:
@@ -358,15 +359,10 @@ def test_images_are_imported_once(tmp_path: Path) -> None:
             info.size = len(data)
             file.addfile(info, io.BytesIO(data))
         log.write_text("")
-        given = {"__microk8s_image": str(tar), "__microk8s_command": str(command), "__microk8s_own": {"snaps": {"microk8s": {}}}}
-        done = subprocess.run(
-            [Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", "-c", "local", "-e", json.dumps(given)]
-            + ["-e", "ansible_become=false", ROOT / "tests/unit/microk8s/image.yml"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        given = {"__microk8s_image": str(tar), "__microk8s_command": str(microk8s), "__microk8s_own": {"snaps": {"microk8s": {}}}}
+        command = [Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", "-c", "local", "-e", json.dumps(given)]
+        command += ["-e", "ansible_become=false", ROOT / "tests/unit/microk8s/image.yml"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return log.read_text().splitlines()
 
@@ -535,6 +531,10 @@ def test_a_node_that_does_not_answer_has_failed() -> None:
     rows = checklist({}, "", {"pi-1": False}, CHECKED)
     assert [row["verdict"] for row in rows] == ["FAILED", "FAILED"]
     assert lines(rows)[0] == "FAILED    MicroK8s answers (it has no MicroK8s: run playbooks/microk8s.yml): pi-1"
+
+
+def test_the_checklist_expects_every_node_once() -> None:
+    assert expected_nodes(["pi-1"], ["pi-2", "pi-3"]) == {"pi-1": False, "pi-2": True, "pi-3": True}
 
 
 @pytest.mark.parametrize(
