@@ -1,31 +1,31 @@
 #!/usr/bin/python
-"""Ansible module: what this node can reach, tried out."""
+"""Ansible module: what this node can reach, by probes."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: lab_probe
-short_description: Try out what a node can reach
+short_description: Probe what a node can reach
 description:
-  - Runs probes, and says of each whether it got through. Nothing is installed and nothing stays.
-  - With I(hostile), as a hostile root would. The node's whole nftables ruleset is flushed, IPv6 is switched on and default routes
-    by I(gateways) are set, for the time of the probes. All is undone in any case, also when this is killed (systemd-run(1)).
+  - Runs probes, and returns of each whether it got through. Nothing is installed and nothing stays.
+  - With I(hostile), as a hostile root would. The node's whole nftables ruleset is flushed, IPv6 is enabled and default routes by
+    I(gateways) are set, while the probes run. All is rolled back in any case, also when this is killed (systemd-run(1)).
 author: Bramble
 options:
   rows: {description: "The probes, as plugins/module_utils/lab/probe.py takes them.", type: list, elements: dict, default: []}
   interface: {description: The wired port., type: str, required: true}
-  hostile: {description: Try it as a hostile root., type: bool, default: false}
-  gateways: {description: "What a hostile root takes for gateways, of IPv4 and IPv6.", type: list, elements: str, default: []}
+  hostile: {description: Probe as a hostile root., type: bool, default: false}
+  gateways: {description: "The gateways that a hostile root would use, of IPv4 and IPv6.", type: list, elements: str, default: []}
   capture:
     description:
-      - C(start) counts the frames at I(uplink) that have an address in I(networks), until C(stop), which tells.
+      - V(start) begins to count the frames at I(uplink) that have an address in I(networks); V(stop) returns the count.
     type: str
     choices: [start, stop]
   uplink: {description: "The way out. Empty: the port of the default route, if it is not I(interface).", type: str, default: ""}
-  program: {description: "What counts: roles/isolated_lab/files/capture.py.", type: str}
+  program: {description: "The program that counts: roles/isolated_lab/files/capture.py.", type: str}
   networks: {description: What is counted., type: list, elements: str, default: []}
 attributes:
-  check_mode: {support: none, description: A probe that is not run tells nothing.}
+  check_mode: {support: none, description: A probe that is not run proves nothing.}
   diff_mode: {support: none, description: Nothing to show.}
 """
 

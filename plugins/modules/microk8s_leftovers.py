@@ -10,7 +10,7 @@ description:
   - Removes network interfaces, firewall rules, files and mounts of a MicroK8s that is not installed any more. Other rules stay.
 author: Bramble
 attributes:
-  check_mode: {support: full, description: Says what it would remove.}
+  check_mode: {support: full, description: Shows what it would remove.}
   diff_mode: {support: full, description: Lists what is removed.}
 options: {}
 """
