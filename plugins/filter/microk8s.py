@@ -1,4 +1,4 @@
-"""What playbooks/microk8s.yml decides: whether the nodes can have Kubernetes, who leads, and what a running cluster shows."""
+"""Whether the nodes can have Kubernetes, and the release that is asked for."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes.release
 
 MIB = 2**20
 MEMORY_WORDS = ["cgroup_enable=memory", "cgroup_memory=1"]
-"""Kernel parameters that give containers memory limits on a Raspberry Pi, whose firmware switches them off."""
+"""Kernel parameters that give containers memory limits on a Raspberry Pi, whose firmware disables them."""
 
 
 def step_problem(target: str, current: str) -> str:
-    """Why a node must not go from one release to another at once; "" when it may: to the same, or to the next.
+    """Return why a node must not go from one release to another in one step; "" when it may: to the same, or to the next.
 
     :param target: a channel or a version
     :param current: a version
@@ -33,7 +33,7 @@ def step_problem(target: str, current: str) -> str:
 
 
 def node_problems(host: str, facts: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """What a node lacks, one sentence each, with what to do.
+    """Return what a node lacks, one sentence each, with what to do.
 
     :param facts: `host` of the module microk8s_facts
     :param wanted: architectures, distributions, memory and disk (MiB), clock (seconds), memory_cgroup, gateway, source, channel
@@ -97,12 +97,12 @@ def node_problems(host: str, facts: Mapping[str, Any], wanted: Mapping[str, Any]
 def microk8s_problems(
     answers: Mapping[str, Mapping[str, Any]], control_plane: Sequence[str], wanted: Mapping[str, Any]
 ) -> list[str]:
-    """All that stands in the way, for all nodes at once.
+    """Return every problem of all nodes, one sentence each.
 
-    :param answers: what the module microk8s_facts said on each node, with `host`
-    :param control_plane: the nodes that are to have it
-    :param wanted: as for `node_problems`, with memory_control_plane and memory_worker (MiB) in the place of memory, and version,
-        that of the file, or the channel
+    :param answers: the results of the module microk8s_facts, by node, with `host`
+    :param control_plane: the nodes of the control plane
+    :param wanted: as for `node_problems`, with memory_control_plane and memory_worker (MiB) instead of memory, and version, that of
+        the file, or the channel
     """
     problems = []
     if not control_plane:
@@ -122,37 +122,9 @@ def microk8s_problems(
     return problems
 
 
-def leader(answers: Mapping[str, Mapping[str, Any]]) -> str:
-    """The node with the control plane that speaks for the cluster: of the largest one, the first. "" when none answers.
-
-    After the first node's card was written anew, that node is alone: it has to join the others, not the others it.
-    """
-    led = {host: answer["nodes"] for host, answer in answers.items() if answer.get("role") == "control-plane"}
-    return max(led, key=lambda host: len(led[host]), default="")
-
-
-def membership(name: str, own: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]]) -> str:
-    """What a node is in the cluster: `member`, `missing`, or `stale`: its name is there, but of another life.
-
-    A card that was written anew, or a node that left and was not removed, has its name in the cluster and is not in it: each node
-    of the control plane then sees a cluster with another record of itself. A worker sees none.
-
-    :param own: what microk8s_facts said on the node
-    :param nodes: the cluster's nodes, by name
-    """
-    if name not in nodes:
-        return "missing"
-    if own.get("role") == "worker":
-        return "member"
-    return "member" if own.get("nodes", {}).get(name, {}).get("uid") == nodes[name]["uid"] else "stale"
-
-
 class FilterModule:
-    """Filters for playbooks/microk8s.yml."""
+    """The filter microk8s_problems."""
 
     def filters(self) -> dict[str, Any]:
-        return {
-            "microk8s_leader": leader,
-            "microk8s_membership": membership,
-            "microk8s_problems": microk8s_problems,
-        }
+        """Name -> function."""
+        return {"microk8s_problems": microk8s_problems}

@@ -11,10 +11,11 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from ansible_collections.bramble.cluster.plugins.filter.microk8s import leader, membership, microk8s_problems, step_problem
+from ansible_collections.bramble.cluster.plugins.filter.microk8s import microk8s_problems, step_problem
 from ansible_collections.bramble.cluster.plugins.filter.microk8s_addons import addon_problems
 from ansible_collections.bramble.cluster.plugins.filter.microk8s_checklist import checklist, lines
 from ansible_collections.bramble.cluster.plugins.filter.microk8s_checklist import expected as expected_nodes
+from ansible_collections.bramble.cluster.plugins.filter.microk8s_members import leader, membership
 from ansible_collections.bramble.cluster.plugins.lookup.microk8s_image_names import image_names
 from ansible_collections.bramble.cluster.plugins.lookup.microk8s_snap_files import snap_files
 from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import microk8s as utils
