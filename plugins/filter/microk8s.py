@@ -101,8 +101,8 @@ def microk8s_problems(
 
     :param answers: the results of the module microk8s_facts, by node, with `host`
     :param control_plane: the nodes of the control plane
-    :param wanted: as for `node_problems`, with memory_control_plane and memory_worker (MiB) instead of memory, and version, that of
-        the file, or the channel
+    :param wanted: as for `node_problems`, with memory_control_plane and memory_worker (MiB) instead of memory, and version,
+        that of the file, or the channel
     """
     problems = []
     if not control_plane:
