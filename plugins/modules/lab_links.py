@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: leave a node one wired port, and nothing else that could carry a packet elsewhere."""
 
 from __future__ import annotations
@@ -7,9 +8,9 @@ DOCUMENTATION = r"""
 module: lab_links
 short_description: Set down all ports but one, or block the radios
 description:
-  - Sets down every network interface except the loopback and those in I(keep), of any kind; or blocks every radio (rfkill).
+  - Sets down every network interface except the loopback and those in O(keep), of any kind; or blocks every radio (rfkill).
   - Records what it set down, so that O(state=absent) sets up exactly that again.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   kind: {description: Ports or radios., type: str, choices: [links, radios], required: true}
   state:

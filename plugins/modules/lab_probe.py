@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: what this node can reach, by probes."""
 
 from __future__ import annotations
@@ -8,9 +9,9 @@ module: lab_probe
 short_description: Probe what a node can reach
 description:
   - Runs probes, and returns of each whether it got through. Nothing is installed and nothing stays.
-  - With I(hostile), as a hostile root would. The node's whole nftables ruleset is flushed, IPv6 is enabled and default routes by
-    I(gateways) are set, while the probes run. All is rolled back in any case, also when this is killed (systemd-run(1)).
-author: Bramble
+  - With O(hostile), as a hostile root would. The node's whole nftables ruleset is flushed, IPv6 is enabled and default routes by
+    O(gateways) are set, while the probes run. All is rolled back in any case, also when this is killed (systemd-run(1)).
+author: The Bramble team (!UNKNOWN)
 options:
   rows: {description: "The probes, as plugins/module_utils/lab/probe.py takes them.", type: list, elements: dict, default: []}
   interface: {description: The wired port., type: str, required: true}
@@ -18,7 +19,7 @@ options:
   gateways: {description: "The gateways that a hostile root would use, of IPv4 and IPv6.", type: list, elements: str, default: []}
   capture:
     description:
-      - V(start) begins to count the frames at I(uplink) that have an address in I(networks); V(stop) returns the count.
+      - V(start) begins to count the frames at O(uplink) that have an address in O(networks); V(stop) returns the count.
     type: str
     choices: [start, stop]
   uplink: {description: "The way out. Empty: the port of the default route, if it is not I(interface).", type: str, default: ""}

@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: a table of nftables with a rollback timer."""
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ short_description: Load a table of nftables, with a rollback unless it is confir
 description:
   - Replaces one table of family inet, in one step, and no other. To compare, nft prints the wanted table, loaded in an empty
     network namespace, and the table in force, both without counters.
-  - A rollback timer (systemd-run(1)) restores the table before after I(timeout) seconds, unless a new login confirms it.
+  - A rollback timer (systemd-run(1)) restores the table before after O(timeout) seconds, unless a new login confirms the change.
     Nothing is written for the next boot; that is for a unit of the caller.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   name: {description: The table., type: str, required: true}
   rules: {description: "What stands between its braces, as nft(8) takes it. Names of ports as iifname and oifname.", type: str}
@@ -51,7 +52,7 @@ UNDO = "/run/bramble-nft-{name}.undo"
 
 
 class TableError(Exception):
-    """A change that cannot be made, with what nft said."""
+    """What can not be done, for people."""
 
 
 def replacing(name: str, table: str) -> str:

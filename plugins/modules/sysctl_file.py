@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: settings of the kernel, in force and in a file of their own."""
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ short_description: Settings of the kernel, in force and in a file of their own
 description:
   - Writes a file of sysctl.d(5) and sets the kernel. The file records the value before, which O(state=absent) restores.
     Needs no program on the node. Without IPv6 in the kernel its settings are skipped.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   path: {description: The file., type: path, required: true}
   settings: {description: "Name -> value.", type: dict, required: true}

@@ -215,7 +215,7 @@ def test_the_exercises_are_solved(targets: Play, tmp_path: Path) -> None:
 
     def rainbow(*words: str) -> str:
         command = [sys.executable, "-m", "bramble", "rainbow", *words, "--folder", "tables", "--on", "workstation"]
-        own = {**os.environ, "PYTHONPATH": str(ROOT / "workloads")}
+        own = {**os.environ, "PYTHONPATH": str(ROOT / "workloads/src")}
         done = subprocess.run(
             command, cwd=tmp_path, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
         )

@@ -203,7 +203,7 @@ def test_the_image_for_containers_computes_as_this_machine_does(tmp_path: Path) 
     assert inside("python3", "-c", "import platform; print(platform.machine())") == "aarch64\n"
     words = ["pi", "--points", "1e7", "--on", "local", "--report"]
     inside("bramble", *words, "/report")
-    own = {**os.environ, "PYTHONPATH": str(ROOT / "workloads")}
+    own = {**os.environ, "PYTHONPATH": str(ROOT / "workloads/src")}
     subprocess.run([sys.executable, "-m", "bramble", *words, tmp_path / "report"], env=own, check=True)
     there, here = (json.loads((folder / "pi.json").read_text()) for folder in (tree / "report", tmp_path / "report"))
     assert there["inside"] == here["inside"]

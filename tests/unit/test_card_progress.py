@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.bramble.cluster.plugins.action import card_write as action
+from ansible_collections.bramble.cluster.plugins.plugin_utils import card_progress as action
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
