@@ -28,10 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "workloads/src"), str(ROOT)]
-
-import standins  # noqa: E402
+from tests.support import ROOT, standins
 
 AT_LEAST = {"efficiency_8_pi": 0.95, "tasks_vs_bare_dask": 0.8}
 AT_MOST = {"makespan_vs_optimal": 1.05, "lost_of_1000": 0}

@@ -33,10 +33,7 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "workloads/src"))
-
-import standins  # noqa: E402
+from tests.support import ROOT, standins
 
 NAME, SUBNET = "bench-workloads", "10.77.113.0/24"
 CPUS = min(standins.CPUS, 0.075 * len(os.sched_getaffinity(0)))

@@ -8,8 +8,8 @@ DOCUMENTATION = r"""
 module: card_ledger
 short_description: Add to what is known about the nodes' cards
 description:
-  - The ledger is a JSON file with an object by node. M(bramble.cluster.card_write) notes in it what became of each card; this module adds
-    what shows only elsewhere, such as the card's CID, which no USB reader tells.
+  - The ledger is a JSON file with an object by node. M(bramble.cluster.card_write) records in it what became of each card; this
+    module adds what shows only elsewhere, such as the card's CID, which no USB reader tells.
   - A value that is empty is not added.
 author: The Bramble team (!UNKNOWN)
 options:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import rehearsal
-from rehearsal import INVENTORY, ROOT, play
+
+from tests.support import ROOT, rehearsal
+from tests.support.rehearsal import INVENTORY, play
 
 from . import conftest
 

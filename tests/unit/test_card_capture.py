@@ -34,7 +34,8 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io impo
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rehearsal import HARDWARE, play
+
+from tests.support.rehearsal import HARDWARE, play
 
 from .conftest import Machine
 

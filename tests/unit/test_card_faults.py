@@ -30,11 +30,11 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io impo
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.modules import card_write
 
-from tests.rig.cards import Card, Rig
-from tests.rig.flaw import Flaw
+from tests.support.cards import Card, Rig
+from tests.support.flaw import Flaw
+from tests.support.tiny_image import MIB, SIZE
 
 from .test_card_writer import assert_same, batch, identity, matter, results
-from .tiny_image import MIB, SIZE
 
 CARD = 32 * MIB
 HALF = CARD // 2

@@ -22,7 +22,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.text import f
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from .tiny_image import BOOT_SIZE, BOOT_START, ROOT_SIZE, ROOT_START
+from tests.support.tiny_image import BOOT_SIZE, BOOT_START, ROOT_SIZE, ROOT_START
 
 KEY = RootFile("/etc/ssh/ssh_host_ed25519_key", "-----BEGIN OPENSSH PRIVATE KEY-----\nnot really\n", 0o600)
 FILES = [
@@ -183,10 +183,10 @@ def test_overlay_is_the_same_every_time_and_reads_back(image: Path, tmp_path: Pa
 
     for name, text in boot.items():
         assert output("mtype", "-i", f"{copy}@@{BOOT_START}", f"::{name}") == text
-    for file in FILES:
-        assert output("debugfs", "-R", f"cat {file.path}", f"{copy}?offset={ROOT_START}") == file.content
-        stat = output("debugfs", "-R", f"stat {file.path}", f"{copy}?offset={ROOT_START}")
-        assert f"{file.mode:04o} " in stat and "User:     0   Group:     0" in stat
+    for own in FILES:
+        assert output("debugfs", "-R", f"cat {own.path}", f"{copy}?offset={ROOT_START}") == own.content
+        stat = output("debugfs", "-R", f"stat {own.path}", f"{copy}?offset={ROOT_START}")
+        assert f"{own.mode:04o} " in stat and "User:     0   Group:     0" in stat
     for folder in ("/var", "/var/lib/new"):
         assert "Mode:  0755" in output("debugfs", "-R", f"stat {folder}", f"{copy}?offset={ROOT_START}")
     output("e2fsck", "-fn", f"{copy}?offset={ROOT_START}")

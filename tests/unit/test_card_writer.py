@@ -24,7 +24,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.error import 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from .tiny_image import BOOT_START, MIB, ROOT_START, SIZE
+from tests.support.tiny_image import BOOT_START, MIB, ROOT_START, SIZE
 
 SECRET = "-----BEGIN OPENSSH PRIVATE KEY-----\nnever to be seen\n"
 KEY_PATH = "/etc/ssh/ssh_host_ed25519_key"

@@ -28,7 +28,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.card.workbench imp
 )
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 
-from .tiny_image import BOOT_START, ROOT_START
+from tests.support.tiny_image import BOOT_START, ROOT_START
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent / "identity"

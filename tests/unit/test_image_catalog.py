@@ -27,9 +27,10 @@ from ansible_collections.bramble.cluster.plugins.module_utils.image.publisher im
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support import ROOT
+from tests.support.web import Site, certificate
+
 from .conftest import Run
-from .load_plugin import ROOT
-from .web import Site, certificate
 
 pytestmark = pytest.mark.usefixtures("impatient")
 WEB = Web(allow_http=True, timeout=20)

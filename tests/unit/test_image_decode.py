@@ -10,6 +10,7 @@ import os
 import subprocess
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,13 @@ def compress(form: str, data: bytes, path: Path) -> Path:
     elif form == "zst":
         path.write_bytes(subprocess.run(["zstd", "-cq"], input=data, capture_output=True, check=True).stdout)
     else:
-        path.write_bytes({"xz": lzma.compress, "gz": gzip.compress, "bz2": bz2.compress, "raw": bytes}[form](data))
+        compressors: dict[str, Callable[[bytes], bytes]] = {
+            "xz": lzma.compress,
+            "gz": gzip.compress,
+            "bz2": bz2.compress,
+            "raw": bytes,
+        }
+        path.write_bytes(compressors[form](data))
     return path
 
 

@@ -11,7 +11,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.error import 
 from ansible_collections.bramble.cluster.plugins.module_utils.image import http as image_http
 from ansible_collections.bramble.cluster.plugins.module_utils.image.http import BadStatus, Unreachable, Web, WrongImage
 
-from .web import Site, certificate
+from tests.support.web import Site, certificate
 
 pytestmark = pytest.mark.usefixtures("impatient")
 DATA = os.urandom(3_000_000)

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.bramble.cluster.plugins.module_utils.bundle import debs as bundle_debs
 from ansible_collections.bramble.cluster.plugins.module_utils.bundle.bundle import (
     MANIFEST,
     SIGNATURE,
     Kind,
     Manifest,
     check_signature,
+    describe,
     make_key,
     read,
     sign,
@@ -27,7 +29,6 @@ from ansible_collections.bramble.cluster.plugins.module_utils.bundle.bundle impo
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.modules import package_bundle
 
-bundle_debs = package_bundle.bundle_debs
 KIND = Kind("trixie", "3.13", "aarch64")
 Run = Callable[..., dict[str, Any]]
 
@@ -118,7 +119,7 @@ def bundle(tmp_path: Path) -> tuple[Path, str]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
     make_key(key)
-    manifest = Manifest(folder.name, KIND, ("chrony",), package_bundle.describe(folder)).dump()
+    manifest = Manifest(folder.name, KIND, ("chrony",), describe(folder)).dump()
     (folder / MANIFEST).write_bytes(manifest)
     (folder / SIGNATURE).write_bytes(sign(manifest, key))
     return folder, key.with_name("key.pub").read_text()
@@ -213,7 +214,7 @@ def distribution(tmp_path: Path) -> Path:
     packages = (archive / "Packages").read_bytes()
     digest = hashlib.sha256(packages).hexdigest()
     (tmp_path / "Release").write_text(f"Date: Mon, 01 Jan 2024 00:00:00 UTC\nSHA256:\n {digest} {len(packages)} Packages\n")
-    gpg = ["gpg", "--homedir", home, "--batch", "--quiet", "--pinentry-mode=loopback", "--passphrase="]
+    gpg: list[str | Path] = ["gpg", "--homedir", home, "--batch", "--quiet", "--pinentry-mode=loopback", "--passphrase="]
     output(*gpg, "--quick-generate-key", "test", "ed25519", "sign", "never")
     output(*gpg, "--clearsign", "--output", archive / "InRelease", tmp_path / "Release")
     output("gpgconf", "--homedir", home, "--kill", "gpg-agent")
