@@ -32,7 +32,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.network.discovery 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from .load_plugin import ROOT
+from tests.support import ROOT
 
 PICTURES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(ROOT / "playbooks/templates"), undefined=jinja2.StrictUndefined, trim_blocks=True

@@ -20,7 +20,7 @@ from ansible_collections.bramble.cluster.plugins.filter.isolated_lab import (
 from ansible_collections.bramble.cluster.plugins.filter.isolated_lab_report import lab_report, ways
 from ansible_collections.bramble.cluster.plugins.module_utils.lab import probe
 
-from .load_plugin import ROOT
+from tests.support import ROOT
 
 LAB: dict[str, Any] = {
     "addresses": {"pi-client": "10.0.0.100", "pi-01": "10.0.0.101", "pi-02": "10.0.0.102"},

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from .load_plugin import ROOT
+from tests.support import ROOT
+
 from .test_isolated_lab import phase, tried
 
 WORDS = ["amber", "birch", "cedar", "daisy", "elder", "fern"]

@@ -25,10 +25,10 @@ from ansible_collections.bramble.cluster.plugins.modules import microk8s_facts, 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support import ROOT
 from tests.support.microk8s_snap import build
 
 from .conftest import Run
-from .load_plugin import ROOT
 
 WORKER_SAYS = "This MicroK8s deployment is acting as a node in a cluster.\nPlease use the master node.\n"
 HOST = {
