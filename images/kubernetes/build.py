@@ -9,7 +9,7 @@ as their root file system is read-only. The archive (OCI image layout 1.0, and w
 and no owners but root. It is kept under the hash of what shapes it. `ctr image import`, `microk8s images import` and
 `docker load` take it.
 
-The last line of standard output is a JSON object for Ansible; what goes on is told on standard error.
+The last line of standard output is a JSON object for Ansible; each step is reported on standard error.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from images.debian.build import ARCHITECTURES, BuildError, fingerprint, native_architecture, run, say, sha256
+from ansible_collections.bramble.cluster.images.host import ARCHITECTURES, fingerprint, native_architecture, report_step, run
+from ansible_collections.bramble.cluster.plugins.module_utils.core.digest import file_sha256
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 # libprimesieve-dev: under this name in every release. dash: for whoever looks into a container.
@@ -49,7 +51,7 @@ ENVIRONMENT = {
 
 
 def settings(architecture: str, layers: list[str]) -> dict[str, Any]:
-    """The image's configuration (OCI image specification 1.0, config.md); `layers`: SHA-256 of what is not compressed."""
+    """Return the image's configuration (OCI image specification 1.0, config.md); `layers`: SHA-256 of what is not compressed."""
     return {
         "architecture": architecture,
         "os": "linux",
@@ -64,12 +66,12 @@ def settings(architecture: str, layers: list[str]) -> dict[str, Any]:
 
 
 def kind_of(bundle: Path) -> dict[str, str]:
-    """What a bundle is for: release, python, architecture (in the kernel's words). Raises BuildError."""
+    """Return what a bundle is for: release, python, architecture (in the kernel's words). Raises BrambleError."""
     try:
         manifest = json.loads((bundle / "manifest.json").read_text())
         return {name: str(manifest[name]) for name in ("release", "python", "architecture")}
     except (OSError, ValueError, LookupError) as error:
-        raise BuildError(f"{bundle} is no bundle: {error}. playbooks/kubernetes_image.yml makes one") from error
+        raise BrambleError(f"{bundle} is no bundle: {error}. playbooks/kubernetes_image.yml makes one") from error
 
 
 def unpack(release: str, architecture: str, tree: Path) -> None:
@@ -103,13 +105,13 @@ def install(bundle: Path, python: str, home: Path) -> None:
 
 
 def compile_all(tree: Path, python: str) -> None:
-    """Compile what is in a tree of this machine's architecture, with its own Python. Raises BuildError."""
+    """Compile what is in a tree of this machine's architecture, with its own Python. Raises BrambleError."""
     # One after the other: in there is no /dev/shm.
     command = ["chroot", str(tree), "/usr/bin/python3", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
     done = subprocess.run([*command, f"/usr/lib/python{python}", f"/{HOME}"], capture_output=True, text=True, check=False)
     # A few files are for other Pythons or for tests of errors, and do not compile; nobody imports them.
     if not any((tree / HOME / "bramble/__pycache__").glob("cli.*.pyc")):
-        raise BuildError(f"nothing was compiled: {done.stdout[-500:]}{done.stderr[-500:]}")
+        raise BrambleError(f"nothing was compiled: {done.stdout[-500:]}{done.stderr[-500:]}")
 
 
 def take_compiled(source: Path, target: Path) -> None:
@@ -124,9 +126,10 @@ def take_compiled(source: Path, target: Path) -> None:
 
 
 def layer(tree: Path, names: Iterable[str], target: Path) -> str:
-    """Write a layer with some folders of a tree, the same bytes for the same tree. Gives the SHA-256 before compression."""
+    """Write a layer with some folders of a tree, the same bytes for the same tree; return the SHA-256 before compression."""
 
     def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
+        """Return a member without owner and time."""
         member.uid = member.gid = member.mtime = 0
         member.uname = member.gname = ""
         return member
@@ -137,7 +140,7 @@ def layer(tree: Path, names: Iterable[str], target: Path) -> str:
             tar.add(tree / name, name, filter=plain)
     with loose.open("rb") as file, target.open("wb") as packed, gzip.GzipFile("", "wb", 6, packed, mtime=0) as zipped:
         shutil.copyfileobj(file, zipped, 1 << 20)
-    digest = sha256(loose)
+    digest = file_sha256(loose)
     loose.unlink()
     return digest
 
@@ -148,8 +151,8 @@ def archive(work: Path, target: Path, name: str, config: dict[str, Any], layers:
     blobs.mkdir(parents=True)
 
     def blob(file: Path, media: str) -> dict[str, Any]:
-        """Move a file there; its descriptor."""
-        digest = sha256(file)
+        """Move a file among the blobs, and return its descriptor."""
+        digest = file_sha256(file)
         file.rename(blobs / digest)
         return {
             "mediaType": f"application/vnd.oci.image.{media}",
@@ -158,7 +161,7 @@ def archive(work: Path, target: Path, name: str, config: dict[str, Any], layers:
         }
 
     def written(content: Any) -> Path:
-        """Write JSON."""
+        """Write a file of JSON, and return its path."""
         (work / "json").write_text(json.dumps(content))
         return work / "json"
 
@@ -180,23 +183,23 @@ def archive(work: Path, target: Path, name: str, config: dict[str, Any], layers:
 
 
 def build(bundle: Path, kind: dict[str, str], name: str, target: Path) -> None:
-    """Make the archive."""
+    """Build the archive. Raises BrambleError."""
     architecture, native = ARCHITECTURES[kind["architecture"]], native_architecture()
     with tempfile.TemporaryDirectory(prefix=".making-", dir=target.parent) as scratch:
         work = Path(scratch)
         own = work / native
-        say(f"{name}: packages of Debian {kind['release']}")
+        report_step(f"{name}: packages of Debian {kind['release']}")
         unpack(kind["release"], native, own)
         tree = own
         if architecture != native:
             tree = work / architecture
             unpack(kind["release"], architecture, tree)
-        say(f"{name}: wheels")
+        report_step(f"{name}: wheels")
         install(bundle, kind["python"], own / HOME)
         compile_all(own, kind["python"])
         if tree is not own:
             take_compiled(own / f"usr/lib/python{kind['python']}", tree / f"usr/lib/python{kind['python']}")
-        say(f"{name}: layers")
+        report_step(f"{name}: layers")
         base = [path.name for path in tree.iterdir() if path.name != "opt"]
         digests = [layer(tree, base, work / "base"), layer(own, [HOME], work / "home")]
         archive(work, work / "image", name, settings(architecture, digests), [work / "base", work / "home"])
@@ -204,7 +207,7 @@ def build(bundle: Path, kind: dict[str, str], name: str, target: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Build, or find, one image."""
+    """Build one image, or find it in the cache, and return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--bundle", type=Path, required=True, help="the folder of a bundle: its kind is the image's")
     parser.add_argument("--cache", type=Path, required=True, help="where images are kept")
@@ -219,8 +222,8 @@ def main(arguments: list[str] | None = None) -> int:
         if changed and not args.check:
             args.cache.mkdir(parents=True, exist_ok=True)
             build(args.bundle, kind, f"{NAME}:{tag}", target)
-    except BuildError as error:
-        say(f"build.py: {error}")
+    except BrambleError as error:
+        report_step(f"build.py: {error}")
         return 1
     print(json.dumps({"changed": changed, "image": f"{NAME}:{tag}", "archive": str(target)}))
     return 0

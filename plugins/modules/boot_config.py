@@ -100,7 +100,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bramble.cluster.plugins.module_utils.boot import config as boot
+from ansible_collections.bramble.cluster.plugins.module_utils.boot import cmdline, config_txt, files
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import read, shown
@@ -112,13 +112,13 @@ def edited_cmdline(path: Path, wanted: dict) -> str:
     """What a line of kernel parameters is to be. Raises BrambleError, OSError."""
     line = read(path)
     for name in wanted["cmdline_restored"]:
-        if boot.backup_of(path).exists():
-            line = boot.restore_parameter(line, name, read(boot.backup_of(path)))
+        if files.backup_path(path).exists():
+            line = cmdline.restore_parameter(line, name, read(files.backup_path(path)))
     for parameter in wanted["cmdline_absent"]:
-        line = boot.remove_parameter(line, parameter)
+        line = cmdline.remove_parameter(line, parameter)
     for parameter in wanted["cmdline_present"]:
-        line = boot.set_parameter(line, parameter)
-    boot.parameters(line)
+        line = cmdline.set_parameter(line, parameter)
+    cmdline.parameters(line)
     return line
 
 
@@ -126,14 +126,14 @@ def edited_config(path: Path, wanted: dict) -> str:
     """What the firmware's settings are to be. Raises OSError."""
     text = read(path)
     for entry in wanted["config_absent"]:
-        text = boot.remove_setting(text, **entry)
+        text = config_txt.remove_setting(text, **entry)
     for entry in wanted["config_restored"]:
-        kept = boot.backup_of(path)
+        kept = files.backup_path(path)
         # Setting what is there already changes nothing.
-        if kept.exists() and boot.set_setting(read(kept), **entry) != read(kept):
-            text = boot.remove_setting(text, **entry)
+        if kept.exists() and config_txt.set_setting(read(kept), **entry) != read(kept):
+            text = config_txt.remove_setting(text, **entry)
     for entry in wanted["config_present"]:
-        text = boot.set_setting(text, **entry)
+        text = config_txt.set_setting(text, **entry)
     return text
 
 
@@ -141,10 +141,10 @@ def planned(module: AnsibleModule) -> dict[Path, str]:
     """What the files that change are to be. Raises BrambleError, OSError."""
     wanted = module.params
     for parameter in (*wanted["cmdline_present"], *wanted["cmdline_absent"], *wanted["cmdline_restored"]):
-        boot.check_parameter(parameter)
+        cmdline.check_parameter(parameter)
     for entry in (*wanted["config_present"], *wanted["config_absent"], *wanted["config_restored"]):
-        boot.check_setting(**entry)
-    found = boot.find()
+        config_txt.check_setting(**entry)
+    found = files.find_boot_files()
     plan: dict[Path, str] = {}
     for kind, path, inputs, edited in (
         ("cmdline", found.cmdline, found.cmdline_inputs, edited_cmdline),
@@ -153,9 +153,8 @@ def planned(module: AnsibleModule) -> dict[Path, str]:
         if not any(wanted[option] for option in wanted if option.startswith(f"{kind}_")):
             continue
         if path is None:
-            problem = (
-                f"There is no {kind}.txt in {boot.ROOT / 'boot/firmware'} or {boot.ROOT / 'boot'}: is the boot partition mounted?"
-            )
+            folder = files.ROOT / "boot"
+            problem = f"There is no {kind}.txt in {folder / 'firmware'} or {folder}: is the boot partition mounted?"
             if not wanted["optional"]:
                 raise BrambleError(f"{problem} Nothing was changed.")
             module.warn(problem)
@@ -177,12 +176,12 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         {"before_header": str(path), "after_header": str(path), "before": shown(read(path)), "after": shown(text)}
         for path, text in plan.items()
     ]
-    flag = boot.ROOT / "run/reboot-required"
+    flag = files.ROOT / "run/reboot-required"
     if not module.check_mode:
         for path, text in plan.items():
-            boot.save(path, text)
-            if module.params["config_restored"] and text == read(boot.backup_of(path)):
-                boot.backup_of(path).unlink()
+            files.save_with_backup(path, text)
+            if module.params["config_restored"] and text == read(files.backup_path(path)):
+                files.backup_path(path).unlink()
         if plan:
             flag.write_text("*** System restart required ***\n", encoding="utf-8")
     return dict(changed=bool(plan), files=[str(path) for path in plan], reboot_required=bool(plan) or flag.exists(), diff=diff)

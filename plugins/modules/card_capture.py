@@ -115,8 +115,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bramble.cluster.plugins.module_utils.capture.capture import Order, capture, check_tools, inspect, opened
-from ansible_collections.bramble.cluster.plugins.module_utils.card.writer import Progress
+from ansible_collections.bramble.cluster.plugins.module_utils.capture.capture import capture
+from ansible_collections.bramble.cluster.plugins.module_utils.capture.request import CaptureRequest
+from ansible_collections.bramble.cluster.plugins.module_utils.capture.source_card import inspect_card, open_card
+from ansible_collections.bramble.cluster.plugins.module_utils.capture.tools import check_tools
+from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Progress
 from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 
 SPEC = {
@@ -136,28 +139,28 @@ SPEC = {
 def run(module: AnsibleModule) -> dict[str, Any]:
     """Look at the card, then capture it. Raises BrambleError when nothing was captured."""
     options = module.params
-    order = Order(
+    request = CaptureRequest(
         folder=Path(os.path.abspath(options["folder"])),
         name=options["name"] or f"{options['node']}-{time.strftime('%Y%m%d-%H%M%S')}",
         compression=options["compression"],
-        most=options["card_bytes"],
+        max_bytes=options["card_bytes"],
         architecture=options["architecture"],
         init_format=options["init_format"],
         seeds={name: str(text) for name, text in options["boot_files"].items()},
     )
     check_tools()
-    with opened(options["node"], options["slot"]) as card:
-        golden = inspect(card, order.most)
-        order.check(golden)
+    with open_card(options["node"], options["slot"]) as card:
+        source = inspect_card(card, request.max_bytes)
+        request.check(source)
         outcome = {
             "changed": True,
-            "used_bytes": golden.bytes,
+            "used_bytes": source.bytes,
             "card_size": card.facts.bytes,
-            "image": str(order.image),
-            "archive": str(order.archive),
+            "image": str(request.image),
+            "archive": str(request.archive),
         }
         if not module.check_mode:
-            made = capture(card, golden, order, Progress(options["progress_file"]))
+            made = capture(card, source, request, Progress(options["progress_file"]))
             outcome |= {name: made[name] for name in ("sha256", "bytes", "init_format", "grow", "cleaned")}
     return outcome
 

@@ -49,7 +49,7 @@ import json
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bramble.cluster.plugins.module_utils.card.ledger import Entries, Ledger, merged, table
+from ansible_collections.bramble.cluster.plugins.module_utils.card.ledger import Entries, Ledger, merge_entry, table
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 
@@ -63,11 +63,11 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         if not isinstance(values, dict):
             raise BrambleError(f"The values of {node} are not an object. Nothing was noted.")
         known[node] = {name: value for name, value in values.items() if value not in ("", None)}
-    after = {node: merged(before.get(node, {}), values, fresh) for node, values in known.items()}
+    after = {node: merge_entry(before.get(node, {}), values, fresh) for node, values in known.items()}
     changed = [node for node in after if after[node] != before.get(node, {})]
     if not module.check_mode:
         for node in changed:
-            ledger.note(node, known[node], fresh)
+            ledger.record(node, known[node], fresh)
     outcome = {"changed": bool(changed), "table": table(after)}
     if module._diff:
         sides = ({node: entries.get(node) for node in changed} for entries in (before, after))

@@ -163,20 +163,15 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.card import ledger as card_ledger
+from ansible_collections.bramble.cluster.plugins.module_utils.card.batch import write_batch
 from ansible_collections.bramble.cluster.plugins.module_utils.card.content import Content
-from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import OK, TOO_SMALL, Facts, Guard, table, warnings
+from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import OK, TOO_SMALL, Facts, table, warnings
+from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import Guard
 from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
+from ansible_collections.bramble.cluster.plugins.module_utils.card.preflight import check_space, create_virtual_cards
+from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Progress
+from ansible_collections.bramble.cluster.plugins.module_utils.card.result import FAILED, SKIPPED, WRITTEN, Result
 from ansible_collections.bramble.cluster.plugins.module_utils.card.workbench import RootFile, Workbench
-from ansible_collections.bramble.cluster.plugins.module_utils.card.writer import (
-    FAILED,
-    SKIPPED,
-    WRITTEN,
-    Progress,
-    Result,
-    make_blanks,
-    space_needed,
-    write_batch,
-)
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 
@@ -236,7 +231,7 @@ def contents(image: Image, cards: list[dict], folder: str, progress: Progress) -
     expected = {}
     with Workbench(image, folder) as bench:
         for card in cards:
-            progress.tell(card["node"], "prepare")
+            progress.report(card["node"], "prepare")
             boot_files = {name: str(text) for name, text in card["boot_files"].items()}
             overlay = bench.overlay(boot_files, root_files(card), card["arguments"])
             expected[card["node"]] = Content(image, overlay)
@@ -294,7 +289,7 @@ def write(module: AnsibleModule, good: list[Facts], ledger: card_ledger.Ledger) 
             sum(len(str(text)) for text in card["boot_files"].values()) + sum(len(file["content"]) for file in card["root_files"])
             for card in chosen
         )
-        space_needed(image, good, extra + 2**20, folder)
+        check_space(image, good, extra + 2**20, folder)
         blank = [facts for facts in good if facts.blank]
         made: list[Result] = []
         if module.check_mode:
@@ -302,7 +297,7 @@ def write(module: AnsibleModule, good: list[Facts], ledger: card_ledger.Ledger) 
             made = [Result(facts.node, facts.slot, WRITTEN) for facts in blank]
             good = [facts for facts in good if not facts.blank]
         else:
-            make_blanks(blank)
+            create_virtual_cards(blank)
         expected = contents(image, chosen, folder, progress)
         done = write_batch(good, expected, progress, module.check_mode, options["only_good"], options["full_test"], ledger)
         try:
@@ -310,7 +305,7 @@ def write(module: AnsibleModule, good: list[Facts], ledger: card_ledger.Ledger) 
         except BrambleError as error:
             for result in done:
                 result.result, result.error = FAILED, str(error)
-                ledger.note(result.node, {"verdict": card_ledger.FAILED, "reason": str(error)})
+                ledger.record(result.node, {"verdict": card_ledger.FAILED, "reason": str(error)})
     return done + made
 
 

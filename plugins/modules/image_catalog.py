@@ -72,14 +72,17 @@ changes:
 
 import io
 import os
-import tempfile
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible_collections.bramble.cluster.plugins.module_utils.core.atomic import replace_file
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
+from ansible_collections.bramble.cluster.plugins.module_utils.image.catalogue import Catalogue
 from ansible_collections.bramble.cluster.plugins.module_utils.image.http import Web
-from ansible_collections.bramble.cluster.plugins.module_utils.image.publisher import Catalogue, Release, public_key, ubuntu
+from ansible_collections.bramble.cluster.plugins.module_utils.image.release import Release
+from ansible_collections.bramble.cluster.plugins.module_utils.image.signature import public_key
+from ansible_collections.bramble.cluster.plugins.module_utils.image.ubuntu import newest_ubuntu
 
 try:
     from ruamel.yaml import YAML
@@ -131,8 +134,8 @@ def newest(source: dict, options: dict, catalogue: Catalogue, web: Web) -> Relea
             return catalogue.newest(source["url"])
         if source["publisher"] == "ubuntu":
             key = public_key(options["keyring"], options["key_url"], source["signer"], web)
-            found = ubuntu(options["ubuntu_url"], source["folder"], source["file"], source["signer"], key, web)
-            return catalogue.extracted(found)
+            found = newest_ubuntu(options["ubuntu_url"], source["folder"], source["file"], source["signer"], key, web)
+            return catalogue.with_extracted(found)
     except (LookupError, TypeError) as error:
         raise BrambleError(f"its source makes no sense: {error} is missing") from None
     raise BrambleError(f"its publisher is {source['publisher']!r}; raspberrypi and ubuntu are known")
@@ -165,21 +168,6 @@ def _words(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value or "unknown")
 
 
-def write(path: str, text: str) -> None:
-    """Replace a file in one step; its permissions stay."""
-    path = os.path.realpath(path)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=os.path.dirname(path), delete=False) as file:
-        try:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-            os.fchmod(file.fileno(), os.stat(path).st_mode & 0o7777)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
-
-
 def run(module: AnsibleModule) -> dict[str, Any]:
     """Read all, then write. Raises BrambleError."""
     if not HAS_RUAMEL:
@@ -210,7 +198,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         yaml.dump(document, buffer)
         after = buffer.getvalue()
         if not module.check_mode:
-            write(options["path"], after)
+            replace_file(os.path.realpath(options["path"]), after)
     diff = {"before": before, "after": after, "before_header": options["path"], "after_header": options["path"]}
     return {"changed": bool(changes), "changes": changes, "diff": diff}
 

@@ -138,7 +138,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 from ansible_collections.bramble.cluster.plugins.module_utils.image.http import Web
-from ansible_collections.bramble.cluster.plugins.module_utils.image.store import Pin, Store
+from ansible_collections.bramble.cluster.plugins.module_utils.image.pin import Pin
+from ansible_collections.bramble.cluster.plugins.module_utils.image.store import Store
 
 EVERY = 0.5  # seconds between two events of one phase
 SUMS = {"type": "dict", "default": {}, "options": {"sha256": {"type": "str"}, "bytes": {"type": "int"}}}
@@ -166,13 +167,13 @@ class Progress:
 
     def __init__(self, image: str, path: str | None) -> None:
         self._image, self._path = image, path
-        self._phase, self._told_at = "", 0.0
+        self._phase, self._reported_at = "", 0.0
 
-    def tell(self, phase: str, done: int, total: int) -> None:
+    def report(self, phase: str, done: int, total: int) -> None:
         """Say how far a phase is: now and then, when it begins, and when it is done."""
         now = time.time()
-        if self._path and (phase != self._phase or now >= self._told_at + EVERY or done == total):
-            self._phase, self._told_at = phase, now
+        if self._path and (phase != self._phase or now >= self._reported_at + EVERY or done == total):
+            self._phase, self._reported_at = phase, now
             event = {"image": self._image, "phase": phase, "done": done, "total": total, "time": now}
             with open(self._path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(event) + "\n")
@@ -204,7 +205,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     for word in (pin.name, pin.architecture):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", word):
             raise BrambleError(f"{word!r} cannot be part of a file name: letters, digits and . _ - only")
-    store = Store(options["cache"], Progress(pin.name, options["progress_file"]).tell, module.check_mode)
+    store = Store(options["cache"], Progress(pin.name, options["progress_file"]).report, module.check_mode)
     if options["src"]:
         wanted = sum_of(options, "image_sha256")
         if not wanted:
@@ -212,7 +213,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
                 f"{options['src']} is used only with its SHA-256. Nothing was changed. Set image_sha256 to what its maker "
                 "published, for the file or for the image in it."
             )
-        found = store.own(pin, options["src"], wanted)
+        found = store.import_file(pin, options["src"], wanted)
     else:
         if not pin.download_sha256:
             raise BrambleError(f"{pin.name} has no download.sha256: what cannot be verified is not downloaded")

@@ -49,7 +49,7 @@ options:
     type: int
     default: 90
   program:
-    description: The text of module_utils/network_switch.py, which undoes a change. By default asked of Python; not under mitogen.
+    description: The text of network/rollback.py, which undoes a change. By default asked of Python; not under mitogen.
     type: str
 attributes:
   check_mode: {support: full, description: "Says what it would change, and changes nothing. It does not ask the wire."}
@@ -113,17 +113,34 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
-from ansible_collections.bramble.cluster.plugins.module_utils.network import stack
+from ansible_collections.bramble.cluster.plugins.module_utils.network.arp import ETH_P_ARP, arp_conflict, arp_probe
+from ansible_collections.bramble.cluster.plugins.module_utils.network.commands import Commands, stack_commands
+from ansible_collections.bramble.cluster.plugins.module_utils.network.owner import (
+    Owner,
+    PortFacts,
+    find_owner,
+    parse_networkctl,
+    parse_nmcli,
+)
+from ansible_collections.bramble.cluster.plugins.module_utils.network.places import PLACES, own_path
+from ansible_collections.bramble.cluster.plugins.module_utils.network.port import (
+    Live,
+    check_gateways,
+    ipv4_differences,
+    ipv6_settings,
+    parse_live,
+)
 from ansible_collections.bramble.cluster.plugins.module_utils.network.rollback import (
     File,
     PendingChange,
     RollbackError,
-    put,
-    put_all,
-    read,
-    run_all,
-    text,
+    file_text,
+    read_file,
+    run_commands,
+    write_file,
+    write_files,
 )
+from ansible_collections.bramble.cluster.plugins.module_utils.network.stack import changed_files, means_same
 
 CLOUD = "/etc/cloud/cloud.cfg.d"
 CLOUD_FILE = f"{CLOUD}/99-bramble-network.cfg"
@@ -141,27 +158,27 @@ def ask(*command: str) -> str:
         return ""
 
 
-def look(interface: str) -> stack.Facts:
+def look(interface: str) -> PortFacts:
     """What the node says of the port."""
     services = ("NetworkManager", "systemd-networkd", "networking")
     states = ask("systemctl", "is-active", *services).split()
     active = frozenset(name for name, state in zip(services, states, strict=False) if state == "active")
     state = nm_uuid = file = networkd_state = networkd_file = ""
     if "NetworkManager" in active:
-        said = stack.nmcli(ask("nmcli", "--terse", "--fields", "GENERAL.STATE,GENERAL.CON-UUID", "device", "show", interface))
+        said = parse_nmcli(ask("nmcli", "--terse", "--fields", "GENERAL.STATE,GENERAL.CON-UUID", "device", "show", interface))
         state, nm_uuid = said.get("GENERAL.STATE", ""), said.get("GENERAL.CON-UUID", "")
-        file = stack.nmcli(ask("nmcli", "--terse", "--fields", "UUID,FILENAME", "connection", "show")).get(nm_uuid, "")
+        file = parse_nmcli(ask("nmcli", "--terse", "--fields", "UUID,FILENAME", "connection", "show")).get(nm_uuid, "")
     if "systemd-networkd" in active:
-        networkd_state, networkd_file = stack.networkctl(ask("networkctl", "--json=short", "status", interface))
+        networkd_state, networkd_file = parse_networkctl(ask("networkctl", "--json=short", "status", interface))
     ifupdown = ask("ifquery", "--state", interface).startswith(f"{interface}=")
-    return stack.Facts(interface, active, state, nm_uuid, file, networkd_state, networkd_file, ifupdown)
+    return PortFacts(interface, active, state, nm_uuid, file, networkd_state, networkd_file, ifupdown)
 
 
-def live(interface: str) -> stack.Live:
+def live(interface: str) -> Live:
     """What the kernel has of the port."""
     address = json.loads(ask("ip", "-json", "address", "show", "dev", interface) or "[]")
     route = json.loads(ask("ip", "-json", "route", "show", "default") or "[]")
-    return stack.live(address, route, interface)
+    return parse_live(address, route, interface)
 
 
 def ports() -> dict[str, str]:
@@ -169,22 +186,22 @@ def ports() -> dict[str, str]:
     found = {}
     for folder in sorted(glob.glob("/sys/class/net/*")):
         # ARPHRD_ETHER; what software made has no device, but a stand-in's port has none either.
-        if text(read(f"{folder}/type")).strip() == "1" and not os.path.exists(f"{folder}/wireless"):
-            found[os.path.basename(folder)] = text(read(f"{folder}/address")).strip()
+        if file_text(read_file(f"{folder}/type")).strip() == "1" and not os.path.exists(f"{folder}/wireless"):
+            found[os.path.basename(folder)] = file_text(read_file(f"{folder}/address")).strip()
     return found
 
 
 def taken(interface: str, mac: str, address: str) -> str:
     """Whoever else has an address on the wire: a hardware address, empty if nobody answers. Raises OSError."""
     own = bytes.fromhex(mac.replace(":", ""))
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(stack.ETH_P_ARP)) as wire:
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ARP)) as wire:
         wire.bind((interface, 0))
         # On a wire an answer takes a millisecond: no need for the seconds that RFC 5227 gives a radio.
         for _ in range(3):
-            wire.send(stack.arp_probe(own, address))
+            wire.send(arp_probe(own, address))
             end = time.monotonic() + 0.5
             while (left := end - time.monotonic()) > 0:
-                if select.select([wire], [], [], left)[0] and (other := stack.arp_conflict(wire.recv(2048), own, address)):
+                if select.select([wire], [], [], left)[0] and (other := arp_conflict(wire.recv(2048), own, address)):
                     return other
     return ""
 
@@ -194,7 +211,7 @@ def check_netplan(texts: Mapping[str, str], changes: Mapping[str, str | None]) -
     with tempfile.TemporaryDirectory() as root:
         for path, content in {**texts, **changes}.items():
             if path.startswith("/etc/netplan/") and content is not None:
-                put(f"{root}{path}", File(content.encode(errors="surrogateescape"), 0o600))
+                write_file(f"{root}{path}", File(content.encode(errors="surrogateescape"), 0o600))
         command = ["netplan", "generate", "--root-dir", root]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -213,22 +230,22 @@ class Node:
                 f"There is no port {self.interface}. The wired ports are: {names}. Set cluster_interface to one of them. "
                 "Nothing was changed."
             )
-        stack.check(self.port)
+        check_gateways(self.port)
         self.mac = there[self.interface]
         self.now = live(self.interface)
         self.change = PendingChange()
 
-    def plan(self) -> tuple[stack.Owner, stack.Facts, dict[str, File | None], bool]:
+    def plan(self) -> tuple[Owner, PortFacts, dict[str, File | None], bool]:
         """Who has the port, the files that differ, and whether that changes the network. Raises BrambleError, OSError."""
-        entries = {path: read(path) for places in stack.PLACES.values() for path in glob.glob(places) if os.path.isfile(path)}
-        texts = {path: text(entry) for path, entry in entries.items()}
+        entries = {path: read_file(path) for places in PLACES.values() for path in glob.glob(places) if os.path.isfile(path)}
+        texts = {path: file_text(entry) for path, entry in entries.items()}
         facts = look(self.interface)
-        who = stack.owner(facts, texts)
-        ours, mode = stack.own_path(who.stack, self.interface)
-        changes = stack.wanted(who, self.interface, self.options["files"][who.stack], texts, self.mac)
+        who = find_owner(facts, texts)
+        ours, mode = own_path(who.stack, self.interface)
+        changes = changed_files(who, self.interface, self.options["files"][who.stack], texts, self.mac)
         if changes and who.stack == "netplan":
             check_netplan(texts, changes)
-        differs = bool(stack.differences(self.port, self.now)) or not stack.same(who.stack, texts, changes)
+        differs = bool(ipv4_differences(self.port, self.now)) or not means_same(who.stack, texts, changes)
         files: dict[str, File | None] = {}
         for path, content in changes.items():
             old = entries.get(path)
@@ -239,7 +256,7 @@ class Node:
         others = {"/etc/hosts": File(self.options["hosts"].encode())}
         if os.path.isdir(CLOUD):
             others[CLOUD_FILE] = File(CLOUD_TEXT.encode())
-        files.update({path: file for path, file in others.items() if read(path) != file})
+        files.update({path: file for path, file in others.items() if read_file(path) != file})
         if self.port.get("nameservers") and who.backend != "NetworkManager" and not os.path.exists("/run/systemd/resolve"):
             self._warn(f"{who.backend} leaves name servers to systemd-resolved or resolvconf: cluster_dns may have no effect.")
         return who, facts, files, differs
@@ -249,19 +266,19 @@ class Node:
         kernel = f"/proc/sys/net/ipv6/conf/{self.interface}"
         if not os.path.isdir(kernel):
             return {}
-        settings = stack.ipv6_settings(self.port)
+        settings = ipv6_settings(self.port)
         lines = [f"net.ipv6.conf.{self.interface.replace('.', '/')}.{name} = {value}" for name, value in settings.items()]
         file = File("\n".join(["# From Bramble's inventory.", *lines, ""]).encode())
         # NetworkManager and networkd take advertisements by themselves, and tell the kernel not to.
         checked = settings if settings["accept_ra"] == "0" else {"disable_ipv6": settings["disable_ipv6"]}
         stale = [address for address in self.now.dynamic_ipv6 if settings["accept_ra"] == "0"]
-        right = read(SYSCTL_FILE) == file and all(
-            text(read(f"{kernel}/{name}")).strip() == value for name, value in checked.items()
+        right = read_file(SYSCTL_FILE) == file and all(
+            file_text(read_file(f"{kernel}/{name}")).strip() == value for name, value in checked.items()
         )
         if right and not stale:
             return {}
         if not dry:
-            put(SYSCTL_FILE, file)
+            write_file(SYSCTL_FILE, file)
             for name, value in settings.items():
                 with open(f"{kernel}/{name}", "w", encoding="ascii") as setting:
                     setting.write(value)
@@ -281,11 +298,11 @@ class Node:
                     "or change cluster_subnet, cluster_first_host or this node's node_number. Nothing was changed."
                 )
 
-    def commands(self, who: stack.Owner, facts: stack.Facts) -> stack.Commands:
+    def commands(self, who: Owner, facts: PortFacts) -> Commands:
         """How the stack is told."""
-        return stack.commands(who, self.interface, self.options["uuid"], facts.nm_uuid)
+        return stack_commands(who, self.interface, self.options["uuid"], facts.nm_uuid)
 
-    def stage(self, who: stack.Owner, facts: stack.Facts, files: Mapping[str, File | None]) -> str:
+    def stage(self, who: Owner, facts: PortFacts, files: Mapping[str, File | None]) -> str:
         """Have the change made, and undone unless it is confirmed; its name. Raises RollbackError, OSError."""
         commands = self.commands(who, facts)
         name = str(uuids.uuid4())
@@ -298,8 +315,8 @@ class Node:
         plan = self.change.plan()
         if not plan:
             return ""
-        applied = all(read(path) == (entry and File.unpack(entry)) for path, entry in plan["new"].items())
-        if applied and not stack.differences(self.port, self.now):
+        applied = all(read_file(path) == (entry and File.unpack(entry)) for path, entry in plan["new"].items())
+        if applied and not ipv4_differences(self.port, self.now):
             return str(plan["name"])
         raise RollbackError(
             "A change of an earlier run was not confirmed and undoes itself in a minute or two. Then run this again."
@@ -308,7 +325,7 @@ class Node:
     def settled(self) -> None:
         """Wait until the port is as it shall be. Raises BrambleError."""
         end = time.monotonic() + SETTLE
-        while wrong := stack.differences(self.port, live(self.interface)):
+        while wrong := ipv4_differences(self.port, live(self.interface)):
             if time.monotonic() > end:
                 raise BrambleError(f"{self.interface} is not as it shall be: {'; '.join(wrong)}.")
             time.sleep(0.5)
@@ -316,7 +333,7 @@ class Node:
 
 def shown(path: str, before: File | None, after: File | None) -> dict[str, str]:
     """A file in a diff; not the text if it may hold a secret, as that of a wireless network does."""
-    old, new = text(before), text(after)
+    old, new = file_text(before), file_text(after)
     if SECRET.search(old + new):
         old, new = "(with secrets)\n", "(with secrets, changed)\n" if after else ""
     return {"before_header": path, "after_header": path, "before": old, "after": new}
@@ -334,14 +351,14 @@ def present(module: AnsibleModule) -> dict[str, Any]:
     after = {**files, **policy}
     result["changed"] = bool(after) or differs
     if module._diff:
-        result["diff"] = [shown(path, read(path), file) for path, file in after.items()]
+        result["diff"] = [shown(path, read_file(path), file) for path, file in after.items()]
     if module.check_mode or not result["changed"]:
         return result
     if differs:
         node.free()
         return {**result, "change": node.stage(who, facts, files)}
-    put_all(files)
-    if stack.own_path(who.stack, node.interface)[0] in files and (wrong := run_all(node.commands(who, facts).same)):
+    write_files(files)
+    if own_path(who.stack, node.interface)[0] in files and (wrong := run_commands(node.commands(who, facts).same)):
         raise RollbackError(f"The files are changed, the network is not: {wrong}. Restart the node.")
     node.ipv6(dry=False)
     return result

@@ -22,9 +22,9 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.bramble.cluster.images.host import native_architecture
+from ansible_collections.bramble.cluster.images.kubernetes import build
 
-from images.debian.build import native_architecture
-from images.kubernetes import build
 from tests.e2e.conftest import booted, told
 from tests.support import ROOT, rehearsal
 from tests.support.microk8s_snap import build as snaps

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.bramble.cluster.plugins.module_utils.boot import config as boot
+from ansible_collections.bramble.cluster.plugins.module_utils.boot import cmdline as kernel
+from ansible_collections.bramble.cluster.plugins.module_utils.boot import config_txt
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,7 +23,7 @@ IMAGES = sorted(path.name for path in CASES.iterdir() if path.is_dir())
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty root file system, which the module takes for the node's."""
-    monkeypatch.setattr("ansible_collections.bramble.cluster.plugins.module_utils.boot.config.ROOT", tmp_path)
+    monkeypatch.setattr("ansible_collections.bramble.cluster.plugins.module_utils.boot.files.ROOT", tmp_path)
     (tmp_path / "run").mkdir()
     (tmp_path / "boot/firmware").mkdir(parents=True)
     return tmp_path
@@ -156,7 +157,7 @@ def test_bad_input_is_named_and_changes_nothing(root: Path, run_module: Run, con
 
 def test_a_full_partition_leaves_the_old_file(machine: Machine, monkeypatch: pytest.MonkeyPatch, run_module: Run) -> None:
     point = machine.mount("-t", "tmpfs", "-o", "size=64k", "none")
-    monkeypatch.setattr("ansible_collections.bramble.cluster.plugins.module_utils.boot.config.ROOT", point)
+    monkeypatch.setattr("ansible_collections.bramble.cluster.plugins.module_utils.boot.files.ROOT", point)
     (point / "boot/firmware").mkdir(parents=True)
     path = cmdline(point, b"root=/dev/mmcblk0p2\n")
     with (point / "fill").open("wb") as file:
@@ -205,13 +206,13 @@ def words(text: str) -> list[str]:
 
 @given(line, asked)
 def test_a_set_parameter_is_there_and_all_others_stay(text: str, wanted: str) -> None:
-    after = boot.set_parameter(text, wanted)
-    assert wanted in boot.parameters(after)
+    after = kernel.set_parameter(text, wanted)
+    assert wanted in kernel.parameters(after)
     key = wanted.partition("=")[0]
-    same = [key, wanted][key in boot.REPEATED_PARAMETERS]
-    ours = [p for p in boot.parameters(after) if (p if "=" in same else p.partition("=")[0]) == same]
+    same = [key, wanted][key in kernel.REPEATED_PARAMETERS]
+    ours = [p for p in kernel.parameters(after) if (p if "=" in same else p.partition("=")[0]) == same]
     assert ours[-1] == wanted
-    rest_before, rest_after = ([p for p in boot.parameters(t) if p.partition("=")[0] != key] for t in (text, after))
+    rest_before, rest_after = ([p for p in kernel.parameters(t) if p.partition("=")[0] != key] for t in (text, after))
     assert rest_before == rest_after
     assert len(words(after)) - len(words(text)) in (0, 1)
     assert after.count("\n") == text.count("\n") and after.count("\r") == text.count("\r")
@@ -219,34 +220,34 @@ def test_a_set_parameter_is_there_and_all_others_stay(text: str, wanted: str) ->
 
 @given(line, asked)
 def test_set_is_idempotent(text: str, wanted: str) -> None:
-    once = boot.set_parameter(text, wanted)
-    assert boot.set_parameter(once, wanted) == once
+    once = kernel.set_parameter(text, wanted)
+    assert kernel.set_parameter(once, wanted) == once
 
 
 @given(line, asked)
 def test_remove_after_set_restores(text: str, wanted: str) -> None:
     key = wanted.partition("=")[0]
-    if all(p.partition("=")[0] != key for p in boot.parameters(text)):
-        assert boot.remove_parameter(boot.set_parameter(text, wanted), key) == text
-        assert boot.restore_parameter(boot.set_parameter(text, wanted), key, text) == text
+    if all(p.partition("=")[0] != key for p in kernel.parameters(text)):
+        assert kernel.remove_parameter(kernel.set_parameter(text, wanted), key) == text
+        assert kernel.restore_parameter(kernel.set_parameter(text, wanted), key, text) == text
 
 
 @given(line, asked)
 def test_removed_is_gone_and_all_others_stay(text: str, gone: str) -> None:
-    after = boot.remove_parameter(text, gone)
+    after = kernel.remove_parameter(text, gone)
     match = (lambda p: p == gone) if "=" in gone else (lambda p: p.partition("=")[0] == gone)
-    assert boot.parameters(after) == [p for p in boot.parameters(text) if not match(p)]
-    assert boot.remove_parameter(after, gone) == after
+    assert kernel.parameters(after) == [p for p in kernel.parameters(text) if not match(p)]
+    assert kernel.remove_parameter(after, gone) == after
 
 
 @given(line, st.lists(asked, max_size=3))
 def test_restored_is_as_it_was(text: str, changes: list[str]) -> None:
     after = text
     for wanted in changes:
-        after = boot.set_parameter(after, wanted)
+        after = kernel.set_parameter(after, wanted)
     for key in {wanted.partition("=")[0] for wanted in changes}:
-        after = boot.restore_parameter(after, key, text)
-    assert set(boot.parameters(after)) == set(boot.parameters(text))
+        after = kernel.restore_parameter(after, key, text)
+    assert set(kernel.parameters(after)) == set(kernel.parameters(text))
 
 
 def test_any_bytes_survive(root: Path, run_module: Run) -> None:
@@ -256,8 +257,8 @@ def test_any_bytes_survive(root: Path, run_module: Run) -> None:
 
 
 def test_what_is_inits_is_left_alone() -> None:
-    assert boot.set_parameter("a -- b=1 --c\n", "b=2") == "a b=2 -- b=1 --c\n"
-    assert boot.remove_parameter("b a  -- b", "b") == "a  -- b"
+    assert kernel.set_parameter("a -- b=1 --c\n", "b=2") == "a b=2 -- b=1 --c\n"
+    assert kernel.remove_parameter("b a  -- b", "b") == "a  -- b"
 
 
 # config.txt
@@ -277,39 +278,42 @@ config = st.builds(
 
 @given(st.text() | config)
 def test_config_round_trips(text: str) -> None:
-    assert boot._text(boot._lines(text)) == text
-    assert boot.remove_setting(text, "not_there") == text
+    assert config_txt.join_lines(config_txt.parse_lines(text)) == text
+    assert config_txt.remove_setting(text, "not_there") == text
 
 
 @given(config, setting, section)
 def test_a_set_setting_is_in_its_section_and_all_else_stays(text: str, wanted: str, where: str) -> None:
-    after = boot.set_setting(text, wanted, where)
-    assert boot.set_setting(after, wanted, where) == after
+    after = config_txt.set_setting(text, wanted, where)
+    assert config_txt.set_setting(after, wanted, where) == after
     filters = () if where == "all" else (where,)
     key = wanted.partition("=")[0]
-    ours = [line.text.strip() for line in boot._lines(after) if line.filters == filters and line.key == key]
-    assert wanted in ours and (key in boot.REPEATED_SETTINGS or ours[-1] == wanted)
+    ours = [line.text.strip() for line in config_txt.parse_lines(after) if line.filters == filters and line.key == key]
+    assert wanted in ours and (key in config_txt.REPEATED_SETTINGS or ours[-1] == wanted)
 
     def others(text: str) -> list[tuple[str, tuple[str, ...]]]:
         mine = (filters, key)
-        lines = boot._lines(text)
+        lines = config_txt.parse_lines(text)
         return [(line.text, line.filters) for line in lines if line.key and (line.filters, line.key) != mine]
 
     assert others(after) == others(text)
-    comments = [[line.text for line in boot._lines(t) if not line.key and line.text[:1] != "["] for t in (text, after)]
+    comments = [[line.text for line in config_txt.parse_lines(t) if not line.key and line.text[:1] != "["] for t in (text, after)]
     assert comments[0] == comments[1]
     assert after.endswith("\n") == text.endswith("\n") or not text
-    assert {line.end for line in boot._lines(after)} <= {line.end for line in boot._lines(text)} | {"\n", ""} or "\r" in text
+    assert {line.end for line in config_txt.parse_lines(after)} <= {line.end for line in config_txt.parse_lines(text)} | {
+        "\n",
+        "",
+    } or "\r" in text
 
 
 @given(config, setting, section)
 def test_removing_a_setting_that_was_not_there_restores(text: str, wanted: str, where: str) -> None:
     filters = () if where == "all" else (where,)
     if (
-        any(line.filters == filters for line in boot._lines(text))
-        and boot.remove_setting(text, wanted.partition("=")[0], where) == text
+        any(line.filters == filters for line in config_txt.parse_lines(text))
+        and config_txt.remove_setting(text, wanted.partition("=")[0], where) == text
     ):
-        assert boot.remove_setting(boot.set_setting(text, wanted, where), wanted, where) == text
+        assert config_txt.remove_setting(config_txt.set_setting(text, wanted, where), wanted, where) == text
 
 
 @pytest.mark.parametrize(
@@ -343,4 +347,4 @@ def test_removing_a_setting_that_was_not_there_restores(text: str, wanted: str, 
     ],
 )
 def test_where_a_setting_goes(text: str, wanted: str, where: str, after: str) -> None:
-    assert boot.set_setting(text, wanted, where) == after
+    assert config_txt.set_setting(text, wanted, where) == after

@@ -17,19 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.bramble.cluster.plugins.module_utils.capture.capture import (
-    GROW,
-    Order,
-    Root,
-    capture,
-    check_tools,
-    inspect,
-    opened,
-    with_root_size,
-    workspace,
-)
+from ansible_collections.bramble.cluster.plugins.module_utils.capture.archive import resize_root_entry
+from ansible_collections.bramble.cluster.plugins.module_utils.capture.capture import capture
+from ansible_collections.bramble.cluster.plugins.module_utils.capture.grow import GROW_ARGUMENT
+from ansible_collections.bramble.cluster.plugins.module_utils.capture.request import CaptureRequest
+from ansible_collections.bramble.cluster.plugins.module_utils.capture.root_file_system import RootFileSystem
+from ansible_collections.bramble.cluster.plugins.module_utils.capture.shrink import clear_journal
+from ansible_collections.bramble.cluster.plugins.module_utils.capture.source_card import inspect_card, open_card
+from ansible_collections.bramble.cluster.plugins.module_utils.capture.tools import check_tools
+from ansible_collections.bramble.cluster.plugins.module_utils.capture.workspace import private_workspace
+from ansible_collections.bramble.cluster.plugins.module_utils.card.device import Card
 from ansible_collections.bramble.cluster.plugins.module_utils.card.partition import parse_mbr
-from ansible_collections.bramble.cluster.plugins.module_utils.card.writer import Card, Progress
+from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Progress
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import SECTOR
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from hypothesis import given, settings
@@ -244,9 +243,9 @@ def captured(master: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """The golden card, captured: the folder and the outcome."""
     folder = tmp_path_factory.mktemp("captured")
     before = digest(master), master.stat()
-    wanted = Order(folder, "golden", architecture="arm64", seeds=SEEDS)
-    with opened("pi-01", str(master)) as card:
-        outcome = capture(card, inspect(card, FITS), wanted, Progress(str(folder / "progress")))
+    wanted = CaptureRequest(folder, "golden", architecture="arm64", seeds=SEEDS)
+    with open_card("pi-01", str(master)) as card:
+        outcome = capture(card, inspect_card(card, FITS), wanted, Progress(str(folder / "progress")))
     after = digest(master), master.stat()
     assert before[0] == after[0] and before[1].st_mtime_ns == after[1].st_mtime_ns
     yield folder, outcome
@@ -342,14 +341,14 @@ def test_sound_and_small(captured: tuple[Path, dict[str, Any]], master: Path, tm
 def test_an_old_journal_is_forgotten(ext: str, tmp_path: Path) -> None:
     card = tmp_path / "card.img"
     make_card(card, {"etc/passwd": b"x" * 70_000}, tmp_path, ext=ext)
-    root = Root(cut(card, 2, tmp_path / "part"))
-    blocks, size = run("debugfs", "-R", "stat <8>", root.path), root.field("Block size")
+    root = RootFileSystem(cut(card, 2, tmp_path / "part"))
+    blocks, size = run("debugfs", "-R", "stat <8>", root.path), root.superblock_number("Block size")
     assert ("(IND)" in blocks) == ("^extent" in ext)
     last = int(re.findall(r"\(\d+-\d+\):\d+-(\d+)", blocks)[-1])
     with root.path.open("r+b") as file:
         file.seek(last * size)
         file.write(SECRET)
-    root.forget()
+    clear_journal(root)
     assert SECRET not in root.path.read_bytes() and b"x" * size in root.path.read_bytes()
     run("e2fsck", "-fn", root.path)
 
@@ -391,7 +390,7 @@ def test_it_will_grow(files: dict[str, bytes], grow: str, init_format: str, tmp_
     outcome = run_module("card_capture", order(tmp_path / "card.img", tmp_path))
     assert (outcome["grow"], outcome["init_format"]) == (grow, init_format)
     assert boot_files(tmp_path / "golden.img", tmp_path / "boot") == {
-        "cmdline.txt": f"root=/dev/mmcblk0p2 init=/x {GROW}\n".encode()
+        "cmdline.txt": f"root=/dev/mmcblk0p2 init=/x {GROW_ARGUMENT}\n".encode()
     }
     after = root_files(tmp_path / "golden.img", tmp_path / "root")
     own = {name for name in after if "bramble-grow" in name}
@@ -584,7 +583,7 @@ def test_what_a_killed_capture_left_is_removed(tmp_path: Path) -> None:
     fd = os.open(alive, os.O_RDONLY)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
-        with workspace(tmp_path) as work:
+        with private_workspace(tmp_path) as work:
             assert not dead.exists() and alive.exists() and stat.S_IMODE(work.stat().st_mode) == 0o700
         assert not work.exists()
     finally:
@@ -604,8 +603,8 @@ def test_any_damage_is_refused_or_survived(master: Path, data: st.DataObject) ->
                 st.sampled_from([(440, 72), (BOOT, 64), (BOOT, 4096), (ROOT + 1024, 256), (ROOT, 9 * 1024)])
             )
             patch(path, start + data.draw(st.integers(0, length - 1)), bytes([data.draw(st.integers(0, 255))]))
-        with contextlib.suppress(BrambleError), opened("x", str(path)) as card:
-            plan = inspect(card, FITS)
+        with contextlib.suppress(BrambleError), open_card("x", str(path)) as card:
+            plan = inspect_card(card, FITS)
             assert 0 < plan.bytes <= SIZE
     finally:
         path.unlink(missing_ok=True)
@@ -619,19 +618,19 @@ def test_the_partition_table_says_the_new_size() -> None:
         + bytes(32)
         + b"\x55\xaa"
     )
-    boot, root = parse_mbr(with_root_size(table, 100 * SECTOR), 200 * SECTOR)
+    boot, root = parse_mbr(resize_root_entry(table, 100 * SECTOR), 200 * SECTOR)
     assert (boot.start, boot.size, root.start, root.size) == (8 * SECTOR, 8 * SECTOR, 16 * SECTOR, 100 * SECTOR)
 
 
 def test_links_are_followed_and_names_quoted(golden: Path, tmp_path: Path) -> None:
-    root = Root(cut(golden, 2, tmp_path / "part"))
+    root = RootFileSystem(cut(golden, 2, tmp_path / "part"))
     run("debugfs", "-w", "-f", "-", root.path, given="mkdir /data\nmkdir /data/log\nsymlink /var/elsewhere /data/log\n")
     assert root.entries("/var/elsewhere") == {} and root.entries("/data") == {"log": True}
     assert root.entries("/nowhere") == {} and root.entries("/etc/fstab") == {}
     assert 'a "quoted" näme' in root.entries("/etc/NetworkManager/system-connections")
     assert set(root.match("/home/*/.*_history")) == {"/home/pi/.bash_history"}
     with pytest.raises(BrambleError, match="line break"):
-        root.is_there("/a\nb")
+        root.exists("/a\nb")
 
 
 # The story

@@ -20,12 +20,13 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.bramble.cluster.plugins.module_utils.card.batch import write_batch
 from ansible_collections.bramble.cluster.plugins.module_utils.card.content import Content
 from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import Guard
 from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
 from ansible_collections.bramble.cluster.plugins.module_utils.card.ledger import Ledger
+from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Progress
 from ansible_collections.bramble.cluster.plugins.module_utils.card.workbench import RootFile, Workbench
-from ansible_collections.bramble.cluster.plugins.module_utils.card.writer import Progress, write_batch
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import CHUNK
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.modules import card_write
@@ -213,7 +214,7 @@ class Watch(Progress):
         super().__init__()
         self._node, self._act, self.done, self.others_done = node, act, set[str](), threading.Event()
 
-    def tell(self, node: str, phase: str, done: int = 0, total: int = 0) -> None:
+    def report(self, node: str, phase: str, done: int = 0, total: int = 0) -> None:
         if (node, phase) == (self._node, "write") and done > 2 * MIB:
             act, self._act = self._act, lambda: None
             act()

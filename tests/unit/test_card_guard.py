@@ -9,16 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import (
-    LARGEST_CARD,
-    Facts,
-    Guard,
-    Reader,
-    loop_backing,
-    reader,
-    table,
-    warnings,
-)
+from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import Facts, table, warnings
+from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import LARGEST_CARD, Guard
+from ansible_collections.bramble.cluster.plugins.module_utils.card.sysfs import Reader, loop_backing, reader
 
 GB = 10**9
 SD_READER = "pci0000:00/0000:00:14.0/usb1/1-1/1-1:1.0/host2/target2:0:0/2:0:0:0/block"

@@ -20,7 +20,7 @@ RunModule = Callable[..., dict[str, Any]]
 def test_notes_from_many_threads(tmp_path: Path) -> None:
     path = tmp_path / "folder/cards.json"
     threads = [
-        threading.Thread(target=lambda node: Ledger(str(path)).note(node, {"bytes": 1}), args=(f"pi-{number:02}",))
+        threading.Thread(target=lambda node: Ledger(str(path)).record(node, {"bytes": 1}), args=(f"pi-{number:02}",))
         for number in range(16)
     ]
     for thread in threads:
@@ -33,10 +33,10 @@ def test_notes_from_many_threads(tmp_path: Path) -> None:
 
 def test_values_add_up_until_the_entry_is_made_anew(tmp_path: Path) -> None:
     ledger = Ledger(str(tmp_path / "cards.json"))
-    assert ledger.note("pi-01", {"verdict": "verified"}) and ledger.note("pi-01", {"cid": "1"})
-    assert not ledger.note("pi-01", {"cid": "1"})
+    assert ledger.record("pi-01", {"verdict": "verified"}) and ledger.record("pi-01", {"cid": "1"})
+    assert not ledger.record("pi-01", {"cid": "1"})
     assert ledger.read() == {"pi-01": {"verdict": "verified", "cid": "1"}}
-    ledger.note("pi-01", {"verdict": "writing"}, fresh=True)
+    ledger.record("pi-01", {"verdict": "writing"}, fresh=True)
     assert ledger.read() == {"pi-01": {"verdict": "writing"}}
 
 
@@ -51,7 +51,7 @@ def test_what_is_no_ledger_is_left_alone(tmp_path: Path, text: str) -> None:
 
 def test_nobody_asked_for_one() -> None:
     ledger = Ledger(None)
-    assert not ledger.note("pi-01", {"a": 1}) and ledger.read() == {}
+    assert not ledger.record("pi-01", {"a": 1}) and ledger.read() == {}
 
 
 def test_a_batch_is_noted(image: Path, sha256: str, card: Callable[..., Path], run_module: RunModule, tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_batch_is_noted(image: Path, sha256: str, card: Callable[..., Path], r
 def test_a_card_that_fails_is_noted_and_so_is_one_that_was_interrupted(
     image: Path, sha256: str, card: Callable[..., Path], run_module: RunModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ansible_collections.bramble.cluster.plugins.module_utils.card.writer import Card
+    from ansible_collections.bramble.cluster.plugins.module_utils.card.device import Card
 
     path = tmp_path / "cards.json"
     arguments = {**batch(image, sha256, pi_01=card("one")), "ledger": str(path)}
@@ -85,7 +85,7 @@ def test_a_card_that_fails_is_noted_and_so_is_one_that_was_interrupted(
         seen.append(Ledger(str(path)).read()["pi-01"]["verdict"])
         raise BrambleError("reading failed at byte 7")
 
-    monkeypatch.setattr(Card, "put", break_down)
+    monkeypatch.setattr(Card, "write_content", break_down)
     assert results(run_module("card_write", arguments)) == {"pi-01": "failed"}
     assert seen == ["writing"]
     entry = Ledger(str(path)).read()["pi-01"]

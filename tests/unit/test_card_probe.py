@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, field
 
 import pytest
-from ansible_collections.bramble.cluster.plugins.module_utils.card.probe import STRIDE, mark, places, probe
+from ansible_collections.bramble.cluster.plugins.module_utils.card.probe import STRIDE, mark_offsets, mark_page, probe
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import CHUNK, PAGE
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from hypothesis import given, settings
@@ -46,7 +46,7 @@ class Memory:
 
 @given(st.integers(2 * CHUNK // 512, 2**40 // 512).map(lambda sectors: sectors * 512))
 def test_places(size: int) -> None:
-    chosen = places(size)
+    chosen = mark_offsets(size)
     assert chosen == sorted(set(chosen))
     assert all(place % PAGE == 0 for place in chosen)
     assert chosen[0] >= CHUNK and size - 2 * PAGE < chosen[-1] <= size - PAGE
@@ -55,16 +55,16 @@ def test_places(size: int) -> None:
 
 def test_seconds_not_minutes() -> None:
     """At a hundred writes a second, as the slowest cards do, marks and putting back take under ten seconds."""
-    assert len(places(CARD)) < 350
+    assert len(mark_offsets(CARD)) < 350
 
 
 def test_marks_differ() -> None:
-    assert len({mark(key, place) for key in (b"1", b"2") for place in (0, PAGE, CHUNK)}) == 6
+    assert len({mark_page(key, place) for key in (b"1", b"2") for place in (0, PAGE, CHUNK)}) == 6
 
 
 def test_a_good_card_keeps_what_was_on_it() -> None:
     card = Memory(CARD, CARD)
-    before = {place: os.urandom(PAGE) for place in places(CARD)[::3]}
+    before = {place: os.urandom(PAGE) for place in mark_offsets(CARD)[::3]}
     card.pages |= before
     card.probe()
     assert {place: page for place, page in card.pages.items() if any(page)} == before
@@ -98,7 +98,7 @@ def test_lost_writes_are_found_whatever_the_real_size(real: int) -> None:
 
 def test_one_bad_page_is_wear() -> None:
     card = Memory(CARD, CARD)
-    bad = places(CARD)[7]
+    bad = mark_offsets(CARD)[7]
     write = card.write
     card.write = lambda offset, data: None if offset == bad else write(offset, data)  # type: ignore[method-assign]
     with pytest.raises(BrambleError, match=f"byte {bad:,} cannot be read back: worn or counterfeit"):

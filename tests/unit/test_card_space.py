@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.bramble.cluster.plugins.module_utils.card.space import EXT, FAT, UNKNOWN, kind, used
+from ansible_collections.bramble.cluster.plugins.module_utils.card.space import EXT, FAT, UNKNOWN, file_system_kind, used_ranges
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import PAGE, SECTOR
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from hypothesis import given, settings
@@ -80,7 +80,7 @@ def on_a_disk(part: Path, disk: Path, after: int = 5 * SECTOR) -> int:
 def only_used(disk: Path, size: int, part: Path, zeroed: bool = False) -> int:
     """The partition again, made of what is used and otherwise of garbage (or, `zeroed`, of zeros); how much is used."""
     with disk.open("rb") as file, part.open("wb") as copy:
-        ranges = used(file.fileno(), START, size, strict=True, zeroed=zeroed)
+        ranges = used_ranges(file.fileno(), START, size, strict=True, zeroed=zeroed)
         assert_sound(ranges, START, size)
         for at in range(0, size, MIB):
             copy.write(bytes(min(MIB, size - at)) if zeroed else os.urandom(min(MIB, size - at)))
@@ -161,10 +161,10 @@ def test_an_unbuffered_file_will_do(tree: Path, tmp_path: Path) -> None:
     run("mke2fs", "-q", "-F", "-t", "ext4", "-d", tree, part, "40m")
     size = on_a_disk(part, disk)
     with disk.open("rb") as file:
-        buffered = used(file.fileno(), START, size, strict=True)
+        buffered = used_ranges(file.fileno(), START, size, strict=True)
     fd = os.open(disk, os.O_RDONLY | os.O_DIRECT)
     try:
-        assert used(fd, START, size, strict=True) == buffered
+        assert used_ranges(fd, START, size, strict=True) == buffered
     finally:
         os.close(fd)
 
@@ -189,9 +189,9 @@ def disk(tree: Path, tmp_path: Path) -> Iterator[Callable[..., tuple[Path, int]]
 def refusal(path: Path, size: int, start: int = START) -> str:
     """Why it is not known what is used; and then all is used."""
     with path.open("rb") as file:
-        assert used(file.fileno(), start, size) == [(start, start + size)]
+        assert used_ranges(file.fileno(), start, size) == [(start, start + size)]
         with pytest.raises(BrambleError) as caught:
-            used(file.fileno(), start, size, strict=True)
+            used_ranges(file.fileno(), start, size, strict=True)
     return str(caught.value)
 
 
@@ -247,7 +247,7 @@ def test_a_partition_outside_the_disk(disk: Callable[..., tuple[Path, int]]) -> 
     with path.open("rb") as file:
         for start, length in ((START, size + 6 * SECTOR), (-SECTOR, size), (START, 0), (START, -1), (10**12, SECTOR)):
             with pytest.raises(BrambleError, match="not within"):
-                used(file.fileno(), start, length)
+                used_ranges(file.fileno(), start, length)
 
 
 def test_copies_of_a_fat_that_differ(tmp_path: Path) -> None:
@@ -278,12 +278,12 @@ def foreign(data: bytes, start: int, after: int) -> Iterator[int]:
 def survives(data: bytes, start: int, after: int) -> None:
     """Sound ranges or BrambleError, nothing else."""
     with foreign(data, start, after) as fd:
-        ranges = used(fd, start, len(data))
+        ranges = used_ranges(fd, start, len(data))
         assert_sound(ranges, start, len(data))
-        assert_sound(used(fd, start, len(data), zeroed=True), start, len(data))
+        assert_sound(used_ranges(fd, start, len(data), zeroed=True), start, len(data))
         with contextlib.suppress(BrambleError):
-            assert used(fd, start, len(data), strict=True) == ranges
-        assert kind(fd, start, len(data)) in (EXT, FAT, UNKNOWN)
+            assert used_ranges(fd, start, len(data), strict=True) == ranges
+        assert file_system_kind(fd, start, len(data)) in (EXT, FAT, UNKNOWN)
 
 
 STARTS = st.sampled_from([0, SECTOR, PAGE, MIB + SECTOR])

@@ -14,11 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.bramble.cluster.plugins.module_utils.card import writer as card_writer
+from ansible_collections.bramble.cluster.plugins.module_utils.card import device as card_device
+from ansible_collections.bramble.cluster.plugins.module_utils.card.batch import write_batch
 from ansible_collections.bramble.cluster.plugins.module_utils.card.content import Content
+from ansible_collections.bramble.cluster.plugins.module_utils.card.device import Card
 from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import Guard
 from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
-from ansible_collections.bramble.cluster.plugins.module_utils.card.writer import Card, Progress, Result, space_needed, write_batch
+from ansible_collections.bramble.cluster.plugins.module_utils.card.preflight import check_space
+from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Progress
+from ansible_collections.bramble.cluster.plugins.module_utils.card.result import Result
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import BLOCK, CHUNK, PAGE
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from hypothesis import given, settings
@@ -234,10 +238,10 @@ def test_space_that_a_card_holds_already_counts(image: Path, card: Callable[...,
         need = len(opened.blocks) * BLOCK
         free = os.statvfs_result((1, 1, *room[2:4], need, *room[5:]))
         monkeypatch.setattr(os, "statvfs", lambda path: free)
-        space_needed(opened, cards_for(image, used), 0, "/proc")
-        space_needed(opened, cards_for(image, fresh), 0, "/proc")
+        check_space(opened, cards_for(image, used), 0, "/proc")
+        check_space(opened, cards_for(image, fresh), 0, "/proc")
         with pytest.raises(BrambleError, match=f"needs {2 * need:,} bytes"):
-            space_needed(opened, cards_for(image, used, fresh), 0, str(used.parent))
+            check_space(opened, cards_for(image, used, fresh), 0, str(used.parent))
 
 
 # Trouble
@@ -269,7 +273,7 @@ def test_slow_card_delays_nobody(image: Path, card: Callable[..., Path], monkeyp
         write(self, offset, data)
 
     class Watch(Progress):
-        def tell(self, node: str, phase: str, done: int = 0, total: int = 0) -> None:
+        def report(self, node: str, phase: str, done: int = 0, total: int = 0) -> None:
             if (node, phase) == ("quick", "written"):
                 others_done.set()
 
@@ -400,7 +404,7 @@ def test_read_error_is_placed(image: Path, card: Callable[..., Path], monkeypatc
 
 
 def test_surprise_in_a_thread_is_not_lost(image: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Card, "put", lambda *_: 1 / 0)
+    monkeypatch.setattr(Card, "write_content", lambda *_: 1 / 0)
     assert one(image, card("card")).error == "ZeroDivisionError: division by zero"
 
 
@@ -472,9 +476,9 @@ def test_file_system_that_can_do_less(
     """Where holes cannot be punched zeros are written; where O_DIRECT is refused, at once or later, it goes without."""
     path = card("card", fill=os.urandom(SIZE))
     if method == "punching":
-        monkeypatch.setattr(card_writer, "_libc", type("Libc", (), {"fallocate64": staticmethod(lambda *_: -1)}))
+        monkeypatch.setattr(card_device, "_libc", type("Libc", (), {"fallocate64": staticmethod(lambda *_: -1)}))
     else:
-        monkeypatch.setattr(card_writer, "_BLKFLSBUF", 0)
+        monkeypatch.setattr(card_device, "_BLKFLSBUF", 0)
         real = os.pwrite
 
         def picky(fd: int, data: Any, offset: int) -> int:

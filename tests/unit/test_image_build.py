@@ -3,35 +3,50 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import os
+import platform
 import re
+import shutil
 import signal
 import struct
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ansible_collections.bramble.cluster.images.debian import build
+from ansible_collections.bramble.cluster.images.debian.boot_fs import gather_boot
+from ansible_collections.bramble.cluster.images.debian.cache import CacheEntry, link_current, publish, workspace
+from ansible_collections.bramble.cluster.images.debian.disk import (
+    disk_id,
+    master_boot_record,
+    partuuid,
+    place_partitions,
+    write_image,
+)
+from ansible_collections.bramble.cluster.images.debian.emulation import FOREIGN, run_in_user_namespace
+from ansible_collections.bramble.cluster.images.debian.packages import mmdebstrap_command
+from ansible_collections.bramble.cluster.images.debian.recipe import Recipe
+from ansible_collections.bramble.cluster.images.debian.requirements import (
+    available_memory,
+    check_architecture,
+    check_space,
+    check_tools,
+)
+from ansible_collections.bramble.cluster.images.debian.root_fs import copy_templates, finish_root, tree_size
+from ansible_collections.bramble.cluster.images.host import fingerprint, run
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from hypothesis import given
 from hypothesis import strategies as st
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "images/debian"
-
-
-def load() -> Any:
-    spec = importlib.util.spec_from_file_location("image_build", SOURCE / "build.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["image_build"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def words(cmdline: Path) -> list[bytes]:
@@ -50,8 +65,7 @@ def wait_until(true: Callable[[], object]) -> None:
     raise AssertionError("waited for a minute")
 
 
-build = load()
-RECIPE = build.Recipe.load(SOURCE / "debian-trixie.toml", "amd64")
+RECIPE = Recipe.load(SOURCE / "debian-trixie.toml", "amd64")
 HASH = "0123456789abcdef" * 4
 MIB = 1 << 20
 TREE = [
@@ -94,11 +108,11 @@ class TestRecipe:
     @pytest.mark.parametrize("text", ["name =", 'name = "x"', 'nonsense = 1\nname = "x"'])
     def test_a_bad_one_is_refused(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "x.toml").write_text(text)
-        with pytest.raises(build.BuildError, match=r"x\.toml"):
-            build.Recipe.load(tmp_path / "x.toml", "amd64")
+        with pytest.raises(BrambleError, match=r"x\.toml"):
+            Recipe.load(tmp_path / "x.toml", "amd64")
 
     def test_an_architecture_adds_to_it(self) -> None:
-        arm64 = build.Recipe.load(SOURCE / "debian-trixie.toml", "arm64")
+        arm64 = Recipe.load(SOURCE / "debian-trixie.toml", "arm64")
         assert set(arm64.packages) - set(RECIPE.packages) == {"linux-image-arm64", "raspi-firmware"}
         assert (RECIPE.components, arm64.components) == (("main",), ("main", "non-free-firmware"))
         assert arm64.packages[: len(RECIPE.packages)] == RECIPE.packages
@@ -106,8 +120,8 @@ class TestRecipe:
     def test_a_number_of_an_architecture_replaces_that_for_all(self, tmp_path: Path) -> None:
         text = (SOURCE / "debian-trixie.toml").read_text()
         (tmp_path / "x.toml").write_text(f"{text}bootfs = 999\n")
-        assert build.Recipe.load(tmp_path / "x.toml", "arm64").bootfs == 999
-        assert build.Recipe.load(tmp_path / "x.toml", "amd64") == RECIPE
+        assert Recipe.load(tmp_path / "x.toml", "arm64").bootfs == 999
+        assert Recipe.load(tmp_path / "x.toml", "amd64") == RECIPE
 
 
 class TestFingerprint:
@@ -117,7 +131,7 @@ class TestFingerprint:
         seen = set()
 
         def note(*words: str) -> None:
-            seen.add(build.fingerprint([tmp_path / "d"], *words))
+            seen.add(fingerprint([tmp_path / "d"], *words))
 
         file.write_text("a")
         note("amd64")
@@ -135,28 +149,28 @@ class TestFingerprint:
 
     def test_it_is_the_same_every_time(self) -> None:
         paths = [SOURCE / "bootfs", SOURCE / "rootfs", SOURCE / "build.py"]
-        assert build.fingerprint(paths, "amd64") == build.fingerprint(paths, "amd64")
+        assert fingerprint(paths, "amd64") == fingerprint(paths, "amd64")
 
     @given(st.text("0123456789abcdef", min_size=64, max_size=64))
     def test_the_disk_identifier_is_never_zero(self, recipe_hash: str) -> None:
-        assert 0 < build.disk_id(recipe_hash) < 1 << 32
-        assert int(build.partuuid(recipe_hash), 16) == build.disk_id(recipe_hash)
-        assert build.disk_id("0" * 64) == 1
+        assert 0 < disk_id(recipe_hash) < 1 << 32
+        assert int(partuuid(recipe_hash), 16) == disk_id(recipe_hash)
+        assert disk_id("0" * 64) == 1
 
 
 class TestLayout:
     @given(st.integers(0, 30 * 10**9))
     def test_partitions_follow_each_other_and_hold_the_tree(self, size: int) -> None:
-        boot, root = build.layout(RECIPE, size)
+        boot, root = place_partitions(RECIPE, size)
         assert boot.start == RECIPE.first_partition * MIB
         assert boot.start + boot.size == root.start
         assert root.size >= size + RECIPE.slack * MIB
         assert root.size % (8 * MIB) == root.start % MIB == 0
 
     def test_the_boot_record_is_what_others_read(self, tmp_path: Path) -> None:
-        parts = build.layout(RECIPE, 100 * MIB)
+        parts = place_partitions(RECIPE, 100 * MIB)
         image = tmp_path / "x.img"
-        image.write_bytes(build.master_boot_record(build.disk_id(HASH), parts))
+        image.write_bytes(master_boot_record(disk_id(HASH), parts))
         with image.open("r+b") as file:
             file.truncate(parts[1].start + parts[1].size)
         told = json.loads(subprocess.run(["sfdisk", "--json", image], capture_output=True, check=True).stdout)["partitiontable"]
@@ -169,7 +183,7 @@ class TestLayout:
 
 class TestTree:
     def test_nothing_of_the_build_and_nobody_in_particular_is_left(self, tree: Path) -> None:
-        build.finish_tree(RECIPE, tree, {"PARTUUID": "01234567"})
+        finish_root(RECIPE, tree, {"PARTUUID": "01234567"})
         assert not list(tree.glob("etc/ssh/ssh_host_*"))
         assert (tree / "etc/machine-id").read_text() == "uninitialized\n"
         for gone in ("etc/resolv.conf", "var/lib/dbus/machine-id", "etc/dpkg/dpkg.cfg.d/99mmdebstrap", "usr/share/man"):
@@ -177,7 +191,7 @@ class TestTree:
         assert [p.name for p in (tree / "usr/share/doc/x").iterdir()] == ["copyright"]
 
     def test_it_is_ready_for_a_node(self, tree: Path) -> None:
-        build.finish_tree(RECIPE, tree, {"PARTUUID": "01234567"})
+        finish_root(RECIPE, tree, {"PARTUUID": "01234567"})
         fstab = (tree / "etc/fstab").read_text()
         assert "PARTUUID=01234567-01 /boot/firmware" in fstab and "PARTUUID=01234567-02 / " in fstab and "@" not in fstab
         assert (tree / "etc/bramble/ssh").stat().st_mode & 0o777 == 0o700
@@ -188,15 +202,15 @@ class TestTree:
             assert (tree / stamp).stat().st_mtime >= (tree / "usr").stat().st_mtime
 
     def test_the_firmware_is_told_where_the_root_is(self, tmp_path: Path) -> None:
-        build.lay(SOURCE / "bootfs", tmp_path, {"PARTUUID": "01234567"})
+        copy_templates(SOURCE / "bootfs", tmp_path, {"PARTUUID": "01234567"})
         words = (tmp_path / "cmdline.txt").read_text().split()
         assert "root=PARTUUID=01234567-02" in words and words[-1] == "resize"
         assert {"user-data", "meta-data", "network-config", "config.txt"} <= {path.name for path in tmp_path.iterdir()}
 
     def test_a_recipe_adds_to_it_and_leaves_out(self, tree: Path, tmp_path: Path) -> None:
         other = dataclasses.replace(RECIPE, customize=("true",), without=("etc/ssh/sshd_config.d/*", "nowhere/*"))
-        assert "--customize-hook=true" in build.mmdebstrap_command(other, "amd64", tree, tmp_path)
-        build.finish_tree(other, tree, {"PARTUUID": "01234567"})
+        assert "--customize-hook=true" in mmdebstrap_command(other, "amd64", tree, tmp_path)
+        finish_root(other, tree, {"PARTUUID": "01234567"})
         assert list((tree / "etc/ssh/sshd_config.d").iterdir()) == []
         assert (tree / "etc/cloud/cloud.cfg.d/90-bramble.cfg").exists()
 
@@ -215,11 +229,11 @@ class TestBootPartition:
         return tmp_path / "root/boot/firmware"
 
     def gather(self, tmp_path: Path) -> Path:
-        build.gather_boot(tmp_path / "root", tmp_path / "boot", {"PARTUUID": "01234567"})
+        gather_boot(tmp_path / "root", tmp_path / "boot", {"PARTUUID": "01234567"})
         return tmp_path / "boot"
 
     def test_without_a_kernel_it_is_ours(self, firmware: Path, tmp_path: Path) -> None:
-        build.lay(SOURCE / "bootfs", tmp_path / "root", {"PARTUUID": "01234567"})
+        copy_templates(SOURCE / "bootfs", tmp_path / "root", {"PARTUUID": "01234567"})
         boot = self.gather(tmp_path)
         assert all(path.read_text() == (tmp_path / "root" / path.name).read_text() for path in boot.iterdir())
 
@@ -235,12 +249,12 @@ class TestBootPartition:
     @pytest.mark.parametrize("line", ["kernel=vmlinuz-6.12", "initramfs vmlinuz-6.12"])
     def test_a_card_that_would_not_boot_is_refused(self, firmware: Path, tmp_path: Path, line: str) -> None:
         (firmware / "config.txt").write_text(f"arm_64bit=1\n{line}\n")
-        with pytest.raises(build.BuildError, match=r"config\.txt names vmlinuz-6\.12"):
+        with pytest.raises(BrambleError, match=r"config\.txt names vmlinuz-6\.12"):
             self.gather(tmp_path)
 
     def test_a_new_kernel_writes_the_command_line_that_the_board_expects(self, tmp_path: Path) -> None:
         """raspi-firmware sources the one file and appends the other."""
-        build.lay(SOURCE / "rootfs-arm64", tmp_path, {"PARTUUID": "01234567"})
+        copy_templates(SOURCE / "rootfs-arm64", tmp_path, {"PARTUUID": "01234567"})
         defaults = tmp_path / "etc/default"
         script = f'. {defaults}/raspi-firmware; echo "$ROOTPART/$CMA/$CONSOLES"'
         said = subprocess.run(["sh", "-eu", "-c", script], capture_output=True, text=True, check=True).stdout
@@ -250,7 +264,7 @@ class TestBootPartition:
 
 class TestForeignArchitecture:
     def test_the_kernel_would_know_its_programs_and_no_others(self) -> None:
-        _, magic, mask = build.FOREIGN["arm64"]
+        _, magic, mask = FOREIGN["arm64"]
         assert len(magic) == len(mask) == 20
 
         def known(header: bytes) -> bool:
@@ -265,7 +279,7 @@ class TestForeignArchitecture:
     @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
     def test_everybody_is_who_they_are_outside(self, tmp_path: Path) -> None:
         script = f"chown 123:456 {tmp_path} && cat /proc/self/uid_map > {tmp_path}/map && exit 7"
-        assert build.run_in_user_namespace(["sh", "-c", script]) == 7
+        assert run_in_user_namespace(["sh", "-c", script]) == 7
         assert (tmp_path.stat().st_uid, tmp_path.stat().st_gid) == (123, 456)
         assert (tmp_path / "map").read_text().split() == ["0", "0", "4294967295"]
 
@@ -275,8 +289,9 @@ class TestForeignArchitecture:
         # No other process has this argument.
         seconds = f"600.{os.getpid()}"
         program = (
-            f"import signal; from images.debian import build; signal.signal(signal.SIGTERM, build.stop); "
-            f"build.run_in_user_namespace([*build.APART, 'sleep', {seconds!r}])"
+            "import signal; from ansible_collections.bramble.cluster.images.debian import build; "
+            "signal.signal(signal.SIGTERM, build.exit_on_signal); "
+            f"build.run_in_user_namespace([*build.OWN_NAMESPACES, 'sleep', {seconds!r}])"
         )
 
         def sleeping() -> list[Path]:
@@ -292,16 +307,16 @@ class TestForeignArchitecture:
 class TestImage:
     @pytest.fixture
     def image(self, tree: Path, tmp_path: Path) -> Path:
-        values = {"PARTUUID": build.partuuid(HASH)}
-        build.finish_tree(RECIPE, tree, values)
+        values = {"PARTUUID": partuuid(HASH)}
+        finish_root(RECIPE, tree, values)
         (tree / "etc/big").write_bytes(bytes(range(256)) * 40_000)
         boot = tmp_path / "boot"
         boot.mkdir()
-        build.lay(SOURCE / "bootfs", boot, values)
+        copy_templates(SOURCE / "bootfs", boot, values)
         small = dataclasses.replace(RECIPE, bootfs=48, slack=8)
         image = tmp_path / "x.img"
-        build.write_image(small, HASH, tree, boot, image)
-        self.parts = build.layout(small, build.tree_size(tree))
+        write_image(small, HASH, tree, boot, image)
+        self.parts = place_partitions(small, tree_size(tree))
         return image
 
     def test_both_file_systems_are_sound_and_hold_their_tree(self, image: Path, tmp_path: Path) -> None:
@@ -323,7 +338,7 @@ class TestImage:
 
         assert [probe(part, "LABEL") for part in self.parts] == ["bootfs", "rootfs"]
         assert probe(self.parts[0], "UUID").replace("-", "") == HASH[:8]
-        assert probe(self.parts[1], "UUID") == str(build.uuid.uuid5(build.uuid.NAMESPACE_OID, HASH))
+        assert probe(self.parts[1], "UUID") == str(uuid.uuid5(uuid.NAMESPACE_OID, HASH))
         assert struct.unpack_from("<I", image.read_bytes(), 440)[0] == int(HASH[:8], 16)
 
     def test_holes_stay_holes(self, image: Path) -> None:
@@ -333,20 +348,20 @@ class TestImage:
 class TestCache:
     @pytest.fixture
     def entry(self, tmp_path: Path) -> Any:
-        return build.Entry(tmp_path, "debian-trixie-amd64", HASH)
+        return CacheEntry(tmp_path, "debian-trixie-amd64", HASH)
 
     def fill(self, entry: Any) -> None:
         work = entry.cache / "work"
         work.mkdir()
         (work / "image.img").write_bytes(b"x" * 100)
-        build.publish(entry, work / "image.img", {"bytes": 100})
+        publish(entry, work / "image.img", {"bytes": 100})
 
     def test_a_published_image_is_found(self, entry: Any) -> None:
-        assert not entry.complete()
+        assert not entry.is_complete()
         self.fill(entry)
-        assert entry.complete() and not entry.is_current()
-        build.point(entry)
-        build.point(entry)
+        assert entry.is_complete() and not entry.is_current()
+        link_current(entry)
+        link_current(entry)
         assert entry.is_current() and json.loads(entry.current.read_text()) == {"bytes": 100}
         assert entry.image.name == "debian-trixie-amd64-0123456789ab.img"
 
@@ -364,17 +379,17 @@ class TestCache:
         with pytest.raises(OSError, match="power cut"):
             self.fill(entry)
         assert calls == [entry.image, entry.manifest]
-        assert entry.image.exists() and not entry.complete()
+        assert entry.image.exists() and not entry.is_complete()
 
     @pytest.mark.parametrize("manifest", ["", "{}", '{"bytes": 99}', "[]"])
     def test_a_damaged_one_is_not_taken(self, entry: Any, manifest: str) -> None:
         self.fill(entry)
         entry.manifest.write_text(manifest)
-        assert not entry.complete()
+        assert not entry.is_complete()
 
     def test_a_killed_build_leaves_nothing_for_long(self, tmp_path: Path) -> None:
         (tmp_path / ".build-old/root").mkdir(parents=True)
-        with pytest.raises(RuntimeError), build.workspace(tmp_path) as work:
+        with pytest.raises(RuntimeError), workspace(tmp_path) as work:
             assert not (tmp_path / ".build-old").exists()
             (work / "root").mkdir()
             raise RuntimeError
@@ -383,33 +398,33 @@ class TestCache:
 
 class TestRefusals:
     def test_what_no_recipe_knows(self) -> None:
-        with pytest.raises(build.BuildError, match="cluster_architecture"):
-            build.check_architecture(RECIPE, "riscv64", "amd64", "6.12.0")
+        with pytest.raises(BrambleError, match="cluster_architecture"):
+            check_architecture(RECIPE, "riscv64", "amd64", "6.12.0")
 
     def test_what_this_machine_can_not_run(self) -> None:
-        build.check_architecture(RECIPE, "arm64", "amd64", "6.7-rc1")
-        build.check_architecture(RECIPE, "arm64", "amd64", "10.0.1-arch1-1")
+        check_architecture(RECIPE, "arm64", "amd64", "6.7-rc1")
+        check_architecture(RECIPE, "arm64", "amd64", "10.0.1-arch1-1")
         # Its own needs no qemu.
-        build.check_architecture(RECIPE, "arm64", "arm64", "5.10.0-30-arm64")
-        with pytest.raises(build.BuildError, match=r"amd64 can not be built .* which is arm64\. Build it on"):
-            build.check_architecture(RECIPE, "amd64", "arm64", "6.12.0")
-        with pytest.raises(build.BuildError, match=r"which is amd64 and runs Linux 6\.1\.0-37-amd64: that needs Linux 6\.7"):
-            build.check_architecture(RECIPE, "arm64", "amd64", "6.1.0-37-amd64")
+        check_architecture(RECIPE, "arm64", "arm64", "5.10.0-30-arm64")
+        with pytest.raises(BrambleError, match=r"amd64 can not be built .* which is arm64\. Build it on"):
+            check_architecture(RECIPE, "amd64", "arm64", "6.12.0")
+        with pytest.raises(BrambleError, match=r"which is amd64 and runs Linux 6\.1\.0-37-amd64: that needs Linux 6\.7"):
+            check_architecture(RECIPE, "arm64", "amd64", "6.1.0-37-amd64")
 
     def test_too_little_space(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(build.shutil, "disk_usage", lambda _path: SimpleNamespace(free=2_499_999_999))
-        with pytest.raises(build.BuildError, match=r"2,499,999,999 bytes are free.*2,500,000,000.*cluster_cache_dir") as told:
-            build.check_space(tmp_path)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=2_499_999_999))
+        with pytest.raises(BrambleError, match=r"2,499,999,999 bytes are free.*2,500,000,000.*cluster_cache_dir") as told:
+            check_space(tmp_path)
         assert str(tmp_path) in str(told.value)
 
     def test_missing_tools(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PATH", str(tmp_path))
-        with pytest.raises(build.BuildError, match=r"apt-get install .*mmdebstrap mtools util-linux debian-archive-keyring"):
-            build.check_tools(tmp_path / "keyring.gpg")
+        with pytest.raises(BrambleError, match=r"apt-get install .*mmdebstrap mtools util-linux debian-archive-keyring"):
+            check_tools(tmp_path / "keyring.gpg")
 
     def test_a_failing_command_is_told_with_its_last_words(self) -> None:
-        with pytest.raises(build.BuildError, match=r"exit code 3[\s\S]*boom"):
-            build.run("sh", "-c", "echo boom; exit 3")
+        with pytest.raises(BrambleError, match=r"exit code 3[\s\S]*boom"):
+            run("sh", "-c", "echo boom; exit 3")
 
 
 class TestMain:
@@ -421,7 +436,7 @@ class TestMain:
     def test_a_dry_run_writes_nothing(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(build.platform, "machine", lambda: "x86_64")
+        monkeypatch.setattr(platform, "machine", lambda: "x86_64")
         cache = tmp_path / "cache"
         assert self.run(capsys, "--cache", str(cache), "--architecture", "amd64", "--check")["changed"] is True
         assert not cache.exists()
@@ -434,7 +449,7 @@ class TestMain:
             entry.manifest.write_text('{"bytes": 10}')
 
         monkeypatch.setattr(build, "build", pretend)
-        monkeypatch.setattr(build.platform, "machine", lambda: "x86_64")
+        monkeypatch.setattr(platform, "machine", lambda: "x86_64")
         words = ("--cache", str(tmp_path), "--architecture", "amd64")
         first = self.run(capsys, *words)
         assert first["changed"] and Path(first["manifest"]).is_file()
@@ -448,5 +463,5 @@ class TestMain:
 
 
 def test_memory_is_read_in_bytes() -> None:
-    assert build.memory_available("MemTotal: 9 kB\nMemAvailable:    4 kB\n") == 4096
-    assert build.memory_available("") == 0
+    assert available_memory("MemTotal: 9 kB\nMemAvailable:    4 kB\n") == 4096
+    assert available_memory("") == 0

@@ -15,15 +15,11 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
-from ansible_collections.bramble.cluster.plugins.module_utils.image import publisher as image_publisher
+from ansible_collections.bramble.cluster.plugins.module_utils.image import catalogue as image_catalogue
+from ansible_collections.bramble.cluster.plugins.module_utils.image.catalogue import Catalogue, parse_catalogue, parse_release
 from ansible_collections.bramble.cluster.plugins.module_utils.image.http import Web
-from ansible_collections.bramble.cluster.plugins.module_utils.image.publisher import (
-    Catalogue,
-    check_signature,
-    dearmor,
-    parse_catalogue,
-    release,
-)
+from ansible_collections.bramble.cluster.plugins.module_utils.image.release import Release
+from ansible_collections.bramble.cluster.plugins.module_utils.image.signature import check_signature, dearmor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -124,7 +120,7 @@ class TestCatalogue:
         assert [path for _, path, _ in site.seen] == ["/a", "/b"]
 
     def test_an_endless_one(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(image_publisher, "MAX_DOCUMENTS", 5)
+        monkeypatch.setattr(image_catalogue, "MAX_DOCUMENTS", 5)
         for number in range(9):
             put(site, f"/{number}", {"subitems_url": f"/{number + 1}"})
         assert Catalogue(f"{site.url}/0", WEB).unread == ["1 more lists"]
@@ -181,12 +177,12 @@ class TestCatalogue:
     )
     def test_an_entry_that_makes_no_sense(self, fields: dict) -> None:
         with pytest.raises(BrambleError, match=r"makes no sense|without"):
-            release(entry("https://x/1") | fields)
+            parse_release(entry("https://x/1") | fields)
 
     def test_what_it_does_not_say(self) -> None:
-        assert release({"url": "https://x/1", "image_download_sha256": "A" * 64, "release_date": "soon", "init_format": []}) == (
-            image_publisher.Release("https://x/1", "a" * 64)
-        )
+        assert parse_release(
+            {"url": "https://x/1", "image_download_sha256": "A" * 64, "release_date": "soon", "init_format": []}
+        ) == Release("https://x/1", "a" * 64)
 
 
 JSON = st.recursive(
@@ -215,7 +211,7 @@ def test_any_json_is_a_catalogue_or_refused_in_words(data: bytes) -> None:
     assert all(isinstance(url, str) for url in further)
     for item in images:
         with contextlib.suppress(BrambleError):
-            assert re.fullmatch("[0-9a-f]{64}", release(item).download_sha256)
+            assert re.fullmatch("[0-9a-f]{64}", parse_release(item).download_sha256)
 
 
 class TestSignature:

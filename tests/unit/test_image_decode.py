@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.image import decode as image_decode
-from ansible_collections.bramble.cluster.plugins.module_utils.image.http import WrongImage
+from ansible_collections.bramble.cluster.plugins.module_utils.image.error import WrongImage
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -20,9 +20,11 @@ from typing import Any
 import pytest
 from ansible_collections.bramble.cluster.plugins.action import image_fetch as image_fetch_action
 from ansible_collections.bramble.cluster.plugins.module_utils.image import decode as image_decode
+from ansible_collections.bramble.cluster.plugins.module_utils.image import space as image_space
 from ansible_collections.bramble.cluster.plugins.module_utils.image import store as image_store
 from ansible_collections.bramble.cluster.plugins.module_utils.image.http import Web
-from ansible_collections.bramble.cluster.plugins.module_utils.image.store import Pin, Store
+from ansible_collections.bramble.cluster.plugins.module_utils.image.pin import Pin
+from ansible_collections.bramble.cluster.plugins.module_utils.image.store import Store
 
 from tests.support.web import Site
 
@@ -216,7 +218,7 @@ class TestRefusals:
 
     def test_no_space(self, wanted: dict, site: Site, cache: Path, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         usage = namedtuple("usage", "free")
-        needed = len(XZ) + len(IMAGE) + image_store.SPARE
+        needed = len(XZ) + len(IMAGE) + image_space.SPARE
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(needed - 1))
         for check in (False, True):
             result = run_module("image_fetch", wanted, check=check)
@@ -231,7 +233,7 @@ class TestRefusals:
         self, wanted: dict, site: Site, run_module: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         usage = namedtuple("usage", "free")
-        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(image_store.SPARE + 5 * len(XZ)))
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(image_space.SPARE + 5 * len(XZ)))
         wanted |= {"download": {"sha256": sha256(XZ)}, "extracted": {}}
         self.fails(run_module, wanted, "no space")
         assert site.asked(DOWNLOAD) == []

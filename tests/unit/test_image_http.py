@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.image import http as image_http
-from ansible_collections.bramble.cluster.plugins.module_utils.image.http import BadStatus, Unreachable, Web, WrongImage
+from ansible_collections.bramble.cluster.plugins.module_utils.image.error import BadStatus, Unreachable, WrongImage
+from ansible_collections.bramble.cluster.plugins.module_utils.image.http import Web
 
 from tests.support.web import Site, certificate
 

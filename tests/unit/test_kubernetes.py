@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import kubernetes_validate
 import pytest
 import yaml
 from ansible_collections.bramble.cluster.plugins.filter.kubernetes_workloads import containerd_aliases, has_indexed_jobs
+from kubernetes_validate.utils import validate
 
 from tests.support import ROOT
 
@@ -41,7 +41,7 @@ def wrong(manifest: dict[str, Any]) -> list[str]:
     """What Kubernetes would say against a manifest: an unknown field, a wrong type, a word that is none."""
     found = []
     try:
-        kubernetes_validate.validate(manifest, VERSION, strict=True)
+        validate(manifest, VERSION, strict=True)
     except jsonschema.ValidationError as error:
         found.append(f"{'.'.join(map(str, error.path))}: {error.message}")
 

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from images.debian.build import BuildError
-from images.kubernetes import build
+from ansible_collections.bramble.cluster.images.kubernetes import build
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 
 
 @pytest.fixture
@@ -86,7 +85,7 @@ def test_only_what_was_compiled_from_the_same_source_is_taken(tmp_path: Path) ->
 
 
 def test_what_is_no_bundle_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(BuildError, match="is no bundle"):
+    with pytest.raises(BrambleError, match="is no bundle"):
         build.kind_of(tmp_path)
     assert build.main([f"--bundle={tmp_path}", f"--cache={tmp_path}"]) == 1
     assert "playbooks/kubernetes_image.yml makes one" in capfd.readouterr().err

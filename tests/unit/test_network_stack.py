@@ -17,8 +17,24 @@ import pytest
 import yaml
 from ansible_collections.bramble.cluster.plugins.filter.port_files import port_files
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
-from ansible_collections.bramble.cluster.plugins.module_utils.network import stack
-from ansible_collections.bramble.cluster.plugins.module_utils.network.stack import Facts, Live, Owner
+from ansible_collections.bramble.cluster.plugins.module_utils.network.arp import arp_conflict, arp_probe
+from ansible_collections.bramble.cluster.plugins.module_utils.network.ifupdown import SOURCE_LINE
+from ansible_collections.bramble.cluster.plugins.module_utils.network.owner import (
+    Owner,
+    PortFacts,
+    find_owner,
+    parse_networkctl,
+    parse_nmcli,
+)
+from ansible_collections.bramble.cluster.plugins.module_utils.network.places import INTERFACES_FILE
+from ansible_collections.bramble.cluster.plugins.module_utils.network.port import (
+    Live,
+    check_gateways,
+    ipv4_differences,
+    ipv6_settings,
+    parse_live,
+)
+from ansible_collections.bramble.cluster.plugins.module_utils.network.stack import changed_files, means_same, without_port
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -56,7 +72,7 @@ def netplan(**ethernets: Any) -> str:
 def test_what_each_stack_is_told(name: str) -> None:
     found = ""
     for who in (NM, NETPLAN, UBUNTU, NETWORKD, IFUPDOWN):
-        for path, content in stack.wanted(who, "eth0", text(who, PORTS[name]), {}).items():
+        for path, content in changed_files(who, "eth0", text(who, PORTS[name]), {}).items():
             found += f"#### {who.stack} by {who.backend}: {path}\n{content}"
     golden = HERE / f"{name}.golden"
     if os.environ.get("GOLDEN") == "write":
@@ -68,7 +84,7 @@ def test_what_each_stack_is_told(name: str) -> None:
 @pytest.mark.parametrize("who", [NETPLAN, UBUNTU])
 @pytest.mark.parametrize("name", PORTS)
 def test_netplan_takes_it(name: str, who: Owner, tmp_path: Path) -> None:
-    for path, content in stack.wanted(who, "eth0", text(who, PORTS[name]), {}).items():
+    for path, content in changed_files(who, "eth0", text(who, PORTS[name]), {}).items():
         file = tmp_path / path[1:]
         file.parent.mkdir(parents=True)
         file.write_text(content or "")
@@ -83,8 +99,8 @@ def test_netplan_takes_it(name: str, who: Owner, tmp_path: Path) -> None:
 BY_NETPLAN = "/run/NetworkManager/system-connections/netplan-eth0.nmconnection"
 
 
-def facts(*active: str, **known: Any) -> Facts:
-    return Facts("eth0", frozenset(active), **known)
+def facts(*active: str, **known: Any) -> PortFacts:
+    return PortFacts("eth0", frozenset(active), **known)
 
 
 @pytest.mark.parametrize(
@@ -119,24 +135,24 @@ def facts(*active: str, **known: Any) -> Facts:
         (facts("systemd-networkd", networkd_state="unmanaged"), {CLOUD: netplan(a={"match": {"name": "eth*"}})}, UBUNTU),
     ],
 )
-def test_who_has_the_port(known: Facts, texts: dict[str, str], who: Owner) -> None:
-    assert stack.owner(known, texts) == who
+def test_who_has_the_port(known: PortFacts, texts: dict[str, str], who: Owner) -> None:
+    assert find_owner(known, texts) == who
 
 
 @pytest.mark.parametrize("known", [facts(), facts("NetworkManager", nm_state="10 (unmanaged)"), facts("networking")])
-def test_a_stack_that_is_not_known_is_named(known: Facts) -> None:
+def test_a_stack_that_is_not_known_is_named(known: PortFacts) -> None:
     with pytest.raises(BrambleError, match=r"Nothing that Bramble knows has eth0 \(running: .*Nothing was changed"):
-        stack.owner(known, {})
+        find_owner(known, {})
 
 
 def test_what_the_tools_say() -> None:
     said = "GENERAL.STATE:100 (connected)\nGENERAL.CON-UUID:626dd384\nnoise\n"
-    assert stack.nmcli(said) == {"GENERAL.STATE": "100 (connected)", "GENERAL.CON-UUID": "626dd384"}
-    assert stack.nmcli("u:/run/a\\:b\\\\c\n") == {"u": "/run/a:b\\c"}
-    assert stack.networkctl('{"AdministrativeState": "configured", "NetworkFile": "/x"}') == ("configured", "/x")
-    assert stack.networkctl('{"AdministrativeState": "unmanaged", "NetworkFile": null}') == ("unmanaged", "")
+    assert parse_nmcli(said) == {"GENERAL.STATE": "100 (connected)", "GENERAL.CON-UUID": "626dd384"}
+    assert parse_nmcli("u:/run/a\\:b\\\\c\n") == {"u": "/run/a:b\\c"}
+    assert parse_networkctl('{"AdministrativeState": "configured", "NetworkFile": "/x"}') == ("configured", "/x")
+    assert parse_networkctl('{"AdministrativeState": "unmanaged", "NetworkFile": null}') == ("unmanaged", "")
     for nonsense in ("", "systemd-networkd is not running", "[]", "3"):
-        assert stack.networkctl(nonsense) == ("", "")
+        assert parse_networkctl(nonsense) == ("", "")
 
 
 # The port is ours alone
@@ -146,13 +162,13 @@ def test_what_cloud_init_wrote_is_taken_over_and_says_the_same() -> None:
     port = {"optional": True, "addresses": ["10.0.0.5/24"], "dhcp4": False, "dhcp6": False, "accept-ra": False}
     for renderer in ({}, {"renderer": "networkd"}):
         texts = {CLOUD: yaml.safe_dump({"network": {"version": 2, **renderer, "ethernets": {"eth0": port}}})}
-        changes = stack.wanted(NETPLAN, "eth0", text(NETPLAN), texts, MAC)
-        assert list(changes) == [CLOUD] and stack.same("netplan", texts, changes)
+        changes = changed_files(NETPLAN, "eth0", text(NETPLAN), texts, MAC)
+        assert list(changes) == [CLOUD] and means_same("netplan", texts, changes)
         ours = yaml.safe_load(changes[CLOUD] or "")["network"]["ethernets"]["eth0"]
         assert ours["networkmanager"] == {"passthrough": {"ipv6.method": "link-local"}}
         after: dict[str, str] = {**texts, **changes}  # type: ignore[dict-item]
-        assert stack.wanted(NETPLAN, "eth0", text(NETPLAN), after, MAC) == {}
-        assert not stack.same("netplan", texts, stack.wanted(NETPLAN, "eth0", text(NETPLAN, PORTS["gateway"]), texts, MAC))
+        assert changed_files(NETPLAN, "eth0", text(NETPLAN), after, MAC) == {}
+        assert not means_same("netplan", texts, changed_files(NETPLAN, "eth0", text(NETPLAN, PORTS["gateway"]), texts, MAC))
 
 
 def test_other_files_of_netplan_lose_the_port_and_keep_the_rest() -> None:
@@ -167,7 +183,7 @@ def test_other_files_of_netplan_lose_the_port_and_keep_the_rest() -> None:
         ),
         CLOUD: netplan(eth0={"dhcp4": True}, eth1={"dhcp4": True}),
     }
-    changes = stack.wanted(NETPLAN, "eth0", text(NETPLAN), texts, MAC)
+    changes = changed_files(NETPLAN, "eth0", text(NETPLAN), texts, MAC)
     assert "/etc/netplan/00-all.yaml" not in changes
     assert yaml.safe_load(changes["/etc/netplan/60-wifi.yaml"] or "") == {
         "network": {"version": 2, "wifis": {"wlan0": {"dhcp4": True}}}
@@ -180,7 +196,7 @@ def test_other_files_of_netplan_lose_the_port_and_keep_the_rest() -> None:
 @pytest.mark.parametrize("nonsense", ["network: [", "network: 3\n", "- 1\n"])
 def test_a_file_that_is_none_of_netplan_is_named(nonsense: str) -> None:
     with pytest.raises(BrambleError, match=r"/etc/netplan/x\.yaml .*Nothing was changed"):
-        stack.wanted(NM, "eth0", text(NM), {"/etc/netplan/x.yaml": nonsense})
+        changed_files(NM, "eth0", text(NM), {"/etc/netplan/x.yaml": nonsense})
 
 
 def test_every_other_owner_lets_go() -> None:
@@ -193,13 +209,13 @@ def test_every_other_owner_lets_go() -> None:
         "/etc/network/interfaces.d/50-cloud-init": "auto eth0\niface eth0 inet dhcp\n",
     }
     for who, own in ((NM, KEYFILE), (NETWORKD, "/etc/systemd/network/05-bramble-eth0.network")):
-        changes = stack.wanted(who, "eth0", text(who), texts)
+        changes = changed_files(who, "eth0", text(who), texts)
         assert changes.pop(own) == text(who)
         assert not any(changes.values()) and set(texts) - set(changes) == {
             "/etc/NetworkManager/system-connections/any",
             "/etc/systemd/network/20-wired.network",
         }
-        assert not stack.same(who.stack, texts, changes)
+        assert not means_same(who.stack, texts, changes)
 
 
 INTERFACES = """\
@@ -225,8 +241,8 @@ iface eth01 inet manual
 
 
 def test_ifupdown_keeps_what_is_of_others() -> None:
-    changes = stack.wanted(IFUPDOWN, "eth0", text(IFUPDOWN), {stack.INTERFACES: INTERFACES})
-    assert changes[stack.INTERFACES] == (
+    changes = changed_files(IFUPDOWN, "eth0", text(IFUPDOWN), {INTERFACES_FILE: INTERFACES})
+    assert changes[INTERFACES_FILE] == (
         "# interfaces(5) file\nsource-directory /etc/network/interfaces.d\n\nauto lo eth1\niface lo inet loopback\n\n"
         "# the wired port\n    # an old one\n\niface eth1 inet dhcp\niface eth01 inet manual\n"
     )
@@ -235,11 +251,11 @@ def test_ifupdown_keeps_what_is_of_others() -> None:
 
 @pytest.mark.parametrize("main", ["", "auto lo\niface lo inet loopback\n", "source /etc/network/other/*\n"])
 def test_ifupdown_reads_our_file(main: str) -> None:
-    changes = stack.wanted(IFUPDOWN, "eth0", text(IFUPDOWN), {stack.INTERFACES: main})
-    after = changes[stack.INTERFACES] or ""
-    assert after.startswith(main.rstrip()) and after.endswith(f"{stack.SOURCE}\n")
-    again = {stack.INTERFACES: after, "/etc/network/interfaces.d/bramble-eth0": text(IFUPDOWN)}
-    assert stack.wanted(IFUPDOWN, "eth0", text(IFUPDOWN), again) == {}
+    changes = changed_files(IFUPDOWN, "eth0", text(IFUPDOWN), {INTERFACES_FILE: main})
+    after = changes[INTERFACES_FILE] or ""
+    assert after.startswith(main.rstrip()) and after.endswith(f"{SOURCE_LINE}\n")
+    again = {INTERFACES_FILE: after, "/etc/network/interfaces.d/bramble-eth0": text(IFUPDOWN)}
+    assert changed_files(IFUPDOWN, "eth0", text(IFUPDOWN), again) == {}
 
 
 WORDS = st.sampled_from(
@@ -250,12 +266,12 @@ LINES = st.lists(st.lists(WORDS, max_size=5).map(" ".join), max_size=12).map("\n
 
 @given(LINES)
 def test_taking_a_port_out_of_interfaces_happens_once_and_leaves_the_others(before: str) -> None:
-    after = stack.without(stack.INTERFACES, before, "eth0")
-    assert after is not None and stack.without(stack.INTERFACES, after, "eth0") == after
+    after = without_port(INTERFACES_FILE, before, "eth0")
+    assert after is not None and without_port(INTERFACES_FILE, after, "eth0") == after
     stanzas = [line.split() for line in after.replace("\\\n", " ").splitlines()]
     assert not any(words[:2] == ["iface", "eth0"] for words in stanzas)
     assert not any(words[:1] in (["auto"], ["allow-hotplug"]) and "eth0" in words[1:] for words in stanzas)
-    assert stack.without(stack.INTERFACES, before, "wlan9") == before
+    assert without_port(INTERFACES_FILE, before, "wlan9") == before
 
 
 YAML = st.recursive(
@@ -274,11 +290,11 @@ YAML = st.recursive(
 def test_whatever_is_in_netplan_s_folder_is_understood_or_named(data: Any) -> None:
     path = "/etc/netplan/x.yaml"
     try:
-        changes = stack.wanted(NM, "eth0", text(NM), {path: yaml.safe_dump(data)}, MAC)
+        changes = changed_files(NM, "eth0", text(NM), {path: yaml.safe_dump(data)}, MAC)
     except BrambleError as error:
         assert path in str(error)
     else:
-        assert path not in changes or stack.without(path, changes[path] or "", "eth0", MAC) in (changes[path], None)
+        assert path not in changes or without_port(path, changes[path] or "", "eth0", MAC) in (changes[path], None)
 
 
 # What is on the wire
@@ -295,9 +311,9 @@ IP_ADDRESS = json.loads(
 
 def test_what_the_kernel_has() -> None:
     route = [{"dst": "default", "gateway": "10.0.0.1", "dev": "eth0"}, {"dst": "default", "gateway": "10.9.0.1", "dev": "wlan0"}]
-    found = stack.live(IP_ADDRESS, route, "eth0")
+    found = parse_live(IP_ADDRESS, route, "eth0")
     assert found == Live(("10.0.0.5/24", "10.0.0.9/32"), ("10.0.0.1",), ("2001:db8::5/64",))
-    assert stack.live([], [], "eth0") == Live((), (), ())
+    assert parse_live([], [], "eth0") == Live((), (), ())
 
 
 @pytest.mark.parametrize(
@@ -312,21 +328,21 @@ def test_what_the_kernel_has() -> None:
     ],
 )
 def test_what_is_not_as_it_should_be(port: dict[str, Any], now: Live, words: list[str]) -> None:
-    found = stack.differences(port, now)
+    found = ipv4_differences(port, now)
     assert len(found) == len(words) and all(word in line for word, line in zip(words, found, strict=True))
 
 
 def test_a_gateway_out_of_reach_is_refused() -> None:
-    stack.check(BASE)
-    stack.check(PORTS["gateway"])
+    check_gateways(BASE)
+    check_gateways(PORTS["gateway"])
     with pytest.raises(BrambleError, match=r"10\.0\.1\.1 is in none .*10\.0\.0\.0/24.* cluster_gateway"):
-        stack.check({**BASE, "routes": [{"to": "default", "via": "10.0.1.1"}]})
+        check_gateways({**BASE, "routes": [{"to": "default", "via": "10.0.1.1"}]})
 
 
 def test_the_policy_of_ipv6() -> None:
-    assert stack.ipv6_settings(BASE) == {"disable_ipv6": "0", "accept_ra": "0", "autoconf": "0"}
-    assert stack.ipv6_settings(PORTS["without-ipv6"])["disable_ipv6"] == "1"
-    assert stack.ipv6_settings(PORTS["router-says"]) == {"disable_ipv6": "0", "accept_ra": "1", "autoconf": "1"}
+    assert ipv6_settings(BASE) == {"disable_ipv6": "0", "accept_ra": "0", "autoconf": "0"}
+    assert ipv6_settings(PORTS["without-ipv6"])["disable_ipv6"] == "1"
+    assert ipv6_settings(PORTS["router-says"]) == {"disable_ipv6": "0", "accept_ra": "1", "autoconf": "1"}
 
 
 # RFC 5227
@@ -342,7 +358,7 @@ def arp(operation: int, sender: bytes, sender_address: ipaddress.IPv4Address, ta
 
 
 def test_a_probe_is_one() -> None:
-    assert arp(1, OWN, ZERO, MINE).startswith(stack.arp_probe(OWN, "10.0.0.5"))
+    assert arp(1, OWN, ZERO, MINE).startswith(arp_probe(OWN, "10.0.0.5"))
 
 
 @pytest.mark.parametrize(
@@ -359,9 +375,9 @@ def test_a_probe_is_one() -> None:
     ],
 )
 def test_who_has_the_address(frame: bytes, who: str) -> None:
-    assert stack.arp_conflict(frame, OWN, "10.0.0.5") == who
+    assert arp_conflict(frame, OWN, "10.0.0.5") == who
 
 
 @given(st.binary(max_size=64))
 def test_any_frame_is_read(frame: bytes) -> None:
-    assert stack.arp_conflict(frame, OWN, "10.0.0.5") in ("", frame[22:28].hex(":"))
+    assert arp_conflict(frame, OWN, "10.0.0.5") in ("", frame[22:28].hex(":"))

@@ -50,7 +50,7 @@ class Node:
     def tree(self) -> dict[str, File | None]:
         """All files there are."""
         paths = [path for path in sorted((self.folder / "etc").rglob("*")) if path.is_symlink() or path.is_file()]
-        return {str(path.relative_to(self.folder)): switch.read(str(path)) for path in paths}
+        return {str(path.relative_to(self.folder)): switch.read_file(str(path)) for path in paths}
 
     def told(self) -> list[str]:
         return self.log.read_text().split()
@@ -64,7 +64,7 @@ class Node:
 @pytest.fixture
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
     monkeypatch.setenv("SSH_CONNECTION", f"10.0.0.1 {MINE} 10.0.0.2 22")
-    monkeypatch.setattr(switch, "login", lambda pid: int(MINE))
+    monkeypatch.setattr(switch, "ssh_client_port", lambda pid: int(MINE))
     (tmp_path / "boot_id").write_text("first\n")
     monkeypatch.setattr(switch, "BOOT_ID", str(tmp_path / "boot_id"))
     return Node(tmp_path)
@@ -180,11 +180,11 @@ def test_only_a_login_that_is_newer_than_the_change_confirms(node: Node, monkeyp
     node.stage()
     with pytest.raises(RollbackError, match="not applied yet"):
         node.change.confirm("x")
-    monkeypatch.setattr(switch, "connections", lambda tables: [int(MINE), 4])
+    monkeypatch.setattr(switch, "peer_ports", lambda tables: [int(MINE), 4])
     node.change.apply()
     with pytest.raises(RollbackError, match="older than the change"):
         node.change.confirm("x")
-    monkeypatch.setattr(switch, "login", lambda pid: 0)
+    monkeypatch.setattr(switch, "ssh_client_port", lambda pid: 0)
     with pytest.raises(RollbackError, match="older than the change"):
         node.change.confirm("x")
     assert node.waits()
@@ -200,13 +200,13 @@ def test_connections_are_known_by_the_other_side_s_port() -> None:
     head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
     rows = "   0: 0100007F:0016 00000000:0000 0A 0\n   1: 655B4D0A:0016 015B4D0A:D903 01 0\n"
     six = "   0: 0000:0016 00000000000000000000000000000000:1F90 01 0\n"
-    assert switch.connections([head + rows, head + six, head, ""]) == [0x1F90, 0xD903]
+    assert switch.peer_ports([head + rows, head + six, head, ""]) == [0x1F90, 0xD903]
 
 
 def test_a_login_is_found_among_the_ancestors() -> None:
     """sudo takes SSH_CONNECTION away: it is the parent's."""
     load = f"import importlib.util as u, os; s = u.spec_from_file_location('s', {switch.__file__!r}); m = u.module_from_spec(s)"
-    program = f"{load}; s.loader.exec_module(m); print(m.login(os.getpid()))"
+    program = f"{load}; s.loader.exec_module(m); print(m.ssh_client_port(os.getpid()))"
     for environment, port in ({"SSH_CONNECTION": "10.0.0.1 40123 10.0.0.2 22"}, "40123"), ({}, None):
         command = ["sh", "-c", 'env -u SSH_CONNECTION "$0" -c "$1"; true', sys.executable, program]
         clean = {name: value for name, value in os.environ.items() if name != "SSH_CONNECTION"}

@@ -14,11 +14,12 @@ _ENTRY = re.compile(r"(\s*)([^#\s]\S*)(\s+)(\S+)(\s+)(\S+)(\s+)(\S+)(?:(\s+)(\d+
 
 
 def _pass(where: str, number: int) -> int:
-    """When a file system is checked at boot: / first, others then."""
+    """Return when a file system is checked at boot: / first, others then."""
     return 1 if where == "/" else number or 2
 
 
 def _edited(line: str, swap: bool) -> str:
+    """Return a line of the edited table."""
     if swap and line.startswith(SWAP_OFF):
         line = line.removeprefix(SWAP_OFF)
     found = _ENTRY.fullmatch(line)
@@ -37,12 +38,12 @@ def _edited(line: str, swap: bool) -> str:
 
 
 def edited(text: str, swap: bool) -> str:
-    """The table with / not noting when a file was read, each file system checked at boot, and swap on or commented out."""
+    """Return the table with noatime for /, each file system checked at boot, and swap on or commented out."""
     return "".join(
         _edited(line.rstrip("\n"), swap) + line[len(line.rstrip("\n")) :] for line in re.findall(r"[^\n]*\n|[^\n]+", text)
     )
 
 
 def has_root(text: str) -> bool:
-    """Whether there is an entry for /."""
+    """Return whether there is an entry for /."""
     return any((found := _ENTRY.fullmatch(line)) and found[4] == "/" for line in text.split("\n"))

@@ -10,12 +10,12 @@ import hashlib
 import json
 import os
 import re
-import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ansible_collections.bramble.cluster.plugins.module_utils.core import process
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 
 FORMAT = 1
@@ -97,20 +97,14 @@ def wrong(folder: Path, manifest: Manifest, contents: bool = True) -> Iterator[s
             yield f"{name} is altered: its SHA-256 is not {digest}"
 
 
-def run_command(
-    *command: str | Path, given: bytes | None = None, env: Mapping[str, str] | None = None, cwd: Path | None = None
-) -> str:
-    """Run a command, and give what it says. Raises BrambleError with its last words when it fails or is not there."""
-    try:
-        done = subprocess.run(command, input=given, capture_output=True, check=False, env=env, cwd=cwd)
-    except FileNotFoundError:
-        raise BrambleError(f"{command[0]} is not installed here") from None
-    if done.returncode:
-        words = (done.stderr.strip() or done.stdout.strip()).decode(errors="replace").splitlines()
-        # apt and pip mark what matters.
-        words = [line for line in words if line.startswith(("E: ", "ERROR: "))] or words[-8:]
-        raise BrambleError(f"{Path(command[0]).name} ended with {done.returncode}: {' / '.join(words)}")
-    return done.stdout.decode(errors="replace")
+def run_command(*command: str | Path, given: bytes = b"", env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
+    """Run a command, and return what it writes. Raises BrambleError with its last words when it fails or is not there."""
+    return process.run(command, input=given, env=env, cwd=cwd, words=_marked_lines).stdout.decode(errors="replace")
+
+
+def _marked_lines(output: str) -> Sequence[str]:
+    """Return the lines that apt and pip mark as errors; the last lines where none is marked."""
+    return [line for line in output.splitlines() if line.startswith(("E: ", "ERROR: "))] or process.last_lines(output)
 
 
 def make_key(path: Path) -> None:

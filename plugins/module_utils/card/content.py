@@ -33,7 +33,7 @@ class Run:
 class Content:
     """What one card must hold from its first byte to the end of the image: the image, with a node's overlay on it.
 
-    Of the space that no file system uses nothing is said.
+    The space that no file system uses is left as it is on the card.
     """
 
     def __init__(self, image: Image, overlay: Overlay) -> None:
@@ -51,7 +51,7 @@ class Content:
         self.fingerprint = digest.hexdigest()
 
     def read(self, offset: int, length: int) -> bytes:
-        """`length` bytes of what the card must hold at `offset`."""
+        """Return `length` bytes of what the card must hold at `offset`."""
         data = read_exactly(self.image.fd, offset, length)
         blocks = range(offset // BLOCK, (offset + length - 1) // BLOCK + 1)
         patches = [patch for block in blocks for patch in self._overlay.get(block, ())]
@@ -65,7 +65,7 @@ class Content:
         return data
 
     def runs(self, start: int = 0, end: int | None = None) -> Iterator[Run]:
-        """The runs of [start, end), in order; both limits are multiples of BLOCK or the end."""
+        """Yield the runs of [start, end), in order; both limits are multiples of BLOCK or the end."""
         end = self.size if end is None else min(end, self.size)
         first, last = (bisect.bisect_left(self.blocks, (limit,)) for limit in (start // BLOCK, -(-end // BLOCK)))
         low = high = -1

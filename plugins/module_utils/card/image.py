@@ -9,6 +9,8 @@ import os
 from collections.abc import Iterable
 
 from ansible_collections.bramble.cluster.plugins.module_utils.card.partition import Partition, boot_and_root, parse_mbr
+from ansible_collections.bramble.cluster.plugins.module_utils.card.space import used_ranges
+from ansible_collections.bramble.cluster.plugins.module_utils.core.atomic import replace_file
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import (
     BLOCK,
     CHUNK,
@@ -25,12 +27,12 @@ MAP_VERSION = 1  # of a kept block map; a new one when what is in it means somet
 
 
 class Image:
-    """A raw image, open for reading and scanned once: size, sha256, partitions, which blocks hold data, and which matter.
+    """A raw image, open for reading and scanned once: size, SHA-256, partitions, the blocks that hold data, those needed.
 
-    What no file system uses does not matter: the contents of deleted files, and space that is free. With a `map_path` what was
-    found is kept there (if `keep`), and an image that was not touched since is not read again.
+    What no file system uses is not needed: the contents of deleted files, and free space. With a `map_path` what was found is
+    kept there (if `keep`), and an image that was not touched since is not read again.
 
-    Raises BrambleError for something that is not a disk image, OSError when it cannot be read. Use it with `with`.
+    A context manager. Raises BrambleError for something that is no disk image, OSError when it cannot be read.
     """
 
     def __init__(self, path: str, map_path: str | None = None, keep: bool = True) -> None:
@@ -58,7 +60,7 @@ class Image:
         os.close(self.fd)
 
     def _scan(self) -> tuple[str, list[int]]:
-        """One pass: the sha256 of everything, and the numbers of the blocks that hold anything but zeros."""
+        """Return, after one pass, the SHA-256 of everything and the numbers of the blocks that hold anything but zeros."""
         digest, blocks, at = hashlib.sha256(), list[int](), 0
 
         def skip_to(end: int) -> None:
@@ -81,11 +83,11 @@ class Image:
         return digest.hexdigest(), blocks
 
     def _key(self) -> list[int]:
-        """Changes when somebody writes to the image."""
+        """Return numbers that change when somebody writes to the image."""
         return [self._stat.st_ino, self._stat.st_size, self._stat.st_mtime_ns, self._stat.st_ctime_ns]
 
     def _load(self, path: str) -> bool:
-        """Take what was found the last time, if this is the same image still."""
+        """Load what was found before, and return whether it is of this image in this state."""
         try:
             with open(path, encoding="ascii") as file:
                 known = json.load(file)
@@ -101,7 +103,7 @@ class Image:
         return True
 
     def _save(self, path: str) -> None:
-        """Keep what was found. What cannot be kept is found again the next time."""
+        """Keep what was found; where that fails, the next run finds it again."""
 
         def ranges(blocks: Iterable[int]) -> list[list[int]]:
             runs: list[list[int]] = []
@@ -115,16 +117,10 @@ class Image:
         known = {"version": MAP_VERSION, "key": self._key(), "sha256": self.sha256}
         known |= {"needed": ranges(self.needed), "data": ranges(self.blocks)}
         with contextlib.suppress(OSError):
-            with open(f"{path}.new", "w", encoding="ascii") as file:
-                json.dump(known, file)
-            os.rename(f"{path}.new", path)
+            replace_file(path, json.dumps(known), fsync=False)
 
     def _needed(self) -> set[int]:
-        """The numbers of the blocks that a card must hold: all but what the file systems of the image do not use."""
-        from ansible_collections.bramble.cluster.plugins.module_utils.card.space import (
-            used,  # which itself is built on this module
-        )
-
+        """Return the numbers of the blocks that a card must hold: all but what the file systems of the image leave unused."""
         try:
             partitions = parse_mbr(read_exactly(self.fd, 0, SECTOR), self.size)
         except BrambleError:
@@ -136,21 +132,21 @@ class Image:
 
         for partition in sorted(partitions, key=lambda partition: partition.start):
             need(at, partition.start)
-            for start, end in used(self.fd, partition.start, partition.size):
+            for start, end in used_ranges(self.fd, partition.start, partition.size):
                 need(start, end)
             at = partition.end
         need(at, self.size)
         return needed
 
     def partitions(self) -> tuple[Partition, Partition]:
-        """Its boot and root partitions. Raises BrambleError naming the image."""
+        """Return its boot and root partitions. Raises BrambleError, naming the image."""
         try:
             return boot_and_root(parse_mbr(read_exactly(self.fd, 0, SECTOR), self.size))
         except BrambleError as error:
             raise BrambleError(f"the image {self.path}: {error}") from None
 
     def check_untouched(self) -> None:
-        """Raises BrambleError when someone wrote to the image since it was opened."""
+        """Check that nobody has written to the image since it was opened. Raises BrambleError."""
         now = os.stat(self.path)
         if any(getattr(now, name) != getattr(self._stat, name) for name in ("st_dev", "st_ino", "st_size", "st_mtime_ns")):
             raise BrambleError(f"the image {self.path} was changed while cards were written from it: write them again")

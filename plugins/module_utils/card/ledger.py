@@ -9,11 +9,11 @@ import contextlib
 import fcntl
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from ansible_collections.bramble.cluster.plugins.module_utils.core.atomic import replace_file
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text import text_table
 
@@ -25,24 +25,24 @@ Entries = dict[str, dict[str, Any]]
 
 
 def now() -> str:
-    """The time, as in RFC 3339, in UTC and whole seconds."""
+    """Return the time in UTC, as in RFC 3339, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def merged(entry: Mapping[str, Any], values: Mapping[str, Any], fresh: bool) -> dict[str, Any]:
-    """An entry with values added; with `fresh` of them alone."""
+def merge_entry(entry: Mapping[str, Any], values: Mapping[str, Any], fresh: bool) -> dict[str, Any]:
+    """Return an entry with values added; with `fresh`, one of these values alone."""
     return dict(values) if fresh else {**entry, **values}
 
 
 class Ledger:
-    """The ledger in a file; without a path it forgets everything. Raises BrambleError when the file is not one."""
+    """The ledger in a file; without a path nothing is kept. Raises BrambleError when the file is no ledger."""
 
     def __init__(self, path: str | None) -> None:
         self.path = os.path.abspath(path) if path else ""
         self.read()
 
     def read(self) -> Entries:
-        """All entries, by node. Raises BrambleError."""
+        """Return all entries, by node. Raises BrambleError."""
         try:
             with open(self.path, encoding="utf-8") as file:
                 entries = json.load(file)
@@ -54,13 +54,13 @@ class Ledger:
             raise BrambleError(f"The ledger {self.path} is not one: an object by node is expected. Repair it, or move it away.")
         return entries
 
-    def note(self, node: str, values: Mapping[str, Any], fresh: bool = False) -> bool:
-        """Add values to a node's entry (or with `fresh` make it anew); whether that changed it. Raises OSError, BrambleError."""
+    def record(self, node: str, values: Mapping[str, Any], fresh: bool = False) -> bool:
+        """Add values to a node's entry, or with `fresh` replace it; return whether it changed. Raises OSError, BrambleError."""
         if not self.path:
             return False
         with self._locked():
             entries = self.read()
-            entry = merged(entries.get(node, {}), values, fresh)
+            entry = merge_entry(entries.get(node, {}), values, fresh)
             if entries.get(node) == entry:
                 return False
             entries[node] = entry
@@ -69,6 +69,7 @@ class Ledger:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
+        """Hold the lock that lets one process change the ledger at a time."""
         folder = os.path.dirname(self.path)
         os.makedirs(folder, mode=0o700, exist_ok=True)
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -79,24 +80,12 @@ class Ledger:
             os.close(fd)
 
     def _write(self, entries: Entries) -> None:
-        folder = os.path.dirname(self.path)
-        with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".cards-", delete=False, encoding="utf-8") as file:
-            try:
-                json.dump(entries, file, indent=2)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-                owner = os.stat(folder)
-                if not os.geteuid():  # with sudo it is the user's all the same
-                    os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
-                os.rename(file.name, self.path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+        """Replace the file. Raises OSError."""
+        replace_file(self.path, json.dumps(entries, indent=2) + "\n", mode=0o600, folder_owner=True)
 
 
 def table(entries: Mapping[str, Mapping[str, Any]]) -> str:
-    """The ledger for people: one line per card, aligned."""
+    """Return the ledger as a table for people, one line per card."""
     rows = [("node", "slot", "GB", "write MB/s", "verify MB/s", "verdict", "time")]
     for node, entry in entries.items():
         rates = [f"{entry[name]:.1f}" if entry.get(name) else "-" for name in ("write_mb_s", "verify_mb_s")]

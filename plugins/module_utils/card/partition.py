@@ -31,10 +31,10 @@ class Partition:
 
 
 def parse_mbr(sector: bytes, size: int) -> list[Partition]:
-    """The primary partitions of a disk of `size` bytes, by number, from its first 512 bytes.
+    """Return the primary partitions of a disk of `size` bytes, by number, from its first 512 bytes.
 
     Source: UEFI specification 2.10, section 5.2.1 "Legacy Master Boot Record".
-    Raises BrambleError when there is no MBR, it only stands before a GPT, or a partition overlaps another or leaves the disk.
+    Raises BrambleError when there is no MBR, it belongs to a GPT, or a partition overlaps another or leaves the disk.
     """
     if len(sector) < SECTOR or sector[510:512] != b"\x55\xaa":
         raise BrambleError("no partition table (MBR) at its start")
@@ -59,7 +59,7 @@ def parse_mbr(sector: bytes, size: int) -> list[Partition]:
 
 
 def boot_and_root(partitions: Sequence[Partition]) -> tuple[Partition, Partition]:
-    """Partition 1 (FAT, what the Pi boots from) and partition 2 (Linux, the root). Raises BrambleError when one is missing."""
+    """Return partition 1 (FAT, what the Pi boots from) and 2 (Linux, the root). Raises BrambleError when one is missing."""
     found = {partition.number: partition for partition in partitions}
     for number, name, types in ((1, "FAT boot", FAT_TYPES), (2, "Linux root", {LINUX_TYPE})):
         if number not in found:

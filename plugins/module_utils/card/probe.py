@@ -1,4 +1,4 @@
-"""Finds cards that hold less than they say, in seconds: marks all over the card are written, then read back.
+"""Find cards that hold less than they say, in seconds: marks all over the card are written, then read back.
 
 A counterfeit card has a controller that lies about its size. What is written beyond its real memory is lost, or lands on another
 place: the address wraps around. See "f3: fight flash fraud", https://fight-flash-fraud.readthedocs.io, for how such cards behave.
@@ -18,8 +18,8 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.text import f
 STRIDE = 128 * 2**20  # real memory is a whole number of these; a finer grid would take longer than seconds
 
 
-def places(size: int) -> list[int]:
-    """Where the marks go on a card of `size` bytes: offsets, ascending, multiples of PAGE; the last is the card's last page.
+def mark_offsets(size: int) -> list[int]:
+    """Return the offsets of the marks on a card of `size` bytes: ascending multiples of PAGE up to the card's last page.
 
     For a real memory of N bytes at least one pair of places is the same modulo N when N is a multiple of STRIDE, a power of two
     from CHUNK on, or an even share of the size (half, a third, … an eighth). The head of the card, CHUNK bytes, stays empty.
@@ -31,8 +31,8 @@ def places(size: int) -> list[int]:
     return sorted({place + CHUNK for place in (*grid, *powers, *shares) if place + CHUNK <= last} | {last})
 
 
-def mark(key: bytes, place: int) -> bytes:
-    """The page of a place: no two places and no two runs have the same."""
+def mark_page(key: bytes, place: int) -> bytes:
+    """Return the content of the mark at an offset; no two offsets and no two runs have the same."""
     return hashlib.shake_128(key + place.to_bytes(8, "little")).digest(PAGE)
 
 
@@ -43,16 +43,16 @@ def probe(
     flush: Callable[[], None],
     meter: Callable[[int], None] = lambda _length: None,
 ) -> None:
-    """Check that a card of `size` bytes has all of them. What was in the marked pages is put back.
+    """Check that a card of `size` bytes has all of them. What was in the marked pages is restored.
 
-    :param read: gives `length` bytes at an offset, from the card and not from a cache
-    :param write: puts bytes at an offset
+    :param read: returns `length` bytes at an offset, from the card and not from a cache
+    :param write: writes bytes at an offset
     :param flush: returns when everything written is on the card
-    :param meter: is called with the bytes got through; `4 * PAGE * len(places(size))` in all
-    :raises BrambleError: when a mark is not where it was put; the card is no use then, and nothing is put back
+    :param meter: is called with the bytes done, `4 * PAGE * len(mark_offsets(size))` in all
+    :raises BrambleError: when a mark is not read back; the card is of no use then, and nothing is restored
     """
     key = os.urandom(16)
-    marks = {place: mark(key, place) for place in places(size)}
+    marks = {place: mark_page(key, place) for place in mark_offsets(size)}
     before = {}
     for place in marks:
         before[place] = read(place, PAGE)

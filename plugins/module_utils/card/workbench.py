@@ -1,4 +1,4 @@
-"""Files of a node, laid on a private copy of the image to see which bytes they change. Every size and offset is in bytes."""
+"""Find the bytes of an image that a node's files change, by writing them into a private copy. Sizes are in bytes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.card.content impor
 from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import CHUNK, PAGE, extents, read_exactly
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.process import run
 from ansible_collections.bramble.cluster.plugins.module_utils.core.tools import TOOL_ENV
 
 # Files laid on a card carry this time (2024-01-01 UTC), so that the same input always gives the same bytes.
@@ -39,7 +40,7 @@ class RootFile:
 
 
 def check_names(boot_files: Mapping[str, str], root_files: Sequence[RootFile]) -> None:
-    """Raises BrambleError for a name that cannot be laid on a card exactly as it is written."""
+    """Check that every file can be written to a card under its exact name. Raises BrambleError."""
     for name in boot_files:
         if not _BOOT_NAME.fullmatch(name):
             raise BrambleError(f"boot file name {name!r}: letters, digits and _ . + - only, and no folders")
@@ -54,7 +55,7 @@ def check_names(boot_files: Mapping[str, str], root_files: Sequence[RootFile]) -
 
 
 def set_arguments(cmdline: str, values: Mapping[str, str]) -> str:
-    """A kernel command line (what is in cmdline.txt) with new values for the arguments that it has; none is added.
+    """Return a kernel command line (the text of cmdline.txt) with new values for the arguments that it has; none is added.
 
     Everything else stays as it is: order, spacing, lines that are comments. Raises BrambleError for a value that is not one word.
     Source: https://docs.kernel.org/admin-guide/kernel-parameters.html
@@ -72,16 +73,16 @@ def set_arguments(cmdline: str, values: Mapping[str, str]) -> str:
 
 
 def _folders_above(path: str) -> list[str]:
-    """The folders above a path, the outermost first: /a and /a/b for /a/b/c."""
+    """Return the folders above a path, the outermost first: /a and /a/b for /a/b/c."""
     names = path.split("/")[1:-1]
     return ["/" + "/".join(names[: depth + 1]) for depth in range(len(names))]
 
 
 class Workbench:
-    """A private sparse copy of an image in which a node's files are laid to see which bytes they change.
+    """A private sparse copy of an image, into which a node's files are written to find the bytes that they change.
 
     The copy has no name (O_TMPFILE, or unlinked at once), and neither have the files on their way into it: even a crash
-    leaves no private key behind. Use it with `with`; it takes as much disk as the image has data.
+    leaves no private key behind. A context manager; it takes as much disk as the image has data.
     """
 
     def __init__(self, image: Image, folder: str) -> None:
@@ -90,9 +91,9 @@ class Workbench:
         self._file = tempfile.TemporaryFile(dir=folder, prefix=".card-")  # noqa: SIM115 (closed by __exit__)
         self.fd = self._file.fileno()
         os.ftruncate(self.fd, image.size)
-        for run in Content(image, {}).runs():
-            if run.data:
-                os.pwrite(self.fd, read_exactly(image.fd, run.offset, run.length), run.offset)
+        for stretch in Content(image, {}).runs():
+            if stretch.data:
+                os.pwrite(self.fd, read_exactly(image.fd, stretch.offset, stretch.length), stretch.offset)
 
     def __enter__(self) -> Workbench:
         return self
@@ -103,30 +104,25 @@ class Workbench:
     def overlay(
         self, boot_files: Mapping[str, str], root_files: Sequence[RootFile], arguments: Mapping[str, str] | None = None
     ) -> Overlay:
-        """The bytes that change when these files are laid on the image; the same every time.
+        """Return the bytes that change when these files are written into the image; the same every time.
 
         `arguments` are new values for those of the kernel's command line that the image has.
-        Every file is read back, and the root file system checked. Raises BrambleError when a file does not arrive.
+        Every file is read back, and the root file system checked. Raises BrambleError when one is not read back.
         """
         check_names(boot_files, root_files)
         boot_files = {**self._cmdline(arguments or {}), **boot_files}
         if boot_files:
-            self._lay_boot(boot_files)
+            self._write_boot(boot_files)
         if root_files:
-            self._lay_root(root_files)
+            self._write_root(root_files)
         changed = self._changed()
         for offset, data in changed.items():
             os.pwrite(self.fd, read_exactly(self.image.fd, offset, len(data)), offset)
         return changed
 
     def _run(self, *command: str, stdin: bytes = b"", keep: Sequence[int] = ()) -> subprocess.CompletedProcess[bytes]:
-        try:
-            return subprocess.run(
-                command, input=stdin, capture_output=True, check=False, env=_TOOL_ENV, pass_fds=(self.fd, *keep)
-            )
-        except FileNotFoundError:
-            package = "mtools" if command[0].startswith("m") else "e2fsprogs"
-            raise BrambleError(f"{command[0]} is not installed on this machine: apt install {package}") from None
+        """Run a program that finds the copy, and the files `keep`, under /proc/self/fd. Raises BrambleError if it is missing."""
+        return run(command, input=stdin, env=_TOOL_ENV, pass_fds=(self.fd, *keep), accept=None)
 
     @property
     def _drive(self) -> str:
@@ -134,7 +130,7 @@ class Workbench:
         return f"/proc/self/fd/{self.fd}@@{self.boot.start}"
 
     def _cmdline(self, arguments: Mapping[str, str]) -> dict[str, str]:
-        """The image's cmdline.txt, as a boot file, if it has these arguments with other values."""
+        """Return the image's cmdline.txt, as a boot file, if it has these arguments with other values."""
         found = self._run("mtype", "-i", self._drive, f"::{CMDLINE}").stdout if arguments else b""
         try:
             before = found.decode()
@@ -143,7 +139,8 @@ class Workbench:
         after = set_arguments(before, arguments)
         return {CMDLINE: after} if after != before else {}
 
-    def _lay_boot(self, files: Mapping[str, str]) -> None:
+    def _write_boot(self, files: Mapping[str, str]) -> None:
+        """Write files into the boot partition, and read them back. Raises BrambleError."""
         drive = self._drive
         for name, text in sorted(files.items()):
             content = text.encode()
@@ -152,35 +149,36 @@ class Workbench:
                 why = "; ".join(result.stderr.decode(errors="replace").splitlines()) or "it does not read back"
                 raise BrambleError(f"boot file {name} cannot be laid on partition 1 of {self.image.path}: {why}")
 
-    def _lay_root(self, files: Sequence[RootFile]) -> None:
+    def _write_root(self, files: Sequence[RootFile]) -> None:
+        """Write files into the root file system, read them back, and check it. Raises BrambleError."""
         device = f"/proc/self/fd/{self.fd}?offset={self.root.start}"
 
-        def look(request: str) -> bytes:
+        def ask_debugfs(request: str) -> bytes:
             return self._run("debugfs", "-R", request, device).stdout
 
         # Only what is not there is made: debugfs' mkdir of a folder that exists leaves a lost inode behind.
         folders = {folder: None for file in files for folder in _folders_above(file.path)}
-        script = [f"mkdir {folder}" for folder in folders if b"Inode:" not in look(f"stat {folder}")]
+        script = [f"mkdir {folder}" for folder in folders if b"Inode:" not in ask_debugfs(f"stat {folder}")]
         sources = []
         try:
             for file in files:
                 sources.append(os.memfd_create("card"))
                 with open(sources[-1], "wb", closefd=False) as source:
                     source.write(file.content.encode())
-                if b"Inode:" in look(f"stat {file.path}"):
+                if b"Inode:" in ask_debugfs(f"stat {file.path}"):
                     script.append(f"rm {file.path}")
                 script.append(f"write /proc/self/fd/{sources[-1]} {file.path}")
                 fields = {"mode": f"0{0o100000 | file.mode:o}", "uid": "0", "gid": "0"}
                 script += [f"set_inode_field {file.path} {field} {value}" for field, value in fields.items()]
-            laid = self._run("debugfs", "-w", "-f", "-", device, stdin="\n".join([*script, ""]).encode(), keep=sources)
+            result = self._run("debugfs", "-w", "-f", "-", device, stdin="\n".join([*script, ""]).encode(), keep=sources)
         finally:
             for fd in sources:
                 os.close(fd)
-        notes = "; ".join(laid.stderr.decode(errors="replace").splitlines()[1:])  # the first is the version
+        notes = "; ".join(result.stderr.decode(errors="replace").splitlines()[1:])  # the first is the version
         for file in files:
             right = rf"Type: regular\s+Mode:\s+0*{file.mode:o}\s.*User:\s+0\s+Group:\s+0\s"
-            stat = look(f"stat {file.path}").decode(errors="replace")
-            if not re.search(right, stat, re.DOTALL) or look(f"cat {file.path}") != file.content.encode():
+            stat = ask_debugfs(f"stat {file.path}").decode(errors="replace")
+            if not re.search(right, stat, re.DOTALL) or ask_debugfs(f"cat {file.path}") != file.content.encode():
                 why = notes or "it does not read back"
                 raise BrambleError(f"root file {file.path} cannot be laid on partition 2 of {self.image.path}: {why}")
         check = self._run("e2fsck", "-fn", device)
@@ -190,6 +188,7 @@ class Workbench:
             raise BrambleError(f"partition 2 of {self.image.path} is not a clean ext4 file system: {why}")
 
     def _changed(self) -> Overlay:
+        """Return the pages in which the copy differs from the image."""
         overlay = {}
         for start, end in extents(self.fd, 0, self.image.size):
             stop = min(-(-end // PAGE) * PAGE, self.image.size)

@@ -13,10 +13,12 @@ PAGE = 4096  # grain of an overlay
 BLOCK = 64 * 1024  # grain of a block map
 CHUNK = 1024 * 1024  # most bytes in one read or write, and the head of a card that is written last
 ZEROS = bytes(CHUNK)
+Range = tuple[int, int]
+"""(start, end) of a stretch of bytes, end not included."""
 
 
-def extents(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """(start, end) of what is not a hole in [start, end) of a file, by lseek(2) SEEK_DATA; all of it where that is unknown."""
+def extents(fd: int, start: int, end: int) -> Iterator[Range]:
+    """Yield (start, end) of what is no hole in [start, end) of a file, by lseek(2) SEEK_DATA; all of it where that is unknown."""
     while start < end:
         try:
             start = os.lseek(fd, start, os.SEEK_DATA)
@@ -33,12 +35,12 @@ def extents(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def is_zero(data: bytes) -> bool:
-    """Whether there is nothing but zeros in at most CHUNK bytes."""
+    """Return whether at most CHUNK bytes are all zero."""
     return data == ZEROS if len(data) == CHUNK else data == ZEROS[: len(data)]
 
 
 def read_exactly(fd: int, offset: int, length: int) -> bytes:
-    """Exactly `length` bytes; raises BrambleError when the file ends before."""
+    """Return exactly `length` bytes. Raises BrambleError when the file ends before."""
     data = os.pread(fd, length, offset)
     while len(data) < length:
         more = os.pread(fd, length - len(data), offset + len(data))

@@ -6,12 +6,12 @@ from collections.abc import Container, Sequence
 
 
 def format_bytes(number: int) -> str:
-    """A number of bytes for people: 31,914,983,424 bytes."""
+    """Return a number of bytes for people: 31,914,983,424 bytes."""
     return f"{number:,} byte{'' if number == 1 else 's'}"
 
 
 def text_table(rows: Sequence[Sequence[str]], numbers: Container[int]) -> str:
-    """A table for people, a line per row; columns (by index) of `numbers` stand at the right."""
+    """Return a table for people, a line per row; the columns (by index) of `numbers` are aligned to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(

@@ -1,4 +1,4 @@
-"""What a compressed image holds, written once as a sparse file. Every size is in bytes."""
+"""Decode a compressed image once, into a sparse file. Every size is in bytes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from typing import IO
 
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import BLOCK, CHUNK, SECTOR, is_zero
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
-from ansible_collections.bramble.cluster.plugins.module_utils.image.http import Tell, WrongImage
+from ansible_collections.bramble.cluster.plugins.module_utils.core.process import run
+from ansible_collections.bramble.cluster.plugins.module_utils.core.tools import not_installed
+from ansible_collections.bramble.cluster.plugins.module_utils.image.error import WrongImage
+from ansible_collections.bramble.cluster.plugins.module_utils.image.progress import Report
 
 RAW = "raw"
 ZIP = "zip"
@@ -29,22 +32,21 @@ class Tool:
 
     magic: re.Pattern[bytes]
     commands: tuple[tuple[str, ...], ...]
-    package: str
 
 
 # By what the file begins with, never by its name. All cores where the format allows it: xz and bzip2 made of many blocks do.
 # A dictionary of more than a gigabyte is an attack on the memory of this machine; zstd and bzip2 have such a limit of their own.
 TOOLS = {
-    "xz": Tool(re.compile(rb"\xfd7zXZ\0"), (("xz", "-dc", "-T0", "--memlimit-decompress=1GiB"),), "xz-utils"),
-    "zst": Tool(re.compile(rb"\x28\xb5\x2f\xfd"), (("zstd", "-dcq"),), "zstd"),
-    "gz": Tool(re.compile(rb"\x1f\x8b\x08"), (("gzip", "-dc"),), "gzip"),
-    "bz2": Tool(re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"), (("lbzip2", "-dc"), ("bzip2", "-dc")), "bzip2"),
+    "xz": Tool(re.compile(rb"\xfd7zXZ\0"), (("xz", "-dc", "-T0", "--memlimit-decompress=1GiB"),)),
+    "zst": Tool(re.compile(rb"\x28\xb5\x2f\xfd"), (("zstd", "-dcq"),)),
+    "gz": Tool(re.compile(rb"\x1f\x8b\x08"), (("gzip", "-dc"),)),
+    "bz2": Tool(re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"), (("lbzip2", "-dc"), ("bzip2", "-dc"))),
 }
 _ZIP_MAGIC = b"PK\x03\x04"
 
 
 def kind(path: str) -> str:
-    """How a file is compressed: a key of TOOLS, ZIP, or RAW for not at all."""
+    """Return how a file is compressed: a key of TOOLS, ZIP, or RAW for not at all."""
     with open(path, "rb") as file:
         head = file.read(16)
     if head.startswith(_ZIP_MAGIC):
@@ -52,18 +54,18 @@ def kind(path: str) -> str:
     return next((name for name, tool in TOOLS.items() if tool.magic.match(head)), RAW)
 
 
-def sha256(path: str, tell: Tell = lambda *_: None) -> str:
-    """The hash of a file; the phase told is "verify"."""
+def sha256(path: str, report: Report = lambda *_: None) -> str:
+    """Return the SHA-256 of a file; the phase reported is "verify"."""
     digest, size = hashlib.sha256(), os.path.getsize(path)
     with open(path, "rb") as file:
         while data := file.read(CHUNK):
             digest.update(data)
-            tell("verify", file.tell(), size)
+            report("verify", file.tell(), size)
     return digest.hexdigest()
 
 
 def decoded_size(path: str) -> int | None:
-    """How much a file says that it decodes to; None where its format does not tell. Raises BrambleError for a damaged one."""
+    """Return the size that a file says it decodes to; None where its format has none. Raises BrambleError for a damaged one."""
     form = kind(path)
     if form == RAW:
         return os.path.getsize(path)
@@ -72,15 +74,16 @@ def decoded_size(path: str) -> int | None:
             return info.file_size
     if form != "xz":
         return None
-    told = subprocess.run([_installed(form)[0], "--robot", "--list", path], capture_output=True, text=True, check=False)
-    total = next((line.split("\t") for line in told.stdout.splitlines() if line.startswith("totals\t")), None)
-    if told.returncode or not total:
-        raise WrongImage(f"{path} is damaged, or not all of it is there: {_last_line(told.stderr)}")
+    result = run([_installed(form)[0], "--robot", "--list", path], accept=None)
+    lines = result.stdout.decode(errors="replace").splitlines()
+    total = next((line.split("\t") for line in lines if line.startswith("totals\t")), None)
+    if result.returncode or not total:
+        raise WrongImage(f"{path} is damaged, or not all of it is there: {_last_line(result.stderr.decode(errors='replace'))}")
     return int(total[4])
 
 
-def decode(path: str, target: IO[bytes], expected: int | None, limit: int, tell: Tell) -> tuple[int, str]:
-    """Write what a file holds into an empty file, with holes for zeros; returns its size and sha256.
+def decode(path: str, target: IO[bytes], expected: int | None, limit: int, report: Report) -> tuple[int, str]:
+    """Decode a file into an empty file, with holes for zeros; return the size and the SHA-256 of what is in it.
 
     The target never gets more than `expected` bytes, or `limit` where None is expected. Raises WrongImage for more or fewer
     than expected, for a damaged file, and for what is no card image.
@@ -95,7 +98,7 @@ def decode(path: str, target: IO[bytes], expected: int | None, limit: int, tell:
             digest.update(data)
             _write(target.fileno(), data, at)
             at += len(data)
-            tell("decode", at, expected or 0)
+            report("decode", at, expected or 0)
     if not at or expected not in (None, at):
         raise WrongImage(f"{path} decodes to {at:,} bytes, and {f'{expected:,}' if expected else 'more'} were expected")
     target.truncate(at)
@@ -103,7 +106,7 @@ def decode(path: str, target: IO[bytes], expected: int | None, limit: int, tell:
 
 
 def _write(fd: int, data: bytes, at: int) -> None:
-    """Write what is not zero, in blocks."""
+    """Write the blocks that are not zero."""
     if is_zero(data):
         return
     view = memoryview(data)
@@ -117,7 +120,7 @@ def _write(fd: int, data: bytes, at: int) -> None:
 
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[IO[bytes]]:
-    """What a file holds, to be read. Raises BrambleError when it is damaged, unless the reader had enough before its end."""
+    """Yield the decoded content of a file, to be read. Raises BrambleError when what was read of it is damaged."""
     form = kind(path)
     if form == RAW:
         with open(path, "rb") as file:
@@ -132,7 +135,7 @@ def _opened(path: str) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def _decoder(path: str, form: str) -> Iterator[IO[bytes]]:
-    """What a program decodes. It is ended with the reader, or by its closed pipe should this process be killed."""
+    """Yield what a program decodes. It ends with the reader, or by its closed pipe when this process is killed."""
     with open(path, "rb") as source, tempfile.TemporaryFile() as errors:
         with subprocess.Popen(_installed(form), stdin=source, stdout=subprocess.PIPE, stderr=errors, bufsize=CHUNK) as process:
             assert process.stdout
@@ -149,7 +152,7 @@ def _decoder(path: str, form: str) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def _zip_member(path: str) -> Iterator[tuple[zipfile.ZipFile, zipfile.ZipInfo]]:
-    """The one image in a zip archive. Raises BrambleError."""
+    """Yield the one image in a zip archive. Raises BrambleError."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = [info for info in archive.infolist() if not info.is_dir()]
@@ -166,13 +169,14 @@ def _zip_member(path: str) -> Iterator[tuple[zipfile.ZipFile, zipfile.ZipInfo]]:
 
 
 def _installed(form: str) -> tuple[str, ...]:
-    """The command of a tool. Raises BrambleError."""
+    """Return the command of a tool. Raises BrambleError when it is not installed."""
     tool = TOOLS[form]
     command = next((command for command in tool.commands if shutil.which(command[0])), None)
     if not command:
-        raise BrambleError(f"{tool.commands[-1][0]} is not installed on this machine: apt install {tool.package}")
+        raise BrambleError(not_installed(tool.commands[-1][0]))
     return command
 
 
 def _last_line(text: str) -> str:
+    """Return the last line of a program's output; empty if there is none."""
     return (text.strip().splitlines() or [""])[-1]

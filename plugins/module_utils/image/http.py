@@ -1,4 +1,4 @@
-"""Reading from the web: https only unless told otherwise, bounded, and resumed where a download broke off. Sizes are in bytes."""
+"""Read from the web: https only unless told otherwise, bounded, and resumed where a download broke off. Sizes are in bytes."""
 
 from __future__ import annotations
 
@@ -16,33 +16,17 @@ from urllib.parse import urljoin, urlsplit
 
 from ansible.module_utils.urls import open_url
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.image.error import BadStatus, Unreachable, WrongImage
+from ansible_collections.bramble.cluster.plugins.module_utils.image.progress import Report
 
 CHUNK = 1024 * 1024
 MAX_REDIRECTS = 10
 PAUSE = 1.0  # seconds before the second attempt; doubled before each further one
-
 T = TypeVar("T")
-Tell = Callable[[str, int, int], None]
-"""Is told how far something is: the phase, the bytes done, and of how many (0: unknown)."""
-
-
-class WrongImage(BrambleError):
-    """It is not what it should be: another size, another hash, damaged."""
-
-
-class Unreachable(BrambleError):
-    """The server does not answer, or not to the end: another try may help."""
-
-
-class BadStatus(BrambleError):
-    """The server answers that it will not: `code` is the HTTP status."""
-
-    def __init__(self, code: int, url: str, reason: str) -> None:
-        self.code = code
-        super().__init__(f"{url}: the server answers {code} {reason}")
 
 
 def _size(path: str) -> int:
+    """Return how many bytes of a download there are."""
     return os.path.getsize(path) if os.path.exists(path) else 0
 
 
@@ -55,7 +39,7 @@ def discard(path: str) -> None:
 
 @dataclass(frozen=True)
 class Web:
-    """How the web is read.
+    """The way in which the web is read.
 
     `ca_path` is a file of certificates to trust instead of the system's; `timeout` is in seconds without a byte. After
     `attempts` in a row that bring less than a CHUNK, a server is given up for now.
@@ -67,7 +51,7 @@ class Web:
     attempts: int = 4
 
     def check(self, url: str) -> None:
-        """Raises BrambleError for a URL that is not to be read."""
+        """Check that a URL may be read. Raises BrambleError."""
         try:
             parts = urlsplit(url)
             usable = bool(parts.hostname) and parts.scheme in ("https", "http") and url.isprintable() and parts.port != 0
@@ -83,7 +67,7 @@ class Web:
             raise BrambleError(f"{self.ca_path} is not a file of certificates: see image_ca_path")
 
     def open(self, url: str, headers: Mapping[str, str] | None = None, method: str = "GET") -> http.client.HTTPResponse:
-        """The answer to a request, after redirects, each of which is checked. Raises BrambleError."""
+        """Return the answer to a request, after redirects, each of which is checked. Raises BrambleError."""
         for _ in range(MAX_REDIRECTS + 1):
             self.check(url)
             try:
@@ -115,8 +99,8 @@ class Web:
         raise BrambleError(f"{url}: more than {MAX_REDIRECTS} redirects")
 
     def read(self, url: str, limit: int) -> bytes:
-        """A whole document of at most `limit` bytes. Raises BrambleError."""
-        return self._persist(lambda: self._read_once(url, limit))
+        """Return a whole document of at most `limit` bytes. Raises BrambleError."""
+        return self._retry(lambda: self._read_once(url, limit))
 
     def _read_once(self, url: str, limit: int) -> bytes:
         with self.open(url) as response:
@@ -131,16 +115,16 @@ class Web:
             return data
 
     def head(self, url: str) -> Mapping[str, str]:
-        """The headers of a document. Raises BrambleError."""
+        """Return the headers of a document. Raises BrambleError."""
 
         def once() -> Mapping[str, str]:
             with self.open(url, method="HEAD") as response:
                 return dict(response.headers.items())
 
-        return self._persist(once)
+        return self._retry(once)
 
-    def _persist(self, once: Callable[[], T], progress: Callable[[], int] = lambda: 0) -> T:
-        """What `once` returns, tried again where the server may answer yet; `progress` says how many bytes there are by now."""
+    def _retry(self, once: Callable[[], T], progress: Callable[[], int] = lambda: 0) -> T:
+        """Return what `once` returns, trying again after Unreachable; `progress` returns how many bytes there are by now."""
         failures = 0
         while True:
             before = progress()
@@ -152,8 +136,8 @@ class Web:
                     raise
                 time.sleep(PAUSE * 2 ** max(failures - 1, 0))
 
-    def download(self, url: str, path: str, expected: int | None, limit: int, tell: Tell) -> bool:
-        """Complete a download into the file `path`, from where it stands; returns whether it was resumed.
+    def download(self, url: str, path: str, expected: int | None, limit: int, report: Report) -> bool:
+        """Complete a download into the file `path`, from where it stands; return whether it was resumed.
 
         What is there stays, whatever is raised, so that another run goes on from it; only after WrongImage it is of no use.
         A file that changed on the server meanwhile begins anew (RFC 9110, If-Range). Whether it is the right one is for the
@@ -166,24 +150,24 @@ class Web:
 
         def once() -> None:
             nonlocal resumed
-            resumed = self._download_once(url, path, expected, limit, tell) or resumed
+            resumed = self._download_once(url, path, expected, limit, report) or resumed
 
-        self._persist(once, lambda: _size(path))
+        self._retry(once, lambda: _size(path))
         return resumed
 
-    def _download_once(self, url: str, path: str, expected: int | None, limit: int, tell: Tell) -> bool:
+    def _download_once(self, url: str, path: str, expected: int | None, limit: int, report: Report) -> bool:
         have = _size(path)
         if have and have == expected:
             return True
         try:
-            response = self.open(url, self._range(path, have))
+            response = self.open(url, self._range_headers(path, have))
         except BadStatus as error:
             if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not have:
                 raise
             discard(path)
             raise Unreachable(f"{url} cannot be resumed at byte {have:,}") from None
         with response:
-            start, total = self._place(response, url, have)
+            start, total = self._position(response, url, have)
             if start not in (0, have):
                 discard(path)
                 raise Unreachable(f"{url} was asked for byte {have:,} on and sends byte {start:,} on")
@@ -191,23 +175,23 @@ class Web:
                 raise WrongImage(f"{url} has {total:,} bytes there, and {expected:,} were expected")
             if not start:
                 discard(path)
-                self._remember(response, path)
+                self._keep_validator(response, path)
             at = start
             with open(path, "ab") as file:
-                for data in self._body(response, url):
+                for data in self._read_body(response, url):
                     at += len(data)
                     if at > (limit if expected is None else expected):
                         raise WrongImage(f"{url} sends more than the {limit if expected is None else expected:,} bytes expected")
                     file.write(data)
-                    tell("download", at, expected or total or 0)
+                    report("download", at, expected or total or 0)
         whole = total if expected is None else expected
         if whole is not None and at < whole:
             raise Unreachable(f"{url} broke off after {at:,} of {whole:,} bytes")
         return start > 0
 
     @staticmethod
-    def _range(path: str, have: int) -> dict[str, str]:
-        """The headers that ask for the rest of what is there: of the same file, where the server can tell."""
+    def _range_headers(path: str, have: int) -> dict[str, str]:
+        """Return the headers that ask for the rest of a download: of the same version, where the server knows it."""
         if not have:
             return {}
         headers = {"Range": f"bytes={have}-"}
@@ -216,8 +200,8 @@ class Web:
         return headers
 
     @staticmethod
-    def _remember(response: http.client.HTTPResponse, path: str) -> None:
-        """Keep what tells this version of the file from another: RFC 9110 has no use for a weak ETag here."""
+    def _keep_validator(response: http.client.HTTPResponse, path: str) -> None:
+        """Keep what identifies this version of the file: a strong ETag or the time of its last change (RFC 9110, If-Range)."""
         tag = response.headers.get("ETag", "")
         validator = tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
         if validator:
@@ -225,8 +209,8 @@ class Web:
                 file.write(validator)
 
     @staticmethod
-    def _place(response: http.client.HTTPResponse, url: str, have: int) -> tuple[int, int | None]:
-        """The offset at which an answer begins, and the size of the whole (None: not told)."""
+    def _position(response: http.client.HTTPResponse, url: str, have: int) -> tuple[int, int | None]:
+        """Return the offset at which an answer begins, and the size of the whole (None: unknown)."""
         if response.status == http.HTTPStatus.PARTIAL_CONTENT:
             found = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", response.headers.get("Content-Range", ""))
             if not found or not have:
@@ -235,7 +219,7 @@ class Web:
         return 0, response.length
 
     @staticmethod
-    def _body(response: http.client.HTTPResponse, url: str) -> Iterator[bytes]:
+    def _read_body(response: http.client.HTTPResponse, url: str) -> Iterator[bytes]:
         while True:
             try:
                 data = response.read1(CHUNK)  # what there is: nothing is lost when it breaks off

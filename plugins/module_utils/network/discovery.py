@@ -1,4 +1,4 @@
-"""Who is on the network: what the tools say, matched to the nodes of the inventory."""
+"""Match what nmap, arp-scan and ssh-keyscan find on the network to the nodes of the inventory."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Finding:
 
 
 def network(subnet: str, most: int) -> ipaddress.IPv4Network:
-    """The subnet, if it is one and not larger than so many addresses. Raises BrambleError."""
+    """Return the parsed subnet. Raises BrambleError if it is none, or has more addresses than `most`."""
     try:
         parsed = ipaddress.IPv4Network(subnet)
     except ValueError as error:
@@ -78,7 +78,7 @@ def network(subnet: str, most: int) -> ipaddress.IPv4Network:
 
 
 def parse_nmap(text: str) -> dict[str, Host]:
-    """The hosts that are up, by address, from nmap's XML (nmap.dtd). Raises BrambleError when it is not that."""
+    """Return the hosts that are up, by address, from nmap's XML (nmap.dtd). Raises BrambleError for anything else."""
     # The standard library's parser reads no external entities, expat bounds the internal ones, and nmap has neither.
     if "<!ENTITY" in text:
         raise BrambleError("nmap's answer defines entities, which nmap never does.")
@@ -103,7 +103,7 @@ def parse_nmap(text: str) -> dict[str, Host]:
 
 
 def parse_arp_scan(text: str) -> dict[str, set[str]]:
-    """Who answered for each address, from lines "ADDRESS<tab>MAC" (arp-scan --plain --format)."""
+    """Return the hardware addresses that answered for each address, from lines "ADDRESS<tab>MAC" (arp-scan --plain --format)."""
     found: dict[str, set[str]] = {}
     for line in text.splitlines():
         words = line.split()
@@ -113,7 +113,7 @@ def parse_arp_scan(text: str) -> dict[str, set[str]]:
 
 
 def parse_keys(text: str) -> dict[str, set[str]]:
-    """The keys of each name or address as "type base64", from lines of known_hosts (sshd(8)), as ssh-keyscan writes them, too."""
+    """Return the keys of each name or address as "type base64", from the known_hosts format (sshd(8), ssh-keyscan(1))."""
     found: dict[str, set[str]] = {}
     for line in text.splitlines():
         words = line.split()
@@ -123,8 +123,8 @@ def parse_keys(text: str) -> dict[str, set[str]]:
     return found
 
 
-def _who(host: Host, nodes: Sequence[Node]) -> Node | None:
-    """A card's host key says which node it is; only where no key is to be had, the Pi does (its MAC, its serial number)."""
+def _node_of(host: Host, nodes: Sequence[Node]) -> Node | None:
+    """Return the node of a host: by the host key of its card, and only where SSH does not answer by the MAC of its Pi."""
     for node in nodes:
         if node.key and node.key in host.keys:
             return node
@@ -134,13 +134,18 @@ def _who(host: Host, nodes: Sequence[Node]) -> Node | None:
 
 
 def _pi_of(host: Host, nodes: Sequence[Node]) -> Node | None:
-    """Whose Pi it was when the ledger was written."""
+    """Return the node whose Pi it was when the ledger was written."""
     return next(
         (node for node in nodes if (node.mac and node.mac in host.macs) or (host.serial and node.serial == host.serial)), None
     )
 
 
 def _note(host: Host, who: Node | None, nodes: Sequence[Node], at: Node | None) -> str:
+    """Return what else there is to know of a host, for people.
+
+    :param who: the node that it is
+    :param at: the node whose address it has
+    """
     notes = []
     if who is None and at is not None:
         notes.append(f"at the address of {at.name}")
@@ -155,7 +160,7 @@ def _note(host: Host, who: Node | None, nodes: Sequence[Node], at: Node | None) 
 
 
 def judge(nodes: Sequence[Node], hosts: Mapping[str, Host], own: Iterable[str] = ()) -> list[Finding]:
-    """Match what answered to the nodes.
+    """Match hosts to nodes, and return a finding for each.
 
     :param hosts: by address
     :param own: the addresses of this machine
@@ -165,7 +170,7 @@ def judge(nodes: Sequence[Node], hosts: Mapping[str, Host], own: Iterable[str] =
     by_node: dict[str, list[Finding]] = {node.name: [] for node in nodes}
     others: list[Finding] = []
     for host in sorted(hosts.values(), key=lambda host: ipaddress.IPv4Address(host.address)):
-        who, at = _who(host, nodes), places.get(host.address)
+        who, at = _node_of(host, nodes), places.get(host.address)
         finding = Finding("", UNKNOWN, host.address, _note(host, who, nodes, at), sorted(host.macs), host.vendor, host.serial)
         mine = host.address in own
         if len(host.macs) > 1 or (mine and host.macs):
@@ -197,6 +202,7 @@ def judge(nodes: Sequence[Node], hosts: Mapping[str, Host], own: Iterable[str] =
 
 
 def _by_mac(nodes: Sequence[Node], mac: str) -> Node | None:
+    """Return the node whose Pi has a MAC."""
     return next((node for node in nodes if node.mac == mac), None)
 
 
@@ -211,12 +217,12 @@ ADVICE = {
 
 
 def problems(findings: Iterable[Finding]) -> list[str]:
-    """One sentence for each finding that is wrong, with what to do."""
+    """Return one sentence for each finding that is wrong, with what to do."""
     return [ADVICE[finding.verdict].format(**asdict(finding)) for finding in findings if finding.verdict in WRONG]
 
 
 def table(findings: Iterable[Finding]) -> str:
-    """The findings for people, one line each."""
+    """Return the findings as a table for people."""
     rows = [("node", "address", "verdict", "MAC", "what")]
     for finding in findings:
         what = ", ".join(part for part in (finding.note, finding.vendor, finding.serial and f"serial {finding.serial}") if part)
@@ -225,5 +231,5 @@ def table(findings: Iterable[Finding]) -> str:
 
 
 def as_dict(finding: Finding) -> dict[str, Any]:
-    """A finding as JSON has it."""
+    """Return a finding as JSON has it."""
     return asdict(finding)

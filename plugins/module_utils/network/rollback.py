@@ -1,10 +1,11 @@
-"""Change the files of a node's network and apply them, so that the change undoes itself unless it is confirmed.
+"""Change the files of a node's network and apply them, so that the change is rolled back unless it is confirmed.
 
-This file is also a program, which works on the node with nobody logged in, so it needs only the standard library: Change.stage
-puts a copy of it beside the change. A change that waits to be confirmed is the folder STATE/change; while it is there, the
-network is changed back when its timer runs out (systemd-run(1)) and at the next boot, before the network is set up.
+This file is also a program, which runs on the node with nobody logged in, so it imports only the standard library:
+PendingChange.stage writes a copy of it beside the change. A change that waits to be confirmed is the folder STATE/change; while
+it exists, the network is rolled back when the rollback timer runs out (systemd-run(1)) and at the next boot, before the network
+is set up.
 
-    python3 switch.py apply|undo
+    python3 rollback.py apply|undo
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ Before=shutdown.target
 
 [Service]
 Type=oneshot
-ExecStart=/usr/bin/python3 {STATE}/change/switch.py undo
+ExecStart=/usr/bin/python3 {STATE}/change/rollback.py undo
 
 [Install]
 WantedBy=multi-user.target
@@ -45,7 +46,7 @@ WantedBy=multi-user.target
 
 
 class RollbackError(Exception):
-    """What can not be done, for people."""
+    """What cannot be done: the message says why."""
 
 
 class File(NamedTuple):
@@ -56,22 +57,22 @@ class File(NamedTuple):
     link: str = ""
 
     def pack(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """Return it as JSON can hold it."""
         return {"content": base64.b64encode(self.content).decode(), "mode": self.mode, "link": self.link}
 
     @classmethod
     def unpack(cls, packed: Mapping[str, Any]) -> File:
-        """The reverse of pack."""
+        """Return the file that `pack` has packed."""
         return cls(base64.b64decode(packed["content"]), packed["mode"], packed["link"])
 
 
-# What shall be at each path; None is nothing.
+# What is to be at each path; None for nothing.
 Files = Mapping[str, "File | None"]
 Command = Sequence[str]
 
 
-def read(path: str) -> File | None:
-    """The file at a path, None if there is none. Raises OSError."""
+def read_file(path: str) -> File | None:
+    """Return the file at a path, None if there is none. Raises OSError."""
     if os.path.islink(path):
         return File(link=os.readlink(path))
     try:
@@ -81,13 +82,13 @@ def read(path: str) -> File | None:
         return None
 
 
-def text(file: File | None) -> str:
-    """A file's text, in which bytes that are none survive."""
+def file_text(file: File | None) -> str:
+    """Return a file's text, in which bytes that are no text survive as surrogates; empty for no file."""
     return file.content.decode(errors="surrogateescape") if file else ""
 
 
-def put(path: str, file: File | None) -> None:
-    """Make it so that after a power cut there is the old file or the new one. Raises OSError."""
+def write_file(path: str, file: File | None) -> None:
+    """Replace or remove a file, so that after a power cut there is the old one or the new one. Raises OSError."""
     folder, name = os.path.split(path)
     if file is None:
         if not os.path.lexists(path):
@@ -108,11 +109,11 @@ def put(path: str, file: File | None) -> None:
                 opened.flush()
                 os.fsync(opened.fileno())
         os.replace(new, path)
-    sync(folder)
+    sync_folder(folder)
 
 
-def sync(folder: str) -> None:
-    """Make what was renamed or removed in a folder survive a power cut."""
+def sync_folder(folder: str) -> None:
+    """Wait until what was renamed or removed in a folder is on the disk. Raises OSError."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -120,40 +121,40 @@ def sync(folder: str) -> None:
         os.close(handle)
 
 
-def put_all(files: Files) -> None:
-    """Make all of them so. Raises OSError."""
+def write_files(files: Files) -> None:
+    """Replace or remove files, one after the other. Raises OSError."""
     for path, file in files.items():
-        put(path, file)
+        write_file(path, file)
 
 
-def run(command: Command) -> str:
-    """Run a command. Returns what is wrong, empty if all is well."""
+def run_command(command: Command) -> str:
+    """Run a command, and return what went wrong, empty if nothing did."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"{' '.join(command)}: {error}"
-    if not done.returncode:
+    if not result.returncode:
         return ""
-    said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-    return f"{' '.join(command)} ended with {done.returncode}: {said[-1] if said else 'it said nothing'}"
+    lines = (result.stderr.strip() or result.stdout.strip()).splitlines()
+    return f"{' '.join(command)} ended with {result.returncode}: {lines[-1] if lines else 'it said nothing'}"
 
 
-def run_all(commands: Sequence[Command]) -> str:
-    """Run commands until one fails. Returns what is wrong, empty if all is well."""
+def run_commands(commands: Sequence[Command]) -> str:
+    """Run commands until one fails, and return what went wrong, empty if nothing did."""
     for command in commands:
-        if wrong := run(command):
+        if wrong := run_command(command):
             return wrong
     return ""
 
 
-def connections(tables: Iterable[str]) -> list[int]:
-    """The other side's port of each TCP connection in /proc/net/tcp and tcp6 (proc_net_tcp, docs.kernel.org)."""
+def peer_ports(tables: Iterable[str]) -> list[int]:
+    """Return the remote port of each TCP connection in the texts of /proc/net/tcp and tcp6 (proc_net_tcp, docs.kernel.org)."""
     rows = (line.split() for table in tables for line in table.splitlines()[1:])
     return sorted({int(row[2].rpartition(":")[2], 16) for row in rows if len(row) > 2} - {0})
 
 
-def login(pid: int, proc: str = "/proc") -> int:
-    """The other side's port of a process's SSH connection, as sshd told its child; 0 if there is none (sshd(8))."""
+def ssh_client_port(pid: int, proc: str = "/proc") -> int:
+    """Return the remote port of the SSH connection that a process belongs to (sshd(8), SSH_CONNECTION); 0 if there is none."""
     while pid > 1:
         with contextlib.suppress(OSError), open(f"{proc}/{pid}/environ", "rb") as file:
             for word in file.read().split(b"\0"):
@@ -179,12 +180,13 @@ class PendingChange:
 
     @property
     def _unit(self) -> dict[str, File]:
+        """The service that rolls the change back at boot, and the link that enables it."""
         service = f"{self.units}/{UNIT}.service"
         wanted = f"{self.units}/multi-user.target.wants/{UNIT}.service"
         return {service: File(SERVICE.encode()), wanted: File(link=service)}
 
     def plan(self) -> dict[str, Any] | None:
-        """What was staged, None if nothing waits. Raises OSError, ValueError."""
+        """Return the staged change, None if nothing waits. Raises OSError, ValueError."""
         try:
             with open(f"{self.folder}/plan.json", encoding="utf-8") as file:
                 plan: dict[str, Any] = json.load(file)
@@ -193,7 +195,7 @@ class PendingChange:
             return None
 
     def stage(self, name: str, files: Files, commands: Mapping[str, Sequence[Command]], program: str = "") -> None:
-        """Note a change, and how to undo it; nothing is changed yet. Raises RollbackError, OSError.
+        """Write down a change and how to undo it; nothing is changed yet. Raises RollbackError, OSError.
 
         :param name: tells this change from others
         :param commands: down: before the files change, errors do not count; new: to apply the new ones; old: to apply the old
@@ -202,7 +204,7 @@ class PendingChange:
         """
         if self.plan():
             raise RollbackError("Another change of the network waits to be confirmed.")
-        before = {path: read(path) for path in files}
+        before = {path: read_file(path) for path in files}
         with open(BOOT_ID, encoding="ascii") as file:
             boot = file.read().strip()
         plan = {
@@ -216,19 +218,19 @@ class PendingChange:
             assert __spec__ and __spec__.loader
             program = __spec__.loader.get_source(__spec__.name)  # type: ignore[attr-defined]
         os.makedirs(self.state, mode=0o700, exist_ok=True)
-        put(f"{self.state}/outcome.json", None)
+        write_file(f"{self.state}/outcome.json", None)
         shutil.rmtree(f"{self.folder}.new", ignore_errors=True)
-        put(f"{self.folder}.new/plan.json", File(json.dumps(plan).encode(), 0o600))
-        put(f"{self.folder}.new/switch.py", File(program.encode(), 0o600))
+        write_file(f"{self.folder}.new/plan.json", File(json.dumps(plan).encode(), 0o600))
+        write_file(f"{self.folder}.new/rollback.py", File(program.encode(), 0o600))
         # Without the folder this service does nothing, and with it the service must be there.
-        put_all(self._unit)
+        write_files(self._unit)
         os.rename(f"{self.folder}.new", self.folder)
-        sync(self.state)
+        sync_folder(self.state)
 
     def arm(self, seconds: int) -> None:
-        """Start what undoes the change after so many seconds, then what applies it a second from now. Raises RollbackError."""
+        """Start the rollback timer, of `seconds`, then the timer that applies the change in one second. Raises RollbackError."""
         timer = ["systemd-run", "--quiet", "--collect", "--timer-property=AccuracySec=100ms"]
-        wrong = run_all(
+        wrong = run_commands(
             [
                 ["systemctl", "daemon-reload"],
                 [*timer, f"--unit={UNIT}-timer", f"--on-active={seconds}", "systemctl", "start", "--no-block", UNIT],
@@ -238,104 +240,106 @@ class PendingChange:
                     "--unit=bramble-network-apply",
                     "--on-active=1",
                     "/usr/bin/python3",
-                    f"{self.folder}/switch.py",
+                    f"{self.folder}/rollback.py",
                     "apply",
                 ],
             ]
         )
         if wrong:
-            self._forget()
+            self._discard()
             raise RollbackError(f"The network was not changed, as nothing could undo it: {wrong}")
 
     def apply(self) -> None:
-        """Change the files, and apply them. What can not be applied is undone at once. Raises OSError."""
+        """Change the files, and apply them; what cannot be applied is rolled back at once. Raises OSError."""
         plan = self.plan()
         if not plan:
             return
         for command in plan["commands"]["down"]:
-            run(command)
-        self._put(plan["new"])
-        if wrong := run_all(plan["commands"]["new"]):
-            self._note(why=wrong)
-            run(["systemctl", "start", "--no-block", UNIT])
+            run_command(command)
+        self._write(plan["new"])
+        if wrong := run_commands(plan["commands"]["new"]):
+            self._record(why=wrong)
+            run_command(["systemctl", "start", "--no-block", UNIT])
         else:
             # Those that are there already prove nothing: a connection can outlive the way to make one.
-            self._note(old_connections=connections(text(read(f"/proc/net/{name}")) for name in ("tcp", "tcp6")))
+            self._record(old_connections=peer_ports(file_text(read_file(f"/proc/net/{name}")) for name in ("tcp", "tcp6")))
 
     def undo(self) -> None:
-        """Put the old files back, and apply them; at boot only the files, as the network is yet to come. Raises OSError."""
-        with self._alone(fcntl.LOCK_EX):
+        """Restore the old files and apply them; at boot only restore them, before the network is set up. Raises OSError."""
+        with self._locked(fcntl.LOCK_EX):
             plan = self.plan()
             if not plan:
                 return
             with open(BOOT_ID, encoding="ascii") as file:
                 booting = file.read().strip() != plan["boot"]
-            why = self._noted().get("why") or ("the node was restarted" if booting else "it was not confirmed in time")
+            why = self._recorded().get("why") or ("the node was restarted" if booting else "it was not confirmed in time")
             if booting:
-                self._put(plan["old"])
-                wrong = run_all(plan["commands"]["boot"])
+                self._write(plan["old"])
+                wrong = run_commands(plan["commands"]["boot"])
             else:
-                run(["systemctl", "stop", "bramble-network-apply.timer", "bramble-network-apply.service"])
+                run_command(["systemctl", "stop", "bramble-network-apply.timer", "bramble-network-apply.service"])
                 for command in plan["commands"]["down"]:
-                    run(command)
-                self._put(plan["old"])
-                wrong = run_all(plan["commands"]["old"])
+                    run_command(command)
+                self._write(plan["old"])
+                wrong = run_commands(plan["commands"]["old"])
                 if wrong:
-                    run_all(plan["commands"]["last"])
-            self._note(name=plan["name"], undone=True, why=why, wrong=wrong)
-            self._forget()
+                    run_commands(plan["commands"]["last"])
+            self._record(name=plan["name"], undone=True, why=why, wrong=wrong)
+            self._discard()
             if not booting:
-                self._disarm()
+                self._stop_timer()
 
     def confirm(self, name: str) -> None:
-        """Let the change stay. Raises RollbackError if it is undone already, or if this login is older than it; OSError."""
-        with self._alone(fcntl.LOCK_EX | fcntl.LOCK_NB):
+        """Keep the change. Raises RollbackError if it was rolled back, or if this login is older than it; OSError."""
+        with self._locked(fcntl.LOCK_EX | fcntl.LOCK_NB):
             plan = self.plan()
             if not plan or plan["name"] != name:
-                raise RollbackError(f"The change is undone already: {self._noted().get('why', 'nobody knows why')}.")
-            if (old := self._noted().get("old_connections")) is None:
+                raise RollbackError(f"The change is undone already: {self._recorded().get('why', 'nobody knows why')}.")
+            if (old := self._recorded().get("old_connections")) is None:
                 raise RollbackError("The change is not applied yet.")
-            if login(os.getpid()) in (0, *old):
+            if ssh_client_port(os.getpid()) in (0, *old):
                 raise RollbackError("This login is older than the change: it does not prove that there can be another.")
-            self._forget()
-            put(f"{self.state}/outcome.json", None)
-        self._disarm()
+            self._discard()
+            write_file(f"{self.state}/outcome.json", None)
+        self._stop_timer()
 
     def outcome(self, name: str) -> dict[str, Any]:
-        """Of a change that was undone: `why`, and `wrong`, what went wrong then. Raises RollbackError if it is not undone."""
-        noted = self._noted()
-        if not noted.get("undone") or noted["name"] != name:
+        """Return, of a change that was rolled back, `why`, and what went `wrong` then. Raises RollbackError if it was not."""
+        outcome = self._recorded()
+        if not outcome.get("undone") or outcome["name"] != name:
             raise RollbackError("The change is not undone.")
-        return noted
+        return outcome
 
     @staticmethod
-    def _put(packed: Mapping[str, Any]) -> None:
-        put_all({path: entry and File.unpack(entry) for path, entry in packed.items()})
+    def _write(packed: Mapping[str, Any]) -> None:
+        write_files({path: entry and File.unpack(entry) for path, entry in packed.items()})
 
-    def _note(self, **words: Any) -> None:
-        put(f"{self.state}/outcome.json", File(json.dumps(words).encode(), 0o600))
+    def _record(self, **words: Any) -> None:
+        """Write what became of the change. Raises OSError."""
+        write_file(f"{self.state}/outcome.json", File(json.dumps(words).encode(), 0o600))
 
-    def _noted(self) -> dict[str, Any]:
-        file = read(f"{self.state}/outcome.json")
-        noted: dict[str, Any] = json.loads(file.content) if file else {}
-        return noted
+    def _recorded(self) -> dict[str, Any]:
+        """Return what became of the change; {} if nothing is recorded."""
+        file = read_file(f"{self.state}/outcome.json")
+        outcome: dict[str, Any] = json.loads(file.content) if file else {}
+        return outcome
 
-    def _forget(self) -> None:
-        """At once: from here on nothing is undone."""
+    def _discard(self) -> None:
+        """Remove the change, in one step: from here on nothing is rolled back."""
         shutil.rmtree(f"{self.folder}.old", ignore_errors=True)
         os.rename(self.folder, f"{self.folder}.old")
-        sync(self.state)
-        put_all(dict.fromkeys(self._unit))
+        sync_folder(self.state)
+        write_files(dict.fromkeys(self._unit))
         shutil.rmtree(f"{self.folder}.old", ignore_errors=True)
 
     @staticmethod
-    def _disarm() -> None:
-        run(["systemctl", "stop", f"{UNIT}-timer.timer"])
-        run(["systemctl", "daemon-reload"])
+    def _stop_timer() -> None:
+        run_command(["systemctl", "stop", f"{UNIT}-timer.timer"])
+        run_command(["systemctl", "daemon-reload"])
 
     @contextlib.contextmanager
-    def _alone(self, how: int) -> Iterator[None]:
-        """Undoing and confirming exclude each other: flock(2). Raises RollbackError if it is locked and how has LOCK_NB."""
+    def _locked(self, how: int) -> Iterator[None]:
+        """Hold the lock for undo or confirm (flock(2)). Raises RollbackError if it is taken and `how` has LOCK_NB."""
         os.makedirs(self.state, mode=0o700, exist_ok=True)
         with open(f"{self.state}/lock", "w", encoding="ascii") as lock:
             try:

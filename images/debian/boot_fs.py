@@ -1,0 +1,27 @@
+"""The boot file system of a card: our files, and the kernel and firmware of the packages."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from ansible_collections.bramble.cluster.images.debian.recipe import HERE
+from ansible_collections.bramble.cluster.images.debian.root_fs import copy_templates
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+
+
+def gather_boot(root: Path, boot: Path, values: dict[str, str]) -> None:
+    """Make the tree of the boot partition: our files, then those that the packages in the root tree have put there.
+
+    :raises BrambleError: if its config.txt names a file that is not there
+    """
+    copy_templates(HERE / "bootfs", boot, values)
+    for path in sorted((root / "boot/firmware").iterdir()):
+        (boot / path.name).unlink(missing_ok=True)
+        shutil.move(path, boot)
+    words = [line.replace("=", " ").split() for line in (boot / "config.txt").read_text().splitlines()]
+    missing = [word[1] for word in words if word[:1] in (["kernel"], ["initramfs"]) and not (boot / word[1]).is_file()]
+    if missing:
+        raise BrambleError(
+            f"A Raspberry Pi would not start: config.txt names {', '.join(missing)}, which is not on the boot partition."
+        )

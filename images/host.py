@@ -1,0 +1,50 @@
+"""What the builders of images share: this machine, the programs they run, the hash of what shapes an image."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from ansible_collections.bramble.cluster.plugins.module_utils.core import process
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+def report_step(message: str) -> None:
+    """Write a line to standard error about what is being done."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def run(*command: str | Path) -> None:
+    """Run a program. Raises BrambleError with its last words when it fails; else its output is not shown."""
+    result = process.run(command, merge=True, accept=None)
+    if result.returncode:
+        tail = "\n".join(result.stdout.decode(errors="replace").splitlines()[-20:])
+        raise BrambleError(
+            f"{' '.join(map(str, command))}\nfailed with exit code {result.returncode}. Its last words:\n{tail}\n"
+            "What was half-built has been removed: when the cause is gone, run the same command again."
+        )
+
+
+def native_architecture() -> str:
+    """Return the architecture of this machine, in Debian's words."""
+    return ARCHITECTURES.get(platform.machine(), platform.machine())
+
+
+def fingerprint(paths: Iterable[Path], *words: str) -> str:
+    """Return the SHA-256 of file trees (names, contents, links) and words."""
+    digest = hashlib.sha256()
+    for word in words:
+        digest.update(f"{len(word)} {word}\n".encode())
+    for root in paths:
+        for path in [root] if root.is_file() else sorted(root.rglob("*")):
+            if path.is_dir() and not path.is_symlink():
+                continue
+            content = os.readlink(path).encode() if path.is_symlink() else path.read_bytes()
+            digest.update(f"{path.relative_to(root.parent)} {len(content)}\n".encode() + content)
+    return digest.hexdigest()

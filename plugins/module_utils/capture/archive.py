@@ -1,0 +1,93 @@
+"""The image of a captured card, written sparse and compressed at once. Every size and offset is in bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import os
+import struct
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+from ansible_collections.bramble.cluster.plugins.module_utils.card.partition import Partition
+from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Progress
+from ansible_collections.bramble.cluster.plugins.module_utils.card.space import used_ranges
+from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import CHUNK, SECTOR, ZEROS, is_zero, read_exactly
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.tools import TOOL_ENV
+
+COMPRESSORS = {"zst": ("zstd", "-T0", "-q", "-c"), "xz": ("xz", "-T0", "-c")}
+
+
+def resize_root_entry(mbr: bytes, size: int) -> bytes:
+    """Return the first sector of a card with another size of partition 2, whose end in cylinders is set to be ignored."""
+    sector = bytearray(mbr)
+    entry = 446 + 16
+    sector[entry + 5 : entry + 8] = b"\xfe\xff\xff"
+    struct.pack_into("<I", sector, entry + 12, size // SECTOR)
+    return bytes(sector)
+
+
+def image_chunks(mbr: bytes, parts: Sequence[tuple[Partition, Path]]) -> Iterator[tuple[int, bytes]]:
+    """Yield (offset, data) of an image, in order, without what its file systems do not use. Raises BrambleError."""
+    yield 0, mbr
+    for partition, path in parts:
+        with path.open("rb") as file:
+            # To the byte: what is next to it may be what was deleted.
+            for low, high in used_ranges(file.fileno(), 0, partition.size, strict=True, grain=1, zeroed=True):
+                for at in range(low, high, CHUNK):
+                    yield partition.start + at, read_exactly(file.fileno(), at, min(CHUNK, high - at))
+
+
+@contextlib.contextmanager
+def compressor(compression: str, target: IO[bytes]) -> Iterator[IO[bytes]]:
+    """Yield a pipe: what is written to it arrives in `target`, compressed with all cores. Raises BrambleError."""
+    command = COMPRESSORS[compression]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=target, stderr=subprocess.PIPE, env=TOOL_ENV)
+    assert process.stdin
+    broken = False
+    try:
+        yield process.stdin
+    except BrokenPipeError:
+        broken = True
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        _, stderr = process.communicate()
+    if process.returncode or broken:
+        raise BrambleError(f"{command[0]} ended with {process.returncode}: {stderr.decode(errors='replace').strip()}")
+
+
+def write_image(
+    image: Path, archive: Path, size: int, content: Iterator[tuple[int, bytes]], progress: Progress, node: str
+) -> str:
+    """Write an image, sparse, and its archive, compressed by the suffix of its name; return the SHA-256 of the image.
+
+    Raises BrambleError.
+    """
+    digest, meter = hashlib.sha256(), progress.meter(node, "compress", size)
+    with image.open("xb", buffering=0) as raw, archive.open("xb") as packed:
+        raw.truncate(size)
+        with compressor(archive.suffix[1:], packed) as pipe:
+            at = 0
+            for offset, data in itertools.chain(content, [(size, b"")]):
+                while at < offset:
+                    gap = ZEROS[: min(CHUNK, offset - at)]
+                    digest.update(gap)
+                    pipe.write(gap)
+                    at += len(gap)
+                    meter(len(gap))
+                if not is_zero(data):
+                    raw.seek(offset)
+                    raw.write(data)
+                digest.update(data)
+                pipe.write(data)
+                at += len(data)
+                meter(len(data))
+        for file in (raw, packed):
+            os.fsync(file.fileno())
+    return digest.hexdigest()

@@ -1,0 +1,105 @@
+"""What tells one node from another, or is of no use to it: which paths these are, and how they leave the root file system."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ansible_collections.bramble.cluster.plugins.module_utils.capture.grow import growth_changes
+from ansible_collections.bramble.cluster.plugins.module_utils.capture.root_file_system import Removed, RootFileSystem
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+
+# What tells one node from another, or is of no use to it. A folder goes with all that is in it.
+IDENTITY_PATHS = (
+    # who it is
+    "/etc/ssh/ssh_host_*",
+    "/etc/ssh/sshd_config.d/10-bramble*.conf",
+    "/etc/bramble/ssh/*",
+    "/etc/bramble/tls/*",
+    "/var/lib/dbus/machine-id",
+    "/var/lib/cloud/*",
+    "/var/lib/systemd/random-seed",
+    "/var/lib/systemd/credential.secret",
+    "/var/lib/urandom/random-seed",
+    # where it is
+    "/etc/NetworkManager/system-connections/*",
+    "/etc/cloud/cloud.cfg.d/99-bramble-network.cfg",
+    "/etc/netplan/50-cloud-init.yaml",
+    "/etc/netplan/90-NM-*",
+    "/etc/network/interfaces.d/50-cloud-init",
+    "/etc/network/interfaces.d/bramble-*",
+    "/etc/systemd/network/05-bramble-*",
+    "/var/lib/bramble/network",
+    "/var/lib/NetworkManager/*",
+    "/var/lib/dhcp/*",
+    "/var/lib/dhcpcd/*",
+    "/var/lib/dhcpcd5/*",
+    # what it did
+    "/var/log/journal/*",
+    "/root/.*_history",
+    "/root/.lesshst",
+    "/root/.viminfo",
+    "/home/*/.*_history",
+    "/home/*/.lesshst",
+    "/home/*/.viminfo",
+    "/tmp/*",
+    "/var/tmp/*",
+    "/var/swap",
+    # what can be fetched again
+    "/var/cache/apt/*.bin",
+    "/var/cache/apt/archives/*.deb",
+    "/var/cache/apt/archives/partial/*",
+)
+EMPTIED_FOLDERS = ("/var/log",)  # only the files: services want their folders
+# Without this file, or with nothing in it, it would not be a first boot for systemd.
+MACHINE_ID = "/etc/machine-id"
+HOSTNAME = "/etc/hostname"
+HOSTS = "/etc/hosts"
+# On the boot partition: ways to tell a card who it is, by name.
+BOOT_IDENTITY_FILES = (
+    "custom.toml",
+    "firstrun.sh",
+    "rpi-preseed.toml",
+    "ssh",
+    "ssh.txt",
+    "userconf",
+    "userconf.txt",
+    "wpa_supplicant.conf",
+)
+IDENTITY_ARGUMENTS = ("systemd.run=", "systemd.run_success_action=", "systemd.unit=kernel-command-line.target", "ds=nocloud")
+
+
+def find_identity(root: RootFileSystem) -> Removed:
+    """Return what IDENTITY_PATHS and EMPTIED_FOLDERS name on a root file system. Raises BrambleError."""
+    found: dict[str, bool] = {}
+    for pattern in IDENTITY_PATHS:
+        for path, is_folder in root.match(pattern).items():
+            found[path] = is_folder
+            if is_folder:
+                found |= root.descendants(path)
+    for folder in EMPTIED_FOLDERS:
+        found |= {path: False for path, is_folder in root.descendants(folder).items() if not is_folder}
+    files = sorted(path for path, is_folder in found.items() if not is_folder)
+    folders = sorted((path for path, is_folder in found.items() if is_folder), key=lambda path: -path.count("/"))
+    return Removed(files, folders)
+
+
+def remove_identity(root: RootFileSystem, grow: str, work: Path) -> list[str]:
+    """Remove what tells one node from another, and return the paths that were removed or changed. Raises BrambleError.
+
+    :param grow: how it grows at the first boot (`grow_method`): what that needs is written at once
+    :param work: a folder for the files on their way
+    """
+    removed = find_identity(root)
+    files = {MACHINE_ID: "uninitialized\n"}
+    if root.exists(HOSTNAME):
+        files[HOSTNAME] = "raspberrypi\n"
+    hosts = root.read_text(HOSTS).splitlines(keepends=True)
+    others = [line for line in hosts if line.split()[:1] != ["127.0.1.1"]]
+    if others != hosts:
+        files[HOSTS] = "".join(others)
+    grow_files, links = growth_changes(root, grow)
+    files |= grow_files
+    root.change(removed, files, links, work)
+    if left := find_identity(root).paths:
+        raise BrambleError(f"{', '.join(left[:5])} on the root file system cannot be removed")
+    return sorted({*removed.paths, *files, *links})

@@ -1,0 +1,65 @@
+"""What a capture shall be: its files, their folder, and the card that the image must fit."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ansible_collections.bramble.cluster.plugins.module_utils.capture.source_card import SourceCard
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.text import format_bytes
+
+
+@dataclass(frozen=True)
+class CaptureRequest:
+    """What a capture shall be.
+
+    :param folder: where its files go
+    :param name: what they are called, without suffix
+    :param compression: zst or xz
+    :param max_bytes: the size of the card that the image must fit
+    :param init_format: how a card is told its identity; empty to find out
+    :param seeds: the neutral first-boot files, text by name
+    """
+
+    folder: Path
+    name: str
+    compression: str = "zst"
+    max_bytes: int = 30_400_000_000
+    architecture: str = ""
+    init_format: str = ""
+    seeds: Mapping[str, str] = field(default_factory=dict)
+
+    def file(self, suffix: str) -> Path:
+        """Return the path of one of the capture's files."""
+        return self.folder / f"{self.name}{suffix}"
+
+    @property
+    def image(self) -> Path:
+        """The path of the raw image."""
+        return self.file(".img")
+
+    @property
+    def archive(self) -> Path:
+        """The path of the compressed image."""
+        return self.file(f".img.{self.compression}")
+
+    def check(self, source: SourceCard) -> None:
+        """Check that the names are free and the disk has room. Raises BrambleError."""
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            raise BrambleError(f"capture_name {self.name!r}: letters, digits and . _ - only. Nothing was captured.")
+        for path in (self.image, self.archive, self.file(".json")):
+            if os.path.lexists(path):
+                raise BrambleError(f"{path} is there already: remove it, or give another capture_name. Nothing was captured.")
+        folder = next(path for path in (self.folder, *self.folder.parents) if path.is_dir())
+        # The copy, the image and the archive.
+        need, free = 3 * source.bytes, shutil.disk_usage(folder).free
+        if need > free:
+            raise BrambleError(
+                f"No space: {folder} needs up to {format_bytes(need)} ({need / 2**30:.2f} GiB), "
+                f"{format_bytes(free)} ({free / 2**30:.2f} GiB) are free. Nothing was captured; make room there and run it again."
+            )

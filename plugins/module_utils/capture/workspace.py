@@ -1,0 +1,60 @@
+"""The private copy that a capture works on, so that the card is only read."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ansible_collections.bramble.cluster.plugins.module_utils.capture.source_card import SourceCard
+from ansible_collections.bramble.cluster.plugins.module_utils.card.device import Card
+from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Progress
+from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import CHUNK, is_zero
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+
+
+@contextlib.contextmanager
+def private_workspace(folder: Path) -> Iterator[Path]:
+    """Yield a private folder inside `folder`, removed at the end; what a killed capture left is removed first."""
+    parent = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(parent, fcntl.LOCK_EX)
+        for leftover in folder.glob(".capture-*"):
+            fd = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            with contextlib.suppress(BlockingIOError):  # another capture's, at work
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(leftover)
+            os.close(fd)
+        work = Path(tempfile.mkdtemp(prefix=".capture-", dir=folder))
+        held = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(held, fcntl.LOCK_EX)
+    finally:
+        os.close(parent)
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        os.close(held)
+
+
+def copy_partitions(card: Card, source: SourceCard, boot: Path, root: Path, progress: Progress) -> None:
+    """Write the used bytes of both partitions into two sparse files. Raises BrambleError."""
+    meter = progress.meter(card.facts.node, "read", source.bytes)
+    for partition, ranges, path in ((source.boot, source.boot_used, boot), (source.root, source.root_used, root)):
+        with path.open("wb", buffering=0) as file:
+            file.truncate(partition.size)
+            for low, high in ranges:
+                at = low
+                while at < high:
+                    data = card.read(at, min(CHUNK - at % CHUNK, high - at))
+                    if not is_zero(data):
+                        file.seek(at - partition.start)
+                        file.write(data)
+                    at += len(data)
+                    meter(len(data))
+    if card.regular and os.fstat(card.fd).st_mtime_ns != source.mtime:
+        raise BrambleError(f"{card.facts.slot} was written to while it was read. Nothing was captured; run it again.")

@@ -1,0 +1,148 @@
+"""Write a batch of cards, each in its own thread, and read every byte back from the card itself."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ansible_collections.bramble.cluster.plugins.module_utils.card import ledger as card_ledger
+from ansible_collections.bramble.cluster.plugins.module_utils.card.content import Content
+from ansible_collections.bramble.cluster.plugins.module_utils.card.device import Card
+from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import Facts
+from ansible_collections.bramble.cluster.plugins.module_utils.card.probe import mark_offsets
+from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Progress
+from ansible_collections.bramble.cluster.plugins.module_utils.card.result import FAILED, UNCHANGED, WRITTEN, Result
+from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import PAGE
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.process import run
+
+
+def full_test(device: str) -> None:
+    """Measure a card's real size with f3probe, which destroys what is on it. Raises BrambleError for a bad card.
+
+    Source: https://fight-flash-fraud.readthedocs.io.
+    """
+    result = run(["f3probe", "--destructive", device], merge=True, accept=None)
+    if result.returncode:
+        lines = result.stdout.decode(errors="replace").splitlines()
+        words = " ".join(line.strip() for line in lines[1:] if "WARNING" not in line)
+        raise BrambleError(f"f3probe found it bad: {words[-600:]}")
+
+
+def ledger_entry(facts: Facts, result: Result, content: Content, verdict: str) -> dict[str, Any]:
+    """Return what the ledger records of a card."""
+    return {
+        "slot": facts.slot,
+        "device": facts.device,
+        "bus": facts.bus,
+        "reader_serial": facts.serial,
+        "bytes": facts.bytes,
+        "image": os.path.basename(content.image.path),
+        "image_sha256": content.image.sha256,
+        "fingerprint": content.fingerprint,
+        "bytes_written": result.bytes_written,
+        "write_mb_s": result.write_mb_s,
+        "verify_mb_s": result.verify_mb_s,
+        "verdict": verdict,
+        "reason": result.error,
+        "time": card_ledger.now(),
+    }
+
+
+def _record_outcome(card: Card, result: Result, content: Content, ledger: card_ledger.Ledger) -> None:
+    """Record how it ended. A card that was found unchanged keeps an entry that says the same."""
+    if result.result == UNCHANGED:
+        known = ledger.read().get(result.node, {})
+        same = {"verdict": card_ledger.VERIFIED, "fingerprint": content.fingerprint, "slot": card.facts.slot}
+        if same.items() <= known.items():
+            return
+    verdict = card_ledger.FAILED if result.result == FAILED else card_ledger.VERIFIED
+    ledger.record(result.node, ledger_entry(card.facts, result, content, verdict), fresh=True)
+
+
+def _write_card(
+    card: Card, content: Content, result: Result, progress: Progress, check: bool, full: bool, ledger: card_ledger.Ledger
+) -> None:
+    """Bring one card to its content, and set in `result` how far that came. Raises BrambleError."""
+    total = card.bytes_to_transfer(content)
+    start = time.monotonic()
+    if next(card.differences(content, progress.meter(result.node, "compare", total)), None) is None:
+        result.result, result.bytes_verified = UNCHANGED, content.needed_bytes
+        result.seconds_verify = time.monotonic() - start
+        return
+    if not check:
+        ledger.record(result.node, ledger_entry(card.facts, result, content, card_ledger.WRITING), fresh=True)
+        card.empty_head(content)
+        if full:
+            progress.report(result.node, "test")
+            full_test(card.facts.device)
+        card.probe(progress.meter(result.node, "probe", 4 * PAGE * len(mark_offsets(card.facts.bytes))))
+        start = time.monotonic()
+        try:
+            card.write_content(content, progress.meter(result.node, "write", total))
+            result.seconds_write = time.monotonic() - start
+            card.verify(content, progress.meter(result.node, "verify", total))
+            card.check_same()
+            result.seconds_verify = time.monotonic() - start - result.seconds_write
+        finally:
+            result.bytes_written = card.written
+        result.bytes_verified = content.needed_bytes
+    result.result = WRITTEN
+
+
+def write_batch(
+    batch: Sequence[Facts],
+    contents: Mapping[str, Content],
+    progress: Progress,
+    check: bool = False,
+    only_good: bool = False,
+    full: bool = False,
+    ledger: card_ledger.Ledger | None = None,
+) -> list[Result]:
+    """Bring every card of a batch to its content, all at once, and return a result per card; no failure touches another card.
+
+    All cards are opened before the first is written: raises BrambleError when one cannot be opened, unless `only_good`.
+
+    :param contents: the content of each card, by node
+    :param check: write nothing; the results say what would be written
+    :param full: test each card that is written with f3probe
+    """
+    ledger = ledger or card_ledger.Ledger(None)
+    opened: list[tuple[Card, Result]] = []
+    results = [Result(facts.node, facts.slot, fingerprint=contents[facts.node].fingerprint) for facts in batch]
+
+    def write(card: Card, result: Result) -> None:
+        content = contents[result.node]
+        try:
+            _write_card(card, content, result, progress, check, full, ledger)
+        except BrambleError as error:
+            result.result, result.error = FAILED, str(error)
+        except Exception as error:  # a thread's error must not get lost
+            result.result, result.error = FAILED, f"{type(error).__name__}: {error}"
+        finally:
+            card.close()
+        if not check:
+            try:
+                _record_outcome(card, result, content, ledger)
+            except (BrambleError, OSError) as error:
+                result.result, result.error = FAILED, f"it could not be noted in the ledger: {error}"
+        progress.report(result.node, result.result)
+
+    for facts, result in zip(batch, results, strict=True):
+        try:
+            opened.append((Card(facts, writable=not check), result))
+        except BrambleError as error:
+            if not only_good:
+                for card, _ in opened:
+                    card.close()
+                raise BrambleError(f"{error}. Nothing was written.") from error
+            result.result, result.error = FAILED, str(error)
+    threads = [threading.Thread(target=write, args=pair, daemon=True) for pair in opened]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
