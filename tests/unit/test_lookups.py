@@ -35,7 +35,15 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "phases": [phase("before", tried(reached=True), 9), phase("isolated", tried())],
         "found": [{"name": "", "address": "10.0.0.7", "verdict": "unknown", "note": "<b>"}],
     }
-    command = [Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", "-c", "local", "-e", json.dumps(given)]
+    command: list[str | Path] = [
+        Path(sys.executable).with_name("ansible-playbook"),
+        "-i",
+        "localhost,",
+        "-c",
+        "local",
+        "-e",
+        json.dumps(given),
+    ]
     command.append(ROOT / "tests/unit/lookups/evaluate.yml")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

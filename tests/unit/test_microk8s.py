@@ -362,7 +362,15 @@ def test_images_are_imported_once(tmp_path: Path) -> None:
             file.addfile(info, io.BytesIO(data))
         log.write_text("")
         given = {"__microk8s_image": str(tar), "__microk8s_command": str(microk8s), "__microk8s_own": {"snaps": {"microk8s": {}}}}
-        command = [Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", "-c", "local", "-e", json.dumps(given)]
+        command: list[str | Path] = [
+            Path(sys.executable).with_name("ansible-playbook"),
+            "-i",
+            "localhost,",
+            "-c",
+            "local",
+            "-e",
+            json.dumps(given),
+        ]
         command += ["-e", "ansible_become=false", ROOT / "tests/unit/microk8s/image.yml"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
