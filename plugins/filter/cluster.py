@@ -7,7 +7,6 @@ import ipaddress
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 # RFC 1123, section 2.1, one label, in lower case: the name is used for DNS, TLS and file names.
@@ -135,30 +134,6 @@ def cluster_problems(
     return [problem for problem in problems if problem]
 
 
-def key_problems(hosts: Iterable[str], ssh_key: str, known_hosts: str) -> list[str]:
-    """Check that every node can be logged in to strictly: the cluster's private key, and each node's host key.
-
-    :param hosts: the nodes about to be used
-    :param ssh_key: path of the private key
-    :param known_hosts: path of the OpenSSH known_hosts file (sshd(8), plain host names)
-    """
-    problems = []
-    if not Path(ssh_key).is_file():
-        problems.append(f"The cluster's SSH key {ssh_key} is missing. playbooks/cards.yml makes it, or put yours there.")
-    known: set[str] = set()
-    if Path(known_hosts).is_file():
-        for line in Path(known_hosts).read_text(encoding="utf-8").splitlines():
-            if line.strip() and not line.startswith("#"):
-                known.update(line.split()[0].split(","))
-    missing = [host for host in hosts if host not in known]
-    if missing:
-        problems.append(
-            f"No host key is known for {', '.join(missing)} ({known_hosts}). "
-            f"Flash with: ansible-playbook playbooks/cards.yml --limit {','.join(missing)}"
-        )
-    return problems
-
-
 def card_batch(nodes: Iterable[Mapping[str, Any]], identity: bool = True) -> list[dict[str, Any]]:
     """The cards of a play's nodes, as the module card_write (or without identity card_facts) takes them.
 
@@ -204,7 +179,6 @@ class FilterModule:
             "address_in": address_in,
             "prefix_of": prefix_of,
             "cluster_problems": cluster_problems,
-            "key_problems": key_problems,
             "cluster_addresses": cluster_addresses,
             "card_batch": card_batch,
             "card_numbers": card_numbers,

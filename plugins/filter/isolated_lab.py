@@ -17,7 +17,7 @@ def _row(what: str, to: str, kind: str, *, must: str = "fail", **options: Any) -
 
 
 def _outside(lab: Mapping[str, Any]) -> list[Row]:
-    """To the internet, by all that it is commonly reached by."""
+    """Return the probes to the internet, by every common way."""
     rows: list[Row] = []
     for host in (lab["outside_ipv4"], lab["outside_ipv6"]):
         if not host:
@@ -36,7 +36,7 @@ def _outside(lab: Mapping[str, Any]) -> list[Row]:
 
 
 def _client(lab: Mapping[str, Any], address: str, about: Mapping[str, Any], own: str) -> list[Row]:
-    """Through the client, and to it."""
+    """Return the probes through the client, and to it."""
     interface, rows = lab["interface"], []
     for host, gateway in ((lab["outside_ipv4"], address), (lab["outside_ipv6"], about["link_local"])):
         if host and gateway:
@@ -60,7 +60,7 @@ def _client(lab: Mapping[str, Any], address: str, about: Mapping[str, Any], own:
 
 
 def _states(lab: Mapping[str, Any]) -> list[Row]:
-    """What the node itself must not have."""
+    """Return the probes of what the node itself must not have."""
     port = {"interface": lab["interface"]}
     return [
         _row("a default route, IPv4", "itself", "default_route", family=4, layer="route"),
@@ -75,13 +75,13 @@ def _states(lab: Mapping[str, Any]) -> list[Row]:
 
 
 def lab_plan(host: str, lab: Mapping[str, Any], hostile: bool = False) -> list[Row]:
-    """The probes that a host runs.
+    """Return the probes that a host runs.
 
     :param host: its name
     :param lab: addresses (name -> address, of all), client (its name), about (lab_probe.about of it), interface, table, overlays,
         outside_ipv4, outside_ipv6, outside_name, home, mirror (URL), client_tcp_ports and client_udp_ports (those that nodes may
         reach), services (name -> ports, of what must be reachable), lab_port
-    :param hostile: only what a hostile root could use: a state that he has made himself tells nothing
+    :param hostile: only what a hostile root could use: a state that root has set proves nothing
     """
     addresses, client, about = lab["addresses"], lab["client"], lab["about"]
     peers = {name: address for name, address in addresses.items() if name not in (host, client)}
@@ -122,7 +122,7 @@ def _words(row: Mapping[str, Any]) -> str:
 
 
 def lab_verdict(rows: Sequence[Mapping[str, Any]], frames: Mapping[str, int] | None = None) -> dict[str, Any]:
-    """What a proof says.
+    """Return the verdict of an isolation proof.
 
     :param rows: of all hosts (lab_rows)
     :param frames: what the capture at the uplink counted, of the lab (`lab`); None or empty where there was none
@@ -152,7 +152,7 @@ def lab_baseline(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def lab_masks(units: Iterable[str], masked: bool) -> list[dict[str, str]]:
-    """The masks of units, as node_files takes them. One that somebody else has made stays: ours lead there by another way."""
+    """Return the masks of units for the module node_files. One of another origin stays: ours have another path to /dev/null."""
     return [
         {
             "path": f"/etc/systemd/system/{unit}",
@@ -166,7 +166,7 @@ def lab_masks(units: Iterable[str], masked: bool) -> list[dict[str, str]]:
 
 
 class FilterModule:
-    """What Ansible finds here."""
+    """Filters for the role isolated_lab."""
 
     def filters(self) -> dict[str, Any]:
         """Name -> function."""

@@ -1,42 +1,31 @@
-"""The proof of isolation for people: a page and a picture of what could reach what."""
+"""The isolation proof for people: what the page and the picture of roles/isolated_lab/templates show."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 Phase = Mapping[str, Any]
 
-# Line; told apart in words and dashes, too (after Okabe and Ito).
-OPEN, SHUT, GOOD = "#a83200", "#8a8a8a", "#00694d"
-FONT = "font-family='DejaVu Sans, Verdana, sans-serif'"
-WIDE, HIGH = 640, 366
-# Of the picture: name -> where its box is, and how wide.
-BOXES: dict[str, tuple[float, float, float]] = {
+# In pixels. WIDTH and HEIGHT are those of a panel; of each box the left upper corner and the width.
+WIDTH, HEIGHT, BOX_HEIGHT = 640, 366, 64
+BOXES: dict[str, tuple[int, int, int]] = {
     "nodes": (30, 150, 130),
     "client": (315, 150, 120),
     "internet": (480, 48, 130),
     "home network": (480, 262, 130),
 }
-BOX_HIGH = 64
-
-STYLE = """
-body { font: 15px/1.5 'DejaVu Sans', Verdana, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #1d1d1d }
-table { border-collapse: collapse; width: 100% } th, td { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid #ddd }
-th { position: sticky; top: 0; background: #fff } .open { color: #a83200; font-weight: bold } .shut { color: #5a5a5a }
-.good { color: #00694d } svg { max-width: 100%; height: auto } .red { border-left: 4px solid #a83200; padding-left: 1rem }
-"""
+OUTSIDE = ("internet", "home network")
 
 
 def ordered(phases: Iterable[Phase]) -> list[Phase]:
-    """In the order in which they were; that before the isolation is the first."""
+    """Return the phases by time, the one before the isolation first."""
     return sorted(phases, key=lambda phase: (phase["phase"] != "before", phase["at"]))
 
 
 def ways(phase: Phase) -> dict[tuple[str, str, str], tuple[int, int]]:
-    """Of each way in the picture (from, to, must): how many probes went it, and how many got through."""
-    # The one host that is asked whether it forwards.
+    """Return, for each way in the picture (from, to, must), how many probes took it and how many got through."""
+    # Only the client is probed for whether it forwards.
     client = {"client", *(row["from"] for row in phase["rows"] if row["kind"] == "forwarding")}
     counts: dict[tuple[str, str, str], tuple[int, int]] = {}
     for row in phase["rows"]:
@@ -47,129 +36,90 @@ def ways(phase: Phase) -> dict[tuple[str, str, str], tuple[int, int]]:
     return counts
 
 
-def _text(x: float, y: float, text: str, colour: str = "#1d1d1d", size: int = 12, weight: str = "normal") -> str:
-    return (
-        f"<text x='{x:g}' y='{y:g}' fill='{colour}' font-size='{size}' font-weight='{weight}' text-anchor='middle' {FONT}>"
-        f"{escape(text)}</text>"
-    )
+def _line(start: str, end: str, good: bool) -> dict[str, float]:
+    """Return where the line of a way between two boxes goes, and where its label is."""
+    (left, top, width), (other_left, other_top, other_width) = BOXES[start], BOXES[end]
+    if end in OUTSIDE:
+        x1: float = left + width * 0.75
+        y1: float = top if end == "internet" else top + BOX_HEIGHT
+        y2: float = other_top + BOX_HEIGHT / 2
+    else:
+        x1 = left + width if left < other_left else left
+        # To and from the client one below the other, what is forbidden first.
+        y1 = y2 = top + BOX_HEIGHT / 2 + (26 if start == "client" else 4 if good else -18)
+    x2 = other_left if left < other_left else other_left + other_width
+    return {"x1": x1, "y1": y1, "x2": x2, "y2": y2, "x": (x1 + x2) / 2, "y": (y1 + y2) / 2 - (14 if y1 > y2 else 6)}
 
 
-def _panel(phase: Phase, x: float) -> list[str]:
-    words = (
-        "probes that got through before the isolation"
-        if phase["phase"] == "before"
-        else f"probes that got through, {phase['phase']}"
-    )
-    parts = [f"<g transform='translate({x:g},0)'>", _text(WIDE / 2, 28, f"{words}, {phase['at']}", size=15, weight="bold")]
+def panel(phase: Phase) -> dict[str, Any]:
+    """Return the picture of a phase.
+
+    :returns: title, footer, and ways, each with label, its place x and y, colour (open, shut, good), whether it is dashed, and,
+        except among the nodes themselves, the ends of a line x1, y1, x2, y2
+    """
+    shown: list[dict[str, Any]] = []
     for (start, end, must), (tried, through) in ways(phase).items():
-        one, other = BOXES[start], BOXES[end]
-        good = must == "pass"
-        colour = GOOD if good and through == tried else OPEN if good or through else SHUT
-        dashes = "" if through else " stroke-dasharray='6 5'"
-        label = f"{through} of {tried}"
-        if start == end:  # among the nodes
-            y = one[1] + BOX_HIGH + (58 if good else 34)
-            parts.append(_text(one[0] + one[2] / 2, y, f"{'lab ports' if good else 'ssh'}: {label}", colour, 11, "bold"))
-            continue
-        # In and out of the client one below the other, what is forbidden first; to the others around it.
-        down = 26 if start == "client" else 4 if good else -18
-        x1, x2 = (one[0] + one[2], other[0]) if one[0] < other[0] else (one[0], other[0] + other[2])
-        y1 = y2 = one[1] + BOX_HIGH / 2 + down
-        if end in ("internet", "home network"):
-            x1, y1 = one[0] + one[2] * 0.75, one[1] if end == "internet" else one[1] + BOX_HIGH
-            y2 = other[1] + BOX_HIGH / 2
-        parts.append(
-            f"<line x1='{x1:g}' y1='{y1:g}' x2='{x2:g}' y2='{y2:g}' stroke='{colour}' stroke-width='2.4'{dashes} "
-            f"marker-end='url(#{colour[1:]})'/>"
-        )
-        parts.append(_text((x1 + x2) / 2, (y1 + y2) / 2 - (14 if y1 > y2 else 6), label, colour, 11, "bold"))
-    for name, (left, top, width) in BOXES.items():
-        parts.append(
-            f"<rect x='{left:g}' y='{top:g}' width='{width:g}' height='{BOX_HIGH}' rx='8' fill='#f4f4f4' stroke='#3c3c3c'/>"
-        )
-        parts.append(_text(left + width / 2, top + BOX_HIGH / 2 + 4, name, size=13, weight="bold"))
+        good, label = must == "pass", f"{through} of {tried}"
+        colour = "good" if good and through == tried else "open" if good or through else "shut"
+        if start == end:
+            left, top, width = BOXES[start]
+            label = f"{'lab ports' if good else 'ssh'}: {label}"
+            place: dict[str, float] = {"x": left + width / 2, "y": top + BOX_HEIGHT + (58 if good else 34)}
+        else:
+            place = _line(start, end, good)
+        shown.append({**place, "label": label, "colour": colour, "dashed": not through})
+    when = "before the isolation" if phase["phase"] == "before" else None
+    title = f"probes that got through {when}" if when else f"probes that got through, {phase['phase']}"
     frames = phase.get("frames") or {}
-    parts.append(
-        _text(WIDE / 2, HIGH - 12, f"frames of the lab at the uplink: {frames['lab']}" if frames else "the client has no uplink")
-    )
-    return [*parts, "</g>"]
+    footer = f"frames of the lab at the uplink: {frames['lab']}" if frames else "the client has no uplink"
+    return {"title": f"{title}, {phase['at']}", "footer": footer, "ways": shown}
 
 
-def lab_picture(phases: Iterable[Phase]) -> str:
-    """What could reach what, a panel for each phase: SVG 1.1."""
-    shown = ordered(phases)
-    arrows = [
-        f"<marker id='{colour[1:]}' markerWidth='9' markerHeight='9' refX='7' refY='4' orient='auto'>"
-        f"<path d='M0,0 L8,4 L0,8 z' fill='{colour}'/></marker>"
-        for colour in (OPEN, SHUT, GOOD)
-    ]
-    wide = WIDE * len(shown)
-    parts = [
-        f"<svg xmlns='http://www.w3.org/2000/svg' width='{wide}' height='{HIGH}' viewBox='0 0 {wide} {HIGH}'>",
-        f"<defs>{''.join(arrows)}</defs><rect width='100%' height='100%' fill='#ffffff'/>",
-    ]
-    for number, phase in enumerate(shown):
-        parts += _panel(phase, number * WIDE)
-    return "\n".join([*parts, "</svg>", ""])
-
-
-def _cell(row: Mapping[str, Any] | None) -> str:
+def _cell(row: Mapping[str, Any] | None) -> dict[str, str]:
     if row is None:
-        return "<td class='shut'>not tried</td>"
-    good = row["reached"] == (row["must"] == "pass")
-    word = ("reached" if row["must"] == "pass" else "blocked") if good else ("REACHED" if row["reached"] else "NOT REACHED")
-    kind = "open" if not good else "good" if row["must"] == "pass" else "shut"
-    return f"<td class='{kind}'>{word}<br><small>{escape(str(row['seen']))}</small></td>"
+        return {"colour": "shut", "word": "not tried", "seen": ""}
+    must_pass = row["must"] == "pass"
+    if row["reached"] != must_pass:
+        return {"colour": "open", "word": "REACHED" if row["reached"] else "NOT REACHED", "seen": str(row["seen"])}
+    return {"colour": "good" if must_pass else "shut", "word": "reached" if must_pass else "blocked", "seen": str(row["seen"])}
 
 
-def lab_report(phases: Iterable[Phase]) -> str:
-    """A page: the picture, what is wrong, and every probe of every phase."""
+def lab_report(phases: Iterable[Phase]) -> dict[str, Any]:
+    """Return what the report shows.
+
+    :param phases: the proofs, as roles/isolated_lab/tasks/prove.yml makes them
+    :returns: phases in their order; rows, each with start, what, to, must and cells, one per phase (colour, word, seen); panels
+        (see `panel`) and boxes (name, left, top, width), in pixels with width, height and box_height
+    """
     shown = ordered(phases)
-    last = shown[-1]
-    titles = [f"<th>{escape(phase['phase'])}<br><small>{escape(phase['at'])}</small></th>" for phase in shown]
-    found: list[dict[tuple[Any, ...], Mapping[str, Any]]] = [
+    found: list[dict[tuple[str, str, str, str], Mapping[str, Any]]] = [
         {(row["from"], row.get("as", ""), row["what"], row["to"]): row for row in phase["rows"]} for phase in shown
     ]
-    keys = list(dict.fromkeys(key for rows in found for key in rows))
-    lines = []
-    for key in keys:
-        start, root, what, to = key
-        must = next(rows[key]["must"] for rows in found if key in rows)
-        cells = "".join(_cell(rows.get(key)) for rows in found)
-        head = "".join(f"<td>{escape(text)}</td>" for text in (f"{start}{root and ', ' + root}", what, to, f"must {must}"))
-        lines.append(f"<tr>{head}{cells}</tr>")
-    verdict = _verdict(last)
-    return "\n".join(
-        [
-            "<!doctype html><html lang='en'><meta charset='utf-8'>",
-            f"<title>Isolated lab {escape(last['cluster'])}</title><style>{STYLE}</style>",
-            f"<h1>Is the lab {escape(last['subnet'])} isolated?</h1>",
-            *verdict,
-            lab_picture(shown),
-            f"<table><tr><th>from</th><th>what</th><th>to</th><th></th>{''.join(titles)}</tr>",
-            *lines,
-            "</table>",
-            "<p>Only machines you own, inside this network.</p></html>",
-            "",
-        ]
-    )
-
-
-def _verdict(phase: Phase) -> Sequence[str]:
-    if phase["phase"] == "before":
-        return ["<p>Not yet: this is how it was before.</p>"]
-    if phase["red"]:
-        items = "".join(f"<li>{escape(line)}</li>" for line in phase["red"])
-        return [f"<div class='red'><p class='open'>No, by the proof of {escape(phase['at'])}:</p><ul>{items}</ul></div>"]
-    return [
-        f"<p class='good'>Yes, by the proof of {escape(phase['at'])}: none of {phase['forbidden']} forbidden probes got through, "
-        f"all of {phase['allowed']} allowed ones did.</p>"
+    rows = [
+        {
+            "start": ", ".join(filter(None, (start, role))),
+            "what": what,
+            "to": to,
+            "must": next(by_key[key]["must"] for by_key in found if key in by_key),
+            "cells": [_cell(by_key.get(key)) for by_key in found],
+        }
+        for key in dict.fromkeys(key for by_key in found for key in by_key)
+        for start, role, what, to in [key]
     ]
+    return {
+        "phases": shown,
+        "rows": rows,
+        "panels": [panel(phase) for phase in shown],
+        "boxes": [{"name": name, "left": left, "top": top, "width": width} for name, (left, top, width) in BOXES.items()],
+        "width": WIDTH,
+        "height": HEIGHT,
+        "box_height": BOX_HEIGHT,
+    }
 
 
 class FilterModule:
-    """What Ansible finds here."""
+    """The filter lab_report."""
 
     def filters(self) -> dict[str, Any]:
         """Name -> function."""
-        return {"lab_picture": lab_picture, "lab_report": lab_report}
+        return {"lab_report": lab_report}

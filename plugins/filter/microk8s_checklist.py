@@ -128,8 +128,14 @@ def lines(rows: Sequence[Mapping[str, str]]) -> list[str]:
     ]
 
 
+def expected(control_plane: Sequence[str], workers: Sequence[str]) -> dict[str, bool]:
+    """Return the nodes that the cluster must have, and whether each is a worker."""
+    return {**dict.fromkeys(control_plane, False), **dict.fromkeys(workers, True)}
+
+
 class FilterModule:
     """Filters for the checklist of playbooks/microk8s.yml."""
 
     def filters(self) -> dict[str, Any]:
-        return {"microk8s_checklist": checklist, "microk8s_checklist_lines": lines}
+        """Name -> function."""
+        return {"microk8s_checklist": checklist, "microk8s_checklist_lines": lines, "microk8s_expected": expected}

@@ -6,17 +6,21 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: lab_links
-short_description: Take down all ports but one, or block the radios
+short_description: Set down all ports but one, or block the radios
 description:
-  - Sets every network interface down but the loopback and those in I(keep), whatever made it; or blocks every radio (rfkill).
-  - What it took down is noted, so that C(state=absent) brings just that up again.
+  - Sets down every network interface except the loopback and those in O(keep), of any kind; or blocks every radio (rfkill).
+  - Records what it set down, so that O(state=absent) sets up exactly that again.
 author: The Bramble team (!UNKNOWN)
 options:
   kind: {description: Ports or radios., type: str, choices: [links, radios], required: true}
-  state: {description: "Down, or up again as they were.", type: str, choices: [present, absent], default: present}
+  state:
+    description: V(present) sets them down, V(absent) up again as they were.
+    type: str
+    choices: [present, absent]
+    default: present
   keep: {description: The interfaces that stay up., type: list, elements: str, default: []}
 attributes:
-  check_mode: {support: full, description: "Says what it would change, and changes nothing."}
+  check_mode: {support: full, description: "Shows what it would change, and changes nothing."}
   diff_mode: {support: none, description: Nothing to show.}
 """
 
@@ -29,7 +33,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 found:
-  description: What was up and is not to be, a port with its hardware address and driver; or what is up again.
+  description: What was up and was, or would be, set down, a port with its hardware address and driver; or what is up again.
   returned: always
   type: list
   elements: str
@@ -49,7 +53,7 @@ IFF_UP = 0x1
 
 
 def read(path: Path) -> str:
-    """A line of sysfs; empty where there is none."""
+    """Return a line of sysfs; empty where there is none."""
     try:
         return path.read_text(encoding="ascii").strip()
     except OSError:
@@ -57,7 +61,7 @@ def read(path: Path) -> str:
 
 
 def up(keep: list[str]) -> dict[str, str]:
-    """The interfaces that are up but should not be: name -> what it is, for people."""
+    """Return the interfaces that are up but should not be: name -> description."""
     found = {}
     for link in sorted((SYS / "net").iterdir()) if (SYS / "net").is_dir() else ():
         if link.name in ("lo", *keep) or not link.is_dir() or not int(read(link / "flags") or "0", 16) & IFF_UP:
@@ -69,7 +73,7 @@ def up(keep: list[str]) -> dict[str, str]:
 
 
 def unblocked() -> dict[str, str]:
-    """The radios that may send: their number in sysfs -> what it is."""
+    """Return the radios that may send: their number in sysfs -> description."""
     radios = sorted((SYS / "rfkill").iterdir()) if (SYS / "rfkill").is_dir() else ()
     return {entry.name: f"{read(entry / 'type')} {read(entry / 'name')}" for entry in radios if read(entry / "soft") == "0"}
 
@@ -84,7 +88,7 @@ def switch(module: AnsibleModule, name: str, on: bool) -> None:
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
-    """Do what is asked. Raises OSError, ValueError."""
+    """Set down or up; return the result of the module. Raises OSError, ValueError."""
     kind, off = module.params["kind"], module.params["state"] == "present"
     note = NOTES / f"{kind}.json"
     noted: list[str] = json.loads(note.read_text(encoding="utf-8")) if note.exists() else []

@@ -1,32 +1,32 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Ansible module: what this node can reach, tried out."""
+"""Ansible module: what this node can reach, by probes."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: lab_probe
-short_description: Try out what a node can reach
+short_description: Probe what a node can reach
 description:
-  - Runs probes, and says of each whether it got through. Nothing is installed and nothing stays.
-  - With I(hostile), as a hostile root would. The node's whole nftables ruleset is flushed, IPv6 is switched on and default routes
-    by I(gateways) are set, for the time of the probes. All is undone in any case, also when this is killed (systemd-run(1)).
+  - Runs probes, and returns of each whether it got through. Nothing is installed and nothing stays.
+  - With O(hostile), as a hostile root would. The node's whole nftables ruleset is flushed, IPv6 is enabled and default routes by
+    O(gateways) are set, while the probes run. All is rolled back in any case, also when this is killed (systemd-run(1)).
 author: The Bramble team (!UNKNOWN)
 options:
-  rows: {description: "The probes, as plugins/module_utils/lab_probe.py takes them.", type: list, elements: dict, default: []}
+  rows: {description: "The probes, as plugins/module_utils/lab/probe.py takes them.", type: list, elements: dict, default: []}
   interface: {description: The wired port., type: str, required: true}
-  hostile: {description: Try it as a hostile root., type: bool, default: false}
-  gateways: {description: "What a hostile root takes for gateways, of IPv4 and IPv6.", type: list, elements: str, default: []}
+  hostile: {description: Probe as a hostile root., type: bool, default: false}
+  gateways: {description: "The gateways that a hostile root would use, of IPv4 and IPv6.", type: list, elements: str, default: []}
   capture:
     description:
-      - C(start) counts the frames at I(uplink) that have an address in I(networks), until C(stop), which tells.
+      - V(start) begins to count the frames at O(uplink) that have an address in O(networks); V(stop) returns the count.
     type: str
     choices: [start, stop]
   uplink: {description: "The way out. Empty: the port of the default route, if it is not I(interface).", type: str, default: ""}
-  program: {description: "What counts: roles/isolated_lab/files/capture.py.", type: str}
+  program: {description: "The program that counts: roles/isolated_lab/files/capture.py.", type: str}
   networks: {description: What is counted., type: list, elements: str, default: []}
 attributes:
-  check_mode: {support: none, description: A probe that is not run tells nothing.}
+  check_mode: {support: none, description: A probe that is not run proves nothing.}
   diff_mode: {support: none, description: Nothing to show.}
 """
 
@@ -44,7 +44,7 @@ rows:
   type: list
   elements: dict
 about:
-  description: What others need to know to try their way through this node (lab_probe.about).
+  description: What others need to know to try their way through this node (plugins/module_utils/lab/host.py).
   returned: always
   type: dict
 frames:
@@ -63,7 +63,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bramble.cluster.plugins.module_utils.lab import probe
+from ansible_collections.bramble.cluster.plugins.module_utils.lab import host, probe
 
 UNIT = "bramble-lab-capture"
 FRAMES = Path("/run/bramble-lab-frames.json")
@@ -136,7 +136,7 @@ def main() -> None:
     )
     wanted: dict[str, Any] = module.params
     try:
-        about = probe.about(wanted["interface"], wanted["uplink"])
+        about = host.about(wanted["interface"], wanted["uplink"])
         with hostile_root(module) if wanted["hostile"] else contextlib.nullcontext():
             rows = probe.run(wanted["rows"])
         frames: dict[str, int] = {}

@@ -1,12 +1,12 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Refuse a set of security tools that a node can not have."""
+"""Ansible module: whether a node can have a set of security tools."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: lab_tools_check
-short_description: Refuse a set of security tools that a node can not have
+short_description: Fail if a node cannot have a set of security tools
 description:
   - Reads what distribution a node has, what its apt gets packages from and which keys it trusts. Fails when the set is not for
     that distribution, when a foreign repository is mixed in, or when the archive's key is not the one that its publisher has.

@@ -8,7 +8,7 @@ DOCUMENTATION = r"""
 module: microk8s_addon
 short_description: Enable an add-on of MicroK8s, or disable it
 description:
-  - Runs on a node with the control plane; an add-on is the whole cluster's, so on one of them is enough.
+  - Runs on a node with the control plane. An add-on is the whole cluster's, so one node is enough.
 author: The Bramble team (!UNKNOWN)
 options:
   name:
@@ -21,7 +21,7 @@ options:
     choices: [enabled, disabled]
     default: enabled
 attributes:
-  check_mode: {support: full, description: Says whether it would change.}
+  check_mode: {support: full, description: Shows whether it would change.}
   diff_mode: {support: full, description: Shows it.}
 """
 

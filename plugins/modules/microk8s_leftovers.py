@@ -11,7 +11,7 @@ description:
   - Removes network interfaces, firewall rules, files and mounts of a MicroK8s that is not installed any more. Other rules stay.
 author: The Bramble team (!UNKNOWN)
 attributes:
-  check_mode: {support: full, description: Says what it would remove.}
+  check_mode: {support: full, description: Shows what it would remove.}
   diff_mode: {support: full, description: Lists what is removed.}
 options: {}
 """
@@ -35,7 +35,6 @@ import shutil
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bramble.cluster.plugins.module_utils.core.command import run
 
 ROOT = Path("/")
 # Calico, flannel, the bridge plugin; tunl0 is the kernel's own.
@@ -84,11 +83,11 @@ def main() -> None:
     ]
     if not module.check_mode:
         for saver, after in rules.items():
-            run(module, saver.replace("-save", "-restore"), data=after)
+            module.run_command([saver.replace("-save", "-restore")], data=after, check_rc=True)
         for name in links:
-            run(module, "ip", "link", "delete", name)
+            module.run_command(["ip", "link", "delete", name], check_rc=True)
         for place in mounts:
-            run(module, "umount", place)
+            module.run_command(["umount", place], check_rc=True)
         for path in files:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)

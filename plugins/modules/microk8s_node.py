@@ -6,9 +6,9 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: microk8s_node
-short_description: Wait for a node, drain it, let it work again, or remove it
+short_description: Wait for a node, drain it, make it schedulable, or remove it
 description:
-  - Runs on a node with the control plane. Nodes are told apart by their exact names, as the cluster has them.
+  - Runs on a node with the control plane. Nodes are identified by their exact names in the cluster.
 author: The Bramble team (!UNKNOWN)
 options:
   name:
@@ -18,8 +18,8 @@ options:
   state:
     description:
       - V(ready) waits until it is in the cluster and ready.
-      - V(drained) moves its pods elsewhere and lets no more come; V(schedulable) lets them come.
-      - V(absent) takes it out of the cluster, also when it is dead and could not leave.
+      - V(drained) evicts its pods and accepts no new ones; V(schedulable) accepts new ones.
+      - V(absent) removes it from the cluster, also when it is dead and could not leave.
     type: str
     choices: [ready, drained, schedulable, absent]
     required: true
@@ -28,7 +28,7 @@ options:
     type: int
     default: 300
 attributes:
-  check_mode: {support: full, description: "Says what it would change; waits for nothing."}
+  check_mode: {support: full, description: "Shows what it would change, and waits for nothing."}
   diff_mode: {support: full, description: Shows the node before and after.}
 """
 
@@ -83,12 +83,12 @@ def wait(module: AnsibleModule) -> dict[str, Any]:
 
 
 def change(module: AnsibleModule, node: dict[str, Any]) -> dict[str, Any]:
-    """Bring a node that is otherwise to its state; returns what changes of it. Raises BrambleError."""
+    """Change a node to the state asked for; return the node afterwards. Raises BrambleError."""
     name, state, timeout = (module.params[option] for option in ("name", "state", "timeout"))
     if state == "absent":
         command, after = ["remove-node", name, "--force"], {}
     elif state == "drained":
-        # Pods that lose something by it are of services of the node itself, or keep it in emptyDir.
+        # What pods lose by this belongs to the node itself, or is in an emptyDir.
         flags = ["--ignore-daemonsets", "--delete-emptydir-data", "--force", f"--timeout={timeout}s"]
         command, after = ["kubectl", "drain", name, *flags], {"schedulable": False}
     else:

@@ -6,25 +6,25 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: microk8s_token
-short_description: Mint a token with which a node joins, or make one worthless
+short_description: Create a token with which a node joins, or revoke one
 description:
   - Runs on a node with the control plane. A token is a key to the cluster, so tasks with this module have C(no_log).
-  - A token with a time to live lets in whoever has it until then, however often. So it is taken back when the node has joined,
-    and when it could not.
+  - Until it expires, a token lets in whoever has it, however often. So it is revoked when the node has joined, and when it could
+    not.
 author: The Bramble team (!UNKNOWN)
 options:
   address:
-    description: The address at which the joining node reaches this one; for a token that is to be minted.
+    description: The address at which the joining node reaches this one, to create a token.
     type: str
   ttl:
-    description: How many seconds it is good for, should nobody take it back.
+    description: How many seconds a token is valid that is not revoked.
     type: int
     default: 600
   url:
-    description: A token to be taken back, as the URL that was returned.
+    description: The URL that was returned, to revoke its token.
     type: str
 attributes:
-  check_mode: {support: full, description: "Says that it would mint, and does not."}
+  check_mode: {support: full, description: "Shows that it would create or revoke a token, and does not."}
 """
 
 EXAMPLES = r"""
@@ -38,7 +38,7 @@ EXAMPLES = r"""
 RETURN = r"""
 url:
   description: What C(microk8s join) takes, with the token in it.
-  returned: when one was minted
+  returned: when one was created
   type: str
 """
 
@@ -49,7 +49,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import 
 
 
 def main() -> None:
-    """Mint or take back."""
+    """Create or revoke."""
     module = AnsibleModule(
         argument_spec={
             "address": {"type": "str"},

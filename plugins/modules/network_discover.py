@@ -43,10 +43,6 @@ options:
     description: The wired port of a node.
     type: str
     default: eth0
-  title:
-    description: What the picture shows.
-    type: str
-    required: true
   max_rate:
     description: At most so many packets per second.
     type: int
@@ -71,7 +67,6 @@ EXAMPLES = r"""
     ledger: .state/octapi/cards.json
     ssh_key: .state/octapi/ssh/id_ed25519
     ssh_user: pi
-    title: octapi
 """
 
 RETURN = r"""
@@ -106,17 +101,12 @@ table:
   description: All of it for people, one line each.
   returned: always
   type: str
-svg:
-  description: A picture of it.
-  returned: always
-  type: str
 """
 
 import json
 import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -136,7 +126,6 @@ from ansible_collections.bramble.cluster.plugins.module_utils.network.discovery 
     problems,
     table,
 )
-from ansible_collections.bramble.cluster.plugins.module_utils.network.discovery_picture import picture
 
 SERIAL = "/proc/device-tree/serial-number"
 
@@ -252,14 +241,12 @@ def run(module: AnsibleModule) -> dict[str, Any]:
             if not host.macs and MAC.fullmatch(mac):
                 host.macs = {mac}
     findings = judge(nodes, hosts, own)
-    subtitle = f"{options['subnet']} · {datetime.now():%Y-%m-%d %H:%M}" + (" · not all could be seen" if blind else "")
     return dict(
         changed=False,
         findings=[as_dict(finding) for finding in findings],
         problems=problems(findings),
         blind=blind,
         table=table(findings),
-        svg=picture(findings, options["title"], subtitle),
     )
 
 
@@ -273,7 +260,6 @@ def main() -> None:
         "ssh_key": {"type": "path", "required": True, "no_log": False},
         "ssh_user": {"type": "str", "required": True},
         "interface": {"type": "str", "default": "eth0"},
-        "title": {"type": "str", "required": True},
         "max_rate": {"type": "int", "default": 100},
         "max_addresses": {"type": "int", "default": 1024},
     }

@@ -1,27 +1,27 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Ansible module: load a table of nftables, so that one that locks everybody out takes itself away."""
+"""Ansible module: a table of nftables with a rollback timer."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: nft_table
-short_description: Load a table of nftables, so that a wrong one undoes itself
+short_description: Load a table of nftables, with a rollback unless it is confirmed
 description:
-  - Replaces one table of family inet, in one step, and touches no other. Whether it differs is told by nft itself, which shows
-    the wanted table, loaded in an empty network namespace, and the one in force, both without counters.
-  - What it replaces comes back after I(timeout) seconds (systemd-run(1)), unless the change is confirmed by a login that is newer
-    than it. Nothing is written that a reboot would bring back; that is for a unit of the caller.
+  - Replaces one table of family inet, in one step, and no other. To compare, nft prints the wanted table, loaded in an empty
+    network namespace, and the table in force, both without counters.
+  - A rollback timer (systemd-run(1)) restores the table before after O(timeout) seconds, unless a new login confirms the change.
+    Nothing is written for the next boot; that is for a unit of the caller.
 author: The Bramble team (!UNKNOWN)
 options:
   name: {description: The table., type: str, required: true}
   rules: {description: "What stands between its braces, as nft(8) takes it. Names of ports as iifname and oifname.", type: str}
   state:
-    description: There, gone at once, or as it is now to stay.
+    description: V(present) loads the table, V(absent) removes it, V(confirmed) cancels the pending rollback.
     type: str
     choices: [present, absent, confirmed]
     default: present
-  timeout: {description: Seconds until an unconfirmed change undoes itself., type: int, default: 90}
+  timeout: {description: Seconds until an unconfirmed change is rolled back., type: int, default: 90}
 attributes:
   check_mode: {support: full, description: "Says what it would change, and changes nothing."}
   diff_mode: {support: full, description: Shows the table before and after.}
@@ -37,7 +37,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 waits:
-  description: Whether a change waits to be confirmed.
+  description: Whether a change waits for its confirmation.
   returned: always
   type: bool
 """
@@ -47,7 +47,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-# Forgotten at a reboot, and so is what it undoes.
+# In /run: a reboot removes it together with the table.
 UNDO = "/run/bramble-nft-{name}.undo"
 
 
@@ -56,7 +56,7 @@ class TableError(Exception):
 
 
 def replacing(name: str, table: str) -> str:
-    """A script that puts a table, as nft shows it, in the place of the one of its name; empty for none."""
+    """Return a script that replaces the table of a name by `table`, as nft prints it; empty to remove it."""
     return f"table inet {name}\ndelete table inet {name}\n{table}"
 
 
@@ -84,13 +84,13 @@ class Table:
         return str(out)
 
     def load(self, script: str) -> None:
-        """Have nft carry out a script, all of it or nothing. Raises TableError."""
+        """Run a script of nft, all of it or nothing. Raises TableError."""
         code, _, err = self.module.run_command(["nft", "--file", "-"], data=script)
         if code:
             raise TableError(f"nft did not load the table {self.name}, and nothing was changed. It says: {err.strip()}")
 
-    def arm(self, before: str) -> None:
-        """Have what there was come back by itself. Raises TableError, OSError."""
+    def start_rollback(self, before: str) -> None:
+        """Start the rollback timer, which restores the table `before`. Raises TableError, OSError."""
         with open(self.undo, "w", encoding="utf-8") as file:
             file.write(replacing(self.name, before))
         timer = ["systemd-run", "--quiet", "--collect", "--timer-property=AccuracySec=100ms", f"--unit={self.unit}"]
@@ -98,32 +98,32 @@ class Table:
         code, _, err = self.module.run_command(timer)
         if code:
             os.unlink(self.undo)
-            raise TableError(f"The table {self.name} was not loaded, as nothing could undo it: {err.strip()}")
+            raise TableError(f"The table {self.name} was not loaded, because the rollback timer did not start: {err.strip()}")
 
-    def disarm(self) -> None:
-        """Let it stay. Raises OSError."""
+    def stop_rollback(self) -> None:
+        """Stop the rollback timer. Raises OSError."""
         self.module.run_command(["systemctl", "stop", f"{self.unit}.timer"])
         os.unlink(self.undo)
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
-    """Do what is asked. Raises TableError, OSError."""
+    """Load, remove or confirm the table; return the result of the module. Raises TableError, OSError."""
     table, state = Table(module), module.params["state"]
     waits = os.path.exists(table.undo)
     if state == "confirmed":
         if not waits:
-            raise TableError(f"The table {table.name} is undone already: nobody had confirmed it in time.")
-        table.disarm()
+            raise TableError(f"The table {table.name} is rolled back already: it was not confirmed in time.")
+        table.stop_rollback()
         return {"changed": True, "waits": False}
     before, after = table.live(), "" if state == "absent" else table.wanted()
     result = {"changed": before != after, "waits": waits, "diff": {"before": before, "after": after}}
     if module.check_mode or before == after:
         return result
     if state == "present" and not waits:
-        table.arm(before)
+        table.start_rollback(before)
     table.load(replacing(table.name, after))
     if state == "absent" and waits:
-        table.disarm()
+        table.stop_rollback()
     return {**result, "waits": state == "present"}
 
 

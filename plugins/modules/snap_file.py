@@ -6,11 +6,11 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: snap_file
-short_description: Have a snap just as it is in a file, or not at all
+short_description: Install a snap exactly as it is in a file, or remove it
 description:
-  - Installs a snap from a file, or refreshes it to the one in the file, unless that very file is what is installed. The community
-    module C(snap) only sees whether some snap of the name is there.
-  - With an assertion snapd takes nothing that its publisher has not signed.
+  - Installs a snap from a file, or refreshes it to the one in the file, unless that very file is what is installed. The module
+    M(community.general.snap) only checks whether some snap of the name is installed.
+  - With an assertion, snapd installs only what its publisher has signed.
 author: The Bramble team (!UNKNOWN)
 options:
   name:
@@ -29,7 +29,7 @@ options:
     description: The file, on the node. It need not be there in a dry run, or when it is installed already.
     type: path
   assertion:
-    description: The file with its assertion. Without one, O(dangerous) must be said.
+    description: The file with its assertion. Without one, O(dangerous) is required.
     type: path
   dangerous:
     description: Install what nobody has signed.
@@ -40,7 +40,7 @@ options:
     type: bool
     default: false
 attributes:
-  check_mode: {support: full, description: Says whether it would change.}
+  check_mode: {support: full, description: Shows whether it would change.}
   diff_mode: {support: full, description: Shows revision and hash.}
 """
 
@@ -65,7 +65,6 @@ import hashlib
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bramble.cluster.plugins.module_utils.core.command import run
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import snapd
 
@@ -83,7 +82,7 @@ def change(module: AnsibleModule) -> None:
         commands = [["snap", "ack", wanted["assertion"]]] if wanted["assertion"] else []
         commands.append(["snap", "install", *flags, wanted["src"]])
     for command in commands:
-        run(module, *command)
+        module.run_command(command, check_rc=True)
 
 
 def main() -> None:

@@ -8,15 +8,19 @@ DOCUMENTATION = r"""
 module: sysctl_file
 short_description: Settings of the kernel, in force and in a file of their own
 description:
-  - Keeps a file of sysctl.d(5) and the kernel itself. What a setting was before is noted in the file, and is what it becomes
-    again with C(state=absent). Needs no program on the node. Without IPv6 in the kernel its settings are passed over.
+  - Writes a file of sysctl.d(5) and sets the kernel. The file records the value before, which O(state=absent) restores.
+    Needs no program on the node. Without IPv6 in the kernel its settings are skipped.
 author: The Bramble team (!UNKNOWN)
 options:
   path: {description: The file., type: path, required: true}
   settings: {description: "Name -> value.", type: dict, required: true}
-  state: {description: "As given, or as before.", type: str, choices: [present, absent], default: present}
+  state:
+    description: V(present) sets them, V(absent) restores the values before.
+    type: str
+    choices: [present, absent]
+    default: present
 attributes:
-  check_mode: {support: full, description: "Says what it would change, and changes nothing."}
+  check_mode: {support: full, description: "Shows what it would change, and changes nothing."}
   diff_mode: {support: full, description: Shows the file and the settings that differ.}
 """
 
@@ -47,12 +51,12 @@ WAS = re.compile(r"^# (\S+) was (.*)$", re.MULTILINE)
 
 
 def kernel(name: str) -> Path:
-    """Where a setting is; a slash stands for a dot in a port's name."""
+    """Return the file of a setting in /proc; a slash stands for a dot in a port's name."""
     return PROC / name.translate(str.maketrans("./", "/."))
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
-    """Compare and set. Raises OSError."""
+    """Compare and set; return the result of the module. Raises OSError."""
     path, absent = Path(module.params["path"]), module.params["state"] == "absent"
     ipv6 = kernel("net.ipv6").exists()
     wanted = {name: str(value) for name, value in module.params["settings"].items() if ipv6 or not name.startswith("net.ipv6.")}
@@ -69,7 +73,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         after = "\n".join([*lines, ""])
     differ = [name for name in wanted if live[name] != wanted[name]]
     if not module.check_mode:
-        # The file first: what was is noted before it is lost.
+        # The file first: it records the values before they are lost.
         if after != text and not absent:
             write(path, after)
         for name in differ:

@@ -126,7 +126,7 @@ def test_what_a_node_can_not_have_is_refused_before_anything_is_changed(before: 
 
 
 def test_a_dry_run_changes_nothing(before: dict[str, str]) -> None:
-    assert "pi-01: Make the users that the targets are" in [
+    assert "pi-01: Create the users of the targets" in [
         change.replace("lab_target : ", "") for change in lab("all --check").changes()
     ]
     for node in NODES:

@@ -244,7 +244,7 @@ def test_what_this_kubernetes_does_not_know(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("workloads")
 def test_and_back() -> None:
-    absent = {"kubernetes_workloads_state": "absent"}
+    absent = {"cluster_state": "absent"}
     assert len(playbook("kubernetes_workloads", variables=absent).changes()) == 4
     assert playbook("kubernetes_workloads", variables=absent).changes() == []
     assert "bramble" not in kubectl("get namespaces").stdout

@@ -1,4 +1,4 @@
-"""certificate_serves: a certificate that is not what the node needs now is found out."""
+"""certificate_valid: a certificate that is not what the node needs now is found out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from ansible_collections.bramble.cluster.plugins.filter.certificate import certificate_serves as serves
+from ansible_collections.bramble.cluster.plugins.lookup.certificate_valid import certificate_valid
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -55,11 +55,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_good_one_serves(folder: Path) -> None:
-    assert serves(str(folder), "pi-01", NAMES, 90)
-    assert not serves(str(folder), "pi-01", NAMES, 826)
-    assert not serves(str(folder), "pi-02", NAMES, 90)
-    assert not serves(str(folder), "pi-01", ["pi-01", "192.168.2.101"], 90), "renumbered"
+def test_a_good_one_is_valid(folder: Path) -> None:
+    assert certificate_valid(str(folder), "pi-01", NAMES, 90)
+    assert not certificate_valid(str(folder), "pi-01", NAMES, 826)
+    assert not certificate_valid(str(folder), "pi-02", NAMES, 90)
+    assert not certificate_valid(str(folder), "pi-01", ["pi-01", "192.168.2.101"], 90), "renumbered"
 
 
 def another_authority(folder: Path) -> None:
@@ -88,6 +88,6 @@ def no_key(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [another_authority, another_key, no_names, cut_off, no_key])
-def test_what_does_not_serve(folder: Path, harm: Callable[[Path], None]) -> None:
+def test_what_is_not_valid(folder: Path, harm: Callable[[Path], None]) -> None:
     harm(folder)
-    assert not serves(str(folder), "pi-01", NAMES, 90)
+    assert not certificate_valid(str(folder), "pi-01", NAMES, 90)

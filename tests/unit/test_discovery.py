@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from xml.etree import ElementTree
 
+import jinja2
 import pytest
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.network.discovery import (
@@ -16,8 +17,10 @@ from ansible_collections.bramble.cluster.plugins.module_utils.network.discovery 
     UNKNOWN,
     UP,
     WRONG_ADDRESS,
+    Finding,
     Host,
     Node,
+    as_dict,
     judge,
     network,
     parse_arp_scan,
@@ -26,10 +29,14 @@ from ansible_collections.bramble.cluster.plugins.module_utils.network.discovery 
     problems,
     table,
 )
-from ansible_collections.bramble.cluster.plugins.module_utils.network.discovery_picture import picture
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support import ROOT
+
+PICTURES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(ROOT / "playbooks/templates"), undefined=jinja2.StrictUndefined, trim_blocks=True
+)
 XML = """<?xml version="1.0" encoding="UTF-8"?>
 <!DOCTYPE nmaprun>
 <nmaprun scanner="nmap"><verbose level="0"/>
@@ -44,6 +51,12 @@ MACS = ["dc:a6:32:00:00:01", "dc:a6:32:00:00:02", "02:00:00:00:00:09"]
 NODES = [
     Node(f"pi-0{n}", f"10.0.0.10{n}", key=f"ssh-ed25519 KEY{n}", mac=f"dc:a6:32:00:00:0{n}", serial=f"1000{n}") for n in (1, 2)
 ]
+
+
+def picture(findings: list[Finding], title: str, subtitle: str) -> str:
+    """The picture, as playbooks/discover.yml makes it."""
+    shown = [as_dict(finding) for finding in findings]
+    return PICTURES.get_template("discover.svg.j2").render(findings=shown, title=title, subtitle=subtitle)
 
 
 def host(address: str, *macs: str, key: str = "", serial: str = "") -> Host:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.bramble.cluster.plugins.filter.cluster import address_in, cluster_problems, key_problems, prefix_of
+from ansible_collections.bramble.cluster.plugins.filter.cluster import address_in, cluster_problems, prefix_of
+from ansible_collections.bramble.cluster.plugins.lookup.login_problems import login_problems
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -110,10 +111,10 @@ def test_what_is_no_subnet_has_no_addresses(subnet: str) -> None:
 
 def test_missing_keys(tmp_path: Path) -> None:
     key, known = tmp_path / "id", tmp_path / "known_hosts"
-    both = key_problems(["pi-01"], str(key), str(known))
+    both = login_problems(["pi-01"], str(key), str(known))
     assert "cards.yml makes it" in both[0]
     assert "--limit pi-01" in both[1]
     key.touch()
     known.write_text("# comment\n10.0.0.1,pi-01 ssh-ed25519 AAAA\n")
-    assert key_problems(["pi-01"], str(key), str(known)) == []
-    assert "pi-02" in key_problems(["pi-01", "pi-02"], str(key), str(known))[0]
+    assert login_problems(["pi-01"], str(key), str(known)) == []
+    assert "pi-02" in login_problems(["pi-01", "pi-02"], str(key), str(known))[0]

@@ -7,6 +7,7 @@ import os
 from typing import Any
 from xml.etree import ElementTree
 
+import jinja2
 import pytest
 from ansible_collections.bramble.cluster.plugins.filter.isolated_lab import (
     STATES,
@@ -16,8 +17,10 @@ from ansible_collections.bramble.cluster.plugins.filter.isolated_lab import (
     lab_rows,
     lab_verdict,
 )
-from ansible_collections.bramble.cluster.plugins.filter.isolated_lab_report import lab_picture, lab_report, ways
+from ansible_collections.bramble.cluster.plugins.filter.isolated_lab_report import lab_report, ways
 from ansible_collections.bramble.cluster.plugins.module_utils.lab import probe
+
+from tests.support import ROOT
 
 LAB: dict[str, Any] = {
     "addresses": {"pi-client": "10.0.0.100", "pi-01": "10.0.0.101", "pi-02": "10.0.0.102"},
@@ -57,6 +60,13 @@ def phase(name: str, rows: list[dict[str, Any]], frames: int = 0) -> dict[str, A
     counts = {"lab": frames, "all": frames}
     about = {"cluster": "octapi", "subnet": "10.0.0.0/24", "phase": name, "at": f"2026-11-23T03:0{PHASES.index(name)}:00Z"}
     return {**about, "frames": counts, "rows": rows, **lab_verdict(rows, counts)}
+
+
+def render(template: str, phases: list[dict[str, Any]]) -> str:
+    """The page or the picture, as roles/isolated_lab/tasks/report.yml makes it."""
+    templates = jinja2.FileSystemLoader(ROOT / "roles/isolated_lab/templates")
+    environment = jinja2.Environment(loader=templates, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    return environment.get_template(f"{template}.j2").render(isolated_lab_report=lab_report(phases))
 
 
 def test_every_row_is_a_probe_that_exists_and_has_what_it_takes() -> None:
@@ -165,20 +175,20 @@ def test_a_mask_leads_to_nothing_and_only_where_there_is_a_unit() -> None:
 
 def test_the_page_says_yes_or_no_and_shows_every_probe() -> None:
     before, after = phase("before", tried(reached=True), 9), phase("isolated", tried())
-    page = lab_report([after, before])
+    page = render("report.html", [after, before])
     assert "Yes, by the proof of" in page and "only machines you own" in page.lower()
     assert page.index("<th>before") < page.index("<th>isolated")
     assert page.count("<tr>") == len(tried()) + 1
     assert "as &lt;seen&gt;" in page and "as <seen>" not in page
     leak = tried()
     leak[0]["reached"] = True
-    page = lab_report([before, phase("isolated", leak)])
+    page = render("report.html", [before, phase("isolated", leak)])
     assert (
         "No, by the proof of" in page
         and "Yes, by" not in page
         and f"<li>REACHED, and must not be: {leak[0]['from']}: {leak[0]['what']}" in page
     )
-    assert "Not yet" in lab_report([before])
+    assert "Not yet" in render("report.html", [before])
 
 
 def test_the_picture_counts_every_way() -> None:
@@ -195,7 +205,7 @@ def test_the_picture_counts_every_way() -> None:
         ("client", "nodes", "pass"),
     }
     assert counted["nodes", "nodes", "fail"] == (2, 2) and ways(after)["nodes", "nodes", "fail"] == (2, 0)
-    picture = ElementTree.fromstring(lab_picture([before, after]))
+    picture = ElementTree.fromstring(render("report.svg", [before, after]))
     texts = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")]
     assert f"0 of {counted['nodes', 'internet', 'fail'][0]}" in texts
     assert (

@@ -1,4 +1,4 @@
-"""The manifests of workloads/kubernetes: what Kubernetes would refuse, and what would not fit together, is found here."""
+"""The manifests of roles/kubernetes_workloads: what Kubernetes would refuse, and what would not fit together, is found here."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from ansible_collections.bramble.cluster.plugins.filter.kubernetes_workloads import containerd_aliases, has_indexed_jobs
 from kubernetes_validate.utils import validate
 
 from tests.support import ROOT
@@ -74,7 +75,7 @@ def render(folder: Path) -> dict[str, list[dict[str, Any]]]:
         "kubernetes_workloads_run": "run-20261123-031500",
         "kubernetes_workloads_line": LINE,
         "__kubernetes_workloads_line": LINE,
-        "__kubernetes_workloads_dir": str(ROOT / "workloads/kubernetes"),
+        "templates": str(ROOT / "roles/kubernetes_workloads/templates"),
         "__kubernetes_workloads_image": "localhost/bramble:0123456789ab",
         "__kubernetes_workloads_address": "10.152.183.10",
     }
@@ -267,3 +268,23 @@ def test_without_an_index_pods_have_one_in_their_names(manifests: dict[str, list
     assert (indexed["kind"], ordinal["kind"]) == ("Job", "StatefulSet")
     assert "completionMode" not in ordinal["spec"] and ordinal["spec"]["replicas"] == 3
     assert indexed["spec"]["template"]["spec"]["containers"] == ordinal["spec"]["template"]["spec"]["containers"]
+
+
+@pytest.mark.parametrize(
+    ("major", "minor", "has"), [("1", "20", False), ("1", "23+", False), ("1", "24+", True), ("1", "36", True)]
+)
+def test_which_kubernetes_has_indexed_jobs(major: str, minor: str, has: bool) -> None:
+    assert has_indexed_jobs({"clientVersion": {}, "serverVersion": {"major": major, "minor": minor}}) == has
+
+
+def test_an_image_has_several_names() -> None:
+    lines = [
+        "REF TYPE DIGEST SIZE PLATFORMS LABELS",
+        "localhost/bramble:01 application/vnd.oci sha256:aa 200 MiB linux/arm64 -",
+        "localhost/bramble@sha256:aa application/vnd.oci sha256:aa 200 MiB linux/arm64 -",
+        "sha256:cc application/vnd.oci sha256:aa 200 MiB linux/arm64 -",
+        "localhost/pause:1 application/vnd.oci sha256:bb 1 MiB linux/arm64 -",
+    ]
+    names = ["localhost/bramble:01", "localhost/bramble@sha256:aa", "sha256:cc"]
+    assert containerd_aliases(lines, "localhost/bramble:") == names
+    assert containerd_aliases(lines, "localhost/other:") == []

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.bramble.cluster.plugins.module_utils.lab import probe
+from ansible_collections.bramble.cluster.plugins.module_utils.lab import packets
 
 from tests.support import ROOT
 from tests.support.load_plugin import load
 
 capture = load(ROOT / "roles/isolated_lab/files/capture.py")
-IMPORT = "from ansible_collections.bramble.cluster.plugins.module_utils.lab.probe import"
+IMPORT = "from ansible_collections.bramble.cluster.plugins.module_utils.lab.{} import"
 HERE, THERE, THERE6 = "10.99.0.1", "10.99.0.2", "fd00:99::2"
 OPEN = f"""
 import asyncio
@@ -51,7 +51,7 @@ class Wire:
 
     def run(self, *rows: dict[str, Any]) -> list[dict[str, Any]]:
         """What the probes find, in the namespace `near`."""
-        code = f"import json, sys; {IMPORT} run; json.dump(run(json.load(sys.stdin)), sys.stdout)"
+        code = f"import json, sys; {IMPORT.format('probe')} run; json.dump(run(json.load(sys.stdin)), sys.stdout)"
         words = ["ip", "netns", "exec", self.near, sys.executable, "-c", code]
         path = {"PYTHONPATH": str(ROOT / ".config"), "PATH": os.environ["PATH"]}
         done = subprocess.run(words, input=json.dumps(rows), capture_output=True, text=True, check=True, env=path)
@@ -185,13 +185,13 @@ def test_states(wire: Wire, tmp_path: Path) -> None:
 
 
 def test_a_reply_that_is_no_answer_is_not_one() -> None:
-    assert probe.question("a.example", 7) == b"\0\7\1\0\0\1\0\0\0\0\0\0\1a\7example\0\0\1\0\1"
-    assert probe.checksum(probe.echo(HERE, THERE, 7)[:20]) == 0 and probe.checksum(probe.echo(HERE, THERE, 7)[20:]) == 0
-    assert probe.eui64("dc:a6:32:00:00:01") == "fe80::dea6:32ff:fe00:1"
+    assert packets.question("a.example", 7) == b"\0\7\1\0\0\1\0\0\0\0\0\0\1a\7example\0\0\1\0\1"
+    assert packets.checksum(packets.echo(HERE, THERE, 7)[:20]) == 0 and packets.checksum(packets.echo(HERE, THERE, 7)[20:]) == 0
+    assert packets.eui64("dc:a6:32:00:00:01") == "fe80::dea6:32ff:fe00:1"
 
 
 def test_about_tells_what_listens_beyond_the_loopback(wire: Wire) -> None:
-    code = f"import json; {IMPORT} about; print(json.dumps(about('eth1', 'eth0')))"
+    code = f"import json; {IMPORT.format('host')} about; print(json.dumps(about('eth1', 'eth0')))"
     path = {"PYTHONPATH": str(ROOT / ".config"), "PATH": os.environ["PATH"]}
     words = ["ip", "netns", "exec", wire.far, sys.executable, "-c", code]
     said = json.loads(subprocess.run(words, capture_output=True, check=True, env=path).stdout)

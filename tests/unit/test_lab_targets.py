@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.bramble.cluster.plugins.filter import lab
+from ansible_collections.bramble.cluster.plugins.lookup.lab_secrets import LETTERS, lab_secrets
 
 from tests.support import ROOT
 from tests.support.load_plugin import load
@@ -31,7 +31,7 @@ STEAL = "' UNION SELECT coupon, 0 FROM vault --"
 
 @pytest.fixture(scope="module")
 def secrets() -> dict[str, Any]:
-    return lab.lab_secrets(WORDS)
+    return lab_secrets(WORDS)
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_the_defended_desk_speaks_to_who_knows_its_certificate(secrets: dict[str
 
 
 def test_secrets_are_weak_where_they_should_be_and_new_each_time(secrets: dict[str, Any]) -> None:
-    other = lab.lab_secrets(WORDS)
+    other = lab_secrets(WORDS)
     assert other["shop"]["coupon"] != secrets["shop"]["coupon"] and other["desk"]["password"] != secrets["desk"]["password"]
     assert secrets["ssh"]["password"] in WORDS and secrets["ssh"]["hash"].startswith("$6$")
     crypt = ctypes.CDLL("libcrypt.so.1").crypt
@@ -121,12 +121,12 @@ def test_secrets_are_weak_where_they_should_be_and_new_each_time(secrets: dict[s
     for line in files["unsalted.txt"].split():
         name, digest = line.split(":")
         assert hashlib.md5(solution["unsalted"][name].encode()).hexdigest() == digest
-        assert len(solution["unsalted"][name]) == lab.LETTERS
+        assert len(solution["unsalted"][name]) == LETTERS
     assert "solution" not in json.dumps([secrets["shop"], secrets["desk"], secrets["ssh"]])
 
 
 def test_defended_secrets_are_in_no_list() -> None:
-    secrets = lab.lab_secrets(WORDS, defended=True)
+    secrets = lab_secrets(WORDS, defended=True)
     assert not {secrets["ssh"]["password"], *secrets["solution"]["salted"].values()} & set(WORDS)
     assert list(secrets["desk"]["files"]) == ["salted.txt"] and secrets["desk"]["files"]["salted.txt"].count(":$y$") == 5
 

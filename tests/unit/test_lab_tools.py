@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.bramble.cluster.plugins.filter.lab import lab_difference as difference
+from ansible_collections.bramble.cluster.plugins.filter.lab_tools import lab_difference as difference
 from ansible_collections.bramble.cluster.plugins.module_utils.lab import tool_sets as lab_sets
 
 from tests.support import ROOT

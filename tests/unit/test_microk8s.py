@@ -5,27 +5,27 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.bramble.cluster.plugins.filter.microk8s import (
-    addon_problems,
-    image_names,
-    leader,
-    membership,
-    microk8s_problems,
-    snap_files,
-    step_problem,
-)
+from ansible_collections.bramble.cluster.plugins.filter.microk8s import microk8s_problems, step_problem
+from ansible_collections.bramble.cluster.plugins.filter.microk8s_addons import addon_problems
 from ansible_collections.bramble.cluster.plugins.filter.microk8s_checklist import checklist, lines
+from ansible_collections.bramble.cluster.plugins.filter.microk8s_checklist import expected as expected_nodes
+from ansible_collections.bramble.cluster.plugins.filter.microk8s_members import leader, membership
+from ansible_collections.bramble.cluster.plugins.lookup.microk8s_image_names import image_names
+from ansible_collections.bramble.cluster.plugins.lookup.microk8s_snap_files import snap_files
 from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import microk8s as utils
 from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import snapd
 from ansible_collections.bramble.cluster.plugins.modules import microk8s_facts, microk8s_leftovers
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support import ROOT
 from tests.support.microk8s_snap import build
 
 from .conftest import Run
@@ -198,16 +198,6 @@ def test_a_token_is_taken_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, 
     assert not run_module("microk8s_token", {"url": "10.0.0.1:25000/aaaa/c"})["changed"]
 
 
-def test_the_token_is_not_in_what_is_said_of_a_failed_join(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run_module: Run
-) -> None:
-    url = "10.0.0.1:25000/0123456789abcdef/fedcba"
-    answering(monkeypatch, tmp_path, join=(6, f"Connection failed with {url}. Invalid token (500).\n"))
-    done = run_module("microk8s_member", {"url": url, "worker": True})
-    assert done["failed"] and "Invalid token (500)" in done["msg"]
-    assert "0123456789abcdef" not in json.dumps(done)
-
-
 # Releases and add-ons
 
 
@@ -357,11 +347,39 @@ def test_the_names_of_images_are_containerds(tmp_path: Path, manifest: dict, nam
         assert image_names(str(path)) == expected
 
 
-def test_images_are_imported_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run_module: Run) -> None:
-    log = answering(monkeypatch, tmp_path, ctr=(0, "localhost/a:1\nlocalhost/ab:1\n"))
-    assert not run_module("microk8s_images", {"src": "/f.tar", "names": ["localhost/a:1"]})["changed"]
-    done = run_module("microk8s_images", {"src": "/f.tar", "names": ["localhost/a:1", "localhost/b:1"]})
-    assert done["missing"] == ["localhost/b:1"] and log.read_text().splitlines()[-1] == "ctr images import /f.tar"
+def test_images_are_imported_once(tmp_path: Path) -> None:
+    """By the role's own tasks, with a `microk8s` that has one image of two."""
+    tar, log = tmp_path / "images.tar", tmp_path / "log"
+    microk8s = tmp_path / "microk8s"
+    microk8s.write_text(f'#!/bin/sh\necho "$@" >>{log}\ncase $* in *list*) echo localhost/a:1; echo localhost/ab:1;; esac\n')
+    microk8s.chmod(0o755)
+
+    def run(*names: str) -> list[str]:
+        with tarfile.open(tar, "w") as file:
+            data = json.dumps([{"RepoTags": names}]).encode()
+            info = tarfile.TarInfo("manifest.json")
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+        log.write_text("")
+        given = {"__microk8s_image": str(tar), "__microk8s_command": str(microk8s), "__microk8s_own": {"snaps": {"microk8s": {}}}}
+        command: list[str | Path] = [
+            Path(sys.executable).with_name("ansible-playbook"),
+            "-i",
+            "localhost,",
+            "-c",
+            "local",
+            "-e",
+            json.dumps(given),
+        ]
+        command += ["-e", "ansible_become=false", ROOT / "tests/unit/microk8s/image.yml"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return log.read_text().splitlines()
+
+    sent = f"/var/tmp/{tar.name}"
+    assert run("localhost/a:1") == ["ctr images list --quiet"]
+    assert run("localhost/a:1", "localhost/b:1")[1:] == [f"ctr images import {sent}"]
+    assert not Path(sent).exists()
 
 
 # The way back
@@ -523,6 +541,10 @@ def test_a_node_that_does_not_answer_has_failed() -> None:
     rows = checklist({}, "", {"pi-1": False}, CHECKED)
     assert [row["verdict"] for row in rows] == ["FAILED", "FAILED"]
     assert lines(rows)[0] == "FAILED    MicroK8s answers (it has no MicroK8s: run playbooks/microk8s.yml): pi-1"
+
+
+def test_the_checklist_expects_every_node_once() -> None:
+    assert expected_nodes(["pi-1"], ["pi-2", "pi-3"]) == {"pi-1": False, "pi-2": True, "pi-3": True}
 
 
 @pytest.mark.parametrize(

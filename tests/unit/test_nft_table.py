@@ -68,7 +68,7 @@ def test_it_is_loaded_once_and_waits_until_it_is_confirmed(node: Path, table: Ru
     again = table(rules=RULES)
     assert not again["changed"] and not again["waits"]
     late = table(state="confirmed")
-    assert late["failed"] and "undone already" in late["msg"]
+    assert late["failed"] and "rolled back already" in late["msg"]
 
 
 def test_what_undoes_it_brings_back_what_there_was(node: Path, table: Run) -> None:
@@ -106,5 +106,5 @@ def test_what_nft_refuses_and_what_nothing_could_undo_is_not_loaded(node: Path, 
     assert wrong["failed"] and "nft refuses the table lab. Nothing was changed" in wrong["msg"] and "syntax error" in wrong["msg"]
     (node / "broken").touch()
     wrong = table(rules=RULES)
-    assert wrong["failed"] and "nothing could undo it" in wrong["msg"]
+    assert wrong["failed"] and "the rollback timer did not start" in wrong["msg"]
     assert live(node) == "" and not (node / "lab.undo").exists()

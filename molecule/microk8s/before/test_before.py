@@ -30,5 +30,5 @@ def test_a_dry_run_says_what_it_would_do() -> None:
     run = playbook("microk8s", arguments="--tags microk8s --check --diff", check=False)
     assert run.failed == {}
     changed = {change.split(": ", 1)[1].split(" : ")[-1] for change in run.changes()}
-    assert {"Install it", "Let nobody but us refresh it", "Join the cluster"} <= changed
+    assert {"Install the snap", "Hold refreshes", "Join the cluster"} <= changed
     assert told("pi-01", "snap list 2>&1 || true").startswith("No snaps")

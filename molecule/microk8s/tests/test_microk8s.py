@@ -98,7 +98,7 @@ def test_an_upgrade_goes_from_node_to_node_and_skips_no_release() -> None:
     assert "First go to 1.37" in said(run) and run.changes() == []
     build.build(SNAPS, "1.37.0")
     run = playbook("microk8s", arguments="--tags microk8s")
-    steps = ["Drain", "Install it", "Let it work again"]
+    steps = ["Drain the node", "Install the snap", "Make the node schedulable"]
     assert [task for task in changed(run) if task in steps] == steps * len(NODES)
     assert {item["status"]["nodeInfo"]["kubeletVersion"] for item in nodes().values()} == {"v1.37.0-standin"}
     assert ready() == NODES and not any(item["spec"].get("unschedulable") for item in nodes().values())

@@ -1,4 +1,4 @@
-"""What the pods of workloads/kubernetes run. A container that ends takes its files along, so it waits until they were fetched.
+"""The program of the pods in Kubernetes. A container that ends takes its files along, so it waits until they are fetched.
 
 python -m bramble.pod run pi --report /report ...     # the command `bramble`; then wait
 python -m bramble.pod share 8 pi --report /report ... # the share of this pod, by its index

@@ -3,7 +3,7 @@
     bramble pi --points 1e9 --on workstation --share 2/8 --report FOLDER    # jobs 1, 9, 17...: FOLDER/pi-share-2-of-8.json
     bramble pi --points 1e9 --merge FOLDER                                  # from all eight files the same result as ever
 
-For programs whose jobs are all known before the first one begins. In workloads/kubernetes an Indexed Job does so.
+For programs whose jobs are all known before the first one begins. In roles/kubernetes_workloads an Indexed Job does so.
 """
 
 import base64
