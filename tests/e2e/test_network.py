@@ -29,6 +29,7 @@ LOCKED_OUT = {"cluster_subnet": f"{HERE}.96/27", "cluster_first_host": 4}
 RENUMBERED = {"cluster_subnet": f"{THERE}.0/24", "network_from_subnet": f"{HERE}.0/24"}
 
 playbook = partial(play, inventory=[*INVENTORY, OVERLAY])
+network = partial(playbook, "site", arguments="--tags network")
 # By SSH: so the node is where this machine takes it to be.
 told = partial(conftest.told, STATE, options=("-o", "ConnectTimeout=5"))
 
@@ -135,7 +136,7 @@ def test_each_stack_is_found_and_taken_over() -> None:
 
 
 def test_a_network_that_locks_everyone_out_is_undone_and_said() -> None:
-    run = playbook("network", variables={**LOCKED_OUT, "network_confirm_timeout": 30}, check=False)
+    run = network(variables={**LOCKED_OUT, "network_confirm_timeout": 30}, check=False)
     assert run.status == "failed" and sorted(run.failed) == sorted(NODES)
     for node in NODES:
         message = run.failed[node]
@@ -145,12 +146,18 @@ def test_a_network_that_locks_everyone_out_is_undone_and_said() -> None:
         assert has(node) == [f"{address(node)}/24"]
         assert told(node, "hostname") == node
         nothing_waits(node)
-    assert playbook("network").changes() == []
+    assert network().changes() == []
 
 
 def test_a_power_cut_before_it_is_confirmed_undoes_it() -> None:
     """Also when nobody is there any more to see it."""
-    command = ["ansible-playbook", *(f"--inventory={source}" for source in (*INVENTORY, OVERLAY)), ROOT / "playbooks/network.yml"]
+    command = [
+        "ansible-playbook",
+        *(f"--inventory={source}" for source in (*INVENTORY, OVERLAY)),
+        "playbooks/site.yml",
+        "--tags",
+        "network",
+    ]
     variables = json.dumps({**LOCKED_OUT, "network_confirm_timeout": 600})
     with subprocess.Popen([*command, "--extra-vars", variables], cwd=ROOT, stdout=subprocess.DEVNULL) as running:
         until(lambda: all(has(node) == [f"{address(node)}/27"] for node in NODES))
@@ -163,16 +170,16 @@ def test_a_power_cut_before_it_is_confirmed_undoes_it() -> None:
         assert has(node) == [f"{address(node)}/24"]
         nothing_waits(node)
         assert "restarted" in inside(node, "cat", "/var/lib/bramble/network/outcome.json")
-    assert playbook("network").changes() == []
+    assert network().changes() == []
 
 
 def test_the_cluster_is_renumbered_in_two_goes(port: Port) -> None:
     """In the first one somebody else has the address of one node."""
-    run = playbook("network", variables=RENUMBERED, check=False)
+    run = network(variables=RENUMBERED, check=False)
     assert all(f"This machine has no address in {THERE}.0/24" in run.failed[node] for node in NODES)
     port.add(f"{THERE}.9/24")
     port.add(f"{address('pi-01', THERE)}/24")
-    run = playbook("network", variables=RENUMBERED, check=False)
+    run = network(variables=RENUMBERED, check=False)
     assert list(run.failed) == ["pi-01"]
     assert f"{address('pi-01', THERE)} is in use: {port.mac} answers" in run.failed["pi-01"]
     assert has("pi-01") == [f"{address('pi-01')}/24"]
@@ -181,25 +188,25 @@ def test_the_cluster_is_renumbered_in_two_goes(port: Port) -> None:
         assert has(node) == [f"{address(node, THERE)}/24"]
     port.remove(f"{address('pi-01', THERE)}/24")
 
-    run = playbook("network", variables=RENUMBERED)
+    run = network(variables=RENUMBERED)
     assert {change.split(":")[0] for change in run.changes()} <= {"pi-01", "pi-client -> localhost"}
     for node in NODES:
         assert has(node) == [f"{address(node, THERE)}/24"]
         assert told(node, "getent hosts pi-01").split()[0] == address("pi-01", THERE)
         nothing_waits(node)
-    dry = playbook("network", variables={"network_from_subnet": f"{THERE}.0/24"}, arguments="--check --diff")
+    dry = network(variables={"network_from_subnet": f"{THERE}.0/24"}, arguments="--tags network --check --diff")
     assert {change.split(":")[0] for change in dry.changes()} >= set(NODES)
     assert has("pi-02") == [f"{address('pi-02', THERE)}/24"]
 
     # And back, on nodes that have been given to other stacks by hand.
     give_to_networkd("pi-01")
     give_to_ifupdown("pi-02")
-    run = playbook("network", variables={"network_from_subnet": f"{THERE}.0/24"})
+    run = network(variables={"network_from_subnet": f"{THERE}.0/24"})
     assert stacks(run)["pi-01"] == "networkd" and stacks(run)["pi-02"] == "ifupdown"
     for node in NODES:
         assert has(node) == [f"{address(node)}/24"]
         nothing_waits(node)
-    assert playbook("network").changes() == []
+    assert network().changes() == []
     restart("pi-01", "pi-02")
     for node in NODES:
         assert has(node) == [f"{address(node)}/24"]

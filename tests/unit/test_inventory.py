@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.bramble.cluster.plugins.filter.cluster import address_in, cluster_problems, key_problems, prefix_of
+from ansible_collections.bramble.cluster.plugins.filter.cluster import (
+    address_in,
+    cluster_problems,
+    host_values,
+    image_manifests,
+    key_problems,
+    prefix_of,
+    role_hosts,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -116,3 +124,19 @@ def test_missing_keys(tmp_path: Path) -> None:
     known.write_text("# comment\n10.0.0.1,pi-01 ssh-ed25519 AAAA\n")
     assert key_problems(["pi-01"], str(key), str(known)) == []
     assert "pi-02" in key_problems(["pi-01", "pi-02"], str(key), str(known))[0]
+
+
+def test_a_role_runs_on_the_group_of_its_name_or_on_all_nodes() -> None:
+    assert role_hosts("worker", {"worker": ["pi-01"]}) == "worker:&active"
+    assert role_hosts("base", {"worker": ["pi-01"]}) == "active"
+
+
+def test_values_of_hosts() -> None:
+    hostvars = {"pi-01": {"up": True}, "pi-02": {}, "pi-03": {"up": False}}
+    assert host_values(["pi-03", "pi-01", "pi-02", "gone"], hostvars, "up") == {"pi-03": False, "pi-01": True}
+
+
+def test_manifests_of_images() -> None:
+    one, other = ({"cluster_image": name, "cluster_architecture": "arm64"} for name in ("debian", "kali"))
+    hostvars = {"pi-01": one, "pi-02": other, "pi-03": one}
+    assert image_manifests(hostvars, hostvars, "/cache") == ["/cache/debian-arm64.json", "/cache/kali-arm64.json"]
