@@ -201,9 +201,18 @@ def image_manifests(nodes: Iterable[str], hostvars: Mapping[str, Mapping[str, An
     return [f"{folder}/{name}.json" for name in dict.fromkeys(names)]
 
 
-def role_hosts(role: str, groups: Mapping[str, Iterable[str]]) -> str:
-    """Return the host pattern of a role: the active nodes of the group of its name, or of all where there is no such group."""
-    return f"{role}:&active" if role in groups else "active"
+def part_hosts(part: str, state: str, groups: Mapping[str, Iterable[str]], hostvars: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the host pattern of a part: the active nodes of the group of its name, or of all where there is no such group.
+
+    A play on no host says so in one line; as a condition, `state` would have each task skipped by each node.
+
+    :param state: the cluster_state for which the part is; for another one the pattern matches no host
+    :param hostvars: the variables of the hosts, of which cluster_state is read; empty when tasks are only listed
+    """
+    wanted = next((str(hostvars[host]["cluster_state"]) for host in groups.get("active", []) if host in hostvars), state)
+    if wanted != state:
+        return "active:!active"
+    return f"{part}:&active" if part in groups else "active"
 
 
 def host_pattern(pattern: str) -> str:
@@ -219,7 +228,7 @@ class FilterModule:
             "host_pattern": host_pattern,
             "host_values": host_values,
             "image_manifests": image_manifests,
-            "role_hosts": role_hosts,
+            "part_hosts": part_hosts,
             "address_in": address_in,
             "prefix_of": prefix_of,
             "cluster_problems": cluster_problems,

@@ -13,8 +13,8 @@ from ansible_collections.bramble.cluster.plugins.filter.cluster import (
     host_values,
     image_manifests,
     key_problems,
+    part_hosts,
     prefix_of,
-    role_hosts,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -127,8 +127,15 @@ def test_missing_keys(tmp_path: Path) -> None:
 
 
 def test_a_role_runs_on_the_group_of_its_name_or_on_all_nodes() -> None:
-    assert role_hosts("worker", {"worker": ["pi-01"]}) == "worker:&active"
-    assert role_hosts("base", {"worker": ["pi-01"]}) == "active"
+    groups = {"worker": ["pi-01"], "active": ["pi-01"]}
+    assert part_hosts("worker", "present", groups, {}) == "worker:&active"
+    assert part_hosts("base", "present", groups, {}) == "active"
+
+
+def test_a_part_of_the_other_state_runs_nowhere() -> None:
+    groups, hostvars = {"active": ["pi-01"]}, {"pi-01": {"cluster_state": "absent"}}
+    assert part_hosts("absent", "absent", groups, hostvars) == "active"
+    assert part_hosts("base", "present", groups, hostvars) == "active:!active"
 
 
 def test_values_of_hosts() -> None:

@@ -58,7 +58,7 @@ def check_order(root: Path) -> None:
     assert [play.removeprefix("Role ") for play in site if play.startswith("Role ")] == roles
     for role in roles:
         assert any(task.startswith(f"{role} : ") for task in site[f"Role {role}"]), f"parts/role.yml does not run {role}"
-    tags = {play["vars"]["part"]: play["tags"] for play in imported(root / "playbooks/site.yml") if "vars" in play}
+    tags = {play["vars"]["part"]: play["tags"] for play in imported(root / "playbooks/site.yml") if "tags" in play}
     assert {role for role in roles if role in tags[role]} == set(roles), "site.yml --tags ROLE does not run the role"
     # swap.yml and upgrade.yml: one loop over the list.
     (loop,) = included(root / "playbooks/tasks/node.yml")
