@@ -165,6 +165,31 @@ def cluster_addresses(
     return {name: {"address": str(hostvars[name]["node_address"]), "spare": name in set(spare)} for name in names}
 
 
+def host_values(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:
+    """Return a variable of several hosts, by host; hosts that do not have it are left out."""
+    return {host: hostvars[host][name] for host in hosts if host in hostvars and name in hostvars[host]}
+
+
+def image_manifests(nodes: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]], folder: str) -> list[str]:
+    """Return the paths of the manifests of the images that these nodes have, each once, in the order of the nodes."""
+    names = [f"{hostvars[node]['cluster_image']}-{hostvars[node]['cluster_architecture']}" for node in nodes]
+    return [f"{folder}/{name}.json" for name in dict.fromkeys(names)]
+
+
+def part_hosts(part: str, state: str, groups: Mapping[str, Iterable[str]], hostvars: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the host pattern of a part: the active nodes of the group of its name, or of all where there is no such group.
+
+    A play on no host says so in one line; as a condition, `state` would have each task skipped by each node.
+
+    :param state: the cluster_state for which the part is; for another one the pattern matches no host
+    :param hostvars: the variables of the hosts, of which cluster_state is read; empty when tasks are only listed
+    """
+    wanted = next((str(hostvars[host]["cluster_state"]) for host in groups.get("active", []) if host in hostvars), state)
+    if wanted != state:
+        return "active:!active"
+    return f"{part}:&active" if part in groups else "active"
+
+
 def host_pattern(pattern: str) -> str:
     """Return a host pattern as it is; a play that writes its hosts with this filter loads the collection's filters."""
     return pattern
@@ -176,6 +201,9 @@ class FilterModule:
     def filters(self) -> dict[str, Any]:
         return {
             "host_pattern": host_pattern,
+            "host_values": host_values,
+            "image_manifests": image_manifests,
+            "part_hosts": part_hosts,
             "address_in": address_in,
             "prefix_of": prefix_of,
             "cluster_problems": cluster_problems,

@@ -53,7 +53,7 @@ def node_problems(host: str, facts: Mapping[str, Any], wanted: Mapping[str, Any]
         (
             facts["hostname"] == host,
             f"its host name is {facts['hostname']!r}, and a node is in the cluster under its host name. "
-            f"ansible-playbook playbooks/base.yml --limit {host}",
+            f"ansible-playbook playbooks/microk8s.yml --tags base --limit {host}",
         ),
         (
             facts["memory"] >= wanted["memory"] * MIB,
@@ -77,7 +77,7 @@ def node_problems(host: str, facts: Mapping[str, Any], wanted: Mapping[str, Any]
         (
             abs(facts["clock_offset"]) <= wanted["clock"],
             f"its clock is {facts['clock_offset']:+.0f} s off, and certificates would not be valid. "
-            "ansible-playbook playbooks/time_sync.yml",
+            "ansible-playbook playbooks/microk8s.yml --tags time_sync",
         ),
         (
             facts["default_route"] or bool(wanted["gateway"]),

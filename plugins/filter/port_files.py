@@ -142,8 +142,22 @@ def port_files(port: Mapping[str, Any], interface: str, uuid: str) -> dict[str, 
     }
 
 
+def rollback_outcome(before: str, undone: Mapping[str, Any], back: Mapping[str, Any]) -> str:
+    """Return a sentence on how a change ended that was not confirmed.
+
+    :param before: the addresses that the node had
+    :param undone: the result of the module network_static with state undone
+    :param back: the result of waiting for the node at its old address, which has a message if it did not answer
+    """
+    if "why" in undone:
+        return f"It was undone ({undone['why']}): the node has {before} again."
+    if "msg" in back:
+        return "The node does not answer at its old address yet. Restart it: that undoes the change, too."
+    return f"The node answers at its old address, but: {undone.get('msg', 'no answer')}"
+
+
 class FilterModule:
     """Filters for the network of a node."""
 
     def filters(self) -> dict[str, Any]:
-        return {"keyfile": keyfile, "port_files": port_files}
+        return {"keyfile": keyfile, "port_files": port_files, "rollback_outcome": rollback_outcome}

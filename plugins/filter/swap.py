@@ -54,6 +54,13 @@ def swap_seconds(times: Sequence[tuple[str, float]]) -> dict[str, float]:
     return {**spent, "all": round(sum(spent.values()), 1), "Ansible's part": round(ours, 1)}
 
 
+def card_advice(table: str, fit: bool) -> list[str]:
+    """Return the lines of a card's table, and what to do when the card is not confirmed (it is fit) or not fit."""
+    confirm = "If this is the right card and its content can be lost: -e card_confirm=true"
+    replace = "Put another card into the reader, or say where it is: -e card_slot=/dev/disk/by-path/..."
+    return [*table.splitlines(), f"Nothing was changed. {confirm if fit else replace}"]
+
+
 def swap_table(seconds: Mapping[str, float]) -> list[str]:
     """The same for people."""
     return [f"{name:<22} {value:6.1f} s" for name, value in seconds.items()]
@@ -63,4 +70,10 @@ class FilterModule:
     """Filters for playbooks/swap.yml."""
 
     def filters(self) -> dict[str, Any]:
-        return {"swap_problems": swap_problems, "swap_state": swap_state, "swap_seconds": swap_seconds, "swap_table": swap_table}
+        return {
+            "swap_problems": swap_problems,
+            "swap_state": swap_state,
+            "swap_seconds": swap_seconds,
+            "swap_table": swap_table,
+            "card_advice": card_advice,
+        }

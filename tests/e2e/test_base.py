@@ -58,7 +58,7 @@ RELOADS = "sudo journalctl -b -u ssh -o cat | grep -c '^Received SIGHUP'"
 
 
 def base(variables: dict[str, Any] | None = None, arguments: str = "", check: bool = True) -> Play:
-    return playbook("base", variables=variables, arguments=f"{LIMIT} {arguments}", check=check)
+    return playbook("site", variables=variables, arguments=f"{LIMIT} --tags base {arguments}", check=check)
 
 
 def says(run: Play) -> str:
@@ -102,7 +102,7 @@ def test_a_dry_run_says_all_and_changes_nothing(keys: Path) -> None:
     before = {node: told(node, LOOK) for node in NODES}
     run = base(ada(keys, "first", sudo=True), "--check --diff")
     tasks = {change.split(": ")[-1] for change in run.changes()}
-    assert {"Spare the card", "Set what is read at boot", "Have the users"} <= tasks
+    assert {"Reduce writes to the card", "Configure what is read at boot", "Create or remove the users"} <= tasks
     assert "rootwait fsck.repair=yes" in says(run) and "+PermitRootLogin no" in says(run)
     assert {node: told(node, LOOK) for node in NODES} == before
 

@@ -285,7 +285,7 @@ with dispy.JobCluster(double, nodes=nodes, host="{NET}.100", secret=sys.stdin.re
     assert told("pi-client", f"echo guessed | {run} 8").endswith("nobody")
     exposure = told("pi-01", "systemd-analyze security --no-pager bramble-dispy | tail -n 1")
     assert float(re.findall(r"[0-9]+[.][0-9]", exposure)[0]) <= 2.5
-    both("dispy", variables={"dispy_state": "absent"})
+    both("dispy", variables={"cluster_state": "absent"})
     places = "/opt/bramble-dispy /etc/bramble/dispy.* /etc/systemd/system/bramble-dispy.service"
     for node in ("pi-client", *SERVERS):
         assert told(node, f"sudo sh -c 'ls -d {places} 2>/dev/null; getent passwd bramble-dispy; true'") == ""

@@ -30,6 +30,7 @@ LOCKED_OUT = {"cluster_subnet": f"{HERE}.96/27", "cluster_first_host": 4}
 RENUMBERED = {"cluster_subnet": f"{THERE}.0/24", "network_from_subnet": f"{HERE}.0/24"}
 
 playbook = partial(play, inventory=[*INVENTORY, OVERLAY])
+network = partial(playbook, "site", arguments="--tags network")
 # By SSH: so the node is where this machine takes it to be.
 told = partial(conftest.told, STATE, options=("-o", "ConnectTimeout=5"))
 
@@ -85,7 +86,7 @@ def nodes(powered_off: None, bookworm: dict[str, Any]) -> None:
     playbook("cards", variables={"identity_network_renderer": "networkd"}, arguments="--limit pi-01")
     playbook("cards", variables=bookworm, arguments="--limit pi-02")
     playbook("rehearse")
-    playbook("network")
+    network()
 
 
 class Port:
@@ -116,7 +117,7 @@ def port() -> Iterator[Port]:
 
 
 def test_a_network_that_locks_everyone_out_is_undone_and_said() -> None:
-    run = playbook("network", variables={**LOCKED_OUT, "network_confirm_timeout": 30}, check=False)
+    run = network(variables={**LOCKED_OUT, "network_confirm_timeout": 30}, check=False)
     assert run.status == "failed" and sorted(run.failed) == sorted(NODES)
     for node in NODES:
         message = run.failed[node]
@@ -126,15 +127,17 @@ def test_a_network_that_locks_everyone_out_is_undone_and_said() -> None:
         assert has(node) == [f"{address(node)}/24"]
         assert told(node, "hostname") == node
         nothing_waits(node)
-    assert playbook("network").changes() == []
+    assert network().changes() == []
 
 
 def test_a_power_cut_before_it_is_confirmed_undoes_it() -> None:
     """Also when nobody is there any more to see it."""
-    command: list[str | Path] = [
+    command = [
         "ansible-playbook",
         *(f"--inventory={source}" for source in (*INVENTORY, OVERLAY)),
-        ROOT / "playbooks/network.yml",
+        "playbooks/site.yml",
+        "--tags",
+        "network",
     ]
     variables = json.dumps({**LOCKED_OUT, "network_confirm_timeout": 600})
     with subprocess.Popen([*command, "--extra-vars", variables], cwd=ROOT, stdout=subprocess.DEVNULL) as running:
@@ -148,16 +151,16 @@ def test_a_power_cut_before_it_is_confirmed_undoes_it() -> None:
         assert has(node) == [f"{address(node)}/24"]
         nothing_waits(node)
         assert "restarted" in inside(node, "cat", "/var/lib/bramble/network/outcome.json")
-    assert playbook("network").changes() == []
+    assert network().changes() == []
 
 
 def test_an_address_that_somebody_has_stops_its_node_alone(port: Port) -> None:
     """While the cluster is renumbered; another run completes it."""
-    run = playbook("network", variables=RENUMBERED, check=False)
+    run = network(variables=RENUMBERED, check=False)
     assert all(f"This machine has no address in {THERE}.0/24" in run.failed[node] for node in NODES)
     port.add(f"{THERE}.9/24")
     port.add(f"{address('pi-01', THERE)}/24")
-    run = playbook("network", variables=RENUMBERED, check=False)
+    run = network(variables=RENUMBERED, check=False)
     assert list(run.failed) == ["pi-01"]
     assert f"{address('pi-01', THERE)} is in use: {port.mac} answers" in run.failed["pi-01"]
     assert has("pi-01") == [f"{address('pi-01')}/24"]
@@ -166,7 +169,7 @@ def test_an_address_that_somebody_has_stops_its_node_alone(port: Port) -> None:
         assert has(node) == [f"{address(node, THERE)}/24"]
     port.remove(f"{address('pi-01', THERE)}/24")
 
-    run = playbook("network", variables=RENUMBERED)
+    run = network(variables=RENUMBERED)
     assert {change.split(":")[0] for change in run.changes()} <= {"pi-01", "pi-client -> localhost"}
     for node in NODES:
         assert has(node) == [f"{address(node, THERE)}/24"]

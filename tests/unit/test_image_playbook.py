@@ -17,7 +17,7 @@ from tests.support.rehearsal import Play, play
 from tests.support.web import Site
 
 Run = Callable[..., Play]
-FETCH = "localhost: Fetch the image, unless it is in the cache"
+FETCH = "localhost: Fetch the image unless it is in the cache"
 
 
 def sha256(data: bytes) -> str:
@@ -96,7 +96,7 @@ def test_fetch(run: Run, site: Site, image: Path, tmp_path: Path) -> None:
 def test_update(run: Run, lock: Path, site: Site) -> None:
     before = lock.read_text()
     dry = run(arguments="--check --diff -e image_update=true")
-    assert dry.changes() == ["localhost: Bring the catalog up to date with what is published"]
+    assert dry.changes() == ["localhost: Update the catalog with what is published"]
     assert lock.read_text() == before
     done = run(arguments="--diff", image_update=True)
     assert "-    release_date: '2026-10-06'" in seen(done) and '+    release_date: "2026-11-10"' in seen(done)

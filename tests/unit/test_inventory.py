@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.bramble.cluster.plugins.filter.cluster import address_in, cluster_problems, prefix_of
+from ansible_collections.bramble.cluster.plugins.filter.cluster import (
+    address_in,
+    cluster_problems,
+    host_values,
+    image_manifests,
+    part_hosts,
+    prefix_of,
+)
 from ansible_collections.bramble.cluster.plugins.lookup.login_problems import login_problems
 from hypothesis import given
 from hypothesis import strategies as st
@@ -118,3 +125,26 @@ def test_missing_keys(tmp_path: Path) -> None:
     known.write_text("# comment\n10.0.0.1,pi-01 ssh-ed25519 AAAA\n")
     assert login_problems(["pi-01"], str(key), str(known)) == []
     assert "pi-02" in login_problems(["pi-01", "pi-02"], str(key), str(known))[0]
+
+
+def test_a_role_runs_on_the_group_of_its_name_or_on_all_nodes() -> None:
+    groups = {"worker": ["pi-01"], "active": ["pi-01"]}
+    assert part_hosts("worker", "present", groups, {}) == "worker:&active"
+    assert part_hosts("base", "present", groups, {}) == "active"
+
+
+def test_a_part_of_the_other_state_runs_nowhere() -> None:
+    groups, hostvars = {"active": ["pi-01"]}, {"pi-01": {"cluster_state": "absent"}}
+    assert part_hosts("absent", "absent", groups, hostvars) == "active"
+    assert part_hosts("base", "present", groups, hostvars) == "active:!active"
+
+
+def test_values_of_hosts() -> None:
+    hostvars = {"pi-01": {"up": True}, "pi-02": {}, "pi-03": {"up": False}}
+    assert host_values(["pi-03", "pi-01", "pi-02", "gone"], hostvars, "up") == {"pi-03": False, "pi-01": True}
+
+
+def test_manifests_of_images() -> None:
+    one, other = ({"cluster_image": name, "cluster_architecture": "arm64"} for name in ("debian", "kali"))
+    hostvars = {"pi-01": one, "pi-02": other, "pi-03": one}
+    assert image_manifests(hostvars, hostvars, "/cache") == ["/cache/debian-arm64.json", "/cache/kali-arm64.json"]

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.bramble.cluster.plugins.filter.port_files import port_files
+from ansible_collections.bramble.cluster.plugins.filter.port_files import port_files, rollback_outcome
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.network.arp import arp_conflict, arp_probe
 from ansible_collections.bramble.cluster.plugins.module_utils.network.ifupdown import SOURCE_LINE
@@ -381,3 +381,9 @@ def test_who_has_the_address(frame: bytes, who: str) -> None:
 @given(st.binary(max_size=64))
 def test_any_frame_is_read(frame: bytes) -> None:
     assert arp_conflict(frame, OWN, "10.0.0.5") in ("", frame[22:28].hex(":"))
+
+
+def test_how_a_change_ended_that_was_not_confirmed() -> None:
+    assert rollback_outcome("10.0.0.1/24", {"why": "reboot"}, {}) == "It was undone (reboot): the node has 10.0.0.1/24 again."
+    assert "Restart it" in rollback_outcome("10.0.0.1/24", {"skipped": True}, {"msg": "timed out"})
+    assert rollback_outcome("10.0.0.1/24", {}, {}).endswith("but: no answer")

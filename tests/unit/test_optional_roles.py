@@ -102,7 +102,7 @@ def test_dotnet(play, site: Site, tmp_path: Path) -> None:  # type: ignore[no-un
     # Another one, from a file, which does not run here: the first stays in use.
     bad = tarball(tmp_path / "other.tar.gz", "#!/bin/sh\nexit 1\n")
     code, said = play("dotnet", **own | {"dotnet_sdk": str(tmp_path / "other.tar.gz"), "dotnet_checksum": bad})
-    assert code and "See that it runs here" in said
+    assert code and "Check that the SDK runs on the node" in said
     assert os.readlink(node / "command") == before[str(node / "command")]
 
     code, _ = play("dotnet", cluster_state="absent", **own)

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.bramble.cluster.plugins.filter.swap import swap_problems, swap_seconds, swap_state, swap_table
+from ansible_collections.bramble.cluster.plugins.filter.swap import (
+    card_advice,
+    swap_problems,
+    swap_seconds,
+    swap_state,
+    swap_table,
+)
 
 GROUPS = {"cluster": ["pi-client", "pi-01", "pi-02"], "scheduler": ["pi-client"], "spare": ["pi-02"], "worker": ["pi-01"]}
 MARK = {"began": "2026-11-22T10:00:00Z", "new_key": False}
@@ -48,3 +54,9 @@ def test_where_the_time_went() -> None:
     seconds = swap_seconds(ends)
     assert list(seconds.values()) == [2.5, 10.0, 37.5, 20.0, 30.0, 100.0, 32.5]
     assert swap_table(seconds)[-1].split() == ["Ansible's", "part", "32.5", "s"]
+
+
+def test_what_to_do_with_a_card() -> None:
+    assert card_advice("a\nb", fit=True)[:2] == ["a", "b"]
+    assert card_advice("", fit=True)[-1].endswith("-e card_confirm=true")
+    assert "Put another card" in card_advice("", fit=False)[-1]

@@ -11,12 +11,14 @@ import subprocess
 import time
 from collections.abc import Iterator
 
+from functools import partial
 import pytest
 
 from tests.support.nodes import scenario
 from tests.support.rehearsal import Play
 
 CLUSTER = scenario("network")
+network = partial(CLUSTER.playbook, "site", arguments="--tags network")
 NODES = ["pi-client", "pi-01", "pi-02"]
 HERE, THERE = "10.77.132", "10.77.142"
 RENUMBERED = {"cluster_subnet": f"{THERE}.0/24", "network_from_subnet": f"{HERE}.0/24"}
@@ -57,7 +59,7 @@ def second_address() -> Iterator[None]:
 
 
 def test_each_stack_is_found_and_taken_over() -> None:
-    run = CLUSTER.playbook("network")
+    run = network()
     assert stacks(run) == {
         "pi-client": "netplan, carried out by NetworkManager",
         "pi-01": "netplan, carried out by networkd",
@@ -72,13 +74,13 @@ def test_each_stack_is_found_and_taken_over() -> None:
 
 @pytest.mark.usefixtures("second_address")
 def test_the_cluster_is_renumbered_and_back_also_by_other_stacks() -> None:
-    run = CLUSTER.playbook("network", variables=RENUMBERED)
+    run = network(variables=RENUMBERED)
     assert {change.split(":")[0] for change in run.changes()} >= {*NODES}
     for node in NODES:
         assert addresses(node) == [f"{address(node, THERE)}/24"]
         assert CLUSTER.output(node, "getent hosts pi-01").split()[0] == address("pi-01", THERE)
         assert_nothing_is_pending(node)
-    dry = CLUSTER.playbook("network", variables={"network_from_subnet": f"{THERE}.0/24"}, arguments="--check --diff")
+    dry = network(variables={"network_from_subnet": f"{THERE}.0/24"}, arguments="--tags network --check --diff")
     assert {change.split(":")[0] for change in dry.changes()} >= set(NODES)
     assert addresses("pi-02") == [f"{address('pi-02', THERE)}/24"]
 
@@ -86,12 +88,12 @@ def test_the_cluster_is_renumbered_and_back_also_by_other_stacks() -> None:
     give_to_networkd("pi-01")
     give_to_ifupdown("pi-02")
     reboot("pi-01", "pi-02")
-    run = CLUSTER.playbook("network", variables={"network_from_subnet": f"{THERE}.0/24"})
+    run = network(variables={"network_from_subnet": f"{THERE}.0/24"})
     assert stacks(run)["pi-01"] == "networkd" and stacks(run)["pi-02"] == "ifupdown"
     for node in NODES:
         assert addresses(node) == [f"{address(node)}/24"]
         assert_nothing_is_pending(node)
-    assert CLUSTER.playbook("network").changes() == []
+    assert network().changes() == []
     reboot("pi-01", "pi-02")
     for node in NODES:
         assert addresses(node) == [f"{address(node)}/24"]
