@@ -80,7 +80,7 @@ def test_every_playbook_runs_the_roles_in_one_order() -> None:
 
 
 def test_microk8s_removes_the_engine_in_reverse_order() -> None:
-    (back,) = [task for task in included(ROOT / "playbooks/microk8s_present.yml") if "loop" in task]
+    (back,) = [task for task in included(ROOT / "playbooks/parts/microk8s_present.yml") if "loop" in task]
     assert back["loop"] == "{{ (cluster_engine_roles + cluster_comparison_roles) | reverse }}"
 
 
