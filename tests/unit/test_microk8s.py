@@ -198,6 +198,16 @@ def test_a_token_is_taken_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, 
     assert not run_module("microk8s_token", {"url": "10.0.0.1:25000/aaaa/c"})["changed"]
 
 
+def test_the_token_is_not_in_what_is_said_of_a_failed_join(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run_module: Run
+) -> None:
+    url = "10.0.0.1:25000/0123456789abcdef/fedcba"
+    answering(monkeypatch, tmp_path, join=(6, f"Connection failed with {url}. Invalid token (500).\n"))
+    done = run_module("microk8s_join", {"url": url, "worker": True})
+    assert done["failed"] and "Invalid token (500)" in done["msg"]
+    assert "0123456789abcdef" not in json.dumps(done)
+
+
 # Releases and add-ons
 
 

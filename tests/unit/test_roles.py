@@ -12,8 +12,6 @@ ROOT = Path(__file__).parents[2]
 ROLES = sorted((ROOT / "roles").iterdir())
 # What they do, they do on the control machine and to cards.
 CONTROL_MACHINE = {"capture", "card", "identity", "image"}
-# TODO: these still have a variable for it, or no description of their tasks absent.
-LATER = {"isolated_lab", "kubernetes_workloads", "lab_target", "lab_tools", "microk8s", "standin"}
 
 
 def entry_points(role: Path) -> dict:
@@ -55,7 +53,7 @@ def test_playbooks_only_use_roles_that_exist() -> None:
                 assert role.startswith("{{") or (ROOT / "roles" / role).is_dir(), path
 
 
-@pytest.mark.parametrize("role", [role for role in ROLES if role.name not in LATER], ids=lambda role: role.name)
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
 def test_what_a_role_installs_its_tasks_absent_remove(role: Path) -> None:
     """Playbooks choose between the two; no role has a variable for it."""
     assert (role / "tasks/main.yml").exists() and "main" in entry_points(role)
@@ -66,7 +64,7 @@ def test_what_a_role_installs_its_tasks_absent_remove(role: Path) -> None:
 
 
 def test_a_service_that_is_gone_is_tolerated_in_one_place() -> None:
-    files = [path for role in ROLES if role.name not in LATER for path in role.rglob("*.yml")]
+    files = [path for role in ROLES for path in role.rglob("*.yml")]
     found = [path for path in files if "Could not find" in path.read_text()]
     assert found == [ROOT / "roles/service/tasks/absent.yml"]
 
