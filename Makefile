@@ -52,7 +52,7 @@ lint: ## Only the linters
 .PHONY: unit
 unit: ## Only the unit and property tests
 	$(call as-root,scripts/bootstrap --test)
-	@.venv/bin/python -m pytest -n 2 --dist loadfile tests/unit tests/workloads
+	@.venv/bin/python -m pytest -n 2 --dist loadfile tests/unit workloads/tests
 
 .PHONY: bench-speedup
 bench-speedup: ## Measure 1, 2, 4 and 8 nodes side by side; writes reports/bench/speedup.json

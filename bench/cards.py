@@ -2,7 +2,7 @@
 
     make bench-cards      writes reports/bench/cards.json
 
-The image is 512 MiB, three quarters of it used, as publishers' are. Every card is a loop device in memory, that tests/rig holds
+The image is 512 MiB, three quarters of it used, as publishers' are. Every card is a loop device in memory, which is held
 to 20 MB/s for reading and for writing, or at full speed. Compared are:
 
   bramble    the card_write module, from the start of its process to its end: sha256 of the image, the nodes' own files,
@@ -38,11 +38,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from tests.rig.cards import Rig  # noqa: E402
-from tests.unit import tiny_image  # noqa: E402
+from tests.support import ROOT, tiny_image
+from tests.support.cards import Rig
 
 MIB = 2**20
 RATE = 20e6
@@ -127,7 +124,7 @@ def run_module(name: str, options: dict[str, Any], folder: Path) -> tuple[dict[s
     arguments.write_text(json.dumps(options))
     start = time.monotonic()
     with said.open("wb") as output:
-        process = subprocess.Popen([sys.executable, "-m", "tests.rig.module", name, arguments], cwd=ROOT, stdout=output)
+        process = subprocess.Popen([sys.executable, "-m", "tests.support.module", name, arguments], cwd=ROOT, stdout=output)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     seconds = time.monotonic() - start

@@ -2,7 +2,7 @@
 
     make bench-engine      writes reports/bench/engine.json
 
-On this machine, two jobs at once, in turns: no-op jobs per second and what is lost of 1000 jobs of 10 ms, by bramble.driver, by
+On this machine, two jobs at once, in turns: no-op jobs per second and what is lost of 1000 jobs of 10 ms, by bramble.engine, by
 bare dask on the same TLS cluster, and by dispy 4.15.2 (in .cache/bench-dispy, with the fix that it needs since Python 3.13); then
 50,000 no-op jobs by ours. On 1, 2, 4 and 8 stand-ins of 0.2 core: pi in chunks of a second or more, jobs that only sleep, and the
 sixteen jobs.
@@ -28,10 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "workloads"), str(ROOT)]
-
-import standins  # noqa: E402
+from tests.support import ROOT, standins
 
 AT_LEAST = {"efficiency_8_pi": 0.95, "tasks_vs_bare_dask": 0.8}
 AT_MOST = {"makespan_vs_optimal": 1.05, "lost_of_1000": 0}
@@ -104,9 +101,9 @@ def dispy(count: int, seconds: float) -> dict[str, float]:
 
 def tasks(rounds: int) -> dict[str, Any]:
     """Tasks per second and lost jobs of ours, bare dask and dispy, two jobs at once each, in turns; the best round counts."""
-    from bramble import driver
+    from bramble.engine import places
 
-    from tests.workloads.conftest import start_cluster
+    from workloads.tests.conftest import start_cluster
 
     def ours(count: int, seconds: float) -> dict[str, float]:
         begin = time.perf_counter()
@@ -124,7 +121,7 @@ def tasks(rounds: int) -> dict[str, Any]:
         cluster = start_cluster(Path(folder), ["pi-01"])
         os.environ["BRAMBLE_CONFIG"] = str(cluster.config)
         try:
-            with driver.connect_to(["pi-01"], 30) as engine:
+            with places.connect_to(["pi-01"], 30) as engine:
                 engine.warm_up(time.sleep)
                 bare(200, 0)
                 found: dict[str, Any] = {name: {"tasks_per_second": 0.0, "lost_of_1000": 0} for name in programs}

@@ -26,13 +26,10 @@ import shutil
 import sys
 from collections import Counter, defaultdict
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
-
-from rehearsal import INVENTORY, Play, play  # noqa: E402
+from tests.support import ROOT
+from tests.support.rehearsal import INVENTORY, Play, play
 
 AT_MOST = {"nochange_eight_vs_one": 2.0, "round_trips": 20, "swap_seconds": 60}
 NAME, SUBNET = "bench", "10.77.89.0/24"
@@ -100,7 +97,7 @@ def round_trips(done: Play) -> dict[str, int]:
 
 def power_off() -> None:
     """Stand-ins and cards are gone."""
-    run("rehearse", standin_state="absent")
+    run("rehearse", cluster_state="absent")
     shutil.rmtree(ROOT / ".state" / NAME, ignore_errors=True)
 
 

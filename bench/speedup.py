@@ -12,9 +12,9 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support import ROOT
+
 TARGETS = {"pi_4_vs_1": 3.6, "pi_8_vs_1": 7.0}
 
 

@@ -33,10 +33,7 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "workloads"))
-
-import standins  # noqa: E402
+from tests.support import ROOT, standins
 
 NAME, SUBNET = "bench-workloads", "10.77.113.0/24"
 CPUS = min(standins.CPUS, 0.075 * len(os.sched_getaffinity(0)))
@@ -124,7 +121,7 @@ def points_loop(points: int) -> int:
 
 
 def montecarlo() -> dict[str, float]:
-    from bramble.pi.montecarlo import Chunk, count_inside
+    from bramble.programs.pi.montecarlo import Chunk, count_inside
 
     ours, loop = in_turns((lambda: count_inside(Chunk(0, 0, 10**9)), False), (lambda: points_loop(10**6), False))
     return {"points per second": 1e9 / ours, "points per second, plain Python": 1e6 / loop}
@@ -138,14 +135,14 @@ with flint.ctx.workprec(33_219_312):  # bits of ten million digits and some more
 
 
 def digits() -> dict[str, float]:
-    from bramble import study
-    from bramble.pi import run
-    from bramble.report import Screen
+    from bramble.programs.pi import run
+    from bramble.study import runs
+    from bramble.study.report import Screen
 
     found: dict[str, str] = {}
 
     def ours() -> None:
-        found["ours"] = study.perform(run.chudnovsky(10**7), study.Request(on="local"), Screen("-"))[0]
+        found["ours"] = runs.perform(run.chudnovsky(10**7), runs.Request(on="local"), Screen("-"))[0]
 
     def theirs() -> None:  # a process of its own: flint keeps what it has computed
         found["flint"] = subprocess.run([sys.executable, "-c", FLINT], check=True, capture_output=True, text=True).stdout
@@ -157,7 +154,7 @@ def digits() -> dict[str, float]:
 
 
 def primes() -> dict[str, float]:
-    from bramble.primes import kernel, sieve
+    from bramble.programs.primes import kernel, sieve
 
     if not sieve.library():
         raise SystemExit("bench: libprimesieve is not installed")
@@ -174,8 +171,8 @@ def primes() -> dict[str, float]:
 
 
 def md5() -> dict[str, float]:
-    from bramble.rainbow import md5
-    from bramble.rainbow.kernel import Keys
+    from bramble.programs.rainbow import md5
+    from bramble.programs.rainbow.kernel import Keys
 
     keys, columns = Keys(b"abcdefghijklmnopqrstuvwxyz", 6), 40_000
     starts = np.array([keys.start(1000 * number) for number in range(md5.LANES)], np.uint64)
@@ -210,7 +207,7 @@ def md5() -> dict[str, float]:
 
 
 def surrogates() -> dict[str, float]:
-    from bramble.fibonacci import prices, swings
+    from bramble.programs.fibonacci import prices, swings
 
     values = prices.walk(5104, 0.012, 0)
     growth = (values[1:] / values[:-1]).tobytes()

@@ -52,9 +52,9 @@ class Outside:
     def _ip(self, words: str) -> None:
         run("ip", "-n", self.name, *words.split())
 
-    def _onpi(self, node: str, *words: str, check: bool = True) -> None:
+    def _run_on_node(self, node: str, *words: str, check: bool = True) -> None:
         """Run a command on a stand-in."""
-        run("docker", "exec", f"{self.cluster}-{node}", "onpi", *words, check=check)
+        run("docker", "exec", f"{self.cluster}-{node}", "run-on-node", *words, check=check)
 
     def _cable(self, end: str, node: str) -> None:
         pid = run("docker", "inspect", "--format", "{{.State.Pid}}", f"{self.cluster}-{node}")
@@ -95,7 +95,7 @@ class Outside:
         if self.leak:
             self._plug(self.leak, LEAK)
         forward = "for name in ipv4/ip_forward ipv6/conf/all/forwarding; do echo 1 >/proc/sys/net/$name; done"
-        self._onpi(self.client, "sh", "-c", forward)
+        self._run_on_node(self.client, "sh", "-c", forward)
 
     def _plug(self, node: str, *nets: tuple[str, str]) -> None:
         """Have a stand-in set up eth1, now and after each reboot: gateway and own address, of IPv4 and perhaps IPv6."""
@@ -104,8 +104,8 @@ class Outside:
             family, length = ("ipv6", 64) if ":" in own else ("ipv4", 24)
             words += [f"{family}.method", "manual", f"{family}.addresses", f"{own}/{length}", f"{family}.gateway", gateway]
             words += [f"{family}.route-metric", "5000"]
-        self._onpi(node, *f"nmcli connection add type ethernet con-name outside ifname eth1 {' '.join(words)}".split())
-        self._onpi(node, "nmcli", "connection", "up", "outside")
+        self._run_on_node(node, *f"nmcli connection add type ethernet con-name outside ifname eth1 {' '.join(words)}".split())
+        self._run_on_node(node, "nmcli", "connection", "up", "outside")
 
     def down(self) -> None:
         """Remove all of it, as far as it is there."""
@@ -116,7 +116,7 @@ class Outside:
             passing("-D", bridge)
             self.note.unlink()
         for node in filter(None, (self.client, self.leak)):
-            self._onpi(node, "nmcli", "connection", "delete", "outside", check=False)
+            self._run_on_node(node, "nmcli", "connection", "delete", "outside", check=False)
         # The ends of its cables go with it.
         run("ip", "netns", "delete", self.name, check=False)
 

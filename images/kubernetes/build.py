@@ -27,9 +27,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-from images.debian.build import ARCHITECTURES, BuildError, fingerprint, native_architecture, run, say, sha256  # noqa: E402
+from images.debian.build import ARCHITECTURES, BuildError, fingerprint, native_architecture, run, say, sha256
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 # libprimesieve-dev: under this name in every release. dash: for whoever looks into a container.

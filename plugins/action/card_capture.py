@@ -1,1 +1,9 @@
-card_write.py
+"""Runs the module card_capture, and shows how far it is."""
+
+from __future__ import annotations
+
+from ansible_collections.bramble.cluster.plugins.plugin_utils.card_progress import CardAction
+
+
+class ActionModule(CardAction):
+    """Runs the module card_capture, and shows how far it is."""

@@ -14,6 +14,7 @@ from ansible import constants as C
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
+LOCAL_TMP: str = C.DEFAULT_LOCAL_TMP  # type: ignore[attr-defined]  # Ansible makes its constants at run time
 EVERY = 1.0  # seconds between two looks at the progress file
 AT_LEAST = 5.0  # seconds between two lines about one phase
 
@@ -71,7 +72,7 @@ class ActionModule(ActionBase):
         arguments = dict(self._task.args)
         if self._connection.transport != "local" or arguments.get("progress_file"):
             return result | self._execute_module(module_args=arguments, task_vars=task_vars)
-        handle, path = tempfile.mkstemp(prefix="image-", suffix=".jsonl", dir=C.DEFAULT_LOCAL_TMP)
+        handle, path = tempfile.mkstemp(prefix="image-", suffix=".jsonl", dir=LOCAL_TMP)
         os.close(handle)
         stop = threading.Event()
         thread = threading.Thread(target=show, args=(path, Display(), stop), daemon=True)

@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: edit what a Raspberry Pi reads when it starts."""
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ description:
     C(net.ifnames=0), can be added to but comes back when it is removed.
   - Each file is kept as it was before the first change, as NAME.before-bramble, and replaced in one step.
   - A change asks for a reboot in the way of Debian and Ubuntu, with the file C(/run/reboot-required).
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   cmdline_present:
     description:
@@ -96,17 +97,19 @@ reboot_required:
 """
 
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.boot import config as boot
-from ansible_collections.bramble.cluster.plugins.module_utils.boot.config import BootConfigError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import read, shown
 
 LINE = {"setting": {"type": "str", "required": True}, "section": {"type": "str", "default": "all"}}
 
 
 def edited_cmdline(path: Path, wanted: dict) -> str:
-    """What a line of kernel parameters is to be. Raises BootConfigError, OSError."""
+    """What a line of kernel parameters is to be. Raises BrambleError, OSError."""
     line = read(path)
     for name in wanted["cmdline_restored"]:
         if boot.backup_of(path).exists():
@@ -135,7 +138,7 @@ def edited_config(path: Path, wanted: dict) -> str:
 
 
 def planned(module: AnsibleModule) -> dict[Path, str]:
-    """What the files that change are to be. Raises BootConfigError, OSError."""
+    """What the files that change are to be. Raises BrambleError, OSError."""
     wanted = module.params
     for parameter in (*wanted["cmdline_present"], *wanted["cmdline_absent"], *wanted["cmdline_restored"]):
         boot.check_parameter(parameter)
@@ -154,21 +157,21 @@ def planned(module: AnsibleModule) -> dict[Path, str]:
                 f"There is no {kind}.txt in {boot.ROOT / 'boot/firmware'} or {boot.ROOT / 'boot'}: is the boot partition mounted?"
             )
             if not wanted["optional"]:
-                raise BootConfigError(f"{problem} Nothing was changed.")
+                raise BrambleError(f"{problem} Nothing was changed.")
             module.warn(problem)
             continue
         for file in (*inputs, path):
             try:
                 text = edited(file, wanted)
-            except BootConfigError as error:
-                raise BootConfigError(f"{file}: {error}. Nothing was changed.") from error
+            except BrambleError as error:
+                raise BrambleError(f"{file}: {error}. Nothing was changed.") from error
             if text != read(file):
                 plan[file] = text
     return plan
 
 
-def run(module: AnsibleModule) -> None:
-    """Edit. Raises BootConfigError, OSError."""
+def run(module: AnsibleModule) -> dict[str, Any]:
+    """Edit. Raises BrambleError, OSError."""
     plan = planned(module)
     diff = [
         {"before_header": str(path), "after_header": str(path), "before": shown(read(path)), "after": shown(text)}
@@ -182,27 +185,21 @@ def run(module: AnsibleModule) -> None:
                 boot.backup_of(path).unlink()
         if plan:
             flag.write_text("*** System restart required ***\n", encoding="utf-8")
-    module.exit_json(
-        changed=bool(plan), files=[str(path) for path in plan], reboot_required=bool(plan) or flag.exists(), diff=diff
-    )
+    return dict(changed=bool(plan), files=[str(path) for path in plan], reboot_required=bool(plan) or flag.exists(), diff=diff)
 
 
 def main() -> None:
-    """Run, and turn what is wrong into a message."""
+    """Run the module."""
     names = {"type": "list", "elements": "str", "default": []}
     lines = {"type": "list", "elements": "dict", "default": [], "options": LINE}
-    module = AnsibleModule(
-        argument_spec={
+    run_module(
+        {
             **dict.fromkeys(("cmdline_present", "cmdline_absent", "cmdline_restored"), names),
             **dict.fromkeys(("config_present", "config_absent", "config_restored"), lines),
             "optional": {"type": "bool", "default": False},
         },
-        supports_check_mode=True,
+        run,
     )
-    try:
-        run(module)
-    except (BootConfigError, OSError) as error:
-        module.fail_json(msg=str(error))
 
 
 if __name__ == "__main__":

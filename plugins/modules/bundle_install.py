@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Install a bundle of packages on a node that has no internet."""
 
 from __future__ import annotations
@@ -35,11 +36,6 @@ options:
     type: list
     elements: str
     required: true
-  modules:
-    description: The Python modules that services and commands import. They are compiled when they are installed.
-    type: list
-    elements: str
-    default: []
   prefix:
     description: Where the environments are.
     type: path
@@ -48,7 +44,7 @@ options:
     description: Where files are while they are installed, and where it is noted which Debian packages were.
     type: path
     default: /var/lib/bramble
-author: [Bramble]
+author: The Bramble team (!UNKNOWN)
 """
 
 EXAMPLES = r"""
@@ -59,7 +55,6 @@ EXAMPLES = r"""
     url: http://192.168.1.100:8785/0cbca4d17510
     keys: ["{{ lookup('ansible.builtin.file', '.state/bundles/key.pub') }}"]
     debs: [chrony]
-    modules: [dask]
     prefix: /opt/bramble
 """
 
@@ -92,18 +87,19 @@ import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.bundle.bundle import (
     MANIFEST,
     SIGNATURE,
-    BundleError,
     Manifest,
     check_signature,
-    run,
+    run_command,
     wrong,
 )
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import as_sentence, run_module
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import write
 
 TIMEOUT = 30.0  # seconds without a byte
@@ -114,7 +110,7 @@ ENVIRONMENT = {**os.environ, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninterac
 
 
 def fetch(url: str, target: Path | None = None) -> bytes:
-    """Get a file: into `target`, or as bytes. Raises BundleError when nobody answers, FileNotFoundError when it is not there."""
+    """Get a file: into `target`, or as bytes. Raises BrambleError when nobody answers, FileNotFoundError when it is not there."""
     for attempt in range(TRIES):
         if attempt:
             time.sleep(PAUSE)
@@ -133,13 +129,13 @@ def fetch(url: str, target: Path | None = None) -> bytes:
             problem: Exception = error
         except (OSError, http.client.HTTPException) as error:
             problem = error
-    raise BundleError(
+    raise BrambleError(
         f"{url} can not be read: {problem}. Is the client up? It serves the packages (systemctl status bramble-bundle)"
     )
 
 
 def fetch_all(url: str, manifest: Manifest, folder: Path) -> None:
-    """Get all files of a bundle and check them. Raises BundleError that names all that are missing or altered."""
+    """Get all files of a bundle and check them. Raises BrambleError that names all that are missing or altered."""
     missing = []
     for name in manifest.files:
         target = folder / name
@@ -150,7 +146,7 @@ def fetch_all(url: str, manifest: Manifest, folder: Path) -> None:
             missing.append(name)
     problems = list(wrong(folder, manifest))
     if problems:
-        raise BundleError(
+        raise BrambleError(
             f"the bundle at {url} is damaged: {'; '.join(problems)}. Nothing was installed. To send the files to the client "
             "again: ansible-playbook playbooks/site.yml -e package_bundle_send=true"
         )
@@ -158,12 +154,12 @@ def fetch_all(url: str, manifest: Manifest, folder: Path) -> None:
 
 def installed_debs() -> set[str]:
     """The Debian packages that are on this machine."""
-    lines = run("dpkg-query", "--show", "--showformat=${db:Status-Abbrev}${Package}\n").splitlines()
+    lines = run_command("dpkg-query", "--show", "--showformat=${db:Status-Abbrev}${Package}\n").splitlines()
     return {line[3:] for line in lines if line.startswith(("ii", "hi"))}
 
 
 def install_debs(packages: Sequence[str], folder: Path, scratch: Path) -> None:
-    """Install packages with apt, from a folder with an index and from nowhere else. Raises BundleError."""
+    """Install packages with apt, from a folder with an index and from nowhere else. Raises BrambleError."""
     sources, lists = scratch / "bundle.list", scratch / "lists"
     (lists / "partial").mkdir(parents=True)
     # Trusted: every file in it, the index too, has just been compared with the signed manifest.
@@ -181,24 +177,24 @@ def install_debs(packages: Sequence[str], folder: Path, scratch: Path) -> None:
     }
     apt = ["apt-get", "-q", "--yes", *(f"-o{name}={value}" for name, value in settings.items())]
     # After a power cut in the middle of an installation, nothing else works before this.
-    run("dpkg", "--force-confold", "--configure", "--pending", env=ENVIRONMENT)
-    run(*apt, "update", env=ENVIRONMENT)
-    run(*apt, "--no-install-recommends", "install", *packages, env=ENVIRONMENT)
+    run_command("dpkg", "--force-confold", "--configure", "--pending", env=ENVIRONMENT)
+    run_command(*apt, "update", env=ENVIRONMENT)
+    run_command(*apt, "--no-install-recommends", "install", *packages, env=ENVIRONMENT)
 
 
-def install_wheels(wheels: Path, venv: Path, modules: Sequence[str]) -> None:
-    """Make an environment and install the wheels, verified by hash. Raises BundleError."""
+def install_wheels(wheels: Path, venv: Path) -> None:
+    """Make an environment and install the wheels, verified by hash. Raises BrambleError."""
     python = venv / "bin/python"
     # Without pip: many images lack ensurepip. The bundle brings pip, which need not be installed to run.
-    run(sys.executable, "-m", "venv", "--clear", "--without-pip", venv)
-    run(
+    run_command(sys.executable, "-m", "venv", "--clear", "--without-pip", venv)
+    run_command(
         *(python, wheels / "installer.zip/pip", "install", "--quiet", "--disable-pip-version-check", "--no-index"),
         *(f"--find-links={wheels}", "--no-deps", "--no-compile", "--require-hashes", f"--requirement={wheels}/requirements.txt"),
         env={**ENVIRONMENT, "PIP_CONFIG_FILE": "/dev/null"},
     )
     # Compile what is used, and prove that it works. All of it would take a small core a minute more, and so would numba's machine
     # code: those who run it keep their own.
-    run(python, "-c", f"import {', '.join(modules)}", env={**ENVIRONMENT, "NUMBA_DISABLE_JIT": "1"})
+    run_command(python, "-m", "bramble.precompile", env={**ENVIRONMENT, "NUMBA_DISABLE_JIT": "1"})
 
 
 class Node(NamedTuple):
@@ -222,11 +218,11 @@ class Node(NamedTuple):
         write(self.noted, "".join(f"{name}\n" for name in sorted(before | packages)))
 
     def room(self, needed: int) -> None:
-        """Raises BundleError when there is not enough space for it."""
+        """Raises BrambleError when there is not enough space for it."""
         for folder in {self.prefix, self.state}:
             there = next(path for path in (folder, *folder.parents) if path.exists())
             if (free := shutil.disk_usage(there).free) < needed:
-                raise BundleError(f"{folder} has {free:,} bytes free, and up to {needed:,} are needed. Nothing was installed")
+                raise BrambleError(f"{folder} has {free:,} bytes free, and up to {needed:,} are needed. Nothing was installed")
 
     def prune(self, name: str) -> None:
         """Remove the environments of earlier bundles but the last, which a service may be running from."""
@@ -236,23 +232,23 @@ class Node(NamedTuple):
 
 
 def install(node: Node, module: AnsibleModule) -> list[str]:
-    """Fetch, check, install. Gives the Debian packages that are new; raises BundleError."""
+    """Fetch, check, install. Gives the Debian packages that are new; raises BrambleError."""
     parameters = module.params
     name, url = parameters["id"], parameters["url"]
     try:
         data, signature = (fetch(f"{url}/{file}") for file in (MANIFEST, SIGNATURE))
     except FileNotFoundError as error:
-        raise BundleError(f"{error} is missing. Nothing was installed") from None
+        raise BrambleError(f"{error} is missing. Nothing was installed") from None
     try:
         check_signature(data, signature, parameters["keys"])
         manifest = Manifest.load(data)
         if hashlib.sha256(data).hexdigest() != parameters["manifest"]:
-            raise BundleError("it is signed, but not the one that the control machine has")
-    except BundleError as error:
-        raise BundleError(f"the bundle at {url} is refused: {error}. Nothing was installed") from None
+            raise BrambleError("it is signed, but not the one that the control machine has")
+    except BrambleError as error:
+        raise BrambleError(f"the bundle at {url} is refused: {error}. Nothing was installed") from None
     here = ".".join(platform.python_version_tuple()[:2])
     if (manifest.kind.python, manifest.kind.architecture) != (here, platform.machine()):
-        raise BundleError(f"the bundle is for {manifest.kind}, and this node has Python {here} on {platform.machine()}")
+        raise BrambleError(f"the bundle is for {manifest.kind}, and this node has Python {here} on {platform.machine()}")
     has_wheels = node.mark(name).exists()
     node.room(manifest.bytes * (1 if has_wheels else UNPACKED))
     for path in (node.prefix, node.state):
@@ -270,48 +266,45 @@ def install(node: Node, module: AnsibleModule) -> list[str]:
             node.note(new := installed_debs() - before)
         if not has_wheels:
             if any(file.startswith("wheels/") for file in manifest.files):
-                install_wheels(folder / "wheels", node.prefix / name, parameters["modules"])
+                install_wheels(folder / "wheels", node.prefix / name)
             (node.prefix / name).mkdir(exist_ok=True)
     write(node.mark(name), f"{parameters['manifest']}\n")
     node.prune(name)
     return sorted(new)
 
 
-def main() -> None:
-    strings = {"type": "list", "elements": "str", "required": True}
-    module = AnsibleModule(
-        argument_spec={
-            "id": {"type": "str", "required": True},
-            "manifest": {"type": "str", "default": ""},
-            "url": {"type": "str", "required": True},
-            "keys": {**strings, "no_log": False},
-            "debs": strings,
-            "modules": {"type": "list", "elements": "str", "default": []},
-            "prefix": {"type": "path", "required": True},
-            "state_dir": {"type": "path", "default": "/var/lib/bramble"},
-        },
-        supports_check_mode=True,
-    )
+def run(module: AnsibleModule) -> dict[str, Any]:
+    """Install what is missing. Raises BrambleError, OSError."""
     parameters = module.params
     node = Node(Path(parameters["prefix"]), Path(parameters["state_dir"]))
     mark = node.mark(parameters["id"])
-    result = {"id": parameters["id"], "changed": False, "needed": False}
-    try:
-        missing = sorted(set(parameters["debs"]) - installed_debs())
-        before = mark.read_text().strip() if mark.exists() else ""
-        if before and not missing and parameters["manifest"] in ("", before):
-            module.exit_json(**result)
-        result |= {"changed": True, "needed": True}
-        if module._diff:
-            result["diff"] = {
-                "before": f"bundle: {parameters['id'] if before else 'none'}\nmissing: {' '.join(missing)}\n",
-                "after": f"bundle: {parameters['id']}\nmissing:\n",
-            }
-        if not module.check_mode:
-            result["debs"] = install(node, module)
-    except (BundleError, OSError) as error:
-        module.fail_json(msg=f"{str(error)[:1].upper()}{str(error)[1:]}.")
-    module.exit_json(**result)
+    missing = sorted(set(parameters["debs"]) - installed_debs())
+    before = mark.read_text().strip() if mark.exists() else ""
+    needed = not before or bool(missing) or parameters["manifest"] not in ("", before)
+    result: dict[str, Any] = {"id": parameters["id"], "changed": needed, "needed": needed}
+    if needed and module._diff:
+        result["diff"] = {
+            "before": f"bundle: {parameters['id'] if before else 'none'}\nmissing: {' '.join(missing)}\n",
+            "after": f"bundle: {parameters['id']}\nmissing:\n",
+        }
+    if needed and not module.check_mode:
+        result["debs"] = install(node, module)
+    return result
+
+
+def main() -> None:
+    """Run the module."""
+    strings = {"type": "list", "elements": "str", "required": True}
+    spec = {
+        "id": {"type": "str", "required": True},
+        "manifest": {"type": "str", "default": ""},
+        "url": {"type": "str", "required": True},
+        "keys": {**strings, "no_log": False},
+        "debs": strings,
+        "prefix": {"type": "path", "required": True},
+        "state_dir": {"type": "path", "default": "/var/lib/bramble"},
+    }
+    run_module(spec, run, as_sentence)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Pack a bundle of packages into one file, to be sent."""
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ options:
     type: list
     elements: str
     required: true
-author: [Bramble]
+author: The Bramble team (!UNKNOWN)
 """
 
 EXAMPLES = r"""
@@ -44,9 +45,12 @@ bytes:
 
 import tarfile
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bramble.cluster.plugins.module_utils.bundle.bundle import MANIFEST, SIGNATURE, BundleError, read
+from ansible_collections.bramble.cluster.plugins.module_utils.bundle.bundle import MANIFEST, SIGNATURE, read
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 
 
 def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -57,26 +61,31 @@ def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member
 
 
-def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "src": {"type": "path", "required": True},
-            "dest": {"type": "path", "required": True},
-            "keys": {"type": "list", "elements": "str", "required": True, "no_log": False},
-        },
-        supports_check_mode=True,
-    )
+def run(module: AnsibleModule) -> dict[str, Any]:
+    """Check and pack. Raises BrambleError, OSError."""
     src, dest = Path(module.params["src"]), Path(module.params["dest"])
     try:
         manifest, _ = read(src, module.params["keys"])
-    except BundleError as error:
-        module.fail_json(msg=f"The bundle {src} can not be used: {error}. Nothing was sent. Delete it to have it made again.")
+    except BrambleError as error:
+        raise BrambleError(
+            f"The bundle {src} can not be used: {error}. Nothing was sent. Delete it to have it made again."
+        ) from None
     if module.check_mode:
-        module.exit_json(changed=True)
+        return {"changed": True}
     with tarfile.open(dest, "w") as archive:
         for name in [*manifest.files, SIGNATURE, MANIFEST]:
             archive.add(src / name, f"{src.name}/{name}", filter=plain)
-    module.exit_json(changed=True, bytes=dest.stat().st_size)
+    return {"changed": True, "bytes": dest.stat().st_size}
+
+
+def main() -> None:
+    """Run the module."""
+    spec = {
+        "src": {"type": "path", "required": True},
+        "dest": {"type": "path", "required": True},
+        "keys": {"type": "list", "elements": "str", "required": True, "no_log": False},
+    }
+    run_module(spec, run)
 
 
 if __name__ == "__main__":

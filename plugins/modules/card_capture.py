@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: read a golden card back into an image that fits other cards."""
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ description:
     deleted; makes the root file system as small as it goes; and has it grow again at the first boot.
   - Leaves a raw image (sparse), the same compressed, and a manifest.
   - With the action plugin of the same name, progress is shown while it runs on the control machine.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   slot:
-    description: The card, as for M(card_facts).
+    description: The card, as for M(bramble.cluster.card_facts).
     type: path
     required: true
   node:
@@ -111,11 +112,12 @@ cleaned:
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.capture.capture import Order, capture, check_tools, inspect, opened
-from ansible_collections.bramble.cluster.plugins.module_utils.card.image import CardError
 from ansible_collections.bramble.cluster.plugins.module_utils.card.writer import Progress
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 
 SPEC = {
     "slot": {"type": "path", "required": True},
@@ -131,8 +133,8 @@ SPEC = {
 }
 
 
-def run(module: AnsibleModule) -> None:
-    """Look at the card, then capture it. Raises CardError when nothing was captured."""
+def run(module: AnsibleModule) -> dict[str, Any]:
+    """Look at the card, then capture it. Raises BrambleError when nothing was captured."""
     options = module.params
     order = Order(
         folder=Path(os.path.abspath(options["folder"])),
@@ -157,16 +159,12 @@ def run(module: AnsibleModule) -> None:
         if not module.check_mode:
             made = capture(card, golden, order, Progress(options["progress_file"]))
             outcome |= {name: made[name] for name in ("sha256", "bytes", "init_format", "grow", "cleaned")}
-    module.exit_json(**outcome)
+    return outcome
 
 
 def main() -> None:
-    """Run, and turn what is wrong into a message."""
-    module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
-    try:
-        run(module)
-    except (CardError, OSError) as error:
-        module.fail_json(msg=str(error))
+    """Run the module."""
+    run_module(SPEC, run)
 
 
 if __name__ == "__main__":

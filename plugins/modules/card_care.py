@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: make a node easy on its card, and safe against power cuts."""
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ description:
   - Switches off the swap that is on, and comments out what would switch it on again. Swap of a machine that this node only shares
     a kernel with is left alone.
   - Fails where the root file system is full.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   swap:
     description: Whether there may be swap. What this module has commented out is then put in again, for the next boot.
@@ -43,9 +44,12 @@ swap_off:
 
 import os
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.boot import fstab
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import read, write
 
 FSTAB = Path("/etc/fstab")
@@ -63,13 +67,13 @@ def swap_on(swaps: str) -> list[str]:
     return [path for line in swaps.splitlines()[1:] if os.path.exists(path := line.split()[0])]
 
 
-def run(module: AnsibleModule) -> None:
+def run(module: AnsibleModule) -> dict[str, Any]:
     """Edit and apply. Raises OSError."""
     root = os.statvfs("/")
     free = root.f_bavail * root.f_frsize  # of what is free, ext4 keeps a part back
     if free < LEAST_FREE:
-        module.fail_json(
-            msg=f"No space left on /: {free:,} bytes are free. Nothing was changed. See what takes it (du -xh / | sort -h), "
+        raise BrambleError(
+            f"No space left on /: {free:,} bytes are free. Nothing was changed. See what takes it (du -xh / | sort -h), "
             "remove what is not needed, then run the same again."
         )
     before = read(FSTAB)
@@ -90,16 +94,12 @@ def run(module: AnsibleModule) -> None:
         live["before"] = "".join([*(["/ without noatime\n"] if remount else []), *(f"swap {path}\n" for path in swaps)])
         live["after"] = "/ with noatime\n" if remount else ""
         diff.append(live)
-    module.exit_json(changed=changed, remounted=remount, swap_off=swaps, diff=diff)
+    return dict(changed=changed, remounted=remount, swap_off=swaps, diff=diff)
 
 
 def main() -> None:
-    """Run, and turn what is wrong into a message."""
-    module = AnsibleModule(argument_spec={"swap": {"type": "bool", "default": False}}, supports_check_mode=True)
-    try:
-        run(module)
-    except OSError as error:
-        module.fail_json(msg=str(error))
+    """Run the module."""
+    run_module({"swap": {"type": "bool", "default": False}}, run)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: what is in each card slot, and whether it may be overwritten."""
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ short_description: Measure the cards of a batch before anything is written
 description:
   - Says for each slot what is in it, in exact bytes, and whether it may be overwritten with an image.
   - Never changes anything, and fails only for wrong options. What it cannot establish counts against the card.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   cards:
     description: The batch.
@@ -95,39 +96,43 @@ table:
 """
 
 import os
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import OK, Guard, table, warnings
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
+
+
+def run(module: AnsibleModule) -> dict[str, Any]:
+    """Look at each slot. Raises BrambleError."""
+    image = module.params["image"]
+    if image and not os.path.isfile(image):
+        raise BrambleError(f"There is no image {image}. Make it with: ansible-playbook playbooks/image.yml")
+    needed = os.path.getsize(image) if image else module.params["needed_bytes"]
+    batch = Guard(image).facts(module.params["cards"], needed)
+    for warning in warnings(batch):
+        module.warn(warning)
+    return {
+        "cards": [facts.report() for facts in batch],
+        "ok": all(facts.verdict == OK for facts in batch),
+        "table": table(batch),
+    }
 
 
 def main() -> None:
-    """Look, and say."""
+    """Run the module."""
     card = {
         "node": {"type": "str", "required": True},
         "slot": {"type": "path", "required": True},
         "virtual_bytes": {"type": "int", "default": 0},
     }
-    module = AnsibleModule(
-        argument_spec={
-            "cards": {"type": "list", "elements": "dict", "required": True, "options": card},
-            "image": {"type": "path"},
-            "needed_bytes": {"type": "int", "default": 0},
-        },
-        supports_check_mode=True,
-    )
-    image = module.params["image"]
-    if image and not os.path.isfile(image):
-        module.fail_json(msg=f"There is no image {image}. Make it with: ansible-playbook playbooks/image.yml")
-    needed = os.path.getsize(image) if image else module.params["needed_bytes"]
-    batch = Guard(image).facts(module.params["cards"], needed)
-    for warning in warnings(batch):
-        module.warn(warning)
-    module.exit_json(
-        changed=False,
-        cards=[facts.report() for facts in batch],
-        ok=all(facts.verdict == OK for facts in batch),
-        table=table(batch),
-    )
+    spec = {
+        "cards": {"type": "list", "elements": "dict", "required": True, "options": card},
+        "image": {"type": "path"},
+        "needed_bytes": {"type": "int", "default": 0},
+    }
+    run_module(spec, run)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: add to what is known about the nodes' cards."""
 
 from __future__ import annotations
@@ -7,10 +8,10 @@ DOCUMENTATION = r"""
 module: card_ledger
 short_description: Add to what is known about the nodes' cards
 description:
-  - The ledger is a JSON file with an object by node. M(card_write) notes in it what became of each card; this module adds
-    what shows only elsewhere, such as the card's CID, which no USB reader tells.
+  - The ledger is a JSON file with an object by node. M(bramble.cluster.card_write) records in it what became of each card; this
+    module adds what shows only elsewhere, such as the card's CID, which no USB reader tells.
   - A value that is empty is not added.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   path:
     description: The file. It is made when it is missing.
@@ -45,20 +46,22 @@ table:
 """
 
 import json
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bramble.cluster.plugins.module_utils.card.image import CardError
 from ansible_collections.bramble.cluster.plugins.module_utils.card.ledger import Entries, Ledger, merged, table
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 
 
-def run(module: AnsibleModule) -> None:
-    """Add, and say what there is. Raises CardError, OSError."""
+def run(module: AnsibleModule) -> dict[str, Any]:
+    """Add, and say what there is. Raises BrambleError, OSError."""
     ledger, fresh = Ledger(module.params["path"]), module.params["fresh"]
     before = ledger.read()
     known: Entries = {}
     for node, values in module.params["nodes"].items():
         if not isinstance(values, dict):
-            raise CardError(f"The values of {node} are not an object. Nothing was noted.")
+            raise BrambleError(f"The values of {node} are not an object. Nothing was noted.")
         known[node] = {name: value for name, value in values.items() if value not in ("", None)}
     after = {node: merged(before.get(node, {}), values, fresh) for node, values in known.items()}
     changed = [node for node in after if after[node] != before.get(node, {})]
@@ -70,21 +73,17 @@ def run(module: AnsibleModule) -> None:
         sides = ({node: entries.get(node) for node in changed} for entries in (before, after))
         old, new = (json.dumps(side, indent=2) + "\n" for side in sides)
         outcome["diff"] = {"before_header": ledger.path, "after_header": ledger.path, "before": old, "after": new}
-    module.exit_json(**outcome)
+    return outcome
 
 
 def main() -> None:
-    """Run, and turn what is wrong into a message."""
+    """Run the module."""
     spec = {
         "path": {"type": "path", "required": True},
         "nodes": {"type": "dict", "required": True},
         "fresh": {"type": "bool", "default": False},
     }
-    module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
-    try:
-        run(module)
-    except (CardError, OSError) as error:
-        module.fail_json(msg=str(error))
+    run_module(spec, run)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: write an image and each node's identity to a batch of cards, and read it all back."""
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ description:
   - A card that holds exactly this already is left alone. The partition table is emptied first and written last, so
     a card that was interrupted never looks done.
   - With the action plugin of the same name, progress is shown while it runs on the control machine.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   image:
     description: The raw image, with an MBR, a FAT partition 1 and an ext4 partition 2. May be sparse.
@@ -36,7 +37,7 @@ options:
         type: str
         required: true
       slot:
-        description: Where the card is, as for M(card_facts).
+        description: Where the card is, as for M(bramble.cluster.card_facts).
         type: path
         required: true
       virtual_bytes:
@@ -138,7 +139,7 @@ results:
     fingerprint: {description: "sha256 over the image's sha256 and the node's own bytes: says what is on the card.", type: str}
     error: {description: "What went wrong, where on the card.", type: str}
 cards:
-  description: The facts of the cards before anything was written, as from M(card_facts).
+  description: The facts of the cards before anything was written, as from M(bramble.cluster.card_facts).
   returned: when they were measured
   type: list
   elements: dict
@@ -158,11 +159,14 @@ entries:
 
 import os
 import shutil
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.card import ledger as card_ledger
+from ansible_collections.bramble.cluster.plugins.module_utils.card.content import Content
 from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import OK, TOO_SMALL, Facts, Guard, table, warnings
-from ansible_collections.bramble.cluster.plugins.module_utils.card.image import CardError, Content, Image, RootFile, Workbench
+from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
+from ansible_collections.bramble.cluster.plugins.module_utils.card.workbench import RootFile, Workbench
 from ansible_collections.bramble.cluster.plugins.module_utils.card.writer import (
     FAILED,
     SKIPPED,
@@ -173,6 +177,8 @@ from ansible_collections.bramble.cluster.plugins.module_utils.card.writer import
     space_needed,
     write_batch,
 )
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 
 SLOW_MB_S = 10  # what speed class 10 promises: SD specification, part 1
 MEASURABLE = 64 * 2**20  # bytes; less says little about a card's speed
@@ -212,19 +218,19 @@ SPEC = {
 
 
 def root_files(card: dict) -> list[RootFile]:
-    """A card's root_files option, with the modes as numbers. Raises CardError."""
+    """A card's root_files option, with the modes as numbers. Raises BrambleError."""
     files = []
     for file in card["root_files"]:
         mode = file["mode"]
         try:
             files.append(RootFile(file["path"], file["content"], mode if isinstance(mode, int) else int(mode, 8)))
         except (TypeError, ValueError):
-            raise CardError(f"{card['node']}: mode {file['mode']!r} of {file['path']} is not an octal number") from None
+            raise BrambleError(f"{card['node']}: mode {file['mode']!r} of {file['path']} is not an octal number") from None
     return files
 
 
 def contents(image: Image, cards: list[dict], folder: str, progress: Progress) -> dict[str, Content]:
-    """What each node's card must hold. Raises CardError."""
+    """What each node's card must hold. Raises BrambleError."""
     if not any(card["boot_files"] or card["root_files"] or card["arguments"] for card in cards):
         return {card["node"]: Content(image, {}) for card in cards}
     expected = {}
@@ -256,27 +262,27 @@ def difference(card: dict, sha256: str) -> dict[str, str]:
 
 
 def check_options(options: dict, good: list[Facts], text: str, check: bool) -> None:
-    """Raises CardError when the user has still to say something, or a tool is missing."""
+    """Raises BrambleError when the user has still to say something, or a tool is missing."""
     if options["full_test"]:
         if not shutil.which("f3probe"):
-            raise CardError("The full test needs f3probe: apt install f3. Nothing was written.")
+            raise BrambleError("The full test needs f3probe: apt install f3. Nothing was written.")
         if files := [facts.node for facts in good if facts.kind == "file"]:
-            raise CardError(f"The full test is for disks; the cards of {', '.join(files)} are files. Nothing was written.")
+            raise BrambleError(f"The full test is for disks; the cards of {', '.join(files)} are files. Nothing was written.")
     existing = [facts.node for facts in good if not facts.blank]
     if existing and not options["confirm"] and not check:
-        raise CardError(
+        raise BrambleError(
             f"Nothing was written: all that is on {len(existing)} card{'s'[: len(existing) > 1]} would be lost.\n{text}\n"
             "If these are the right ones, run the same command again with: -e card_confirm=true"
         )
 
 
 def write(module: AnsibleModule, good: list[Facts], ledger: card_ledger.Ledger) -> list[Result]:
-    """Write the cards that are fit, or in check mode say what would be. Raises CardError when nothing was written."""
+    """Write the cards that are fit, or in check mode say what would be. Raises BrambleError when nothing was written."""
     options, path = module.params, module.params["image"]
     progress = Progress(options["progress_file"])
     with Image(path, options["map_file"], keep=not module.check_mode) as image:
         if image.sha256 != options["image_sha256"].strip().lower():
-            raise CardError(
+            raise BrambleError(
                 f"The image {path} is not the one that was pinned. Nothing was written.\n  sha256 found   {image.sha256}\n"
                 f"  sha256 wanted  {options['image_sha256']}\nMake it again: ansible-playbook playbooks/image.yml"
             )
@@ -301,25 +307,25 @@ def write(module: AnsibleModule, good: list[Facts], ledger: card_ledger.Ledger) 
         done = write_batch(good, expected, progress, module.check_mode, options["only_good"], options["full_test"], ledger)
         try:
             image.check_untouched()
-        except CardError as error:
+        except BrambleError as error:
             for result in done:
                 result.result, result.error = FAILED, str(error)
                 ledger.note(result.node, {"verdict": card_ledger.FAILED, "reason": str(error)})
     return done + made
 
 
-def run(module: AnsibleModule) -> None:
-    """Check everything, then write, then say what happened. Raises CardError when nothing was written."""
+def run(module: AnsibleModule) -> dict[str, Any]:
+    """Check everything, then write, then say what happened. Raises BrambleError when nothing was written."""
     options = module.params
     cards, path = options["cards"], options["image"]
     nodes = [card["node"] for card in cards]
     if len(set(nodes)) < len(nodes):
-        raise CardError("a node is named twice in this batch. Nothing was written.")
+        raise BrambleError("a node is named twice in this batch. Nothing was written.")
     if not os.path.isfile(path):
-        raise CardError(f"There is no image {path}. Nothing was written. Make it with: ansible-playbook playbooks/image.yml")
+        raise BrambleError(f"There is no image {path}. Nothing was written. Make it with: ansible-playbook playbooks/image.yml")
 
     batch = Guard(path).facts(cards, os.path.getsize(path))
-    seen = {"cards": [facts.report() for facts in batch], "table": table(batch)}
+    seen: dict[str, Any] = {"cards": [facts.report() for facts in batch], "table": table(batch)}
     bad = [facts for facts in batch if facts.verdict != OK]
     good = [facts for facts in batch if facts.verdict == OK]
     if bad and not (options["only_good"] and good):
@@ -329,8 +335,8 @@ def run(module: AnsibleModule) -> None:
             hint += (
                 ". Is the image a copy of a whole card? Make one that fits from that card: ansible-playbook playbooks/capture.yml"
             )
-        module.fail_json(
-            msg=f"Nothing was written: {len(bad)} of {len(batch)} cards are not fit.\n{seen['table']}\nReplace them{hint}.",
+        raise BrambleError(
+            f"Nothing was written: {len(bad)} of {len(batch)} cards are not fit.\n{seen['table']}\nReplace them{hint}.",
             **seen,
         )
 
@@ -352,21 +358,17 @@ def run(module: AnsibleModule) -> None:
         seen["entries"] = {node: entries[node] for node in nodes if node in entries}
         seen["ledger"] = card_ledger.table(seen["entries"])
     touched = any(result.result == WRITTEN or result.bytes_written for result in results)
-    outcome = {"changed": touched, "results": [result.report() for result in results], **seen}
+    outcome: dict[str, Any] = {"changed": touched, "results": [result.report() for result in results], **seen}
     if module._diff:
         outcome["diff"] = [difference(card, options["image_sha256"]) for card in cards if card["node"] in written]
     if any(result.result in (FAILED, SKIPPED) for result in results):
-        module.fail_json(msg=explain(results, bad), **outcome)
-    module.exit_json(**outcome)
+        raise BrambleError(explain(results, bad), **outcome)
+    return outcome
 
 
 def main() -> None:
-    """Run, and turn what is wrong into a message."""
-    module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
-    try:
-        run(module)
-    except (CardError, OSError) as error:
-        module.fail_json(msg=str(error))
+    """Run the module."""
+    run_module(SPEC, run)
 
 
 if __name__ == "__main__":

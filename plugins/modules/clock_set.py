@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Set a clock that is wrong."""
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ options:
     description: How many seconds the clock may be off.
     type: float
     default: 5
-author: [Bramble]
+author: The Bramble team (!UNKNOWN)
 """
 
 EXAMPLES = r"""
@@ -36,8 +37,11 @@ offset:
 
 import time
 from datetime import UTC, datetime
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 
 
 def words(epoch: float) -> str:
@@ -45,11 +49,8 @@ def words(epoch: float) -> str:
     return f"{datetime.fromtimestamp(epoch, UTC):%Y-%m-%d %H:%M:%S} UTC\n"
 
 
-def main() -> None:
-    module = AnsibleModule(
-        argument_spec={"epoch": {"type": "float", "required": True}, "tolerance": {"type": "float", "default": 5.0}},
-        supports_check_mode=True,
-    )
+def run(module: AnsibleModule) -> dict[str, Any]:
+    """Set the clock where it is wrong. Raises BrambleError."""
     now, epoch = time.time(), module.params["epoch"]
     offset = epoch - now
     changed = abs(offset) > module.params["tolerance"]
@@ -57,13 +58,18 @@ def main() -> None:
         try:
             time.clock_settime(time.CLOCK_REALTIME, epoch)
         except OSError as error:
-            module.fail_json(
-                msg=f"The clock is {abs(offset):.0f} s {'behind' if offset > 0 else 'ahead'}, and can not be set: "
+            raise BrambleError(
+                f"The clock is {abs(offset):.0f} s {'behind' if offset > 0 else 'ahead'}, and can not be set: "
                 f"{error.strerror}. A container's clock is its host's: there, set time_sync_set_clock to false.",
                 offset=offset,
-            )
+            ) from None
     diff = {"before": words(now), "after": words(epoch)} if changed else {}
-    module.exit_json(changed=changed, offset=offset, diff=diff)
+    return {"changed": changed, "offset": offset, "diff": diff}
+
+
+def main() -> None:
+    """Run the module."""
+    run_module({"epoch": {"type": "float", "required": True}, "tolerance": {"type": "float", "default": 5.0}}, run)
 
 
 if __name__ == "__main__":

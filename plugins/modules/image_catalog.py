@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: bring the lock file of images up to date with what their publishers say."""
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ description:
     the entries of the lock file that have a C(source). Comments, order and all other entries stay as they are.
   - Everything is read over https unless told otherwise. Ubuntu's sums must be signed by the key that the entry names.
   - When one image cannot be brought up to date, none is.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 requirements: [ruamel.yaml, gpgv]
 options:
   path:
@@ -75,11 +76,14 @@ import tempfile
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.bramble.cluster.plugins.module_utils.image.http import ImageError, Web
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
+from ansible_collections.bramble.cluster.plugins.module_utils.image.http import Web
 from ansible_collections.bramble.cluster.plugins.module_utils.image.publisher import Catalogue, Release, public_key, ubuntu
 
 try:
-    from ruamel.yaml import YAML, YAMLError
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
     from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
     HAS_RUAMEL = True
@@ -104,7 +108,7 @@ SPEC = {
 
 
 def read(path: str) -> tuple[Any, str, Any]:
-    """The YAML reader, the text of a lock file, and what is in it. Raises ImageError."""
+    """The YAML reader, the text of a lock file, and what is in it. Raises BrambleError."""
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096
@@ -114,14 +118,14 @@ def read(path: str) -> tuple[Any, str, Any]:
         document = yaml.load(text)
         entries = document["images"].items()
     except (YAMLError, AttributeError, LookupError, TypeError) as error:
-        raise ImageError(f"{path} is not a catalog of images: {error}") from None
+        raise BrambleError(f"{path} is not a catalog of images: {error}") from None
     if not all(isinstance(entry, dict) for _, entry in entries):
-        raise ImageError(f"{path} is not a catalog of images: every one of them must be a mapping")
+        raise BrambleError(f"{path} is not a catalog of images: every one of them must be a mapping")
     return yaml, text, document
 
 
 def newest(source: dict, options: dict, catalogue: Catalogue, web: Web) -> Release:
-    """What the publisher of an image has to offer. Raises ImageError."""
+    """What the publisher of an image has to offer. Raises BrambleError."""
     try:
         if source["publisher"] == "raspberrypi":
             return catalogue.newest(source["url"])
@@ -130,8 +134,8 @@ def newest(source: dict, options: dict, catalogue: Catalogue, web: Web) -> Relea
             found = ubuntu(options["ubuntu_url"], source["folder"], source["file"], source["signer"], key, web)
             return catalogue.extracted(found)
     except (LookupError, TypeError) as error:
-        raise ImageError(f"its source makes no sense: {error} is missing") from None
-    raise ImageError(f"its publisher is {source['publisher']!r}; raspberrypi and ubuntu are known")
+        raise BrambleError(f"its source makes no sense: {error} is missing") from None
+    raise BrambleError(f"its publisher is {source['publisher']!r}; raspberrypi and ubuntu are known")
 
 
 def rewrite(entry: Any, one: Release) -> list[str]:
@@ -176,8 +180,10 @@ def write(path: str, text: str) -> None:
             raise
 
 
-def run(module: AnsibleModule) -> None:
-    """Read all, then write. Raises ImageError."""
+def run(module: AnsibleModule) -> dict[str, Any]:
+    """Read all, then write. Raises BrambleError."""
+    if not HAS_RUAMEL:
+        raise BrambleError(missing_required_lib("ruamel.yaml"))
     options = module.params
     yaml, before, document = read(options["path"])
     images = document["images"]
@@ -185,7 +191,7 @@ def run(module: AnsibleModule) -> None:
     for name in names:
         if "source" not in images.get(name, {}):
             known = ", ".join(name for name, entry in images.items() if "source" in entry)
-            raise ImageError(f"There is no image {name} with a source in {options['path']}. There are: {known}")
+            raise BrambleError(f"There is no image {name} with a source in {options['path']}. There are: {known}")
     web = Web(options["allow_http"], options["ca_path"], options["timeout"])
     catalogue = Catalogue(options["raspberrypi_url"], web)
     changes, errors = list[str](), list[str]()
@@ -194,10 +200,10 @@ def run(module: AnsibleModule) -> None:
             changes += [
                 f"{name}: {change}" for change in rewrite(images[name], newest(images[name]["source"], options, catalogue, web))
             ]
-        except ImageError as error:
+        except BrambleError as error:
             errors.append(f"{name}: {error}")
     if errors:
-        raise ImageError("\n".join(["Not every image could be brought up to date, and nothing was changed.", *errors]))
+        raise BrambleError("\n".join(["Not every image could be brought up to date, and nothing was changed.", *errors]))
     after = before
     if changes:
         buffer = io.StringIO()
@@ -206,18 +212,12 @@ def run(module: AnsibleModule) -> None:
         if not module.check_mode:
             write(options["path"], after)
     diff = {"before": before, "after": after, "before_header": options["path"], "after_header": options["path"]}
-    module.exit_json(changed=bool(changes), changes=changes, diff=diff)
+    return {"changed": bool(changes), "changes": changes, "diff": diff}
 
 
 def main() -> None:
-    """Run, and turn what is wrong into a message."""
-    module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
-    if not HAS_RUAMEL:
-        module.fail_json(msg=missing_required_lib("ruamel.yaml"))
-    try:
-        run(module)
-    except (ImageError, OSError) as error:
-        module.fail_json(msg=str(error))
+    """Run the module."""
+    run_module(SPEC, run)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: have a card image in the cache, downloaded or from a file, verified, and decoded once."""
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ description:
   - An image that is there, and was not touched since it was verified, is not read again.
   - Refuses before the first byte when there is no space for download and image.
   - With the action plugin of the same name, progress is shown while it runs.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   cache:
     description: The folder of images. It is made when missing.
@@ -82,7 +83,7 @@ options:
     type: path
 attributes:
   check_mode: {support: full, description: "Tells whether there is something to do; reads no network, writes nothing."}
-  diff_mode: {support: none}
+  diff_mode: {support: none, description: An image is too large to be compared line by line.}
 """
 
 EXAMPLES = r"""
@@ -131,9 +132,12 @@ manifest:
 import json
 import re
 import time
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bramble.cluster.plugins.module_utils.image.http import ImageError, Web
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
+from ansible_collections.bramble.cluster.plugins.module_utils.image.http import Web
 from ansible_collections.bramble.cluster.plugins.module_utils.image.store import Pin, Store
 
 EVERY = 0.5  # seconds between two events of one phase
@@ -175,15 +179,15 @@ class Progress:
 
 
 def sum_of(options: dict, name: str) -> str:
-    """A sha256 among options, in lower case; "" when it is not given. Raises ImageError."""
+    """A sha256 among options, in lower case; "" when it is not given. Raises BrambleError."""
     text = (options.get("sha256") or "").strip().lower()
     if text and not re.fullmatch("[0-9a-f]{64}", text):
-        raise ImageError(f"{name} is not a sha256 (64 hexadecimal digits): {text!r}. Nothing was changed.")
+        raise BrambleError(f"{name} is not a sha256 (64 hexadecimal digits): {text!r}. Nothing was changed.")
     return text
 
 
-def run(module: AnsibleModule) -> None:
-    """Have the image. Raises ImageError."""
+def run(module: AnsibleModule) -> dict[str, Any]:
+    """Have the image. Raises BrambleError."""
     options = module.params
     download, extracted = options["download"], options["extracted"]
     pin = Pin(
@@ -199,19 +203,19 @@ def run(module: AnsibleModule) -> None:
     )
     for word in (pin.name, pin.architecture):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", word):
-            raise ImageError(f"{word!r} cannot be part of a file name: letters, digits and . _ - only")
+            raise BrambleError(f"{word!r} cannot be part of a file name: letters, digits and . _ - only")
     store = Store(options["cache"], Progress(pin.name, options["progress_file"]).tell, module.check_mode)
     if options["src"]:
         wanted = sum_of(options, "image_sha256")
         if not wanted:
-            raise ImageError(
+            raise BrambleError(
                 f"{options['src']} is used only with its SHA-256. Nothing was changed. Set image_sha256 to what its maker "
                 "published, for the file or for the image in it."
             )
         found = store.own(pin, options["src"], wanted)
     else:
         if not pin.download_sha256:
-            raise ImageError(f"{pin.name} has no download.sha256: what cannot be verified is not downloaded")
+            raise BrambleError(f"{pin.name} has no download.sha256: what cannot be verified is not downloaded")
         if options["verified"] == "second-hand":
             module.warn(
                 f"The sums of {pin.name} are second-hand: nobody took them from its publisher yet. To do that: "
@@ -220,23 +224,19 @@ def run(module: AnsibleModule) -> None:
         found = store.fetch(pin, Web(options["allow_http"], options["ca_path"], options["timeout"]))
     if found:
         outcome = {"path": found.path, "sha256": found.sha256, "bytes": found.bytes, "manifest": found.manifest}
-        module.exit_json(changed=found.changed, **outcome)
-    module.exit_json(changed=True)
+        return {"changed": found.changed, **outcome}
+    return dict(changed=True)
 
 
 def main() -> None:
-    """Run, and turn what is wrong into a message."""
-    module = AnsibleModule(
-        argument_spec=SPEC,
+    """Run the module."""
+    run_module(
+        SPEC,
+        run,
         required_one_of=[("url", "src")],
         mutually_exclusive=[("url", "src")],
         required_by={"src": ("sha256",)},
-        supports_check_mode=True,
     )
-    try:
-        run(module)
-    except (ImageError, OSError) as error:
-        module.fail_json(msg=str(error))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: leave a node one wired port, and nothing else that could carry a packet elsewhere."""
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ short_description: Take down all ports but one, or block the radios
 description:
   - Sets every network interface down but the loopback and those in I(keep), whatever made it; or blocks every radio (rfkill).
   - What it took down is noted, so that C(state=absent) brings just that up again.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   kind: {description: Ports or radios., type: str, choices: [links, radios], required: true}
   state: {description: "Down, or up again as they were.", type: str, choices: [present, absent], default: present}

@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: what this node can reach, tried out."""
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ description:
   - Runs probes, and says of each whether it got through. Nothing is installed and nothing stays.
   - With I(hostile), as a hostile root would. The node's whole nftables ruleset is flushed, IPv6 is switched on and default routes
     by I(gateways) are set, for the time of the probes. All is undone in any case, also when this is killed (systemd-run(1)).
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   rows: {description: "The probes, as plugins/module_utils/lab_probe.py takes them.", type: list, elements: dict, default: []}
   interface: {description: The wired port., type: str, required: true}

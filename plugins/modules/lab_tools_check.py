@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Refuse a set of security tools that a node can not have."""
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ options:
     description: The node's root file system.
     type: path
     default: /
-author: [Bramble]
+author: The Bramble team (!UNKNOWN)
 """
 
 EXAMPLES = r"""

@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: an add-on of MicroK8s."""
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ module: microk8s_addon
 short_description: Enable an add-on of MicroK8s, or disable it
 description:
   - Runs on a node with the control plane; an add-on is the whole cluster's, so on one of them is enough.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   name:
     description: "The add-on, as C(microk8s enable) takes it: V(dns), or with arguments V(metallb:192.168.1.200-192.168.1.220)."
@@ -31,19 +32,19 @@ EXAMPLES = r"""
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import microk8s
-from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes.microk8s import Microk8sError
 
 
 def enabled(answer: str) -> dict[str, bool]:
-    """The add-ons, by name, of what `microk8s status --format yaml` prints. Raises Microk8sError."""
+    """The add-ons, by name, of what `microk8s status --format yaml` prints. Raises BrambleError."""
     # It comes with cloud-init and netplan, which every image has.
     import yaml
 
     try:
         return {addon["name"]: addon["status"] == "enabled" for addon in yaml.safe_load(answer)["addons"]}
     except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise Microk8sError(f"microk8s status did not answer with add-ons but with: {answer[:200]!r}") from error
+        raise BrambleError(f"microk8s status did not answer with add-ons but with: {answer[:200]!r}") from error
 
 
 def main() -> None:
@@ -60,11 +61,11 @@ def main() -> None:
     try:
         before = enabled(microk8s.call(module.run_command, "status", "--format", "yaml"))
         if name not in before:
-            raise Microk8sError(f"This release of MicroK8s has no add-on {name}. It has: {', '.join(sorted(before))}")
+            raise BrambleError(f"This release of MicroK8s has no add-on {name}. It has: {', '.join(sorted(before))}")
         changed = before[name] != (state == "enabled")
         if changed and not module.check_mode:
             microk8s.call(module.run_command, *(["enable", words] if state == "enabled" else ["disable", name]))
-    except Microk8sError as error:
+    except BrambleError as error:
         module.fail_json(msg=str(error))
     diff = {"before": f"{name}: {before[name]}\n", "after": f"{name}: {state == 'enabled'}\n"} if changed else {}
     module.exit_json(changed=changed, diff=diff)

@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: what MicroK8s needs of a node, and what it is there."""
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ module: microk8s_facts
 short_description: What MicroK8s needs of a node, and what it is there
 description:
   - Reads, in one question, what a node offers to Kubernetes, which snaps it has, and how it sees its cluster. Changes nothing.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   clock:
     description: The time of the control machine, in seconds since 1970-01-01 UTC, to compare the node's with.
@@ -81,6 +82,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import microk8s, snapd
 
 ROOT = Path("/")
@@ -112,7 +114,7 @@ def host_facts(module: AnsibleModule) -> dict[str, Any]:
         store = code == 0 and f"\n  {channel}:" in out
     try:
         version = snapd.get("/v2/system-info")["version"]
-    except snapd.SnapdError:
+    except BrambleError:
         version = ""
     return {
         "architecture": platform.machine(),
@@ -166,7 +168,7 @@ def pod(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def details(module: AnsibleModule, role: str) -> dict[str, Any]:
-    """What only a running cluster shows: see RETURN. Raises Microk8sError."""
+    """What only a running cluster shows: see RETURN. Raises BrambleError."""
     found: dict[str, Any] = {
         "links": sorted(os.listdir(ROOT / "sys/class/net")),
         "apparmor": text("sys/module/apparmor/parameters/enabled").strip() == "Y",
@@ -195,14 +197,14 @@ def main() -> None:
     result: dict[str, Any] = {"changed": False, "snaps": {}, "role": "", "nodes": {}, "problem": ""}
     if module.params["host"]:
         result["host"] = host_facts(module)
-    with contextlib.suppress(snapd.SnapdError):
+    with contextlib.suppress(BrambleError):
         result["snaps"] = snapd.installed()
     if "microk8s" in result["snaps"]:
         try:
             result.update(microk8s.ask(module.run_command))
             if module.params["details"]:
                 result["details"] = details(module, result["role"])
-        except microk8s.Microk8sError as error:
+        except BrambleError as error:
             result["problem"] = str(error)
     module.exit_json(**result)
 

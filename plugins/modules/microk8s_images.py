@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: container images from a file, where there is no registry."""
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ module: microk8s_images
 short_description: Import container images into a node's MicroK8s
 description:
   - Imports a tar file of images (C(docker save), C(microk8s images export-local)) unless the node has all that are in it.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   names:
     description: The images in the file, in full, for example V(docker.io/calico/node:v3.29.3).
@@ -39,6 +40,7 @@ missing:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import microk8s
 
 
@@ -56,7 +58,7 @@ def main() -> None:
         missing = [name for name in module.params["names"] if name not in there]
         if missing and not module.check_mode:
             microk8s.call(module.run_command, "ctr", "images", "import", module.params["src"])
-    except microk8s.Microk8sError as error:
+    except BrambleError as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=bool(missing), missing=missing)
 

@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: what Kubernetes leaves behind when it is removed."""
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ module: microk8s_leftovers
 short_description: Remove what Kubernetes leaves behind on a node
 description:
   - Removes network interfaces, firewall rules, files and mounts of a MicroK8s that is not installed any more. Other rules stay.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 attributes:
   check_mode: {support: full, description: Says what it would remove.}
   diff_mode: {support: full, description: Lists what is removed.}

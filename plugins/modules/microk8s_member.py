@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: this machine in its cluster, or out of it."""
 
 from __future__ import annotations
@@ -8,11 +9,11 @@ module: microk8s_member
 short_description: Have a machine join a MicroK8s cluster, or leave it
 description:
   - Runs on the machine itself. Whether it has to join or leave is for who calls it to know, from the nodes that the cluster has
-    (M(microk8s_facts)); this does it and waits for the end.
-author: Bramble
+    (M(bramble.cluster.microk8s_facts)); this does it and waits for the end.
+author: The Bramble team (!UNKNOWN)
 options:
   url:
-    description: Where and with which token to join, as M(microk8s_token) returns it. Without it the machine leaves.
+    description: Address and token to join with, from M(bramble.cluster.microk8s_token). Without it the machine leaves.
     type: str
   worker:
     description: Join without the control plane.
@@ -34,6 +35,7 @@ EXAMPLES = r"""
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import microk8s
 
 
@@ -48,7 +50,7 @@ def main() -> None:
         words = ["join", url, *(["--worker"] if worker else [])] if url else ["leave"]
         try:
             microk8s.call(module.run_command, *words)
-        except microk8s.Microk8sError as error:
+        except BrambleError as error:
             # The token is taken out of what is said: no_log of the argument.
             module.fail_json(msg=str(error))
     module.exit_json(changed=True)

@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: a node of a MicroK8s cluster, as its control plane sees it."""
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ module: microk8s_node
 short_description: Wait for a node, drain it, let it work again, or remove it
 description:
   - Runs on a node with the control plane. Nodes are told apart by their exact names, as the cluster has them.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   name:
     description: The node.
@@ -40,7 +41,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 node:
-  description: The node before, as M(microk8s_facts) has it; empty when there was none.
+  description: The node before, as M(bramble.cluster.microk8s_facts) has it; empty when there was none.
   returned: always
   type: dict
 """
@@ -49,40 +50,40 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import microk8s
-from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes.microk8s import Microk8sError
 
 
 def look(module: AnsibleModule) -> dict[str, Any]:
-    """The node; empty when the cluster has none of its name. Raises Microk8sError."""
+    """The node; empty when the cluster has none of its name. Raises BrambleError."""
     told = microk8s.ask(module.run_command)
     if told["role"] == "worker":
-        raise Microk8sError("This is a worker. A node with the control plane has to be asked.")
+        raise BrambleError("This is a worker. A node with the control plane has to be asked.")
     node: dict[str, Any] = told["nodes"].get(module.params["name"], {})
     return node
 
 
 def wait(module: AnsibleModule) -> dict[str, Any]:
-    """The node when it is ready. Raises Microk8sError."""
+    """The node when it is ready. Raises BrambleError."""
     deadline = time.monotonic() + module.params["timeout"]
     while True:
         try:
             node, said = look(module), ""
-        except Microk8sError as error:
+        except BrambleError as error:
             # An API server that has just been started refuses for a while.
             node, said = {}, f" ({error})"
         if node.get("ready"):
             return node
         if time.monotonic() > deadline:
             what = "is not ready" if node else "is not in the cluster"
-            raise Microk8sError(
+            raise BrambleError(
                 f"{module.params['name']} {what} after {module.params['timeout']} s{said}. On it: microk8s inspect"
             )
         time.sleep(1)
 
 
 def change(module: AnsibleModule, node: dict[str, Any]) -> dict[str, Any]:
-    """Bring a node that is otherwise to its state; returns what changes of it. Raises Microk8sError."""
+    """Bring a node that is otherwise to its state; returns what changes of it. Raises BrambleError."""
     name, state, timeout = (module.params[option] for option in ("name", "state", "timeout"))
     if state == "absent":
         command, after = ["remove-node", name, "--force"], {}
@@ -113,10 +114,10 @@ def main() -> None:
             module.exit_json(changed=False, node={} if module.check_mode else wait(module))
         node = look(module)
         if not node and state != "absent":
-            raise Microk8sError(f"The cluster has no node {module.params['name']}.")
+            raise BrambleError(f"The cluster has no node {module.params['name']}.")
         needed = {"absent": bool(node), "drained": node.get("schedulable"), "schedulable": not node.get("schedulable")}[state]
         after = change(module, node) if needed else node
-    except Microk8sError as error:
+    except BrambleError as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=bool(needed), node=node, diff={"before": node, "after": after} if needed else {})
 

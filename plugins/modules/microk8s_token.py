@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: a token with which one node joins."""
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ description:
   - Runs on a node with the control plane. A token is a key to the cluster, so tasks with this module have C(no_log).
   - A token with a time to live lets in whoever has it until then, however often. So it is taken back when the node has joined,
     and when it could not.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   address:
     description: The address at which the joining node reaches this one; for a token that is to be minted.
@@ -42,6 +43,7 @@ url:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import read, write
 from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import microk8s
 
@@ -71,7 +73,7 @@ def main() -> None:
         words = ["add-node", "--token-ttl", str(wanted["ttl"]), "--format", "json"]
         url = microk8s.join_url(microk8s.call(module.run_command, *words), wanted["address"])
         module.exit_json(changed=True, url=url)
-    except (microk8s.Microk8sError, OSError) as error:
+    except (BrambleError, OSError) as error:
         module.fail_json(msg=str(error))
 
 

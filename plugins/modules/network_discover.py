@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: who is on the cluster's network."""
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ description:
   - A host is matched to a node by its SSH host key (C(ssh-keyscan)), which came with the node's card; where SSH does not answer,
     by its hardware address. Where the cluster's key logs in, the Pi is asked for its serial number.
   - Changes nothing.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   subnet:
     description: The IPv4 network, as ADDRESS/PREFIX.
@@ -27,7 +28,7 @@ options:
     type: path
     required: true
   ledger:
-    description: The cards' ledger (M(card_ledger)), for the MAC and the Pi's serial number of each node.
+    description: The cards' ledger (M(bramble.cluster.card_ledger)), for the MAC and the Pi's serial number of each node.
     type: path
     required: true
   ssh_key:
@@ -116,13 +117,14 @@ import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bramble.cluster.plugins.module_utils.card.image import CardError
 from ansible_collections.bramble.cluster.plugins.module_utils.card.ledger import Ledger
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 from ansible_collections.bramble.cluster.plugins.module_utils.network.discovery import (
     MAC,
-    DiscoveryError,
     Host,
     Node,
     as_dict,
@@ -140,18 +142,18 @@ SERIAL = "/proc/device-tree/serial-number"
 
 
 def needed(module: AnsibleModule, program: str, package: str) -> str:
-    """The path of a program. Raises DiscoveryError, naming its Debian package."""
+    """The path of a program. Raises BrambleError, naming its Debian package."""
     path = module.get_bin_path(program, opt_dirs=["/usr/sbin", "/sbin"])
     if not path:
-        raise DiscoveryError(f"{program} is missing on this machine. Next: apt-get install {package}")
+        raise BrambleError(f"{program} is missing on this machine. Next: apt-get install {package}")
     return str(path)
 
 
 def ask(module: AnsibleModule, *command: str, data: str = "") -> str:
-    """What a program says. Raises DiscoveryError when it ends with an error."""
+    """What a program says. Raises BrambleError when it ends with an error."""
     code, out, error = module.run_command(list(command), data=data)
     if code:
-        raise DiscoveryError(f"{os.path.basename(command[0])} ended with {code}: {(error or out).strip()}")
+        raise BrambleError(f"{os.path.basename(command[0])} ended with {code}: {(error or out).strip()}")
     return str(out)
 
 
@@ -197,7 +199,7 @@ def search(module: AnsibleModule, blind: list[str]) -> tuple[dict[str, Host], se
         return hosts, {route["prefsrc"]}
     try:
         scan = needed(module, "arp-scan", "arp-scan")
-    except DiscoveryError as error:
+    except BrambleError as error:
         blind.append(f"Two hosts with one address cannot be seen: {error}")
         return hosts, {route["prefsrc"]}
     # An ARP request is 64 bytes on the wire.
@@ -210,8 +212,8 @@ def search(module: AnsibleModule, blind: list[str]) -> tuple[dict[str, Host], se
     return hosts, {route["prefsrc"]}
 
 
-def run(module: AnsibleModule) -> None:
-    """Look, match, and say. Raises DiscoveryError, CardError, OSError."""
+def run(module: AnsibleModule) -> dict[str, Any]:
+    """Look, match, and say. Raises BrambleError, OSError."""
     options = module.params
     blind: list[str] = []
     hosts, own = search(module, blind)
@@ -251,7 +253,7 @@ def run(module: AnsibleModule) -> None:
                 host.macs = {mac}
     findings = judge(nodes, hosts, own)
     subtitle = f"{options['subnet']} · {datetime.now():%Y-%m-%d %H:%M}" + (" · not all could be seen" if blind else "")
-    module.exit_json(
+    return dict(
         changed=False,
         findings=[as_dict(finding) for finding in findings],
         problems=problems(findings),
@@ -262,7 +264,7 @@ def run(module: AnsibleModule) -> None:
 
 
 def main() -> None:
-    """Run, and turn what is wrong into a message."""
+    """Run the module."""
     spec = {
         "subnet": {"type": "str", "required": True},
         "nodes": {"type": "dict", "required": True},
@@ -275,11 +277,7 @@ def main() -> None:
         "max_rate": {"type": "int", "default": 100},
         "max_addresses": {"type": "int", "default": 1024},
     }
-    module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
-    try:
-        run(module)
-    except (DiscoveryError, CardError, OSError) as error:
-        module.fail_json(msg=str(error))
+    run_module(spec, run)
 
 
 if __name__ == "__main__":

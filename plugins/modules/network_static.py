@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: give a node its static network, by whatever has its wired port, so that a wrong one undoes itself."""
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ description:
     second after the module has ended, and undone unless C(state=confirmed) follows within I(timeout), by a login that is newer
     than the change. A node that is restarted meanwhile undoes it before the network comes up.
   - Before, it asks the wire whether somebody else has the address (RFC 5227).
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   state:
     description:
@@ -110,11 +111,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 from ansible_collections.bramble.cluster.plugins.module_utils.network import stack
 from ansible_collections.bramble.cluster.plugins.module_utils.network.rollback import (
-    Change,
     File,
-    SwitchError,
+    PendingChange,
+    RollbackError,
     put,
     put_all,
     read,
@@ -187,7 +190,7 @@ def taken(interface: str, mac: str, address: str) -> str:
 
 
 def check_netplan(texts: Mapping[str, str], changes: Mapping[str, str | None]) -> None:
-    """Let netplan parse what it is going to have, in an empty root. Raises StackError, OSError."""
+    """Let netplan parse what it is going to have, in an empty root. Raises BrambleError, OSError."""
     with tempfile.TemporaryDirectory() as root:
         for path, content in {**texts, **changes}.items():
             if path.startswith("/etc/netplan/") and content is not None:
@@ -195,7 +198,7 @@ def check_netplan(texts: Mapping[str, str], changes: Mapping[str, str | None]) -
         command = ["netplan", "generate", "--root-dir", root]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise stack.StackError(f"netplan refuses the network: {done.stderr.strip().replace(root, '')} Nothing was changed.")
+            raise BrambleError(f"netplan refuses the network: {done.stderr.strip().replace(root, '')} Nothing was changed.")
 
 
 class Node:
@@ -206,17 +209,17 @@ class Node:
         there = ports()
         if self.interface not in there:
             names = ", ".join(f"{name} ({mac})" for name, mac in there.items()) or "none"
-            raise stack.StackError(
+            raise BrambleError(
                 f"There is no port {self.interface}. The wired ports are: {names}. Set cluster_interface to one of them. "
                 "Nothing was changed."
             )
         stack.check(self.port)
         self.mac = there[self.interface]
         self.now = live(self.interface)
-        self.change = Change()
+        self.change = PendingChange()
 
     def plan(self) -> tuple[stack.Owner, stack.Facts, dict[str, File | None], bool]:
-        """Who has the port, the files that differ, and whether that changes the network. Raises StackError, OSError."""
+        """Who has the port, the files that differ, and whether that changes the network. Raises BrambleError, OSError."""
         entries = {path: read(path) for places in stack.PLACES.values() for path in glob.glob(places) if os.path.isfile(path)}
         texts = {path: text(entry) for path, entry in entries.items()}
         facts = look(self.interface)
@@ -267,13 +270,13 @@ class Node:
         return {SYSCTL_FILE: file}
 
     def free(self) -> None:
-        """Refuse an address that somebody else has. Raises StackError, OSError."""
+        """Refuse an address that somebody else has. Raises BrambleError, OSError."""
         for address in self.port.get("addresses") or []:
             wanted = ipaddress.ip_interface(str(address))
             if wanted.version == 6 or any(entry.split("/")[0] == str(wanted.ip) for entry in self.now.ipv4):
                 continue
             if other := taken(self.interface, self.mac, str(wanted.ip)):
-                raise stack.StackError(
+                raise BrambleError(
                     f"The address {wanted.ip} is in use: {other} answers to it at {self.interface}. Give that machine another, "
                     "or change cluster_subnet, cluster_first_host or this node's node_number. Nothing was changed."
                 )
@@ -283,7 +286,7 @@ class Node:
         return stack.commands(who, self.interface, self.options["uuid"], facts.nm_uuid)
 
     def stage(self, who: stack.Owner, facts: stack.Facts, files: Mapping[str, File | None]) -> str:
-        """Have the change made, and undone unless it is confirmed; its name. Raises SwitchError, OSError."""
+        """Have the change made, and undone unless it is confirmed; its name. Raises RollbackError, OSError."""
         commands = self.commands(who, facts)
         name = str(uuids.uuid4())
         self.change.stage(name, files, commands._asdict(), self.options["program"] or "")
@@ -291,23 +294,23 @@ class Node:
         return name
 
     def waiting(self) -> str:
-        """The change of an earlier run that waits to be confirmed, if it is what is wanted; else empty. Raises SwitchError."""
+        """The change of an earlier run that waits to be confirmed, if it is what is wanted; else empty. Raises RollbackError."""
         plan = self.change.plan()
         if not plan:
             return ""
         applied = all(read(path) == (entry and File.unpack(entry)) for path, entry in plan["new"].items())
         if applied and not stack.differences(self.port, self.now):
             return str(plan["name"])
-        raise SwitchError(
+        raise RollbackError(
             "A change of an earlier run was not confirmed and undoes itself in a minute or two. Then run this again."
         )
 
     def settled(self) -> None:
-        """Wait until the port is as it shall be. Raises StackError."""
+        """Wait until the port is as it shall be. Raises BrambleError."""
         end = time.monotonic() + SETTLE
         while wrong := stack.differences(self.port, live(self.interface)):
             if time.monotonic() > end:
-                raise stack.StackError(f"{self.interface} is not as it shall be: {'; '.join(wrong)}.")
+                raise BrambleError(f"{self.interface} is not as it shall be: {'; '.join(wrong)}.")
             time.sleep(0.5)
 
 
@@ -320,7 +323,7 @@ def shown(path: str, before: File | None, after: File | None) -> dict[str, str]:
 
 
 def present(module: AnsibleModule) -> dict[str, Any]:
-    """Look, and change what differs. Raises StackError, SwitchError, OSError."""
+    """Look, and change what differs. Raises BrambleError, RollbackError, OSError."""
     node = Node(module.params, module.warn)
     if name := node.waiting():
         return {"changed": True, "change": name, "stack": "", "before": node.now.words()}
@@ -339,18 +342,18 @@ def present(module: AnsibleModule) -> dict[str, Any]:
         return {**result, "change": node.stage(who, facts, files)}
     put_all(files)
     if stack.own_path(who.stack, node.interface)[0] in files and (wrong := run_all(node.commands(who, facts).same)):
-        raise SwitchError(f"The files are changed, the network is not: {wrong}. Restart the node.")
+        raise RollbackError(f"The files are changed, the network is not: {wrong}. Restart the node.")
     node.ipv6(dry=False)
     return result
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
-    """Do what is asked. Raises StackError, SwitchError, OSError."""
+    """Do what is asked. Raises BrambleError, RollbackError, OSError."""
     name = module.params["change"] or ""
     if module.params["state"] == "present":
         return present(module)
     if module.params["state"] == "undone":
-        outcome = Change().outcome(name)
+        outcome = PendingChange().outcome(name)
         return {"changed": False, "change": "", "why": "; ".join(filter(None, [outcome["why"], outcome["wrong"]]))}
     node = Node(module.params, module.warn)
     if node.change.plan():
@@ -361,7 +364,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run, and turn what is wrong into a message."""
+    """Run the module."""
     spec = {
         "state": {"type": "str", "choices": ["present", "confirmed", "undone"], "default": "present"},
         "change": {"type": "str"},
@@ -378,11 +381,7 @@ def main() -> None:
         ("state", "confirmed", ["change", "interface", "port"]),
         ("state", "undone", ["change"]),
     ]
-    module = AnsibleModule(argument_spec=spec, required_if=needed, supports_check_mode=True)
-    try:
-        module.exit_json(**run(module))
-    except (stack.StackError, SwitchError, OSError) as error:
-        module.fail_json(msg=str(error))
+    run_module(spec, run, errors=(BrambleError, RollbackError, OSError), required_if=needed)
 
 
 if __name__ == "__main__":

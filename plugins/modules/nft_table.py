@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: load a table of nftables, so that one that locks everybody out takes itself away."""
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ description:
     the wanted table, loaded in an empty network namespace, and the one in force, both without counters.
   - What it replaces comes back after I(timeout) seconds (systemd-run(1)), unless the change is confirmed by a login that is newer
     than it. Nothing is written that a reboot would bring back; that is for a unit of the caller.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   name: {description: The table., type: str, required: true}
   rules: {description: "What stands between its braces, as nft(8) takes it. Names of ports as iifname and oifname.", type: str}

@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: keep a set of small configuration files, in one round trip."""
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ description:
   - Writes, or removes, several small files in one round trip; each in one step, safe against power cuts. Missing folders are
     made.
   - First all checks are run, also of files that do not change; when one fails, nothing is changed.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   files:
     description: The files, owned by root.
@@ -58,8 +59,11 @@ import grp
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import place, read, shown, stage
 
 FILE = {
@@ -101,7 +105,7 @@ def applies(entry: dict) -> bool:
 
 
 def check(module: AnsibleModule, entry: dict) -> None:
-    """Fail where a file is not good."""
+    """Raise BrambleError where a file is not good."""
     with tempfile.NamedTemporaryFile("w", encoding="utf-8") as candidate:
         candidate.write(entry["content"])
         candidate.flush()
@@ -109,7 +113,7 @@ def check(module: AnsibleModule, entry: dict) -> None:
         code, out, err = module.run_command(command)
     if code:
         said = (err or out).strip()
-        module.fail_json(msg=f"{entry['path']} is not good, so nothing was changed: {said}", rc=code)
+        raise BrambleError(f"{entry['path']} is not good, so nothing was changed: {said}", rc=code)
 
 
 def stage_all(changes: list[tuple[Path, dict]]) -> list[tuple[str | None, Path]]:
@@ -136,8 +140,8 @@ def stage_all(changes: list[tuple[Path, dict]]) -> list[tuple[str | None, Path]]
     return staged
 
 
-def run(module: AnsibleModule) -> None:
-    """Check all, then write what differs. Raises OSError."""
+def run(module: AnsibleModule) -> dict[str, Any]:
+    """Check all, then write what differs. Raises BrambleError, OSError, and KeyError of the group database."""
     entries = [entry for entry in module.params["files"] if applies(entry)]
     changes, diff = [], []
     for entry in entries:
@@ -156,11 +160,20 @@ def run(module: AnsibleModule) -> None:
                 place(temporary, path)
             else:
                 path.unlink()
-    module.exit_json(changed=bool(changes), files=[entry["path"] for _, entry in changes], diff=diff)
+    return {"changed": bool(changes), "files": [entry["path"] for _, entry in changes], "diff": diff}
+
+
+def explain(error: Exception) -> str:
+    """Return what happened, and what to do next."""
+    if isinstance(error, KeyError):  # of the group database
+        return f"{error.args[0]!s}. Nothing was changed."
+    if isinstance(error, OSError):
+        return f"{error}. Next: put that right (a full disk? df -h), then run the same again."
+    return str(error)
 
 
 def main() -> None:
-    """Run, and turn what is wrong into a message."""
+    """Run the module."""
     entries = {
         "type": "list",
         "elements": "dict",
@@ -169,13 +182,7 @@ def main() -> None:
         "mutually_exclusive": [["content", "link"]],
         "required_if": [["state", "present", ["content", "link"], True]],
     }
-    module = AnsibleModule(argument_spec={"files": entries}, supports_check_mode=True)
-    try:
-        run(module)
-    except KeyError as error:  # of the group database
-        module.fail_json(msg=f"{error.args[0]!s}. Nothing was changed.")
-    except OSError as error:
-        module.fail_json(msg=f"{error}. Next: put that right (a full disk? df -h), then run the same again.")
+    run_module({"files": entries}, run, explain, errors=(BrambleError, OSError, KeyError))
 
 
 if __name__ == "__main__":

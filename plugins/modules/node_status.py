@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: how a node is, all in one question."""
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ description:
   - Gathers in one go what tells whether a Raspberry Pi is well. Changes nothing, and fails for nothing that it cannot read,
     since nodes differ in what they have.
   - Runs with an action plugin of the same name, which adds how far the node's clock is from the control machine's.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   units:
     description: systemd units to tell the state of.
@@ -51,7 +52,7 @@ card:
     null each where it cannot be told.
   type: dict
   returned: always
-io_errors: {description: The kernel's lines of this boot about a disk that fails, at most 20., type: list, returned: always}
+io_errors: {description: "The kernel's lines of this boot about a disk that fails, 20 at most.", type: list, returned: always}
 units:
   description: By unit, C(active) (such as active or failed), C(restarts) and C(bundle), its program's folder in /opt/bramble.
   type: dict
@@ -79,6 +80,7 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 
 # What block layer, MMC driver and ext4 say of a card that fails.
 IO_ERRORS = r"I/O error|mmc[0-9]+: (error|[Tt]imeout|card .*removed)|EXT4-fs error|EXT4-fs .*remounting filesystem read-only"
@@ -171,13 +173,8 @@ def chrony(module: AnsibleModule) -> dict[str, Any] | None:
         return None
 
 
-def main() -> None:
-    """Look, and say."""
-    spec = {
-        "units": {"type": "list", "elements": "str", "default": []},
-        "disks": {"type": "list", "elements": "path", "default": ["/", "/boot/firmware"]},
-    }
-    module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
+def run(module: AnsibleModule) -> dict[str, Any]:
+    """Return what the node says of itself."""
     began = time.time()
     memory = dict(line.split(":", 1) for line in read("/proc/meminfo").splitlines() if ":" in line)
     kib = {name: number(memory.get(name, "").removesuffix("kB").strip()) or 0 for name in ("MemTotal", "MemAvailable")}
@@ -187,8 +184,7 @@ def main() -> None:
         module, "journalctl", "--dmesg", "--boot", "--quiet", "--no-pager", "--output=cat", f"--grep={IO_ERRORS}", "--lines=20"
     )
     failed = said(module, "systemctl", "list-units", "--state=failed", "--plain", "--no-legend", "--no-pager")
-    module.exit_json(
-        changed=False,
+    return dict(
         uptime=float(read("/proc/uptime").split()[0]),
         load=float(read("/proc/loadavg").split()[0]),
         cores=os.cpu_count() or 1,
@@ -206,6 +202,15 @@ def main() -> None:
         began=began,
         ended=time.time(),
     )
+
+
+def main() -> None:
+    """Run the module."""
+    spec = {
+        "units": {"type": "list", "elements": "str", "default": []},
+        "disks": {"type": "list", "elements": "path", "default": ["/", "/boot/firmware"]},
+    }
+    run_module(spec, run)
 
 
 if __name__ == "__main__":

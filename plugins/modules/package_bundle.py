@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Make the bundles of packages that nodes install, so that nodes need no internet."""
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ options:
     description: Read every file of a bundle that exists, and compare it with the manifest. Else only sizes are compared.
     type: bool
     default: false
-author: [Bramble]
+author: The Bramble team (!UNKNOWN)
 """
 
 EXAMPLES = r"""
@@ -134,15 +135,16 @@ from ansible_collections.bramble.cluster.plugins.module_utils.bundle.bundle impo
     FORMAT,
     MANIFEST,
     SIGNATURE,
-    BundleError,
     Kind,
     Manifest,
     describe,
     make_key,
     read,
-    run,
+    run_command,
     sign,
 )
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import as_sentence, run_module
 from packaging.requirements import InvalidRequirement, Requirement
 
 # PEP 600, newest first: trixie has glibc 2.41, bookworm 2.36.
@@ -152,7 +154,7 @@ PLATFORMS = ("manylinux_2_35", "manylinux_2_34", "manylinux_2_31", "manylinux_2_
 def sources(source: Path) -> list[Path]:
     """The files that make the package, in a stable order."""
     parts = [path for path in source.rglob("*") if path.suffix in {".html", ".json", ".md", ".py", ".qs", ".toml"}]
-    return sorted(path for path in parts if not {"build", "__pycache__"} & set(path.relative_to(source).parts))
+    return sorted(path for path in parts if not {"build", "tests", "__pycache__"} & set(path.relative_to(source).parts))
 
 
 def bundle_id(kind: Kind, requirements: Path | None, source: Path | None, debs: Sequence[str], images: Sequence[Path]) -> str:
@@ -172,7 +174,7 @@ def bundle_id(kind: Kind, requirements: Path | None, source: Path | None, debs: 
 def wanted(requirements: str, kind: Kind) -> str:
     """The lines of a requirements file that are for this kind of node, without the markers that say so.
 
-    pip itself would judge the markers (PEP 508) by this machine's Python. Raises BundleError.
+    pip itself would judge the markers (PEP 508) by this machine's Python. Raises BrambleError.
     """
     environment = {
         "implementation_name": "cpython",
@@ -195,7 +197,7 @@ def wanted(requirements: str, kind: Kind) -> str:
         try:
             requirement = Requirement(text)
         except InvalidRequirement as error:
-            raise BundleError(f"the requirement {text.strip()!r} can not be read: {error}") from None
+            raise BrambleError(f"the requirement {text.strip()!r} can not be read: {error}") from None
         if requirement.marker is None or requirement.marker.evaluate(environment):
             requirement.marker = None
             lines.append(" ".join([str(requirement), *(f"--hash={value.strip()}" for value in hashes)]))
@@ -231,16 +233,16 @@ def finish(wheels: Path) -> None:
 
 
 def collect(requirements: Path, source: Path, copy: Path, wheels: Path, kind: Kind) -> None:
-    """Download and build all wheels into a folder; `copy` is where the source may be copied to. Raises BundleError."""
+    """Download and build all wheels into a folder; `copy` is where the source may be copied to. Raises BrambleError."""
     # setuptools leaves build/ beside the source: let it do so in a copy.
     shutil.copytree(source, copy, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
     lines = wheels / "requirements.txt"
     lines.write_text(wanted(requirements.read_text(encoding="utf-8"), kind), encoding="utf-8")
     try:
-        run(*download_command(lines, wheels, kind))
-        run(*build_command(copy, wheels))
-    except BundleError as error:
-        raise BundleError(
+        run_command(*download_command(lines, wheels, kind))
+        run_command(*build_command(copy, wheels))
+    except BrambleError as error:
+        raise BrambleError(
             f"the packages for CPython {kind.python} on {kind.architecture} could not be collected: {error}. Collecting "
             "needs the internet, on this machine only; then run the same command again"
         ) from None
@@ -258,7 +260,7 @@ class Maker(NamedTuple):
     key: Path
 
     def images_by_kind(self, scratch: Path) -> dict[Kind, list[bundle_debs.Image]]:
-        """The images, read into folders in `scratch`. Raises BundleError."""
+        """The images, read into folders in `scratch`. Raises BrambleError."""
         found: dict[Kind, list[bundle_debs.Image]] = {}
         for number, manifest in enumerate(self.images):
             image = bundle_debs.Image(manifest, scratch / f"image{number}")
@@ -266,7 +268,7 @@ class Maker(NamedTuple):
         return found
 
     def make(self, name: str, kind: Kind, images: Sequence[bundle_debs.Image]) -> None:
-        """Make a bundle; it gets its name when it is complete. Raises BundleError."""
+        """Make a bundle; it gets its name when it is complete. Raises BrambleError."""
         with tempfile.TemporaryDirectory(prefix=".making-", dir=self.dest) as scratch:
             folder, copy = Path(scratch, "bundle"), Path(scratch, "source")
             wheels, debs = folder / "wheels", folder / "debs"
@@ -309,7 +311,7 @@ def alone(dest: Path) -> Iterator[None]:
 
 
 def have(maker: Maker, module: AnsibleModule) -> dict[str, Any]:
-    """Make what is missing. Gives what the module returns; raises BundleError."""
+    """Make what is missing. Gives what the module returns; raises BrambleError."""
     parameters = module.params
     kinds = [Kind(**kind) for kind in parameters["kinds"] or []]
     changed, bundles = False, []
@@ -333,53 +335,51 @@ def have(maker: Maker, module: AnsibleModule) -> dict[str, Any]:
                 # Without Debian packages, no image has to be asked what it lacks.
                 images = images or (maker.images_by_kind(Path(scratch)) if maker.debs else {kind: []})
                 if maker.debs and kind not in images:
-                    raise BundleError(
+                    raise BrambleError(
                         f"there are nodes of {kind}, and the images are of {', '.join(map(str, images))}: "
                         "name the image they have in package_bundle_images"
                     )
                 maker.make(name, kind, images.get(kind, []))
             try:
                 manifest, bundle["manifest"] = read(path, keys, contents=parameters["verify"])
-            except BundleError as error:
-                raise BundleError(f"the bundle {path} can not be used: {error}. Delete it to have it made again") from None
+            except BrambleError as error:
+                raise BrambleError(f"the bundle {path} can not be used: {error}. Delete it to have it made again") from None
             bundle["bytes"] = manifest.bytes
     if not module.check_mode:
         prune(maker.dest, parameters["keep"], [bundle["id"] for bundle in bundles])
     return {"changed": changed, "bundles": bundles, "keys": keys}
 
 
-def main() -> None:
-    required = {"type": "str", "required": True}
-    kind = {"release": required, "python": required, "architecture": {**required, "choices": ["x86_64", "aarch64"]}}
-    module = AnsibleModule(
-        argument_spec={
-            "images": {"type": "list", "elements": "path", "required": True},
-            "kinds": {"type": "list", "elements": "dict", "options": kind},
-            **{name: {"type": "path"} for name in ("requirements", "source")},
-            **{name: {"type": "path", "required": True} for name in ("dest", "key")},
-            "debs": {"type": "list", "elements": "str", "required": True},
-            "signers": {"type": "list", "elements": "str", "default": [], "no_log": False},
-            "keep": {"type": "int", "default": 4},
-            "refresh": {"type": "bool", "default": False},
-            "verify": {"type": "bool", "default": False},
-        },
-        required_together=[("requirements", "source")],
-        supports_check_mode=True,
-    )
+def run(module: AnsibleModule) -> dict[str, Any]:
+    """Make the bundles that are missing. Raises BrambleError."""
     parameters = module.params
     # Ansible gives an empty string where a template gives none.
     requirements, source = (Path(parameters[name]) if parameters[name] else None for name in ("requirements", "source"))
     dest, key = (Path(parameters[name]) for name in ("dest", "key"))
     for path in (requirements, source / "pyproject.toml") if requirements and source else ():
         if not path.is_file():
-            module.fail_json(msg=f"{path} is missing: nothing was collected. Is this a whole clone of the project?")
+            raise BrambleError(f"{path} is missing: nothing was collected. Is this a whole clone of the project?")
     maker = Maker([Path(path) for path in parameters["images"]], requirements, source, parameters["debs"], dest, key)
-    try:
-        with contextlib.nullcontext() if module.check_mode else alone(dest):
-            result = have(maker, module)
-    except BundleError as error:
-        module.fail_json(msg=f"{str(error)[:1].upper()}{str(error)[1:]}.")
-    module.exit_json(**result)
+    with contextlib.nullcontext() if module.check_mode else alone(dest):
+        return have(maker, module)
+
+
+def main() -> None:
+    """Run the module."""
+    required = {"type": "str", "required": True}
+    kind = {"release": required, "python": required, "architecture": {**required, "choices": ["x86_64", "aarch64"]}}
+    spec = {
+        "images": {"type": "list", "elements": "path", "required": True},
+        "kinds": {"type": "list", "elements": "dict", "options": kind},
+        **{name: {"type": "path"} for name in ("requirements", "source")},
+        **{name: {"type": "path", "required": True} for name in ("dest", "key")},
+        "debs": {"type": "list", "elements": "str", "required": True},
+        "signers": {"type": "list", "elements": "str", "default": [], "no_log": False},
+        "keep": {"type": "int", "default": 4},
+        "refresh": {"type": "bool", "default": False},
+        "verify": {"type": "bool", "default": False},
+    }
+    run_module(spec, run, as_sentence, errors=(BrambleError,), required_together=[("requirements", "source")])
 
 
 if __name__ == "__main__":

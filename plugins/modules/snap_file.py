@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: a snap from a file, where there is no snap store."""
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ description:
   - Installs a snap from a file, or refreshes it to the one in the file, unless that very file is what is installed. The community
     module C(snap) only sees whether some snap of the name is there.
   - With an assertion snapd takes nothing that its publisher has not signed.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   name:
     description: The name of the snap.
@@ -65,6 +66,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.core.command import run
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import snapd
 
 
@@ -110,7 +112,7 @@ def main() -> None:
             needed = snap is None or snapd.sha256(name, snap["revision"]) != sha256
         if needed and not module.check_mode:
             change(module)
-    except (snapd.SnapdError, OSError) as error:
+    except (BrambleError, OSError) as error:
         module.fail_json(msg=str(error))
     before = f"{snap['version']} ({snap['revision']})\n" if snap else ""
     after = f"sha256 {sha256}\n" if sha256 else ""

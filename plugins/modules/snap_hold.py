@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: snaps that do not refresh by themselves."""
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ module: snap_hold
 short_description: Hold a snap's refreshes, or release them
 description:
   - snapd refreshes snaps when it likes; a cluster then loses nodes one after the other, drained by nobody.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   name:
     description: The name of the snap. One that is not installed is not held.
@@ -31,6 +32,7 @@ EXAMPLES = r"""
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.core.command import run
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import snapd
 
 
@@ -43,7 +45,7 @@ def main() -> None:
     name, held = module.params["name"], module.params["held"]
     try:
         snap = snapd.installed().get(name)
-    except snapd.SnapdError as error:
+    except BrambleError as error:
         module.fail_json(msg=str(error))
     # Before it is installed, a dry run only knows that it would be.
     before = bool(snap and snap["held"])

@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module: settings of the kernel, in force and in a file of their own."""
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ short_description: Settings of the kernel, in force and in a file of their own
 description:
   - Keeps a file of sysctl.d(5) and the kernel itself. What a setting was before is noted in the file, and is what it becomes
     again with C(state=absent). Needs no program on the node. Without IPv6 in the kernel its settings are passed over.
-author: Bramble
+author: The Bramble team (!UNKNOWN)
 options:
   path: {description: The file., type: path, required: true}
   settings: {description: "Name -> value.", type: dict, required: true}

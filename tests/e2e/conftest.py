@@ -7,66 +7,26 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import rehearsal
-from rehearsal import INVENTORY, ROOT, Play, play
+
+from tests.support import ROOT, rehearsal
+from tests.support.nodes import booted, build_bookworm, stranger, switch, told
+from tests.support.rehearsal import INVENTORY, play
+
+__all__ = ["booted", "stranger", "switch", "told"]
 
 OVERLAY = Path(__file__).parent / "inventory"
 STATE = ROOT / ".state/e2e"
 SERVERS = ["pi-01", "pi-02"]
+SCENARIOS = "test_molecule.py"
 
 playbook = partial(play, inventory=[*INVENTORY, OVERLAY])
 ssh = partial(rehearsal.ssh, STATE)
-
-
-def told(state: Path, node: str, command: str, *, options: Sequence[str] = ()) -> str:
-    """What a command on a node says. The state and the options are those of rehearsal.ssh."""
-    done = rehearsal.ssh(state, node, command, *options)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-@contextmanager
-def booted(run: Callable[..., Play], state: Path, servers: Sequence[str]) -> Iterator[None]:
-    """A client and these servers after site.yml, by a runner of playbooks; removed however the tests end."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NODES", str(len(servers)))
-        try:
-            for name in ("cards", "rehearse", "site"):
-                run(name)
-            yield
-        finally:
-            run("rehearse", variables={"standin_state": "absent"})
-            shutil.rmtree(state, ignore_errors=True)
-
-
-def switch(cluster: str) -> str:
-    """The bridge that is the switch of a cluster, by its name."""
-    inspect = ["docker", "network", "inspect", "--format", "{{.Id}}", cluster]
-    return f"br-{subprocess.run(inspect, capture_output=True, text=True, check=True).stdout[:12]}"
-
-
-@contextmanager
-def stranger(name: str, bridge: str, address: str) -> Iterator[list[str]]:
-    """A host that is nobody's, on a switch (address with its prefix's length): what to put before a command that it runs."""
-    try:
-        for command in (
-            ["ip", "netns", "add", name],
-            ["ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name],
-            ["ip", "link", "set", name, "master", bridge, "up"],
-            ["ip", "-n", name, "address", "add", address, "dev", "eth0"],
-            ["ip", "-n", name, "link", "set", "eth0", "up"],
-        ):
-            subprocess.run(command, check=True)
-        yield ["ip", "netns", "exec", name]
-    finally:
-        subprocess.run(["ip", "netns", "delete", name], check=False)
 
 
 def still_there() -> list[str]:
@@ -87,23 +47,31 @@ def nodes_of_the_demo() -> None:
     os.environ["NODES"] = str(len(SERVERS))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group the tests that share a cluster, for `--dist loadgroup`: those of a file; each scenario of Molecule by itself."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            is_scenario = item.path.name == SCENARIOS
+            parameters = item.callspec.id if isinstance(item, pytest.Function) and is_scenario else ""
+            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {parameters}"))
+    # The longest first.
+    items.sort(key=lambda item: item.path.name != SCENARIOS)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Power off and remove the demo's cards, however the tests ended."""
     # Not while another process tests it. Without such a folder, the cluster of this name, if there is one, is another clone's.
     if not hasattr(session.config, "workerinput") and STATE.exists():
         os.environ["NODES"] = str(len(SERVERS))
-        playbook("rehearse", variables={"standin_state": "absent"})
+        playbook("rehearse", variables={"cluster_state": "absent"})
         shutil.rmtree(STATE)
 
 
 @pytest.fixture(scope="session")
 def bookworm() -> dict[str, Any]:
     """The image like-rpi-bookworm, as variables for the playbooks."""
-    build = [sys.executable, ROOT / "images/debian/build.py", "--recipe", ROOT / "tests/e2e/identity/like-rpi-bookworm.toml"]
-    said = subprocess.run([*build, "--cache", ROOT / ".cache/images"], capture_output=True, text=True, check=True).stdout
-    made = json.loads(said)
-    manifest = json.loads(Path(made["manifest"]).read_text())
-    return {"image_file": made["image"], "image_sha256": manifest["sha256"], "image_init_format": manifest["init_format"]}
+    return build_bookworm()
 
 
 @pytest.fixture(scope="session")
@@ -130,4 +98,4 @@ def cluster(demo: dict) -> Iterator[None]:
     """The demo's nodes, powered on again from their cards."""
     playbook("rehearse", variables={"standin_cpus": 0})
     yield
-    playbook("rehearse", variables={"standin_state": "absent"})
+    playbook("rehearse", variables={"cluster_state": "absent"})

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rehearsal import INVENTORY, ROOT
+
+from tests.support import ROOT
+from tests.support.rehearsal import INVENTORY, Play
 
 from .conftest import OVERLAY, playbook
 
@@ -31,7 +33,7 @@ def image() -> Path:
     return next(path for path in sorted((ROOT / ".cache/images").glob("*.img")) if path.stat().st_size > 0)
 
 
-def failure(run: object) -> str:
+def failure(run: Play) -> str:
     assert run.status == "failed", run.status
     return "\n".join(run.failed.values())
 

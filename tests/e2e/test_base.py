@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import rehearsal
-from rehearsal import INVENTORY, ROOT, Play, play
+
+from tests.support import ROOT, rehearsal
+from tests.support.rehearsal import INVENTORY, Play, play
 
 from . import conftest
 
@@ -76,7 +77,7 @@ def nodes(bookworm: dict[str, Any]) -> Iterator[None]:
             told(node, f"sudo sh -c {shlex.quote(NEGLECTED)}")
         yield
     finally:
-        playbook("rehearse", variables={"standin_state": "absent"})
+        playbook("rehearse", variables={"cluster_state": "absent"})
         shutil.rmtree(STATE, ignore_errors=True)
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import rehearsal
-from rehearsal import INVENTORY, ROOT, Play, play
+
+from tests.support import ROOT, rehearsal
+from tests.support.rehearsal import INVENTORY, Play, play
 
 OVERLAY = Path(__file__).parent / "bundle"
 STATE = ROOT / ".state/h-bundle"
@@ -42,7 +43,7 @@ def write(node: str, path: str, text: str) -> None:
 def powered_off() -> Iterator[None]:
     """Power off and remove the cards, however the tests ended."""
     yield
-    playbook("rehearse", variables={"standin_state": "absent"})
+    playbook("rehearse", variables={"cluster_state": "absent"})
     shutil.rmtree(STATE, ignore_errors=True)
 
 
@@ -145,7 +146,7 @@ def test_a_bundle_that_is_not_signed_here_is_refused(lacking: str, site: Any, tm
     folder = f"{SERVED}/{lacking}"
     manifest = (BUNDLES / lacking / "manifest.json").read_bytes()
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "other"], check=True)
-    command = ["ssh-keygen", "-q", "-Y", "sign", "-n", "bramble-bundle", "-f", tmp_path / "other"]
+    command: list[str | Path] = ["ssh-keygen", "-q", "-Y", "sign", "-n", "bramble-bundle", "-f", tmp_path / "other"]
     signature = subprocess.run(command, input=manifest, capture_output=True, check=True).stdout.decode()
     write("pi-client", f"{folder}/manifest.json.sig", signature)
     assert "not signed by this machine" in refused(site(check=False))

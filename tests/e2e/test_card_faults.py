@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rehearsal import HARDWARE, play
 
-from tests.rig.cards import Rig
-from tests.rig.flaw import Flaw
-from tests.unit import tiny_image
-from tests.unit.tiny_image import MIB, SIZE
+from tests.support import tiny_image
+from tests.support.cards import Rig
+from tests.support.flaw import Flaw
+from tests.support.rehearsal import HARDWARE, play
+from tests.support.tiny_image import MIB, SIZE
 
 CARD = 32 * MIB
 DIRT = random.Random(2).randbytes(CARD)

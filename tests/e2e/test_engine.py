@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import rehearsal
-from rehearsal import INVENTORY, ROOT, play
+
+from tests.support import ROOT, rehearsal
+from tests.support.rehearsal import INVENTORY, play
 
 from . import conftest
 
@@ -45,11 +46,11 @@ def cluster() -> Iterator[None]:
 
 
 def begin(program: str) -> subprocess.Popen[str]:
-    """Run a Python program on the client as who types `bramble`; jobs may use what tests/workloads/faults.py has."""
+    """Run a Python program on the client as who types `bramble`; jobs may use what workloads/tests/faults.py has."""
     command = rehearsal.ssh_words(STATE, "pi-client", "$(readlink -f /usr/local/bin/bramble | xargs dirname)/python -")
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None
-    process.stdin.write((ROOT / "tests/workloads/faults.py").read_text() + program)
+    process.stdin.write((ROOT / "workloads/tests/faults.py").read_text() + program)
     process.stdin.close()
     return process
 
@@ -58,8 +59,8 @@ def jobs(arguments: str, **options: Any) -> subprocess.Popen[str]:
     """Map `misbehave` over the arguments, a Python expression: a line of JSON for each job that ends, others as they are said."""
     return begin(f"""
 import json, sys
-from bramble import driver
-with driver.connect("cluster", say=lambda line: print(line, flush=True), **{options!r}) as engine:
+from bramble.engine import places
+with places.connect("cluster", say=lambda line: print(line, flush=True), **{options!r}) as engine:
     for outcome in engine.map(misbehave, {arguments}):
         print(json.dumps({{"job": outcome.index, "lost": outcome.lost, "retried": outcome.retried}}), flush=True)
 """)
@@ -216,7 +217,7 @@ def knock(stranger: list[str], pairs: dict[str, list[str] | None]) -> dict[str, 
 
 
 def test_who_does_not_belong_gets_nowhere(stranger: list[str], tmp_path: Path) -> None:
-    from tests.workloads.conftest import Authority
+    from workloads.tests.conftest import Authority
 
     Authority(tmp_path).issue("pi-02")
     subprocess.run(

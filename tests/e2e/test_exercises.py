@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import rehearsal
-from rehearsal import INVENTORY, ROOT, Play, play
+
+from tests.support import ROOT, rehearsal
+from tests.support.rehearsal import INVENTORY, Play, play
 
 from . import conftest
 
@@ -105,11 +106,11 @@ def before() -> Iterator[dict[str, str]]:
                 assert told(node, "ip route show default; ip -6 route show default") == ""
                 # Ansible's own folders, and apt's, are there before.
                 root(node, "mkdir -p /root/.ansible && apt-get -qq check")
-            script = ["scp", "-q", "-F", STATE / "ssh/ssh_config", *SOLUTIONS.glob("*.sh"), "pi-client:/tmp"]
+            script: list[str | Path] = ["scp", "-q", "-F", STATE / "ssh/ssh_config", *SOLUTIONS.glob("*.sh"), "pi-client:/tmp"]
             subprocess.run(script, check=True)
             yield {node: root(node, LOOK) for node in NODES}
         finally:
-            playbook("rehearse", variables={"standin_state": "absent"})
+            playbook("rehearse", variables={"cluster_state": "absent"})
             shutil.rmtree(STATE, ignore_errors=True)
 
 
@@ -142,9 +143,9 @@ def test_every_name_is_one_that_debian_has() -> None:
     lists = ROOT.glob(".cache/bundles/.lists-*-*/*_main_binary-*_Packages*")
     names: dict[str, set[str]] = {}
     for path in lists:
-        release = re.search(r"_dists_([a-z]+)", path.name)
+        found = re.search(r"_dists_([a-z]+)", path.name)
         text = subprocess.run(["/usr/lib/apt/apt-helper", "cat-file", path], capture_output=True, text=True, check=True).stdout
-        names.setdefault(release[1] if release else "", set()).update(re.findall(r"^Package: (\S+)$", text, re.MULTILINE))
+        names.setdefault(found[1] if found else "", set()).update(re.findall(r"^Package: (\S+)$", text, re.MULTILINE))
     assert "trixie" in names
     defaults = (ROOT / "roles/lab_tools/defaults/main.yml").read_text()
     groups = re.search(r"^lab_tools_packages:\n((?:  .*\n)+)", defaults, re.MULTILINE)
@@ -215,7 +216,7 @@ def test_the_exercises_are_solved(targets: Play, tmp_path: Path) -> None:
 
     def rainbow(*words: str) -> str:
         command = [sys.executable, "-m", "bramble", "rainbow", *words, "--folder", "tables", "--on", "workstation"]
-        own = {**os.environ, "PYTHONPATH": str(ROOT / "workloads")}
+        own = {**os.environ, "PYTHONPATH": str(ROOT / "workloads/src")}
         done = subprocess.run(
             command, cwd=tmp_path, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
         )
@@ -234,7 +235,7 @@ def test_the_defences_hold() -> None:
     assert code != 0 and "do not appear to be injectable" in said and "BRAMBLE-" not in said
     assert "BRAMBLE-" not in said
     assert solve("ssh", TARGET, "2222")[1] != known["ssh"]["password"]
-    key = [
+    key: list[str | Path] = [
         "ssh",
         "-F",
         STATE / "ssh/ssh_config",

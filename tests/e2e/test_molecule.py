@@ -1,4 +1,4 @@
-"""`molecule test`: every role on fresh stand-ins, dry, for real, once more, and looked at from outside."""
+"""`molecule test` of each scenario: molecule/NAME says what it shows."""
 
 from __future__ import annotations
 
@@ -7,17 +7,24 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from rehearsal import ROOT
+
+from tests.support import ROOT
+
+# A quarter of an hour or more: `make test-slow` runs them.
+SLOW = {"isolated_lab"}
+SCENARIOS = [
+    pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+    for name in sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.yml"))
+]
 
 
-@pytest.mark.timeout(1800)
-def test_molecule(tmp_path: Path) -> None:
-    # What molecule remembers is kept by the name of the folder: other clones have the same.
-    environment = {**os.environ, "MOLECULE_EPHEMERAL_DIRECTORY": str(tmp_path), "NODES": "2"}
-    done = subprocess.run(
-        ["molecule", "test"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=1500
-    )
-    # Molecule tells everything on standard error.
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_molecule(scenario: str, tmp_path: Path) -> None:
+    # By default Molecule keeps its state by the name of the project's folder, which other clones have as well.
+    environment = {**os.environ, "MOLECULE_EPHEMERAL_DIRECTORY": str(tmp_path)}
+    command = ["molecule", "test", "--scenario-name", scenario]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=1700)
+    # Molecule writes everything to standard error.
     print(done.stderr[-30000:])
     assert done.returncode == 0
     assert " passed" in done.stderr

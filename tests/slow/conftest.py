@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import rehearsal
-from rehearsal import INVENTORY, ROOT, play
+
+from tests.support import ROOT, rehearsal
+from tests.support.rehearsal import INVENTORY, play
 
 OVERLAY = Path(__file__).parent / "inventory"
 STATE = ROOT / ".state/arm64"

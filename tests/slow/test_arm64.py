@@ -16,7 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from rehearsal import ROOT
+
+from tests.support import ROOT
 
 from .conftest import NODE, playbook, ssh
 
@@ -53,7 +54,7 @@ def raspberry_pi(qemu: Path, card: Path, folder: Path) -> Iterator[tuple[int, Ca
     boot.mkdir()
     # Its own libraries are found by its own loader.
     loader = next(qemu.glob("usr/lib/*-linux-gnu/ld-linux-*.so.*"))
-    command = [
+    command: list[str | Path] = [
         *(loader, "--library-path", loader.parent, qemu / "usr/bin/qemu-system-aarch64", "-L", qemu / "usr/share/qemu"),
         *("-machine", "raspi3b", *firmware(card, boot), "-drive", f"file={card},if=sd,format=raw"),
         # Its time is that of the instructions it has done: on a busy machine it is slow, and nothing in it waits in vain.
@@ -135,7 +136,7 @@ def binfmt(tmp_path: Path) -> Iterator[Path]:
 def test_an_interrupted_build_leaves_nothing(tmp_path: Path, binfmt: Path, number: int) -> None:
     cache = tmp_path / "cache"
     before = sorted(binfmt.iterdir())
-    command = [sys.executable, ROOT / "images/debian/build.py", "--architecture", "arm64", "--cache", cache]
+    command: list[str | Path] = [sys.executable, ROOT / "images/debian/build.py", "--architecture", "arm64", "--cache", cache]
     builder = subprocess.Popen(command)
     try:
         # Programs of the other architecture are running: packages are being configured.
@@ -174,7 +175,7 @@ def test_it_boots_a_stand_in(card: Path) -> None:
         again = ssh("cat /proc/sys/kernel/random/boot_id")
         assert again.returncode == 0 and again.stdout != first
     finally:
-        playbook("rehearse", variables={"standin_state": "absent"})
+        playbook("rehearse", variables={"cluster_state": "absent"})
 
 
 @pytest.mark.usefixtures("registered")
@@ -203,7 +204,7 @@ def test_the_image_for_containers_computes_as_this_machine_does(tmp_path: Path) 
     assert inside("python3", "-c", "import platform; print(platform.machine())") == "aarch64\n"
     words = ["pi", "--points", "1e7", "--on", "local", "--report"]
     inside("bramble", *words, "/report")
-    own = {**os.environ, "PYTHONPATH": str(ROOT / "workloads")}
+    own = {**os.environ, "PYTHONPATH": str(ROOT / "workloads/src")}
     subprocess.run([sys.executable, "-m", "bramble", *words, tmp_path / "report"], env=own, check=True)
     there, here = (json.loads((folder / "pi.json").read_text()) for folder in (tree / "report", tmp_path / "report"))
     assert there["inside"] == here["inside"]

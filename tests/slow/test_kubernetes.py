@@ -1,8 +1,8 @@
 """The cluster rebuilt as a real Kubernetes, its workloads, and back, on stand-ins. See `make test-kubernetes`.
 
-Real snapd installs a stand-in of MicroK8s (tests/rig/microk8s_snap) that has Kubernetes in it, on the role's own path from files
-as in tests/e2e/test_microk8s.py; then come the workloads, whose answers are those of the base build. One story: each test goes on
-from the last.
+Real snapd installs a stand-in of MicroK8s (tests/support/microk8s_snap) that has Kubernetes in it, on the role's own path from
+files as in the scenario molecule/microk8s; then come the workloads, whose answers are those of the base build. One story: each
+test goes on from the last.
 
 Kubernetes 1.20.2 is the last one whose source Debian has whole. It knows no Jobs with an index: a StatefulSet is in their place.
 Stand-ins have no controllers for memory, and the network's plug-in here enforces no NetworkPolicy: neither is tested. Only the
@@ -15,19 +15,20 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import rehearsal
 import yaml
-from rehearsal import INVENTORY, ROOT, PlaybookFailed, play
 
+from images.debian.build import native_architecture
+from images.kubernetes import build
 from tests.e2e.conftest import booted, told
-from tests.rig.microk8s_snap import build as snaps
+from tests.support import ROOT, rehearsal
+from tests.support.microk8s_snap import build as snaps
+from tests.support.rehearsal import INVENTORY, PlaybookFailed, play
 
 pytestmark = [
     pytest.mark.slow,
@@ -107,14 +108,12 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         name: Path(subprocess.run([HERE / name, CACHE], stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1])
         for name in ("build", "runtime")
     }
-    sys.path.insert(0, str(ROOT))
-    from images.kubernetes import build
 
     tree = folder / "tree"
     tree.mkdir()
     (tree / "busybox").write_bytes((made["runtime"] / "usr/bin/busybox").read_bytes())
     (tree / "busybox").chmod(0o755)
-    config = build.settings(build.native_architecture(), [build.layer(tree, ["busybox"], folder / "layer")])
+    config = build.settings(native_architecture(), [build.layer(tree, ["busybox"], folder / "layer")])
     config["config"] = {"Entrypoint": ["/busybox", "sleep", "2147483647"]}
     build.archive(folder, folder / "pause.tar", "localhost/pause:1", config, [folder / "layer"])
     built = {"kubectl" if path.name == "kubectl" else f"usr/bin/{path.name}": path for path in made["build"].iterdir()}

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from ansible.module_utils.testing import patch_module_args
 
-from . import tiny_image
-from .load_plugin import plugin
-from .web import Site
+from tests.support import tiny_image
+from tests.support.load_plugin import plugin
+from tests.support.web import Site
 
 Run = Callable[..., dict[str, Any]]
 

@@ -12,7 +12,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.boot import config
 from hypothesis import given
 from hypothesis import strategies as st
 
-from .conftest import Run
+from .conftest import Machine, Run
 
 CASES = Path(__file__).parent / "boot_config"
 REQUEST = yaml.safe_load((CASES / "request.yml").read_text())
@@ -154,7 +154,7 @@ def test_bad_input_is_named_and_changes_nothing(root: Path, run_module: Run, con
     assert tree(root) == before
 
 
-def test_a_full_partition_leaves_the_old_file(machine, monkeypatch: pytest.MonkeyPatch, run_module: Run) -> None:
+def test_a_full_partition_leaves_the_old_file(machine: Machine, monkeypatch: pytest.MonkeyPatch, run_module: Run) -> None:
     point = machine.mount("-t", "tmpfs", "-o", "size=64k", "none")
     monkeypatch.setattr("ansible_collections.bramble.cluster.plugins.module_utils.boot.config.ROOT", point)
     (point / "boot/firmware").mkdir(parents=True)

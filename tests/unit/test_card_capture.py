@@ -28,11 +28,14 @@ from ansible_collections.bramble.cluster.plugins.module_utils.capture.capture im
     with_root_size,
     workspace,
 )
-from ansible_collections.bramble.cluster.plugins.module_utils.card.image import SECTOR, CardError, parse_mbr
+from ansible_collections.bramble.cluster.plugins.module_utils.card.partition import parse_mbr
 from ansible_collections.bramble.cluster.plugins.module_utils.card.writer import Card, Progress
+from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import SECTOR
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rehearsal import HARDWARE, play
+
+from tests.support.rehearsal import HARDWARE, play
 
 from .conftest import Machine
 
@@ -488,7 +491,7 @@ def test_a_root_that_was_not_unmounted(golden: Path, tmp_path: Path, machine: Ma
 
 def test_missing_tools(tmp_path: Path) -> None:
     check_tools()
-    with pytest.raises(CardError, match="apt install dosfstools e2fsprogs mtools xz-utils zstd"):
+    with pytest.raises(BrambleError, match="apt install dosfstools e2fsprogs mtools xz-utils zstd"):
         check_tools(str(tmp_path))
 
 
@@ -591,7 +594,7 @@ def test_what_a_killed_capture_left_is_removed(tmp_path: Path) -> None:
 @settings(deadline=None, max_examples=150)
 @given(st.data())
 def test_any_damage_is_refused_or_survived(master: Path, data: st.DataObject) -> None:
-    """Whatever the first bytes of a card and of its file systems are: a plan, or CardError."""
+    """Whatever the first bytes of a card and of its file systems are: a plan, or BrambleError."""
     folder = Path("/dev/shm" if os.path.isdir("/dev/shm") else "/tmp")
     path = folder / f"bramble-any-{os.getpid()}.img"
     try:
@@ -601,7 +604,7 @@ def test_any_damage_is_refused_or_survived(master: Path, data: st.DataObject) ->
                 st.sampled_from([(440, 72), (BOOT, 64), (BOOT, 4096), (ROOT + 1024, 256), (ROOT, 9 * 1024)])
             )
             patch(path, start + data.draw(st.integers(0, length - 1)), bytes([data.draw(st.integers(0, 255))]))
-        with contextlib.suppress(CardError), opened("x", str(path)) as card:
+        with contextlib.suppress(BrambleError), opened("x", str(path)) as card:
             plan = inspect(card, FITS)
             assert 0 < plan.bytes <= SIZE
     finally:
@@ -627,7 +630,7 @@ def test_links_are_followed_and_names_quoted(golden: Path, tmp_path: Path) -> No
     assert root.entries("/nowhere") == {} and root.entries("/etc/fstab") == {}
     assert 'a "quoted" näme' in root.entries("/etc/NetworkManager/system-connections")
     assert set(root.match("/home/*/.*_history")) == {"/home/pi/.bash_history"}
-    with pytest.raises(CardError, match="line break"):
+    with pytest.raises(BrambleError, match="line break"):
         root.is_there("/a\nb")
 
 

@@ -20,24 +20,21 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.bramble.cluster.plugins.module_utils.card.content import Content
 from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import Guard
-from ansible_collections.bramble.cluster.plugins.module_utils.card.image import (
-    CHUNK,
-    CardError,
-    Content,
-    Image,
-    RootFile,
-    Workbench,
-)
+from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
 from ansible_collections.bramble.cluster.plugins.module_utils.card.ledger import Ledger
+from ansible_collections.bramble.cluster.plugins.module_utils.card.workbench import RootFile, Workbench
 from ansible_collections.bramble.cluster.plugins.module_utils.card.writer import Progress, write_batch
+from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import CHUNK
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.modules import card_write
 
-from tests.rig.cards import Card, Rig
-from tests.rig.flaw import Flaw
+from tests.support.cards import Card, Rig
+from tests.support.flaw import Flaw
+from tests.support.tiny_image import MIB, SIZE
 
 from .test_card_writer import assert_same, batch, identity, matter, results
-from .tiny_image import MIB, SIZE
 
 CARD = 32 * MIB
 HALF = CARD // 2
@@ -273,7 +270,7 @@ def test_changed_after_the_preflight(image: Path, rig: Rig, change: str) -> None
         two.detach()
     else:
         two.exchange(stranger)
-    with pytest.raises(CardError, match=rf"{device}.*Nothing was written\.$"):
+    with pytest.raises(BrambleError, match=rf"{device}.*Nothing was written\.$"):
         write_plain(image, Progress(), batch)
     assert all(card.held.read_bytes() == DIRT for card in (one, two, three, stranger))
     done = write_plain(image, Progress(), batch, only_good=True)

@@ -12,24 +12,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible_collections.bramble.cluster.plugins.module_utils.card.image import (
-    BLOCK,
-    CHUNK,
-    PAGE,
-    SECTOR,
-    CardError,
-    Content,
-    Image,
-    RootFile,
-    Workbench,
-    boot_and_root,
-    count,
-    parse_mbr,
-)
+from ansible_collections.bramble.cluster.plugins.module_utils.card.content import Content
+from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
+from ansible_collections.bramble.cluster.plugins.module_utils.card.partition import boot_and_root, parse_mbr
+from ansible_collections.bramble.cluster.plugins.module_utils.card.workbench import RootFile, Workbench
+from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import BLOCK, CHUNK, PAGE, SECTOR
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.text import format_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from .tiny_image import BOOT_SIZE, BOOT_START, ROOT_SIZE, ROOT_START
+from tests.support.tiny_image import BOOT_SIZE, BOOT_START, ROOT_SIZE, ROOT_START
 
 KEY = RootFile("/etc/ssh/ssh_host_ed25519_key", "-----BEGIN OPENSSH PRIVATE KEY-----\nnot really\n", 0o600)
 FILES = [
@@ -71,7 +64,7 @@ def test_partitions_of_the_image(image: Path) -> None:
     ],
 )
 def test_partition_table_refused(sector: bytes, complaint: str) -> None:
-    with pytest.raises(CardError, match=complaint):
+    with pytest.raises(BrambleError, match=complaint):
         boot_and_root(parse_mbr(sector, 100 * SECTOR))
 
 
@@ -83,7 +76,7 @@ FOREIGN = st.binary(min_size=510, max_size=510).map(lambda head: head + b"\x55\x
 
 @given(st.binary(max_size=600) | FOREIGN | TABLES, st.integers(0, 100).map(lambda sectors: sectors * SECTOR))
 def test_partitions_never_overlap_or_leave_the_disk(sector: bytes, size: int) -> None:
-    with contextlib.suppress(CardError):
+    with contextlib.suppress(BrambleError):
         used: set[int] = set()
         for partition in parse_mbr(sector, size):
             assert 0 < partition.start < partition.end <= size
@@ -150,7 +143,7 @@ def test_image_must_be_whole_sectors(tmp_path: Path) -> None:
     (tmp_path / "odd.img").write_bytes(bytes(513))
     (tmp_path / "none.img").write_bytes(b"")
     for name in ("odd.img", "none.img"):
-        with pytest.raises(CardError, match="not a whole number of 512-byte sectors"):
+        with pytest.raises(BrambleError, match="not a whole number of 512-byte sectors"):
             Image(str(tmp_path / name))
 
 
@@ -159,7 +152,7 @@ def test_image_changed_meanwhile_is_noticed(card: Callable[..., Path]) -> None:
     with Image(str(path)) as image:
         image.check_untouched()
         path.write_bytes(b"y")
-        with pytest.raises(CardError, match="was changed"):
+        with pytest.raises(BrambleError, match="was changed"):
             image.check_untouched()
 
 
@@ -190,10 +183,10 @@ def test_overlay_is_the_same_every_time_and_reads_back(image: Path, tmp_path: Pa
 
     for name, text in boot.items():
         assert output("mtype", "-i", f"{copy}@@{BOOT_START}", f"::{name}") == text
-    for file in FILES:
-        assert output("debugfs", "-R", f"cat {file.path}", f"{copy}?offset={ROOT_START}") == file.content
-        stat = output("debugfs", "-R", f"stat {file.path}", f"{copy}?offset={ROOT_START}")
-        assert f"{file.mode:04o} " in stat and "User:     0   Group:     0" in stat
+    for own in FILES:
+        assert output("debugfs", "-R", f"cat {own.path}", f"{copy}?offset={ROOT_START}") == own.content
+        stat = output("debugfs", "-R", f"stat {own.path}", f"{copy}?offset={ROOT_START}")
+        assert f"{own.mode:04o} " in stat and "User:     0   Group:     0" in stat
     for folder in ("/var", "/var/lib/new"):
         assert "Mode:  0755" in output("debugfs", "-R", f"stat {folder}", f"{copy}?offset={ROOT_START}")
     output("e2fsck", "-fn", f"{copy}?offset={ROOT_START}")
@@ -226,7 +219,7 @@ def test_root_file_never_touches_the_boot_partition(image: Path, tmp_path: Path)
 def test_files_that_cannot_be_laid(
     image: Path, tmp_path: Path, boot: dict[str, str], root: list[RootFile], complaint: str
 ) -> None:
-    with Image(str(image)) as opened, Workbench(opened, str(tmp_path)) as bench, pytest.raises(CardError, match=complaint):
+    with Image(str(image)) as opened, Workbench(opened, str(tmp_path)) as bench, pytest.raises(BrambleError, match=complaint):
         bench.overlay(boot, root)
 
 
@@ -236,18 +229,20 @@ def test_root_file_system_must_be_clean(image: Path, tmp_path: Path) -> None:
     bitmap = ROOT_START + 4096 * int.from_bytes(content[ROOT_START + 4096 :][:4], "little")  # of group 0
     content[bitmap : bitmap + 64] = bytes(64)
     broken.write_bytes(content)
-    with Image(str(broken)) as opened, Workbench(opened, str(tmp_path)) as bench, pytest.raises(CardError):
+    with Image(str(broken)) as opened, Workbench(opened, str(tmp_path)) as bench, pytest.raises(BrambleError):
         bench.overlay({}, [KEY])
 
 
 def test_missing_tool_is_named(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ansible_collections.bramble.cluster.plugins.module_utils.card.image._TOOL_ENV", {"PATH": str(tmp_path)})
+    monkeypatch.setattr(
+        "ansible_collections.bramble.cluster.plugins.module_utils.card.workbench._TOOL_ENV", {"PATH": str(tmp_path)}
+    )
     with Image(str(image)) as opened, Workbench(opened, str(tmp_path)) as bench:
-        with pytest.raises(CardError, match="apt install mtools"):
+        with pytest.raises(BrambleError, match="apt install mtools"):
             bench.overlay({"user-data": ""}, [])
-        with pytest.raises(CardError, match="apt install e2fsprogs"):
+        with pytest.raises(BrambleError, match="apt install e2fsprogs"):
             bench.overlay({}, [KEY])
 
 
 def test_count() -> None:
-    assert (count(1), count(31914983424)) == ("1 byte", "31,914,983,424 bytes")
+    assert (format_bytes(1), format_bytes(31914983424)) == ("1 byte", "31,914,983,424 bytes")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.bramble.cluster.plugins.module_utils.card.image import CardError
 from ansible_collections.bramble.cluster.plugins.module_utils.card.ledger import Ledger, table
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 
 from .test_card_writer import batch, results
 
@@ -44,7 +44,7 @@ def test_values_add_up_until_the_entry_is_made_anew(tmp_path: Path) -> None:
 def test_what_is_no_ledger_is_left_alone(tmp_path: Path, text: str) -> None:
     path = tmp_path / "cards.json"
     path.write_text(text)
-    with pytest.raises(CardError, match=r"cards\.json"):
+    with pytest.raises(BrambleError, match=r"cards\.json"):
         Ledger(str(path))
     assert path.read_text() == text
 
@@ -83,7 +83,7 @@ def test_a_card_that_fails_is_noted_and_so_is_one_that_was_interrupted(
 
     def break_down(self: Card, *_: Any) -> None:
         seen.append(Ledger(str(path)).read()["pi-01"]["verdict"])
-        raise CardError("reading failed at byte 7")
+        raise BrambleError("reading failed at byte 7")
 
     monkeypatch.setattr(Card, "put", break_down)
     assert results(run_module("card_write", arguments)) == {"pi-01": "failed"}

@@ -7,8 +7,9 @@ import os
 from dataclasses import dataclass, field
 
 import pytest
-from ansible_collections.bramble.cluster.plugins.module_utils.card.image import CHUNK, PAGE, CardError
 from ansible_collections.bramble.cluster.plugins.module_utils.card.probe import STRIDE, mark, places, probe
+from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import CHUNK, PAGE
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -81,7 +82,7 @@ def test_a_good_card_keeps_what_was_on_it() -> None:
 )
 def test_a_counterfeit_card_is_found_and_its_size_told(real: int, wraps: bool) -> None:
     card = Memory(CARD, real, wraps)
-    with pytest.raises(CardError) as error:
+    with pytest.raises(BrambleError) as error:
         card.probe()
     assert "counterfeit" in str(error.value) and f"says {CARD:,} bytes" in str(error.value)
     told = int(str(error.value).split("at most ")[1].split(" bytes")[0].replace(",", ""))
@@ -91,7 +92,7 @@ def test_a_counterfeit_card_is_found_and_its_size_told(real: int, wraps: bool) -
 
 @given(st.integers(CHUNK, CARD - 2 * PAGE))
 def test_lost_writes_are_found_whatever_the_real_size(real: int) -> None:
-    with pytest.raises(CardError, match="replace it"):
+    with pytest.raises(BrambleError, match="replace it"):
         Memory(CARD, real, wraps=False).probe()
 
 
@@ -100,5 +101,5 @@ def test_one_bad_page_is_wear() -> None:
     bad = places(CARD)[7]
     write = card.write
     card.write = lambda offset, data: None if offset == bad else write(offset, data)  # type: ignore[method-assign]
-    with pytest.raises(CardError, match=f"byte {bad:,} cannot be read back: worn or counterfeit"):
+    with pytest.raises(BrambleError, match=f"byte {bad:,} cannot be read back: worn or counterfeit"):
         card.probe()

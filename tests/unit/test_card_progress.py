@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.bramble.cluster.plugins.action import card_write as action
+from ansible_collections.bramble.cluster.plugins.plugin_utils import card_progress as action
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from .load_plugin import ROOT
+from tests.support import ROOT
 
 SECRET = "-----BEGIN OPENSSH PRIVATE KEY-----\nnever to be seen\n"
 
@@ -70,7 +70,7 @@ def test_lines_may_arrive_in_pieces(tmp_path: Path, cuts: list[int]) -> None:
 def test_only_changes_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(action, "EVERY", 0.01)
     path, stop, shown = tmp_path / "events", threading.Event(), list[str]()
-    display = type("Display", (), {"display": staticmethod(shown.append)})
+    display: Any = type("Display", (), {"display": staticmethod(shown.append)})
     thread = threading.Thread(target=action.show, args=(str(path), action.Lines(display), stop))
     thread.start()
     path.write_text(event("pi-01", "prepare"))
@@ -88,7 +88,8 @@ def test_only_changes_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_progress_is_only_a_courtesy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
     monkeypatch.setattr(action, "EVERY", 0.01)
     (tmp_path / "events").write_text(wrong)
-    action.show(str(tmp_path / "events"), action.Lines(None), threading.Event())
+    display: Any = None
+    action.show(str(tmp_path / "events"), action.Lines(display), threading.Event())
 
 
 @pytest.fixture

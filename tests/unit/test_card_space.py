@@ -1,4 +1,4 @@
-"""Used space: what is left out is really unused, and no bytes make it fail otherwise than with CardError."""
+"""Used space: what is left out is really unused, and no bytes make it fail otherwise than with BrambleError."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.bramble.cluster.plugins.module_utils.card.image import PAGE, SECTOR, CardError
 from ansible_collections.bramble.cluster.plugins.module_utils.card.space import EXT, FAT, UNKNOWN, kind, used
+from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import PAGE, SECTOR
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -189,7 +190,7 @@ def refusal(path: Path, size: int, start: int = START) -> str:
     """Why it is not known what is used; and then all is used."""
     with path.open("rb") as file:
         assert used(file.fileno(), start, size) == [(start, start + size)]
-        with pytest.raises(CardError) as caught:
+        with pytest.raises(BrambleError) as caught:
             used(file.fileno(), start, size, strict=True)
     return str(caught.value)
 
@@ -245,7 +246,7 @@ def test_a_partition_outside_the_disk(disk: Callable[..., tuple[Path, int]]) -> 
     path, size = disk()
     with path.open("rb") as file:
         for start, length in ((START, size + 6 * SECTOR), (-SECTOR, size), (START, 0), (START, -1), (10**12, SECTOR)):
-            with pytest.raises(CardError, match="not within"):
+            with pytest.raises(BrambleError, match="not within"):
                 used(file.fileno(), start, length)
 
 
@@ -275,12 +276,12 @@ def foreign(data: bytes, start: int, after: int) -> Iterator[int]:
 
 
 def survives(data: bytes, start: int, after: int) -> None:
-    """Sound ranges or CardError, nothing else."""
+    """Sound ranges or BrambleError, nothing else."""
     with foreign(data, start, after) as fd:
         ranges = used(fd, start, len(data))
         assert_sound(ranges, start, len(data))
         assert_sound(used(fd, start, len(data), zeroed=True), start, len(data))
-        with contextlib.suppress(CardError):
+        with contextlib.suppress(BrambleError):
             assert used(fd, start, len(data), strict=True) == ranges
         assert kind(fd, start, len(data)) in (EXT, FAT, UNKNOWN)
 

@@ -15,13 +15,16 @@ from typing import Any
 
 import pytest
 from ansible_collections.bramble.cluster.plugins.module_utils.card import writer as card_writer
+from ansible_collections.bramble.cluster.plugins.module_utils.card.content import Content
 from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import Guard
-from ansible_collections.bramble.cluster.plugins.module_utils.card.image import BLOCK, CHUNK, PAGE, CardError, Content, Image
+from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
 from ansible_collections.bramble.cluster.plugins.module_utils.card.writer import Card, Progress, Result, space_needed, write_batch
+from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import BLOCK, CHUNK, PAGE
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from .tiny_image import BOOT_START, MIB, ROOT_START, SIZE
+from tests.support.tiny_image import BOOT_START, MIB, ROOT_START, SIZE
 
 SECRET = "-----BEGIN OPENSSH PRIVATE KEY-----\nnever to be seen\n"
 KEY_PATH = "/etc/ssh/ssh_host_ed25519_key"
@@ -233,7 +236,7 @@ def test_space_that_a_card_holds_already_counts(image: Path, card: Callable[...,
         monkeypatch.setattr(os, "statvfs", lambda path: free)
         space_needed(opened, cards_for(image, used), 0, "/proc")
         space_needed(opened, cards_for(image, fresh), 0, "/proc")
-        with pytest.raises(CardError, match=f"needs {2 * need:,} bytes"):
+        with pytest.raises(BrambleError, match=f"needs {2 * need:,} bytes"):
             space_needed(opened, cards_for(image, used, fresh), 0, str(used.parent))
 
 
@@ -413,7 +416,7 @@ def test_card_that_changed_after_the_look(image: Path, card: Callable[..., Path]
         path.unlink()
     with Image(str(image)) as opened:
         contents = dict.fromkeys(("card", "other"), Content(opened, {}))
-        with pytest.raises(CardError, match="Nothing was written"):
+        with pytest.raises(BrambleError, match="Nothing was written"):
             write_batch(facts, contents, Progress())
         assert other.stat().st_blocks == 0
         done = write_batch(facts, contents, Progress(), only_good=True)
@@ -423,7 +426,7 @@ def test_card_that_changed_after_the_look(image: Path, card: Callable[..., Path]
 def test_card_being_written_by_another(image: Path, card: Callable[..., Path]) -> None:
     (facts,) = cards_for(image, card("card"))
     first = Card(facts)
-    with pytest.raises(CardError, match="another process"):
+    with pytest.raises(BrambleError, match="another process"):
         Card(facts)
     first.close()
     Card(facts).close()
@@ -438,7 +441,7 @@ def test_interrupted_card_does_not_look_done(image: Path, card: Callable[..., Pa
 
     def unplugged(self: Card, offset: int, data: bytes) -> None:
         if offset > BOOT_START:
-            raise CardError("gone")
+            raise BrambleError("gone")
         write(self, offset, data)
 
     monkeypatch.setattr(Card, "write", unplugged)
@@ -458,7 +461,7 @@ def test_loop_device_that_went_to_another_file(image: Path, card: Callable[..., 
     device = machine.loop(path)
     (facts,) = cards_for(image, device)
     facts.identity = ("file", *facts.identity[1:2], other.stat().st_ino)
-    with pytest.raises(CardError, match="not the card it was"):
+    with pytest.raises(BrambleError, match="not the card it was"):
         Card(facts)
 
 

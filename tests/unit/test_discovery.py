@@ -6,6 +6,7 @@ import contextlib
 from xml.etree import ElementTree
 
 import pytest
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.network.discovery import (
     DUPLICATE,
     MISSING,
@@ -15,7 +16,6 @@ from ansible_collections.bramble.cluster.plugins.module_utils.network.discovery 
     UNKNOWN,
     UP,
     WRONG_ADDRESS,
-    DiscoveryError,
     Host,
     Node,
     judge,
@@ -68,13 +68,13 @@ def test_nmap() -> None:
 
 @pytest.mark.parametrize("text", ["", "nmap: not found", XML[:-20], "<!DOCTYPE x [<!ENTITY a 'b'>]><nmaprun>&a;</nmaprun>"])
 def test_nmap_that_is_not(text: str) -> None:
-    with pytest.raises(DiscoveryError):
+    with pytest.raises(BrambleError):
         parse_nmap(text)
 
 
 @given(st.text())
 def test_any_text_is_nmaps_or_refused(text: str) -> None:
-    with contextlib.suppress(DiscoveryError):
+    with contextlib.suppress(BrambleError):
         assert parse_nmap(text) == {} or "<host" in text
 
 
@@ -99,9 +99,9 @@ def test_keys() -> None:
 
 def test_a_subnet_that_is_too_large_is_refused_before_anything_is_sent() -> None:
     assert network("10.0.0.0/22", 1024).num_addresses == 1024
-    with pytest.raises(DiscoveryError, match=r"10.0.0.0/21 has 2048 .* discover_max_addresses=2048"):
+    with pytest.raises(BrambleError, match=r"10.0.0.0/21 has 2048 .* discover_max_addresses=2048"):
         network("10.0.0.0/21", 1024)
-    with pytest.raises(DiscoveryError, match="Write it as"):
+    with pytest.raises(BrambleError, match="Write it as"):
         network("10.0.0.1/24", 1024)
 
 

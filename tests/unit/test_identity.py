@@ -19,16 +19,16 @@ import pytest
 import yaml
 from ansible.errors import AnsibleFilterError
 from ansible_collections.bramble.cluster.plugins.filter.port_files import keyfile
-from ansible_collections.bramble.cluster.plugins.module_utils.card.image import (
-    CardError,
-    Image,
+from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
+from ansible_collections.bramble.cluster.plugins.module_utils.card.workbench import (
     RootFile,
     Workbench,
     check_names,
     set_arguments,
 )
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 
-from .tiny_image import BOOT_START, ROOT_START
+from tests.support.tiny_image import BOOT_START, ROOT_START
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent / "identity"
@@ -287,7 +287,7 @@ def test_an_old_instance_gives_way_to_the_new(before: str, after: str) -> None:
 
 @pytest.mark.parametrize("value", ["two words", "two\nlines", 'a"quote'])
 def test_an_argument_is_one_word(value: str) -> None:
-    with pytest.raises(CardError, match="kernel argument ds"):
+    with pytest.raises(BrambleError, match="kernel argument ds"):
         set_arguments("ds=x", {"ds": value})
 
 

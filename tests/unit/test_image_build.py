@@ -275,7 +275,7 @@ class TestForeignArchitecture:
         # No other process has this argument.
         seconds = f"600.{os.getpid()}"
         program = (
-            f"import signal, sys; sys.path.insert(0, {str(SOURCE)!r}); import build; signal.signal(signal.SIGTERM, build.stop); "
+            f"import signal; from images.debian import build; signal.signal(signal.SIGTERM, build.stop); "
             f"build.run_in_user_namespace([*build.APART, 'sleep', {seconds!r}])"
         )
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.image import publisher as image_publisher
-from ansible_collections.bramble.cluster.plugins.module_utils.image.http import ImageError, Web
+from ansible_collections.bramble.cluster.plugins.module_utils.image.http import Web
 from ansible_collections.bramble.cluster.plugins.module_utils.image.publisher import (
     Catalogue,
     check_signature,
@@ -26,9 +27,10 @@ from ansible_collections.bramble.cluster.plugins.module_utils.image.publisher im
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support import ROOT
+from tests.support.web import Site, certificate
+
 from .conftest import Run
-from .load_plugin import ROOT
-from .web import Site, certificate
 
 pytestmark = pytest.mark.usefixtures("impatient")
 WEB = Web(allow_http=True, timeout=20)
@@ -135,21 +137,21 @@ class TestCatalogue:
         catalogue = Catalogue(put(site, "/a", *links), WEB)
         assert [item["url"] for item in catalogue.images] == ["https://x/1"]
         assert [reason.split(":")[0] for reason in catalogue.unread] == ["http", "http", "http", "ftp"]
-        with pytest.raises(ImageError, match=r"no image in .* has a URL like https://y(.|\n)*/gone"):
+        with pytest.raises(BrambleError, match=r"no image in .* has a URL like https://y(.|\n)*/gone"):
             catalogue.newest("https://y")
 
     @pytest.mark.parametrize("data", [b"", b"<html>", b"[]", b'{"os_list": {}}', b"\xff\xfe\xff", b"[" * 100_000, b"1" * 10_000])
     def test_the_first_must_be_one(self, site: Site, data: bytes) -> None:
-        with pytest.raises(ImageError, match="cannot be used"):
+        with pytest.raises(BrambleError, match="cannot be used"):
             Catalogue(site.add("/a", data), WEB)
 
     def test_beyond_all_measure(self, monkeypatch: pytest.MonkeyPatch) -> None:
         nested: list = []
         for _ in range(100):
             nested = [{"subitems": nested}]
-        with pytest.raises(ImageError, match="too large"):
+        with pytest.raises(BrambleError, match="too large"):
             parse_catalogue(json.dumps({"os_list": nested}).encode())
-        with pytest.raises(ImageError, match="too large"):
+        with pytest.raises(BrambleError, match="too large"):
             parse_catalogue(json.dumps({"os_list": [0] * 20_001}).encode())
 
     def test_the_newest_of_the_right_ones(self, site: Site) -> None:
@@ -178,7 +180,7 @@ class TestCatalogue:
         ids=str,
     )
     def test_an_entry_that_makes_no_sense(self, fields: dict) -> None:
-        with pytest.raises(ImageError, match=r"makes no sense|without"):
+        with pytest.raises(BrambleError, match=r"makes no sense|without"):
             release(entry("https://x/1") | fields)
 
     def test_what_it_does_not_say(self) -> None:
@@ -208,11 +210,11 @@ JSON = st.recursive(
 def test_any_json_is_a_catalogue_or_refused_in_words(data: bytes) -> None:
     try:
         images, further = parse_catalogue(data)
-    except ImageError:
+    except BrambleError:
         return
     assert all(isinstance(url, str) for url in further)
     for item in images:
-        with contextlib.suppress(ImageError):
+        with contextlib.suppress(BrambleError):
             assert re.fullmatch("[0-9a-f]{64}", release(item).download_sha256)
 
 
@@ -232,23 +234,23 @@ class TestSignature:
 
     def test_what_was_changed(self, signers: tuple[Signer, Signer]) -> None:
         publisher, _ = signers
-        with pytest.raises(ImageError, match="BADSIG"):
+        with pytest.raises(BrambleError, match="BADSIG"):
             check_signature(self.SUMS + b"x", publisher.sign(self.SUMS), publisher.key, publisher.fingerprint)
 
     def test_a_stranger(self, signers: tuple[Signer, Signer]) -> None:
         publisher, stranger = signers
         for key in (publisher.key, stranger.key, publisher.key + stranger.key):
-            with pytest.raises(ImageError, match=f"not signed by {publisher.fingerprint}"):
+            with pytest.raises(BrambleError, match=f"not signed by {publisher.fingerprint}"):
                 check_signature(self.SUMS, stranger.sign(self.SUMS), key, publisher.fingerprint)
 
     def test_a_key_that_has_expired(self, gpg_home: Path) -> None:
         late = Signer(gpg_home, "late", "1m", "--faked-system-time", "20200101T000000!")
-        with pytest.raises(ImageError, match="EXPKEYSIG"):
+        with pytest.raises(BrambleError, match="EXPKEYSIG"):
             check_signature(self.SUMS, late.sign(self.SUMS), late.key, late.fingerprint)
 
     @pytest.mark.parametrize("signature", [b"", b"x", b"-----BEGIN PGP SIGNATURE-----\n\n"])
     def test_none(self, signers: tuple[Signer, Signer], signature: bytes) -> None:
-        with pytest.raises(ImageError, match="no signature"):
+        with pytest.raises(BrambleError, match="no signature"):
             check_signature(self.SUMS, signature, signers[0].key, signers[0].fingerprint)
 
     def test_a_key_from_a_server(self, signers: tuple[Signer, Signer]) -> None:
@@ -259,7 +261,7 @@ class TestSignature:
             == publisher.key
         )
         for wrong in (b"", b"<html>", publisher.armoured[:99], publisher.armoured.replace(b"A", b"?")):
-            with pytest.raises(ImageError):
+            with pytest.raises(BrambleError):
                 dearmor(wrong)
 
 

@@ -21,10 +21,12 @@ import pytest
 from ansible_collections.bramble.cluster.plugins.action import image_fetch as image_fetch_action
 from ansible_collections.bramble.cluster.plugins.module_utils.image import decode as image_decode
 from ansible_collections.bramble.cluster.plugins.module_utils.image import store as image_store
-from ansible_collections.bramble.cluster.plugins.module_utils.image.store import Pin, Store, Web
+from ansible_collections.bramble.cluster.plugins.module_utils.image.http import Web
+from ansible_collections.bramble.cluster.plugins.module_utils.image.store import Pin, Store
+
+from tests.support.web import Site
 
 from .conftest import Run
-from .web import Site
 
 pytestmark = pytest.mark.usefixtures("impatient")
 MIB = 2**20
@@ -455,4 +457,5 @@ class TestProgress:
     def test_it_is_only_a_courtesy(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
         monkeypatch.setattr(self.action, "EVERY", 0.01)
         (tmp_path / "events").write_text(wrong)
-        self.action.show(str(tmp_path / "events"), None, threading.Event())
+        display: Any = None
+        self.action.show(str(tmp_path / "events"), display, threading.Event())

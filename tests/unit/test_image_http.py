@@ -7,16 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.image import http as image_http
-from ansible_collections.bramble.cluster.plugins.module_utils.image.http import (
-    BadStatus,
-    ImageError,
-    Unreachable,
-    Web,
-    WrongImage,
-)
+from ansible_collections.bramble.cluster.plugins.module_utils.image.http import BadStatus, Unreachable, Web, WrongImage
 
-from .web import Site, certificate
+from tests.support.web import Site, certificate
 
 pytestmark = pytest.mark.usefixtures("impatient")
 DATA = os.urandom(3_000_000)
@@ -50,7 +45,7 @@ def fetch(url: str, path: Path, expected: int | None = len(DATA), web: Web = WEB
 
 class TestWhatMayBeRead:
     def test_only_https(self, site: Site) -> None:
-        with pytest.raises(ImageError, match="not https"):
+        with pytest.raises(BrambleError, match="not https"):
             Web().read(site.add("/x", b"x"), 9)
         assert site.seen == []
 
@@ -59,30 +54,30 @@ class TestWhatMayBeRead:
         assert Web(ca_path=str(certificates[0])).read(url, 9) == b"x"
 
     def test_no_ca(self, secure: Site, tmp_path: Path) -> None:
-        with pytest.raises(ImageError, match="not a file of certificates"):
+        with pytest.raises(BrambleError, match="not a file of certificates"):
             Web(ca_path=str(tmp_path / "none")).read(secure.add("/x", b"x"), 9)
 
     def test_a_certificate_of_nobody(self, secure: Site) -> None:
-        with pytest.raises(ImageError, match="certificate is not to be trusted") as caught:
+        with pytest.raises(BrambleError, match="certificate is not to be trusted") as caught:
             Web().read(secure.add("/x", b"x"), 9)
         assert not isinstance(caught.value, Unreachable)
 
     def test_no_redirect_from_https_to_http(self, secure: Site, site: Site, certificates: tuple[Path, Path]) -> None:
         url = secure.add("/x", location=site.add("/y", b"y"))
-        with pytest.raises(ImageError, match="not https"):
+        with pytest.raises(BrambleError, match="not https"):
             Web(ca_path=str(certificates[0])).read(url, 9)
         assert site.seen == []
 
     @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "http://[::1", "http:///x", "http://a b/"])
     def test_no_redirect_to_what_is_no_web_address(self, site: Site, target: str) -> None:
-        with pytest.raises(ImageError):
+        with pytest.raises(BrambleError):
             WEB.read(site.add("/x", location=target), 9)
 
     def test_redirects_are_followed_and_bounded(self, site: Site) -> None:
         site.add("/z", b"z")
         site.add("/y", location="z")
         assert WEB.read(site.add("/x", location=f"{site.url}/y"), 9) == b"z"
-        with pytest.raises(ImageError, match="redirects"):
+        with pytest.raises(BrambleError, match="redirects"):
             WEB.read(site.add("/loop", location="/loop"), 9)
         assert len(site.asked("/loop")) == image_http.MAX_REDIRECTS + 1
 
@@ -91,7 +86,7 @@ class TestDocuments:
     def test_a_large_one_is_refused(self, site: Site) -> None:
         assert WEB.read(site.add("/x", b"x" * 9), 9) == b"x" * 9
         for length in (None, ""):
-            with pytest.raises(ImageError, match="larger than 9 bytes"):
+            with pytest.raises(BrambleError, match="larger than 9 bytes"):
                 WEB.read(site.add("/x", b"x" * 10, length=length), 9)
 
     def test_half_of_one_is_not_used(self, site: Site) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import yaml
-from rehearsal import Play, play
 
-from .web import Site
+from tests.support.rehearsal import Play, play
+from tests.support.web import Site
 
 Run = Callable[..., Play]
 FETCH = "localhost: Fetch the image unless it is in the cache"

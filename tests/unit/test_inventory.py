@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -28,7 +29,7 @@ def problems(nodes: dict, subnet: str = "192.168.1.0/24", **groups: list[str]) -
     return cluster_problems(nodes, hosts, subnet, GROUPS)
 
 
-def node(number: object, address: str | None = None) -> dict:
+def node(number: Any, address: str | None = None) -> dict:
     return {"node_number": number, "node_address": address or f"192.168.1.{100 + number}"}
 
 

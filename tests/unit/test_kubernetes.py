@@ -16,7 +16,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from .load_plugin import ROOT
+from tests.support import ROOT
 
 VERSION = "1.36"  # of role microk8s: its channel
 CHANNEL = ROOT / "roles/microk8s/defaults/main.yml"
@@ -78,7 +78,7 @@ def render(folder: Path) -> dict[str, list[dict[str, Any]]]:
         "__kubernetes_workloads_image": "localhost/bramble:0123456789ab",
         "__kubernetes_workloads_address": "10.152.183.10",
     }
-    command = [Path(sys.executable).with_name("ansible-playbook"), ROOT / "tests/unit/kubernetes/render.yml"]
+    command: list[str | Path] = [Path(sys.executable).with_name("ansible-playbook"), ROOT / "tests/unit/kubernetes/render.yml"]
     command += ["-i", ROOT / "inventory/hosts.yml", "-i", ROOT / "inventory/active.yml", "-e", json.dumps(given)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -13,9 +13,6 @@ from typing import Any
 
 import pytest
 
-from .load_plugin import ROOT
-
-sys.path.insert(0, str(ROOT))
 from images.debian.build import BuildError
 from images.kubernetes import build
 

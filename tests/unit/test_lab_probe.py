@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 from ansible_collections.bramble.cluster.plugins.module_utils.lab import probe
 
-from .load_plugin import ROOT, load
+from tests.support import ROOT
+from tests.support.load_plugin import load
 
 capture = load(ROOT / "roles/isolated_lab/files/capture.py")
 IMPORT = "from ansible_collections.bramble.cluster.plugins.module_utils.lab.probe import"
 HERE, THERE, THERE6 = "10.99.0.1", "10.99.0.2", "fd00:99::2"
 OPEN = f"""
-import asyncio, sys
-sys.path.insert(0, {str(ROOT / "scripts")!r})
-import outside
+import asyncio
+from scripts import outside
 outside.INTERNET, outside.HOME, outside.advertise = ({THERE!r}, {THERE6!r}), ({THERE!r},), asyncio.Event().wait
 outside.HOME = ("127.0.0.5",)
 asyncio.run(outside.serve())
@@ -146,7 +146,7 @@ def test_a_gateway_is_tried_and_its_route_does_not_stay(wire: Wire) -> None:
 
 
 def test_states(wire: Wire, tmp_path: Path) -> None:
-    states = [
+    states: list[dict[str, Any]] = [
         {"kind": "default_route", "family": 4},
         {"kind": "default_route", "family": 6},
         {"kind": "links", "interface": "eth0"},
@@ -201,7 +201,16 @@ def test_about_tells_what_listens_beyond_the_loopback(wire: Wire) -> None:
 
 def test_the_capture_counts_the_frames_of_the_lab_and_no_others(wire: Wire, tmp_path: Path) -> None:
     result = tmp_path / "frames.json"
-    words = ["ip", "netns", "exec", wire.near, sys.executable, ROOT / "roles/isolated_lab/files/capture.py", "eth0", result]
+    words: list[str | Path] = [
+        "ip",
+        "netns",
+        "exec",
+        wire.near,
+        sys.executable,
+        ROOT / "roles/isolated_lab/files/capture.py",
+        "eth0",
+        result,
+    ]
     with subprocess.Popen([*words, "198.51.100.0/24", "fd00:99::2"]) as counting:
         while not result.exists():
             time.sleep(0.05)

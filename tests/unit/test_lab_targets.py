@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 from ansible_collections.bramble.cluster.plugins.filter import lab
 
-from .load_plugin import ROOT, load
+from tests.support import ROOT
+from tests.support.load_plugin import load
 
 SCRIPT = ROOT / "roles/lab_target/files/targets.py"
 targets = load(SCRIPT)
@@ -88,7 +89,7 @@ def test_the_desk_lets_the_clerk_in(secrets: dict[str, Any], serve: Any) -> None
     assert targets.visit(desk, secrets["desk"]) == 200
     assert targets.visit(desk, secrets["desk"] | {"password": "wrong"}) == 401
     login = base64.b64encode(f"clerk:{secrets['desk']['password']}".encode()).decode()
-    connection = http.client.HTTPConnection(*desk, timeout=10)
+    connection = http.client.HTTPConnection(desk[0], desk[1], timeout=10)
     connection.request("GET", "/salted.txt", headers={"Authorization": f"Basic {login}"})
     assert connection.getresponse().read().decode() == secrets["desk"]["files"]["salted.txt"]
     connection.close()
@@ -138,7 +139,7 @@ def test_they_do_not_start_where_there_is_no_lab(tmp_path: Path, secrets: dict[s
         (own / name).write_text(source.read_text())
     (own / "shop.json").write_text(json.dumps(secrets["shop"]))
     for kind in ("shop", "desk", "visit"):
-        command = ["python3", own / "targets.py", kind, "127.0.0.1", "0", own / "shop.json"]
+        command: list[str | Path] = ["python3", own / "targets.py", kind, "127.0.0.1", "0", own / "shop.json"]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == os.EX_NOPERM and "refused" in done.stderr
     done = subprocess.run(["python3", own / "targets.py", "shop"], capture_output=True, text=True, check=False, timeout=60)

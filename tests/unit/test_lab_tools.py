@@ -15,7 +15,7 @@ import yaml
 from ansible_collections.bramble.cluster.plugins.filter.lab import lab_difference as difference
 from ansible_collections.bramble.cluster.plugins.module_utils.lab import tool_sets as lab_sets
 
-from .load_plugin import ROOT
+from tests.support import ROOT
 
 KEYRINGS = Path("/usr/share/keyrings")
 GROUPS = ["scanning", "web"]

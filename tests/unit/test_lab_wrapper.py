@@ -14,7 +14,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from .load_plugin import ROOT, load
+from tests.support import ROOT
+from tests.support.load_plugin import load
 
 SCRIPT = ROOT / "roles/lab_tools/files/lab.py"
 lab = load(SCRIPT)

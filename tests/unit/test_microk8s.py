@@ -1,4 +1,4 @@
-"""MicroK8s: what is decided before and while nodes join. The real snapd and a real join are in tests/e2e/test_microk8s.py."""
+"""MicroK8s: what is decided before and while nodes join. The real snapd and a real join are in the scenario molecule/microk8s."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import shutil
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible_collections.bramble.cluster.plugins.filter.microk8s import (
@@ -25,7 +26,7 @@ from ansible_collections.bramble.cluster.plugins.modules import microk8s_facts, 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.rig.microk8s_snap import build
+from tests.support.microk8s_snap import build
 
 from .conftest import Run
 
@@ -297,7 +298,7 @@ def test_each_need_is_named(facts: dict, wanted: dict, words: str) -> None:
 def test_all_needs_of_all_nodes_are_named_at_once() -> None:
     small = {**HOST, "hostname": "pi-2", "memory": 2**30, "vxlan": False, "snapd": ""}
     old = {"microk8s": {"version": "v1.34.1"}}
-    answers = {
+    answers: dict[str, dict[str, Any]] = {
         "pi-1": {"host": {**HOST, "disk": 0, "architecture": "armv6l"}, "snaps": old, "problem": "it hangs."},
         "pi-2": {"host": small, "snaps": {}, "problem": ""},
         "pi-3": {"unreachable": True, "msg": "no route to host"},

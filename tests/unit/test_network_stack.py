@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.bramble.cluster.plugins.filter.port_files import port_files, rollback_outcome
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.network import stack
-from ansible_collections.bramble.cluster.plugins.module_utils.network.stack import Facts, Live, Owner, StackError
+from ansible_collections.bramble.cluster.plugins.module_utils.network.stack import Facts, Live, Owner
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -124,7 +125,7 @@ def test_who_has_the_port(known: Facts, texts: dict[str, str], who: Owner) -> No
 
 @pytest.mark.parametrize("known", [facts(), facts("NetworkManager", nm_state="10 (unmanaged)"), facts("networking")])
 def test_a_stack_that_is_not_known_is_named(known: Facts) -> None:
-    with pytest.raises(StackError, match=r"Nothing that Bramble knows has eth0 \(running: .*Nothing was changed"):
+    with pytest.raises(BrambleError, match=r"Nothing that Bramble knows has eth0 \(running: .*Nothing was changed"):
         stack.owner(known, {})
 
 
@@ -178,7 +179,7 @@ def test_other_files_of_netplan_lose_the_port_and_keep_the_rest() -> None:
 
 @pytest.mark.parametrize("nonsense", ["network: [", "network: 3\n", "- 1\n"])
 def test_a_file_that_is_none_of_netplan_is_named(nonsense: str) -> None:
-    with pytest.raises(StackError, match=r"/etc/netplan/x\.yaml .*Nothing was changed"):
+    with pytest.raises(BrambleError, match=r"/etc/netplan/x\.yaml .*Nothing was changed"):
         stack.wanted(NM, "eth0", text(NM), {"/etc/netplan/x.yaml": nonsense})
 
 
@@ -274,7 +275,7 @@ def test_whatever_is_in_netplan_s_folder_is_understood_or_named(data: Any) -> No
     path = "/etc/netplan/x.yaml"
     try:
         changes = stack.wanted(NM, "eth0", text(NM), {path: yaml.safe_dump(data)}, MAC)
-    except StackError as error:
+    except BrambleError as error:
         assert path in str(error)
     else:
         assert path not in changes or stack.without(path, changes[path] or "", "eth0", MAC) in (changes[path], None)
@@ -318,7 +319,7 @@ def test_what_is_not_as_it_should_be(port: dict[str, Any], now: Live, words: lis
 def test_a_gateway_out_of_reach_is_refused() -> None:
     stack.check(BASE)
     stack.check(PORTS["gateway"])
-    with pytest.raises(StackError, match=r"10\.0\.1\.1 is in none .*10\.0\.0\.0/24.* cluster_gateway"):
+    with pytest.raises(BrambleError, match=r"10\.0\.1\.1 is in none .*10\.0\.0\.0/24.* cluster_gateway"):
         stack.check({**BASE, "routes": [{"to": "default", "via": "10.0.1.1"}]})
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.bramble.cluster.plugins.module_utils.network import rollback as switch
-from ansible_collections.bramble.cluster.plugins.module_utils.network.rollback import Change, File, SwitchError
+from ansible_collections.bramble.cluster.plugins.module_utils.network.rollback import File, PendingChange, RollbackError
 
 MINE = "55555"  # the other side's port of this login
 
@@ -37,8 +37,8 @@ class Node:
         }
 
     @property
-    def change(self) -> Change:
-        return Change(self.state, self.units)
+    def change(self) -> PendingChange:
+        return PendingChange(self.state, self.units)
 
     def says(self, word: str, code: int = 0) -> list[list[str]]:
         return [["sh", "-c", f"echo {word} >>{self.log}; exit {code}"]]
@@ -97,9 +97,9 @@ def test_it_is_undone_when_it_is_not(node: Node) -> None:
     assert node.tree() == before and not node.waits()
     assert node.told() == ["down", "new", "down", "old"]
     assert node.change.outcome("x")["why"] == "it was not confirmed in time"
-    with pytest.raises(SwitchError, match="undone already: it was not confirmed in time"):
+    with pytest.raises(RollbackError, match="undone already: it was not confirmed in time"):
         node.change.confirm("x")
-    with pytest.raises(SwitchError, match="not undone"):
+    with pytest.raises(RollbackError, match="not undone"):
         node.change.outcome("another")
 
 
@@ -178,21 +178,21 @@ def test_a_command_that_fails_is_why(node: Node) -> None:
 
 def test_only_a_login_that_is_newer_than_the_change_confirms(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     node.stage()
-    with pytest.raises(SwitchError, match="not applied yet"):
+    with pytest.raises(RollbackError, match="not applied yet"):
         node.change.confirm("x")
     monkeypatch.setattr(switch, "connections", lambda tables: [int(MINE), 4])
     node.change.apply()
-    with pytest.raises(SwitchError, match="older than the change"):
+    with pytest.raises(RollbackError, match="older than the change"):
         node.change.confirm("x")
     monkeypatch.setattr(switch, "login", lambda pid: 0)
-    with pytest.raises(SwitchError, match="older than the change"):
+    with pytest.raises(RollbackError, match="older than the change"):
         node.change.confirm("x")
     assert node.waits()
 
 
 def test_there_is_one_at_most(node: Node) -> None:
     node.stage()
-    with pytest.raises(SwitchError, match="Another change"):
+    with pytest.raises(RollbackError, match="Another change"):
         node.stage()
 
 

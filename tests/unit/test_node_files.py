@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Run
+from .conftest import Machine, Run
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_all_come_away_again(tmp_path: Path, run_module: Run, files: list[dict])
     assert names(tmp_path) == ["a.d", "a.d/b.d", "here", "here/real"]
 
 
-def test_a_full_disk_shows_before_anything_is_changed(machine, run_module: Run) -> None:
+def test_a_full_disk_shows_before_anything_is_changed(machine: Machine, run_module: Run) -> None:
     point = machine.mount("-t", "tmpfs", "-o", "size=64k", "none")
     small = {"path": f"{point}/small", "content": "new\n"}
     large = {"path": f"{point}/large", "content": 100_000 * "x"}
@@ -74,7 +74,7 @@ def test_a_full_disk_shows_before_anything_is_changed(machine, run_module: Run) 
     assert names(point) == ["small"] and (point / "small").read_text() == "old\n"
 
 
-def test_the_group_is_kept_or_set(tmp_path: Path, machine, run_module: Run) -> None:
+def test_the_group_is_kept_or_set(tmp_path: Path, machine: Machine, run_module: Run) -> None:
     path = tmp_path / "key"
     entry = {"path": str(path), "content": "1", "mode": "0640"}
     assert run_module("node_files", {"files": [{**entry, "group": "daemon"}]})["changed"]

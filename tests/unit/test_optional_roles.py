@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from .web import Site
+from tests.support.web import Site
 
 pytestmark = pytest.mark.timeout(300)
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,13 @@ def play(tmp_path: Path):  # type: ignore[no-untyped-def]
     )
 
     def run(name: str, *options: str, **variables: object) -> tuple[int, str]:
-        command = [Path(sys.executable).with_name("ansible-playbook"), "-i", "inventory/hosts.yml", "-i", overlay]
+        command: list[str | Path] = [
+            Path(sys.executable).with_name("ansible-playbook"),
+            "-i",
+            "inventory/hosts.yml",
+            "-i",
+            overlay,
+        ]
         command += ["-i", "inventory/active.yml"]
         command += [f"playbooks/{name}.yml", *options, "-e", json.dumps(variables)]
         environment = {**os.environ, "ANSIBLE_STRATEGY": "mitogen_linear", "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}

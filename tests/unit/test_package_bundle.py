@@ -14,20 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.bramble.cluster.plugins.module_utils.bundle import debs as bundle_debs
 from ansible_collections.bramble.cluster.plugins.module_utils.bundle.bundle import (
     MANIFEST,
     SIGNATURE,
-    BundleError,
     Kind,
     Manifest,
     check_signature,
+    describe,
     make_key,
     read,
     sign,
 )
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.modules import package_bundle
 
-bundle_debs = package_bundle.bundle_debs
 KIND = Kind("trixie", "3.13", "aarch64")
 Run = Callable[..., dict[str, Any]]
 
@@ -103,7 +104,7 @@ def test_each_kind_of_node_gets_the_lines_that_are_for_it() -> None:
     fast = "fast==1 --hash=sha256:ee"
     assert package_bundle.wanted(LOCK, KIND).splitlines() == ["--no-index", "numpy==2.5.5 --hash=sha256:cc", fast]
     assert package_bundle.wanted(LOCK, older).splitlines() == ["--no-index", "numpy==2.4.6 --hash=sha256:aa --hash=sha256:bb"]
-    with pytest.raises(BundleError, match="'nonsense here' can not be read"):
+    with pytest.raises(BrambleError, match="'nonsense here' can not be read"):
         package_bundle.wanted("nonsense here --hash=sha256:aa", KIND)
 
 
@@ -118,7 +119,7 @@ def bundle(tmp_path: Path) -> tuple[Path, str]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
     make_key(key)
-    manifest = Manifest(folder.name, KIND, ("chrony",), package_bundle.describe(folder)).dump()
+    manifest = Manifest(folder.name, KIND, ("chrony",), describe(folder)).dump()
     (folder / MANIFEST).write_bytes(manifest)
     (folder / SIGNATURE).write_bytes(sign(manifest, key))
     return folder, key.with_name("key.pub").read_text()
@@ -136,7 +137,7 @@ def test_everything_that_is_wrong_is_named(bundle: tuple[Path, str]) -> None:
     folder, key = bundle
     (folder / "debs/Packages").unlink()
     (folder / "wheels/dask-1-py3-none-any.whl").write_text("WHEELS/dask-1-py3-none-any.whl")  # as long as before
-    with pytest.raises(BundleError) as refused:
+    with pytest.raises(BrambleError) as refused:
         read(folder, [key])
     assert "debs/Packages is missing" in str(refused.value) and "wheels/dask-1-py3-none-any.whl is altered" in str(refused.value)
     assert "chrony" not in str(refused.value)
@@ -155,23 +156,23 @@ def test_only_a_trusted_signature_over_these_bytes_will_do(bundle: tuple[Path, s
         (data + b" ", signature, [key]),
         (data, b"", [key]),
     ):
-        with pytest.raises(BundleError, match="not signed by"):
+        with pytest.raises(BrambleError, match="not signed by"):
             check_signature(given, mark, keys)
     (folder / SIGNATURE).unlink()
-    with pytest.raises(BundleError, match=r"manifest.json.sig is missing"):
+    with pytest.raises(BrambleError, match=r"manifest.json.sig is missing"):
         read(folder, [key])
 
 
 @pytest.mark.parametrize("name", ["../evil", "/etc/passwd", "debs/../../x", "debs/a b", "other/x", "debs/.hidden"])
 def test_a_manifest_never_leads_out_of_its_folder(name: str) -> None:
     content = {"format": 1, "id": "x", "release": "a", "python": "3", "architecture": "b", "debs": []}
-    with pytest.raises(BundleError, match="no bundle has"):
+    with pytest.raises(BrambleError, match="no bundle has"):
         Manifest.load(json.dumps({**content, "files": {name: {"sha256": "", "bytes": 0}}}).encode())
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1, "files": 3}', '{"format": 2}'])
 def test_another_json_is_no_manifest(text: str) -> None:
-    with pytest.raises(BundleError, match=r"manifest.json is not one|format 2"):
+    with pytest.raises(BrambleError, match=r"manifest.json is not one|format 2"):
         Manifest.load(text.encode())
 
 
@@ -213,7 +214,7 @@ def distribution(tmp_path: Path) -> Path:
     packages = (archive / "Packages").read_bytes()
     digest = hashlib.sha256(packages).hexdigest()
     (tmp_path / "Release").write_text(f"Date: Mon, 01 Jan 2024 00:00:00 UTC\nSHA256:\n {digest} {len(packages)} Packages\n")
-    gpg = ["gpg", "--homedir", home, "--batch", "--quiet", "--pinentry-mode=loopback", "--passphrase="]
+    gpg: list[str | Path] = ["gpg", "--homedir", home, "--batch", "--quiet", "--pinentry-mode=loopback", "--passphrase="]
     output(*gpg, "--quick-generate-key", "test", "ed25519", "sign", "never")
     output(*gpg, "--clearsign", "--output", archive / "InRelease", tmp_path / "Release")
     output("gpgconf", "--homedir", home, "--kill", "gpg-agent")
@@ -271,7 +272,7 @@ def test_an_archive_that_the_image_does_not_trust_gives_nothing(distribution: Pa
     release = tmp_path / "archive/InRelease"
     release.write_text(release.read_text().replace("2024", "2025"))
     image = bundle_debs.Image(distribution, tmp_path / "root")
-    with pytest.raises(BundleError, match="could not be collected"):
+    with pytest.raises(BrambleError, match="could not be collected"):
         image.download(["wanted"], tmp_path / "lists", tmp_path / "debs")
     assert not list(tmp_path.glob("debs/*.deb"))
 
@@ -280,18 +281,18 @@ def test_an_altered_deb_of_the_archive_is_refused(distribution: Path, tmp_path: 
     path = tmp_path / "archive/needed_1.5_all.deb"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     image = bundle_debs.Image(distribution, tmp_path / "root")
-    with pytest.raises(BundleError, match="needed"):
+    with pytest.raises(BrambleError, match="needed"):
         image.download(["wanted"], tmp_path / "lists", tmp_path / "debs")
 
 
 def test_a_package_that_nobody_has_is_named(distribution: Path, tmp_path: Path) -> None:
     image = bundle_debs.Image(distribution, tmp_path / "root")
-    with pytest.raises(BundleError, match="Unable to locate package missing"):
+    with pytest.raises(BrambleError, match="Unable to locate package missing"):
         image.download(["missing"], tmp_path / "lists", tmp_path / "debs")
 
 
 def test_without_an_image_it_is_said_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"run playbooks/image.yml"):
+    with pytest.raises(BrambleError, match=r"run playbooks/image.yml"):
         bundle_debs.Image(tmp_path / "none.json", tmp_path / "root")
 
 

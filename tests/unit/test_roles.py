@@ -13,7 +13,7 @@ ROLES = sorted((ROOT / "roles").iterdir())
 # What they do, they do on the control machine and to cards.
 CONTROL_MACHINE = {"capture", "card", "identity", "image"}
 # TODO: these still have a variable for it, or no description of their tasks absent.
-LATER = {"isolated_lab", "kubernetes_workloads", "lab_target", "lab_tools", "microk8s", "standin"}
+LATER = {"isolated_lab", "kubernetes_workloads", "lab_target", "lab_tools", "microk8s"}
 
 
 def entry_points(role: Path) -> dict:

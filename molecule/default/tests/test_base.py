@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -10,7 +12,7 @@ testinfra_hosts = ["ssh://pi-client", "ssh://pi-01", "ssh://pi-02"]
 
 
 @pytest.fixture
-def login(host, request):
+def login(host: Any, request: pytest.FixtureRequest) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Logs in to the host with further options of ssh, and says how that went."""
 
     def login(*options: str, command: str = "id -un") -> subprocess.CompletedProcess[str]:
@@ -20,12 +22,12 @@ def login(host, request):
     return login
 
 
-def test_the_system_is_well(host) -> None:
+def test_the_system_is_well(host: Any) -> None:
     assert host.run("systemctl --failed --no-legend").stdout == ""
     assert host.check_output("systemctl is-system-running") == "running"
 
 
-def test_sshd_takes_keys_only(host, login) -> None:
+def test_sshd_takes_keys_only(host: Any, login: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     assert login().stdout == "pi\n"
     for options in (["-o", "PreferredAuthentications=password,keyboard-interactive"], ["-l", "root"]):
         refused = login(*options)
@@ -39,30 +41,30 @@ def test_sshd_takes_keys_only(host, login) -> None:
 @pytest.mark.parametrize(
     "option", ["KexAlgorithms=diffie-hellman-group14-sha256", "KexAlgorithms=ecdh-sha2-nistp256", "Ciphers=aes128-ctr"]
 )
-def test_sshd_refuses_old_algorithms(login, option: str) -> None:
+def test_sshd_refuses_old_algorithms(login: Callable[..., subprocess.CompletedProcess[str]], option: str) -> None:
     refused = login("-o", option)
     assert refused.returncode == 255 and "no matching" in refused.stderr
     assert login("-o", "KexAlgorithms=curve25519-sha256", "-o", "Ciphers=aes256-gcm@openssh.com").returncode == 0
 
 
-def test_only_the_clusters_key_gets_in(host) -> None:
+def test_only_the_clusters_key_gets_in(host: Any) -> None:
     assert host.check_output("wc -l < ~/.ssh/authorized_keys") == "1"
 
 
-def test_one_more_user_gets_in_and_is_nobody_special(login) -> None:
+def test_one_more_user_gets_in_and_is_nobody_special(login: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     assert login("-l", "guest").stdout == "guest\n"
     assert login("-l", "guest", command="id -nG").stdout.split() == ["guest", "adm"]
     assert login("-l", "guest", command="sudo --non-interactive true").returncode == 1
 
 
-def test_the_journal_is_bounded(host) -> None:
+def test_the_journal_is_bounded(host: Any) -> None:
     with host.sudo():
         # What journald says of itself when it starts; the last start is after the role.
         said = host.check_output("journalctl -u systemd-journald --output cat").splitlines()
     assert "max 200M" in [line for line in said if line.startswith("System Journal")][-1]
 
 
-def test_the_card_is_spared_and_checked(host) -> None:
+def test_the_card_is_spared_and_checked(host: Any) -> None:
     assert "noatime" in host.mount_point("/").options
     table = [line.split() for line in host.file("/etc/fstab").content_string.splitlines() if line.startswith("PARTUUID")]
     assert {(line[1], line[5]) for line in table} == {("/", "1"), ("/boot/firmware", "2")}
@@ -70,11 +72,11 @@ def test_the_card_is_spared_and_checked(host) -> None:
     assert host.check_output("systemctl list-units --no-legend --type swap") == ""
 
 
-def test_the_watchdog_and_the_locale_are_set(host, login) -> None:
+def test_the_watchdog_and_the_locale_are_set(host: Any, login: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     assert host.check_output("systemctl show -P RuntimeWatchdogUSec") == "15s"
     # ssh sends none of its own.
     assert login("-o", "SendEnv=-*", command="echo $LANG").stdout == "C.UTF-8\n"
 
 
-def test_nobody_waits_for_a_reboot(host) -> None:
+def test_nobody_waits_for_a_reboot(host: Any) -> None:
     assert not host.file("/run/reboot-required").exists

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
-from conftest import SERVERS
+
+from tests.support.nodes import SERVERS
 
 testinfra_hosts = ["ssh://pi-client"]
 
 
-def unit_of(host) -> str:
+def unit_of(host: Any) -> str:
     return "bramble-scheduler" if host.check_output("hostname") == "pi-client" else "bramble-worker"
 
 
 @pytest.fixture(params=["ssh://pi-client", "ssh://pi-01", "ssh://pi-02"])
-def node(request, host):
+def node(request: pytest.FixtureRequest, host: Any) -> Any:
     return host.get_host(request.param, ssh_config=host.backend.ssh_config)
 
 
-def test_the_service_runs_unprivileged(node) -> None:
+def test_the_service_runs_unprivileged(node: Any) -> None:
     service = node.service(unit_of(node))
     assert service.is_running, node.run(f"journalctl -n 30 -u {unit_of(node)}").stdout
     assert service.is_enabled
@@ -30,20 +32,20 @@ def test_the_service_runs_unprivileged(node) -> None:
     assert node.check_output(f"ps -o user= -p {pid}") == "bramble"
 
 
-def test_all_services_are_hardened(node) -> None:
+def test_all_services_are_hardened(node: Any) -> None:
     for unit in node.check_output("cd /etc/systemd/system && ls bramble-*.service").split():
         exposure = node.check_output(f"systemd-analyze security --no-pager {unit} | tail -n 1")
         assert float(exposure.split(":")[1].split()[0]) <= 2.5, exposure
 
 
-def test_pages_are_read_on_the_client_alone(host) -> None:
+def test_pages_are_read_on_the_client_alone(host: Any) -> None:
     listening = host.check_output("ss --no-header --listening --tcp --numeric 'sport = :8787' | awk '{print $4}'")
     assert listening == "127.0.0.1:8787"
     program = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8787/health', timeout=10).read().decode())"
     assert host.check_output("python3 -c %s", program) == "ok"
 
 
-def test_what_numba_compiled_is_kept(host) -> None:
+def test_what_numba_compiled_is_kept(host: Any) -> None:
     worker = host.get_host("ssh://pi-01", ssh_config=host.backend.ssh_config)
     with worker.sudo():
         folder = worker.file("/var/cache/bramble-worker")
@@ -52,7 +54,7 @@ def test_what_numba_compiled_is_kept(host) -> None:
         assert "NUMBA_CACHE_DIR=/var/cache/bramble-worker" in worker.file(f"/proc/{pid}/environ").content_string
 
 
-def test_the_private_key_is_kept(node) -> None:
+def test_the_private_key_is_kept(node: Any) -> None:
     with node.sudo():
         key = node.file("/etc/bramble/tls/node.key")
         assert (key.user, key.group, key.mode) == ("root", "bramble", 0o640)
@@ -62,25 +64,25 @@ def test_the_private_key_is_kept(node) -> None:
     assert node.check_output("hostname") in certificate
 
 
-def test_the_packages_came_without_internet(node) -> None:
+def test_the_packages_came_without_internet(node: Any) -> None:
     assert node.check_output("ip route show default") == ""
     assert node.check_output("ls /opt/bramble | wc -l") == "1"
     assert node.run("/opt/bramble/*/bin/python -c 'import distributed, numpy, bramble'").rc == 0
 
 
-def test_sixteen_jobs(host) -> None:
+def test_sixteen_jobs(host: Any) -> None:
     report = json.loads(host.check_output("bramble compute --on cluster --scale 0.05 --json -"))
     assert (report["jobs"], report["lost"]) == (16, 0)
     assert sorted(report["per_node"]) == SERVERS
 
 
-def test_a_stranger_is_refused(host) -> None:
+def test_a_stranger_is_refused(host: Any) -> None:
     """Plain TCP, and TLS without a certificate, get nowhere."""
     program = (
         "import socket, ssl, sys\n"
         "context = ssl.create_default_context(cafile='/etc/bramble/tls/ca.pem'); context.check_hostname = False\n"
         "for port in (8786, 8788):\n"
-        "    host = '10.77.78.100' if port == 8786 else '10.77.78.101'\n"
+        "    host = '10.77.131.100' if port == 8786 else '10.77.131.101'\n"
         "    try:\n"
         "        with context.wrap_socket(socket.create_connection((host, port), 10)) as s:\n"
         "            s.settimeout(10); s.sendall(b'x' * 64); data = s.recv(64)\n"
@@ -101,7 +103,7 @@ def test_a_stranger_is_refused(host) -> None:
         ("quantum ghz --shots 200", '"program": "ghz"'),
     ],
 )
-def test_workloads_run_on_the_nodes(host, command: str, words: str) -> None:
+def test_workloads_run_on_the_nodes(host: Any, command: str, words: str) -> None:
     """Kernels in machine code, a library in C, a simulator of its own: each finds what it needs under the unit's restrictions."""
     assert words in host.check_output(f"bramble {command} --json -")
 
@@ -128,7 +130,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("sudo", ["", "sudo "])
-def test_a_script_for_dispy_runs_as_it_is(host, sudo: str) -> None:
+def test_a_script_for_dispy_runs_as_it_is(host: Any, sudo: str) -> None:
     """With the system's Python, as OctaPi's are started: no path, no environment; it asks for its address as they do."""
     host.check_output("cat > /tmp/octapi.py <<'END'\n" + OCTAPI + "\nEND")
     said = host.run(f"{sudo}python3 /tmp/octapi.py")

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
-from conftest import CLIENT, SERVERS
+
+from tests.support.nodes import CLIENT, SERVERS
 
 testinfra_hosts = [f"ssh://{name}" for name in (CLIENT, *SERVERS)]
 
 
-def test_chrony_is_what_keeps_the_time(host) -> None:
+def test_chrony_is_what_keeps_the_time(host: Any) -> None:
     assert host.service("chrony").is_running and host.service("chrony").is_enabled
     assert not host.package("systemd-timesyncd").is_installed
 
 
-def test_every_node_follows_the_client(host) -> None:
+def test_every_node_follows_the_client(host: Any) -> None:
     with host.sudo():
         lines = host.check_output("chronyc -c -n sources").splitlines()
         tracking = host.check_output("chronyc -c -n tracking").split(",")
@@ -29,7 +31,7 @@ def test_every_node_follows_the_client(host) -> None:
 
 
 @pytest.mark.parametrize("server", SERVERS)
-def test_the_client_answers_any_node_with_the_right_time(host, server: str) -> None:
+def test_the_client_answers_any_node_with_the_right_time(host: Any, server: str) -> None:
     node = host.get_host(f"ssh://{server}", ssh_config=host.backend.ssh_config)
     with node.sudo():
         said = node.run(f"chronyd -Q -t 20 'server {CLIENT} iburst' 'cmdport 0' 'pidfile /run/chronyd-test.pid'")
@@ -37,11 +39,11 @@ def test_the_client_answers_any_node_with_the_right_time(host, server: str) -> N
     assert found and abs(float(found[1])) < 1, said
 
 
-def test_only_the_client_serves_time(host) -> None:
+def test_only_the_client_serves_time(host: Any) -> None:
     assert bool(host.check_output("ss -Hlun 'sport = :123'")) == (host.check_output("hostname") == CLIENT)
 
 
-def test_the_engine_waits_for_the_time(host) -> None:
+def test_the_engine_waits_for_the_time(host: Any) -> None:
     unit = "bramble-scheduler" if host.check_output("hostname") == CLIENT else "bramble-worker"
     assert "time-sync.target" in host.check_output(f"systemctl show --value --property=After {unit}").split()
     assert "time-sync.target" in host.check_output("systemctl show --value --property=Before chrony").split()

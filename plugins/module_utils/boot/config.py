@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import read, write
 
 ROOT = Path("/")
@@ -36,10 +37,6 @@ _LINE = re.compile(r"([^\n]*?)(\r?\n|\Z)")
 _GENERATOR = "etc/kernel/postinst.d/z50-raspi-firmware"
 
 
-class BootConfigError(Exception):
-    """Something a user has to put right; nothing was changed."""
-
-
 # cmdline.txt
 
 
@@ -50,9 +47,9 @@ def _name(parameter: str) -> str:
 def _split(line: str) -> tuple[list[str], int]:
     """Separators at even places, parameters at odd ones; and the place where the kernel's end: what follows `--` is init's."""
     if "\n" in line.rstrip() or "\r" in line.rstrip():
-        raise BootConfigError("it has more than one line, of which only the first counts. Make it one line")
+        raise BrambleError("it has more than one line, of which only the first counts. Make it one line")
     if line.count('"') % 2:
-        raise BootConfigError('a double quote (") is not closed')
+        raise BrambleError('a double quote (") is not closed')
     parts = _PARAMETER.split(line)
     return parts, parts.index("--") if "--" in parts[1::2] else len(parts)
 
@@ -64,19 +61,19 @@ def _places(parts: list[str], end: int, parameter: str) -> list[int]:
 
 
 def check_parameter(parameter: str) -> None:
-    """Refuse what is not one parameter. Raises BootConfigError."""
+    """Refuse what is not one parameter. Raises BrambleError."""
     if not _PARAMETER.fullmatch(parameter) or not parameter.isascii() or not _name(parameter) or parameter == "--":
-        raise BootConfigError(f"{parameter!r} is not one kernel parameter: NAME or NAME=VALUE, with blanks only in double quotes")
+        raise BrambleError(f"{parameter!r} is not one kernel parameter: NAME or NAME=VALUE, with blanks only in double quotes")
 
 
 def parameters(line: str) -> list[str]:
-    """The kernel's parameters. Raises BootConfigError."""
+    """The kernel's parameters. Raises BrambleError."""
     parts, end = _split(line)
     return parts[1:end:2]
 
 
 def set_parameter(line: str, parameter: str) -> str:
-    """The line with a parameter: in the place of the last of its name, else behind the others. Raises BootConfigError.
+    """The line with a parameter: in the place of the last of its name, else behind the others. Raises BrambleError.
 
     One that may be given several times replaces none.
     """
@@ -102,13 +99,13 @@ def _without(parts: list[str], places: list[int]) -> str:
 
 
 def remove_parameter(line: str, parameter: str) -> str:
-    """The line without a parameter: NAME=VALUE just so, NAME with any value. Raises BootConfigError."""
+    """The line without a parameter: NAME=VALUE just so, NAME with any value. Raises BrambleError."""
     parts, end = _split(line)
     return _without(parts, _places(parts, end, parameter))
 
 
 def restore_parameter(line: str, name: str, original: str) -> str:
-    """The line with the parameters of this name as they were in the original line. Raises BootConfigError."""
+    """The line with the parameters of this name as they were in the original line. Raises BrambleError."""
     wanted = [parameter for parameter in parameters(original) if _name(parameter) == name]
     for parameter in wanted:
         if parameter not in parameters(line):
@@ -167,13 +164,13 @@ def _insert(lines: list[_Line], place: int, texts: Sequence[str], filters: tuple
 
 
 def check_setting(setting: str, section: str) -> None:
-    """Refuse what is not a line of config.txt. Raises BootConfigError."""
+    """Refuse what is not a line of config.txt. Raises BrambleError."""
     if not setting.isprintable() or not setting.isascii() or setting != setting.strip() or not _key(setting) or setting[0] == "[":
-        raise BootConfigError(f"{setting!r} is not a setting of config.txt: KEY=VALUE, on one line")
+        raise BrambleError(f"{setting!r} is not a setting of config.txt: KEY=VALUE, on one line")
     if len(setting) > LONGEST_SETTING:
-        raise BootConfigError(f"{setting!r} has {len(setting)} characters: the firmware ignores those beyond {LONGEST_SETTING}")
+        raise BrambleError(f"{setting!r} has {len(setting)} characters: the firmware ignores those beyond {LONGEST_SETTING}")
     if not section or not section.isprintable() or set(section) & set("[] "):
-        raise BootConfigError(f"{section!r} is not a section of config.txt: give its name without brackets, such as pi4 or all")
+        raise BrambleError(f"{section!r} is not a section of config.txt: give its name without brackets, such as pi4 or all")
 
 
 def _filters(section: str) -> tuple[str, ...]:

@@ -16,14 +16,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+
 FORMAT = 1
 MANIFEST, SIGNATURE = "manifest.json", "manifest.json.sig"
 _NAMESPACE = "bramble-bundle"
 _FILE = re.compile(r"(debs|wheels)/[A-Za-z0-9_][A-Za-z0-9._+~-]*")
-
-
-class BundleError(Exception):
-    """Why a bundle can not be made or used; the message says what, where and what to do."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +53,18 @@ class Manifest:
 
     @classmethod
     def load(cls, data: bytes) -> Manifest:
-        """From JSON. Raises BundleError for anything else, another format, and names that lead out of the folder."""
+        """From JSON. Raises BrambleError for anything else, another format, and names that lead out of the folder."""
         try:
             content = json.loads(data)
             if content["format"] != FORMAT:
-                raise BundleError(f"format {content['format']}, and this is for format {FORMAT}: make it again with this version")
+                raise BrambleError(f"format {content['format']}; this version reads format {FORMAT}: make the bundle again")
             files = {str(name): (str(entry["sha256"]), int(entry["bytes"])) for name, entry in content["files"].items()}
             kind = Kind(*(str(content[name]) for name in ("release", "python", "architecture")))
             manifest = cls(str(content["id"]), kind, tuple(map(str, content["debs"])), files)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise BundleError(f"{MANIFEST} is not one of a bundle: {error}") from None
+            raise BrambleError(f"{MANIFEST} is not one of a bundle: {error}") from None
         if strange := [name for name in files if not _FILE.fullmatch(name)]:
-            raise BundleError(f"{MANIFEST} names files that no bundle has: {', '.join(map(repr, strange))}")
+            raise BrambleError(f"{MANIFEST} names files that no bundle has: {', '.join(map(repr, strange))}")
         return manifest
 
     @property
@@ -99,55 +97,59 @@ def wrong(folder: Path, manifest: Manifest, contents: bool = True) -> Iterator[s
             yield f"{name} is altered: its SHA-256 is not {digest}"
 
 
-def run(*command: str | Path, given: bytes | None = None, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
-    """Run a command, and give what it says. Raises BundleError with its last words when it fails or is not there."""
+def run_command(
+    *command: str | Path, given: bytes | None = None, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> str:
+    """Run a command, and give what it says. Raises BrambleError with its last words when it fails or is not there."""
     try:
         done = subprocess.run(command, input=given, capture_output=True, check=False, env=env, cwd=cwd)
     except FileNotFoundError:
-        raise BundleError(f"{command[0]} is not installed here") from None
+        raise BrambleError(f"{command[0]} is not installed here") from None
     if done.returncode:
         words = (done.stderr.strip() or done.stdout.strip()).decode(errors="replace").splitlines()
         # apt and pip mark what matters.
         words = [line for line in words if line.startswith(("E: ", "ERROR: "))] or words[-8:]
-        raise BundleError(f"{Path(command[0]).name} ended with {done.returncode}: {' / '.join(words)}")
+        raise BrambleError(f"{Path(command[0]).name} ended with {done.returncode}: {' / '.join(words)}")
     return done.stdout.decode(errors="replace")
 
 
 def make_key(path: Path) -> None:
-    """Make the key that signs, unless it is there; the public one is beside it. Raises BundleError."""
+    """Make the key that signs, unless it is there; the public one is beside it. Raises BrambleError."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "bramble bundles", "-f", path)
+        run_command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "bramble bundles", "-f", path)
 
 
 def sign(data: bytes, key: Path) -> bytes:
-    """The signature over a manifest. Raises BundleError."""
-    return run("ssh-keygen", "-q", "-Y", "sign", "-n", _NAMESPACE, "-f", key, given=data).encode()
+    """The signature over a manifest. Raises BrambleError."""
+    return run_command("ssh-keygen", "-q", "-Y", "sign", "-n", _NAMESPACE, "-f", key, given=data).encode()
 
 
 def check_signature(data: bytes, signature: bytes, keys: Sequence[str]) -> None:
-    """Raises BundleError unless one of the public keys (as in id_ed25519.pub) has signed the manifest."""
+    """Raises BrambleError unless one of the public keys (as in id_ed25519.pub) has signed the manifest."""
     with tempfile.TemporaryDirectory(prefix="bundle-") as folder:
         signers, given = Path(folder, "signers"), Path(folder, "signature")
         signers.write_text("".join(f'bramble namespaces="{_NAMESPACE}" {key.strip()}\n' for key in keys))
         given.write_bytes(signature)
         try:
-            run(*("ssh-keygen", "-q", "-Y", "verify", "-n", _NAMESPACE), "-I", "bramble", "-f", signers, "-s", given, given=data)
-        except BundleError as error:
-            raise BundleError(f"it is not signed by this machine, nor by a key of package_bundle_signers ({error})") from None
+            run_command(
+                *("ssh-keygen", "-q", "-Y", "verify", "-n", _NAMESPACE), "-I", "bramble", "-f", signers, "-s", given, given=data
+            )
+        except BrambleError as error:
+            raise BrambleError(f"it is not signed by this machine, nor by a key of package_bundle_signers ({error})") from None
 
 
 def read(folder: Path, keys: Sequence[str], contents: bool = True) -> tuple[Manifest, str]:
     """The manifest of a bundle in a folder, and its SHA-256, when the signature and all files are right.
 
-    Raises BundleError that names every file that is not; only sizes are compared unless `contents`.
+    Raises BrambleError that names every file that is not; only sizes are compared unless `contents`.
     """
     try:
         data, signature = ((folder / name).read_bytes() for name in (MANIFEST, SIGNATURE))
     except OSError as error:
-        raise BundleError(f"{os.path.basename(error.filename)} is missing") from None
+        raise BrambleError(f"{os.path.basename(error.filename)} is missing") from None
     check_signature(data, signature, keys)
     manifest = Manifest.load(data)
     if problems := list(wrong(folder, manifest, contents)):
-        raise BundleError("; ".join(problems))
+        raise BrambleError("; ".join(problems))
     return manifest, hashlib.sha256(data).hexdigest()

@@ -13,15 +13,11 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ansible_collections.bramble.cluster.plugins.module_utils.bundle.bundle import BundleError, Kind, digest_of, run
-from ansible_collections.bramble.cluster.plugins.module_utils.card.image import (
-    SECTOR,
-    TOOL_ENV,
-    CardError,
-    boot_and_root,
-    parse_mbr,
-    read,
-)
+from ansible_collections.bramble.cluster.plugins.module_utils.bundle.bundle import Kind, digest_of, run_command
+from ansible_collections.bramble.cluster.plugins.module_utils.card.partition import boot_and_root, parse_mbr
+from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import SECTOR, read_exactly
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.tools import TOOL_ENV
 
 # Debian's words for what `uname -m` says.
 ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
@@ -35,20 +31,20 @@ class Image:
     """What apt needs to know of a card image, read out of it into a folder of its own."""
 
     def __init__(self, manifest: Path, folder: Path) -> None:
-        """Raises BundleError for a manifest (.json) without an image, and for an image that is not Debian's or a derivative's."""
+        """Raises BrambleError for a manifest (.json) without an image, and for an image that is not like Debian's."""
         self.folder = folder
         try:
             facts = json.loads(manifest.read_text(encoding="utf-8"))
             self.name, path = str(facts["name"]), manifest.parent / facts["file"]
             with path.open("rb") as file:
-                _, root = boot_and_root(parse_mbr(read(file.fileno(), 0, SECTOR), os.fstat(file.fileno()).st_size))
+                _, root = boot_and_root(parse_mbr(read_exactly(file.fileno(), 0, SECTOR), os.fstat(file.fileno()).st_size))
         except (OSError, ValueError, LookupError) as error:
-            raise BundleError(
+            raise BrambleError(
                 f"the image of the nodes, which says what they lack, is not there ({error}): run playbooks/image.yml, or name "
                 "the right one in package_bundle_images"
             ) from None
-        except CardError as error:
-            raise BundleError(f"the image {path} can not be read: {error}") from None
+        except BrambleError as error:
+            raise BrambleError(f"the image {path} can not be read: {error}") from None
         self._read(path, root.start)
         self.kind = self._kind()
 
@@ -60,7 +56,7 @@ class Image:
         requests += [f"rdump {name} {Path(name).parent.relative_to('/')}" for name in _FOLDERS]
         # Without root it can not give files to their owners, says so, and is right all the same.
         command = ["debugfs", "-f", "-", f"{path.resolve()}?offset={start}"]
-        run(*command, given="\n".join([*requests, ""]).encode(), env=TOOL_ENV, cwd=self.folder)
+        run_command(*command, given="\n".join([*requests, ""]).encode(), env=TOOL_ENV, cwd=self.folder)
 
     def _package(self, name: str) -> str:
         """What dpkg's status says of an installed package; "" if there is none."""
@@ -75,7 +71,7 @@ class Image:
         python = re.search(r"^Version: (?:\d+:)?(\d+\.\d+)", self._package("python3"), re.MULTILINE)
         architecture = re.search(r"^Architecture: (\w+)", self._package("dpkg"), re.MULTILINE)
         if not codename or not python or not architecture or architecture[1] not in ARCHITECTURES:
-            raise BundleError(
+            raise BrambleError(
                 f"the image {self.name} is not one that packages can be bundled for: Debian, Raspberry Pi OS, Ubuntu or Kali "
                 f"of 64 bits, with Python (found: {codename and codename[1]}, {python and python[1]}, "
                 f"{architecture and architecture[1]})"
@@ -83,7 +79,7 @@ class Image:
         return Kind(codename[1], python[1], ARCHITECTURES[architecture[1]])
 
     def download(self, packages: Sequence[str], lists: Path, debs: Path) -> None:
-        """Download what the image lacks to have the packages, into `debs`. Raises BundleError.
+        """Download what the image lacks to have the packages, into `debs`. Raises BrambleError.
 
         :param lists: a folder where the distribution's indexes are kept from one time to the next
         """
@@ -95,10 +91,10 @@ class Image:
         self._own_keyrings()
         env = {**os.environ, "APT_CONFIG": str(configuration), "LC_ALL": "C.UTF-8"}
         try:
-            run("apt-get", "-q", "update", env=env)
-            run("apt-get", "-q", "--yes", "--no-install-recommends", "--download-only", "install", *packages, env=env)
-        except BundleError as error:
-            raise BundleError(
+            run_command("apt-get", "-q", "update", env=env)
+            run_command("apt-get", "-q", "--yes", "--no-install-recommends", "--download-only", "install", *packages, env=env)
+        except BrambleError as error:
+            raise BrambleError(
                 f"the Debian packages for the image {self.name} could not be collected: {error}. Collecting needs the internet, "
                 "on this machine only; then run the same command again"
             ) from None
@@ -134,12 +130,12 @@ class Image:
 
 
 def index(debs: Path) -> str:
-    """The index (Packages) of a folder of .deb files: a flat repository for apt. Raises BundleError.
+    """The index (Packages) of a folder of .deb files: a flat repository for apt. Raises BrambleError.
 
     Source: Debian repository format, "Packages" Indices.
     """
     stanzas = []
     for path in sorted(debs.glob("*.deb")):
-        control = run("dpkg-deb", "--field", path).strip()
+        control = run_command("dpkg-deb", "--field", path).strip()
         stanzas.append(f"{control}\nFilename: ./{path.name}\nSize: {path.stat().st_size}\nSHA256: {digest_of(path)}\n")
     return "\n".join(stanzas)

@@ -25,23 +25,20 @@ from pathlib import Path
 from typing import IO
 
 from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import OK, READ_ONLY, Facts, Guard
-from ansible_collections.bramble.cluster.plugins.module_utils.card.image import (
-    CHUNK,
-    FAT_TYPES,
-    PAGE,
-    SECTOR,
-    TOOL_ENV,
-    ZEROS,
-    CardError,
-    Partition,
-    boot_and_root,
-    count,
-    is_zero,
-    parse_mbr,
-    read,
-)
+from ansible_collections.bramble.cluster.plugins.module_utils.card.partition import FAT_TYPES, Partition, boot_and_root, parse_mbr
 from ansible_collections.bramble.cluster.plugins.module_utils.card.space import EXT, FAT, Fat, Range, kind, used
 from ansible_collections.bramble.cluster.plugins.module_utils.card.writer import Card, Progress
+from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import (
+    CHUNK,
+    PAGE,
+    SECTOR,
+    ZEROS,
+    is_zero,
+    read_exactly,
+)
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.text import format_bytes
+from ansible_collections.bramble.cluster.plugins.module_utils.core.tools import TOOL_ENV
 
 SLACK = 16 * 2**20  # free space of the root file system, above the least that resize2fs allows, until it grows
 COMPRESSORS = {"zst": ("zstd", "-T0", "-q", "-c"), "xz": ("xz", "-T0", "-c")}
@@ -156,19 +153,19 @@ WantedBy=multi-user.target
 
 
 def _tool(*command: str | Path, given: str = "", fine: Sequence[int] = (0,)) -> str:
-    """Run a command and give what it says. Raises CardError with its first words when it ends otherwise than `fine`."""
+    """Run a command and give what it says. Raises BrambleError with its first words when it ends otherwise than `fine`."""
     done = subprocess.run(command, input=given.encode(errors="surrogateescape"), stdout=-1, stderr=-2, check=False, env=TOOL_ENV)
     said = done.stdout.decode(errors="surrogateescape")
     if done.returncode not in fine:
         words = [line.strip() for line in said.splitlines() if not re.match(r"\s*$|Pass \d|\w+ \d+\.\d+\S* \(", line)]
-        raise CardError(f"{command[0]} failed ({done.returncode}): {'; '.join(words[:6])}".encode(errors="replace").decode())
+        raise BrambleError(f"{command[0]} failed ({done.returncode}): {'; '.join(words[:6])}".encode(errors="replace").decode())
     return said
 
 
 def check_tools(path: str = TOOL_ENV["PATH"]) -> None:
-    """Raises CardError when one is missing on this machine."""
+    """Raises BrambleError when one is missing on this machine."""
     if missing := sorted({package for tool, package in TOOLS.items() if shutil.which(tool, path=path) is None}):
-        raise CardError(
+        raise BrambleError(
             f"Missing on this machine: {', '.join(missing)}. Nothing was captured. Next: apt install {' '.join(missing)}"
         )
 
@@ -197,11 +194,11 @@ class Golden:
 
 @contextlib.contextmanager
 def opened(node: str, slot: str) -> Iterator[Card]:
-    """A card, open for reading by nobody else. Raises CardError for what is not a card, or is in use."""
+    """A card, open for reading by nobody else. Raises BrambleError for what is not a card, or is in use."""
     (facts,) = Guard().facts([{"node": node, "slot": slot}])
     # A card whose lock is on can be read: whether it is in use shows when it is opened.
     if facts.verdict not in (OK, READ_ONLY):
-        raise CardError(f"{slot}: {facts.verdict}: {facts.reason}. Nothing was captured.")
+        raise BrambleError(f"{slot}: {facts.verdict}: {facts.reason}. Nothing was captured.")
     card = Card(facts, writable=False)
     try:
         yield card
@@ -210,13 +207,13 @@ def opened(node: str, slot: str) -> Iterator[Card]:
 
 
 def inspect(card: Card, most: int) -> Golden:
-    """What there is to capture. Raises CardError, saying what to do, for a card that cannot be, or uses more than `most`."""
+    """What there is to capture. Raises BrambleError, saying what to do, for a card that cannot be, or uses more than `most`."""
     slot, mtime = card.facts.slot, os.fstat(card.fd).st_mtime_ns
     try:
         mbr = card.read(0, PAGE)[:SECTOR]
         boot, root = _layout(card, mbr)
-    except CardError as error:
-        raise CardError(f"{slot} cannot be captured: {error}.") from None
+    except BrambleError as error:
+        raise BrambleError(f"{slot} cannot be captured: {error}.") from None
     with unsound(card.facts, boot):
         boot_used = used(card.fd, boot.start, boot.size, strict=True)
     with unsound(card.facts, root):
@@ -228,49 +225,50 @@ def inspect(card: Card, most: int) -> Golden:
 
 
 def _layout(card: Card, mbr: bytes) -> tuple[Partition, Partition]:
-    """Its boot and root partitions. Raises CardError unless it has these two, in this order, with file systems that are known."""
+    """Its boot and root partitions. Raises BrambleError unless it has these two, in this order, with known file systems."""
     partitions = parse_mbr(mbr, card.facts.bytes)
     boot, root = boot_and_root(partitions)
     fd = os.open(f"/proc/self/fd/{card.fd}", os.O_RDONLY | os.O_CLOEXEC)
     try:
         found = kind(fd, boot.start, boot.size), kind(fd, root.start, root.size)
         if FAT not in found and root.start * 8 < card.facts.bytes and kind(fd, boot.start * 8, boot.size) == FAT:
-            raise CardError("its partition table counts sectors of 4,096 bytes; Raspberry Pi cards have 512")
+            raise BrambleError("its partition table counts sectors of 4,096 bytes; Raspberry Pi cards have 512")
     finally:
         os.close(fd)
     for partition, one, wanted in ((boot, found[0], FAT), (root, found[1], EXT)):
         if one != wanted:
             name = "FAT" if wanted == FAT else "ext2, ext3 or ext4"
-            raise CardError(f"partition {partition.number} holds no {name} file system that makes sense")
+            raise BrambleError(f"partition {partition.number} holds no {name} file system that makes sense")
     if len(partitions) > 2:
-        raise CardError("it has more than two partitions; a boot and a root partition are what can be captured")
+        raise BrambleError("it has more than two partitions; a boot and a root partition are what can be captured")
     if root.start < boot.end:
-        raise CardError("its root partition is not behind its boot partition, so it cannot be shrunk")
+        raise BrambleError("its root partition is not behind its boot partition, so it cannot be shrunk")
     return boot, root
 
 
 @contextlib.contextmanager
 def unsound(facts: Facts, partition: Partition) -> Iterator[None]:
-    """Says of a CardError that a file system of the card is not sound, and what to do about it."""
+    """Says of a BrambleError that a file system of the card is not sound, and what to do about it."""
     try:
         yield
-    except CardError as error:
+    except BrambleError as error:
         tool = "fsck.vfat -a" if partition.type in FAT_TYPES else "e2fsck -f"
         place = f"{facts.device}{'p' if facts.device[-1].isdigit() else ''}{partition.number}"
         if facts.bus not in ("usb", "mmc"):
             place = f"$(losetup --find --show --offset {partition.start} --sizelimit {partition.size} {facts.device})"
-        raise CardError(
+        raise BrambleError(
             f"Partition {partition.number} of {facts.slot} is not sound: {error}\n"
             "Nothing was captured, and the card is as it was. Boot it once more in its Pi and shut it down, "
             f"or repair it here and look at what is lost: {tool} {place}"
         ) from None
 
 
-def too_large(needed: int, most: int) -> CardError:
+def too_large(needed: int, most: int) -> BrambleError:
     """What to tell when it will not fit."""
-    return CardError(
-        f"The image would need a card of {count(needed)}; it may need {count(most)} (capture_card_bytes). Nothing was captured. "
-        f"Remove {count(needed - most)} of files from the card (on its Pi: sudo du -xh / | sort -h | tail), or allow more."
+    return BrambleError(
+        f"The image would need a card of {format_bytes(needed)}; it may need {format_bytes(most)} (capture_card_bytes). "
+        f"Nothing was captured. Remove {format_bytes(needed - most)} of files from the card "
+        "(on its Pi: sudo du -xh / | sort -h | tail), or allow more."
     )
 
 
@@ -302,7 +300,7 @@ def workspace(folder: Path) -> Iterator[Path]:
 
 
 def copy(card: Card, golden: Golden, boot: Path, root: Path, progress: Progress) -> None:
-    """The used bytes of both partitions as two sparse files. Raises CardError."""
+    """The used bytes of both partitions as two sparse files. Raises BrambleError."""
     meter = progress.meter(card.facts.node, "read", golden.bytes)
     for partition, ranges, path in ((golden.boot, golden.boot_used, boot), (golden.root, golden.root_used, root)):
         with path.open("wb", buffering=0) as file:
@@ -317,14 +315,14 @@ def copy(card: Card, golden: Golden, boot: Path, root: Path, progress: Progress)
                     at += len(data)
                     meter(len(data))
     if card.regular and os.fstat(card.fd).st_mtime_ns != golden.mtime:
-        raise CardError(f"{card.facts.slot} was written to while it was read. Nothing was captured; run it again.")
+        raise BrambleError(f"{card.facts.slot} was written to while it was read. Nothing was captured; run it again.")
 
 
 # The root file system
 
 
 def check_root(path: Path) -> None:
-    """Raises CardError unless it is sound."""
+    """Raises BrambleError unless it is sound."""
     _tool("e2fsck", "-fn", path)
 
 
@@ -347,7 +345,7 @@ class Root:
         return self._ask(f"cat {_quoted(path)}").partition("\n")[2] if self.is_there(path) else ""
 
     def entries(self, folder: str) -> dict[str, bool]:
-        """What is in a folder, by name, and whether that is a folder; nothing when it is none. Raises CardError."""
+        """What is in a folder, by name, and whether that is a folder; nothing when it is none. Raises BrambleError."""
         if folder in self._entries:
             return self._entries[folder]
         # "/." goes through a symbolic link to the folder.
@@ -358,7 +356,7 @@ class Root:
         for line in filter(None, lines):
             fields = line.split("/")
             if len(fields) != 8 or not fields[1].isdigit():
-                raise CardError(f"a name in {folder} has a line break in it, and cannot be handled: rename it on the card")
+                raise BrambleError(f"a name in {folder} has a line break in it, and cannot be handled: rename it on the card")
             if fields[5] not in (".", ".."):
                 found[fields[5]] = fields[2].startswith("04")
         return found
@@ -398,7 +396,7 @@ class Root:
         return files, sorted((path for path, is_folder in found.items() if is_folder), key=lambda path: -path.count("/"))
 
     def change(self, gone: tuple[list[str], list[str]], files: Mapping[str, str], links: Mapping[str, str], work: Path) -> None:
-        """Remove files and folders, put files (those in sbin executable) and links. Raises CardError unless it is so then."""
+        """Remove files and folders, put files (those in sbin executable) and links. Raises BrambleError unless it is so then."""
         script = [f"rm {_quoted(path)}" for path in gone[0]] + [f"rmdir {_quoted(path)}" for path in gone[1]]
         folders = {os.fspath(folder): None for path in [*files, *links] for folder in reversed(Path(path).parents)}
         script += [f"mkdir {_quoted(folder)}" for folder in folders if not self.is_there(folder)]
@@ -420,7 +418,7 @@ class Root:
         wrong += [path for path in links if not self.is_there(path)]
         if wrong:
             notes = [line for line in said.splitlines()[1:] if line and not line.startswith("debugfs: ")]
-            raise CardError(f"{', '.join(wrong[:5])} on the root file system cannot be changed: {'; '.join(notes[:5])}")
+            raise BrambleError(f"{', '.join(wrong[:5])} on the root file system cannot be changed: {'; '.join(notes[:5])}")
 
     def grow_method(self) -> str:
         """What will grow it at the first boot: initramfs, cloud-init or unit."""
@@ -438,7 +436,7 @@ class Root:
         return "cloudinit-rpi" if self.is_there("/etc/rpi-issue") else "cloudinit"
 
     def clean(self, grow: str, work: Path) -> list[str]:
-        """Remove what tells one node from another; the paths of what was removed or changed. Raises CardError."""
+        """Remove what tells one node from another; the paths of what was removed or changed. Raises BrambleError."""
         gone = self.condemned()
         files = {MACHINE_ID: "uninitialized\n"}
         if self.is_there(HOSTNAME):
@@ -457,16 +455,16 @@ class Root:
         return sorted({*gone[0], *gone[1], *files, *links})
 
     def field(self, name: str, default: int | None = None) -> int:
-        """A number that dumpe2fs tells. Raises CardError when it is not there and has no default."""
+        """A number that dumpe2fs tells. Raises BrambleError when it is not there and has no default."""
         found = re.search(rf"^{name}:\s+(\d+)", _tool("dumpe2fs", "-h", self.path), re.MULTILINE)
         if found:
             return int(found[1])
         if default is None:
-            raise CardError(f"dumpe2fs does not tell the {name.lower()} of its root file system")
+            raise BrambleError(f"dumpe2fs does not tell the {name.lower()} of its root file system")
         return default
 
     def forget(self) -> None:
-        """Make zero what the journal holds, which are old directories and more. Raises CardError."""
+        """Make zero what the journal holds, which are old directories and more. Raises BrambleError."""
         inode, block = self.field("Journal inode", 0), self.field("Block size")
         if not inode:
             return
@@ -477,16 +475,16 @@ class Root:
                 start, end = (int(low) + (first == "0")) * block, (int(high or low) + 1) * block
                 for at in range(start, end, CHUNK):
                     length = min(CHUNK, end - at)
-                    if not is_zero(read(file.fileno(), at, length)):
+                    if not is_zero(read_exactly(file.fileno(), at, length)):
                         os.pwrite(file.fileno(), ZEROS[:length], at)
 
     def shrink(self) -> int:
-        """Make it as small as resize2fs can, and SLACK; its size. Raises CardError."""
+        """Make it as small as resize2fs can, and SLACK; its size. Raises BrambleError."""
         _tool("e2fsck", "-fpD", self.path, fine=(0, 1))  # makes directories anew, without the names of what was deleted
         self.forget()
         least = re.search(r"minimum size of the filesystem: (\d+)", _tool("resize2fs", "-P", self.path))
         if not least:
-            raise CardError("resize2fs does not tell how small the root file system can be")
+            raise BrambleError("resize2fs does not tell how small the root file system can be")
         block = self.field("Block size")
         target = int(least[1]) + SLACK // block
         if target < self.field("Block count"):
@@ -496,9 +494,9 @@ class Root:
 
 
 def _quoted(path: str) -> str:
-    """A path as a word of a debugfs script. Raises CardError."""
+    """A path as a word of a debugfs script. Raises BrambleError."""
     if "\n" in path or "\r" in path:
-        raise CardError(f"{path!r} has a line break in its name, and cannot be handled: rename it on the card")
+        raise BrambleError(f"{path!r} has a line break in its name, and cannot be handled: rename it on the card")
     return '"' + path.replace('"', '""') + '"'
 
 
@@ -512,22 +510,22 @@ _HARMLESS = re.compile(
 
 
 def check_boot(path: Path) -> None:
-    """Raises CardError unless it is sound; a Pi that lost its power leaves traces that do not count."""
+    """Raises BrambleError unless it is sound; a Pi that lost its power leaves traces that do not count."""
     said = _tool("fsck.vfat", "-n", path, fine=(0, 1)).splitlines()
     if wrong := [line.strip() for line in said if not _HARMLESS.match(line)]:
-        raise CardError("; ".join(wrong[:6]))
+        raise BrambleError("; ".join(wrong[:6]))
 
 
 def clean_boot(path: Path, work: Path, seeds: Mapping[str, str]) -> list[str]:
     """Make a FAT anew from its files, without those that say who a card is; the names of what was removed or changed.
 
-    `seeds` replace the files of these names. The new one has the same size, geometry, label and number. Raises CardError.
+    `seeds` replace the files of these names. The new one has the same size, geometry, label and number. Raises BrambleError.
     """
     files = work / "boot"
     files.mkdir()
     _tool("mcopy", "-s", "-m", "-n", "-Q", "-i", path, "::/", files)
     if not (files / "cmdline.txt").is_file():
-        raise CardError("there is no cmdline.txt on its boot partition: it is not the card of a Raspberry Pi")
+        raise BrambleError("there is no cmdline.txt on its boot partition: it is not the card of a Raspberry Pi")
     changed = []
     for file in sorted(files.iterdir()):
         name = file.name.lower()
@@ -545,7 +543,7 @@ def clean_boot(path: Path, work: Path, seeds: Mapping[str, str]) -> list[str]:
             continue
         changed.append(file.name)
     with path.open("rb") as old:
-        fat = Fat.parse(read(old.fileno(), 0, SECTOR))
+        fat = Fat.parse(read_exactly(old.fileno(), 0, SECTOR))
     label = _tool("fatlabel", path).splitlines()[-1].strip()
     size = path.stat().st_size
     path.unlink()
@@ -561,7 +559,7 @@ def clean_boot(path: Path, work: Path, seeds: Mapping[str, str]) -> list[str]:
     again.mkdir()
     _tool("mcopy", "-s", "-m", "-n", "-Q", "-i", path, "::/", again)
     if _tree(again) != _tree(files):
-        raise CardError("the boot file system does not read back as it was written")
+        raise BrambleError("the boot file system does not read back as it was written")
     check_boot(path)
     return changed
 
@@ -584,19 +582,19 @@ def with_root_size(mbr: bytes, size: int) -> bytes:
 
 
 def pieces(mbr: bytes, parts: Sequence[tuple[Partition, Path]]) -> Iterator[tuple[int, bytes]]:
-    """(offset, data) of an image, in order, without what its file systems do not use. Raises CardError."""
+    """(offset, data) of an image, in order, without what its file systems do not use. Raises BrambleError."""
     yield 0, mbr
     for partition, path in parts:
         with path.open("rb") as file:
             # To the byte: what is next to it may be what was deleted.
             for low, high in used(file.fileno(), 0, partition.size, strict=True, grain=1, zeroed=True):
                 for at in range(low, high, CHUNK):
-                    yield partition.start + at, read(file.fileno(), at, min(CHUNK, high - at))
+                    yield partition.start + at, read_exactly(file.fileno(), at, min(CHUNK, high - at))
 
 
 @contextlib.contextmanager
 def packer(compression: str, target: IO[bytes]) -> Iterator[IO[bytes]]:
-    """Something to write to, which comes out in `target` compressed with all cores. Raises CardError."""
+    """Something to write to, which comes out in `target` compressed with all cores. Raises BrambleError."""
     command = COMPRESSORS[compression]
     process = subprocess.Popen(command, stdin=-1, stdout=target, stderr=-1, env=TOOL_ENV)
     assert process.stdin
@@ -611,13 +609,13 @@ def packer(compression: str, target: IO[bytes]) -> Iterator[IO[bytes]]:
     finally:
         _, said = process.communicate()
     if process.returncode or broken:
-        raise CardError(f"{command[0]} failed ({process.returncode}): {said.decode(errors='replace').strip()}")
+        raise BrambleError(f"{command[0]} failed ({process.returncode}): {said.decode(errors='replace').strip()}")
 
 
 def write_image(
     image: Path, archive: Path, size: int, content: Iterator[tuple[int, bytes]], progress: Progress, node: str
 ) -> str:
-    """Write an image, sparse, and compressed by the name of `archive`; its sha256. Raises CardError."""
+    """Write an image, sparse, and compressed by the name of `archive`; its sha256. Raises BrambleError."""
     digest, meter = hashlib.sha256(), progress.meter(node, "compress", size)
     with image.open("xb", buffering=0) as raw, archive.open("xb") as packed:
         raw.truncate(size)
@@ -672,24 +670,24 @@ class Order:
         return self.file(f".img.{self.compression}")
 
     def check(self, golden: Golden) -> None:
-        """Raises CardError when it cannot be done here: names that are taken, too little space."""
+        """Raises BrambleError when it cannot be done here: names that are taken, too little space."""
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
-            raise CardError(f"capture_name {self.name!r}: letters, digits and . _ - only. Nothing was captured.")
+            raise BrambleError(f"capture_name {self.name!r}: letters, digits and . _ - only. Nothing was captured.")
         for path in (self.image, self.archive, self.file(".json")):
             if os.path.lexists(path):
-                raise CardError(f"{path} is there already: remove it, or give another capture_name. Nothing was captured.")
+                raise BrambleError(f"{path} is there already: remove it, or give another capture_name. Nothing was captured.")
         folder = next(path for path in (self.folder, *self.folder.parents) if path.is_dir())
         # The copy, the image and the archive.
         need, free = 3 * golden.bytes, shutil.disk_usage(folder).free
         if need > free:
-            raise CardError(
-                f"No space: {folder} needs up to {count(need)} ({need / 2**30:.2f} GiB), "
-                f"{count(free)} ({free / 2**30:.2f} GiB) are free. Nothing was captured; make room there and run it again."
+            raise BrambleError(
+                f"No space: {folder} needs up to {format_bytes(need)} ({need / 2**30:.2f} GiB), "
+                f"{format_bytes(free)} ({free / 2**30:.2f} GiB) are free. Nothing was captured; make room there and run it again."
             )
 
 
 def capture(card: Card, golden: Golden, order: Order, progress: Progress) -> dict[str, object]:
-    """Make the image, its archive and its manifest; what the manifest says, and what was removed. Raises CardError."""
+    """Make the image, its archive and its manifest; what the manifest says, and what was removed. Raises BrambleError."""
     node, slot = card.facts.node, card.facts.slot
     order.folder.mkdir(parents=True, exist_ok=True)
     with workspace(order.folder) as work:
@@ -709,8 +707,8 @@ def capture(card: Card, golden: Golden, order: Order, progress: Progress) -> dic
             check_root(root)
             progress.tell(node, "shrink")
             size = system.shrink()
-        except CardError as error:
-            raise CardError(f"{slot}: {error}. Nothing was captured.") from None
+        except BrambleError as error:
+            raise BrambleError(f"{slot}: {error}. Nothing was captured.") from None
         end = golden.root.start + size
         if end > order.most:
             raise too_large(end, order.most)

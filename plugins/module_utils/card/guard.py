@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePath
 from typing import Any
 
-from ansible_collections.bramble.cluster.plugins.module_utils.card.image import SECTOR, aligned, count
+from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import SECTOR
+from ansible_collections.bramble.cluster.plugins.module_utils.core.text import format_bytes, text_table
 
 LARGEST_CARD = 256 * 10**9  # a bigger disk is more likely someone's backup than a card for a cluster
 
@@ -260,13 +261,13 @@ class Guard:
         if not self.size(name):
             yield ABSENT, "no card in the reader"
         if (sector := int(_text(node, "queue/logical_block_size") or 0)) != SECTOR:
-            size = count(sector) if sector else "an unknown number of bytes"
+            size = format_bytes(sector) if sector else "an unknown number of bytes"
             yield NOT_A_CARD, f"its sectors are {size}; a Raspberry Pi's card has {SECTOR}"
         if _text(node, "ro") != "0":
             yield READ_ONLY, "look at the card's lock switch"
         yield from self._against_use(name)
         if self.size(name) > LARGEST_CARD:
-            yield NOT_A_CARD, f"{count(self.size(name))} is more than {LARGEST_CARD // 10**9} GB"
+            yield NOT_A_CARD, f"{format_bytes(self.size(name))} is more than {LARGEST_CARD // 10**9} GB"
         yield from _against_size(self.size(name), needed)
 
     def _against_bus(self, name: str) -> Iterator[Finding]:
@@ -378,7 +379,7 @@ class Guard:
 
 def _against_size(size: int, needed: int) -> Iterator[Finding]:
     if size < max(needed, 1):
-        yield TOO_SMALL, f"by {count(max(needed, 1) - size)}"
+        yield TOO_SMALL, f"by {format_bytes(max(needed, 1) - size)}"
 
 
 def warnings(batch: Sequence[Facts]) -> list[str]:
@@ -403,4 +404,4 @@ def table(batch: Sequence[Facts]) -> str:
         glue = " " if facts.verdict == TOO_SMALL else ": "
         verdict = glue.join(part for part in (facts.verdict, facts.reason) if part)
         rows.append((facts.node, facts.slot, facts.bus or "-", *size, f"{facts.needed_bytes:,}", verdict))
-    return aligned(rows, range(3, 7))
+    return text_table(rows, range(3, 7))

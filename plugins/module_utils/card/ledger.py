@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from ansible_collections.bramble.cluster.plugins.module_utils.card.image import CardError, aligned
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.text import text_table
 
 WRITING = "writing"
 VERIFIED = "verified"
@@ -34,27 +35,27 @@ def merged(entry: Mapping[str, Any], values: Mapping[str, Any], fresh: bool) -> 
 
 
 class Ledger:
-    """The ledger in a file; without a path it forgets everything. Raises CardError when the file is not one."""
+    """The ledger in a file; without a path it forgets everything. Raises BrambleError when the file is not one."""
 
     def __init__(self, path: str | None) -> None:
         self.path = os.path.abspath(path) if path else ""
         self.read()
 
     def read(self) -> Entries:
-        """All entries, by node. Raises CardError."""
+        """All entries, by node. Raises BrambleError."""
         try:
             with open(self.path, encoding="utf-8") as file:
                 entries = json.load(file)
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
-            raise CardError(f"The ledger {self.path} cannot be read: {error}. Repair it, or move it away.") from error
+            raise BrambleError(f"The ledger {self.path} cannot be read: {error}. Repair it, or move it away.") from error
         if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
-            raise CardError(f"The ledger {self.path} is not one: an object by node is expected. Repair it, or move it away.")
+            raise BrambleError(f"The ledger {self.path} is not one: an object by node is expected. Repair it, or move it away.")
         return entries
 
     def note(self, node: str, values: Mapping[str, Any], fresh: bool = False) -> bool:
-        """Add values to a node's entry (or with `fresh` make it anew); whether that changed it. Raises OSError, CardError."""
+        """Add values to a node's entry (or with `fresh` make it anew); whether that changed it. Raises OSError, BrambleError."""
         if not self.path:
             return False
         with self._locked():
@@ -102,4 +103,4 @@ def table(entries: Mapping[str, Mapping[str, Any]]) -> str:
         verdict = ": ".join(part for part in (entry.get("verdict", "-"), entry.get("reason", "")) if part)
         size = f"{entry['bytes'] / 1e9:.2f}" if entry.get("bytes") else "-"
         rows.append((node, entry.get("slot", "-"), size, *rates, verdict, entry.get("time", "-")))
-    return aligned(rows, (2, 3, 4))
+    return text_table(rows, (2, 3, 4))

@@ -11,7 +11,9 @@ import math
 import os
 from collections.abc import Callable
 
-from ansible_collections.bramble.cluster.plugins.module_utils.card.image import CHUNK, PAGE, CardError, count
+from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import CHUNK, PAGE
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.text import format_bytes
 
 STRIDE = 128 * 2**20  # real memory is a whole number of these; a finer grid would take longer than seconds
 
@@ -47,7 +49,7 @@ def probe(
     :param write: puts bytes at an offset
     :param flush: returns when everything written is on the card
     :param meter: is called with the bytes got through; `4 * PAGE * len(places(size))` in all
-    :raises CardError: when a mark is not where it was put; the card is no use then, and nothing is put back
+    :raises BrambleError: when a mark is not where it was put; the card is no use then, and nothing is put back
     """
     key = os.urandom(16)
     marks = {place: mark(key, place) for place in places(size)}
@@ -72,10 +74,10 @@ def probe(
         if not wrapped and [place for place, _ in lost] == marked[-len(lost) :]:
             real = lost[0][0]
         if real <= marked[0]:
-            raise CardError(f"what is written at byte {lost[0][0]:,} cannot be read back: worn or counterfeit, replace it")
-        raise CardError(
-            f"counterfeit: it holds at most {count(real)} ({real / 1e9:.2f} GB) and says {count(size)} ({size / 1e9:.2f} GB); "
-            "what is written beyond is lost: replace it"
+            raise BrambleError(f"what is written at byte {lost[0][0]:,} cannot be read back: worn or counterfeit, replace it")
+        raise BrambleError(
+            f"counterfeit: it holds at most {format_bytes(real)} ({real / 1e9:.2f} GB) and says {format_bytes(size)} "
+            f"({size / 1e9:.2f} GB); what is written beyond is lost: replace it"
         )
     for place, page in before.items():
         write(place, page)

@@ -16,7 +16,9 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from ansible_collections.bramble.cluster.plugins.module_utils.card.image import CHUNK, PAGE, SECTOR, TOOL_ENV, CardError, read
+from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import CHUNK, PAGE, SECTOR, read_exactly
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.tools import TOOL_ENV
 
 Range = tuple[int, int]
 """(start, end) of a stretch of bytes, end not included."""
@@ -28,8 +30,8 @@ _SECONDS = 120  # for dumpe2fs, which needs a few on a slow card
 
 
 def kind(fd: int, start: int, size: int) -> str:
-    """What a partition looks like: EXT, FAT or UNKNOWN. Raises CardError when the file ends before the partition."""
-    head = read(fd, start, min(size, 2048))
+    """What a partition looks like: EXT, FAT or UNKNOWN. Raises BrambleError when the file ends before the partition."""
+    head = read_exactly(fd, start, min(size, 2048))
     at, magic = _EXT_MAGIC
     if head[at : at + 2] == magic:
         return EXT
@@ -44,21 +46,21 @@ def used(fd: int, start: int, size: int, strict: bool = False, grain: int = PAGE
 
     Sorted, apart, made of whole pages of the disk (or `grain`) except at the partition's own ends. All of it when it is not known
     what is used: an unknown or inconsistent file system, or an ext whose journal must be replayed. With `strict` that is a
-    CardError with the reason. With `zeroed`, for those who put zeros in the place of the rest, inodes that were never used are
-    left out, too (an ext4 takes an empty inode table for zeros). Raises CardError for a partition that is not within the file.
+    BrambleError with the reason. With `zeroed`, for those who put zeros in the place of the rest, inodes that were never used are
+    left out, too (an ext4 takes an empty inode table for zeros). Raises BrambleError for a partition that is not within the file.
     """
     # Opened again: fd may be unbuffered (O_DIRECT), which takes only aligned reads.
     again = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
     try:
         if size <= 0 or start < 0 or start + size > os.lseek(again, 0, os.SEEK_END):
-            raise CardError(f"the partition at byte {start:,} ({size:,} bytes) is not within the disk")
+            raise BrambleError(f"the partition at byte {start:,} ({size:,} bytes) is not within the disk")
         try:
             what = kind(again, start, size)
             if what == UNKNOWN:
-                raise CardError("neither an ext2, ext3 or ext4 nor a FAT file system")
+                raise BrambleError("neither an ext2, ext3 or ext4 nor a FAT file system")
             inner = _ext(again, start, size, zeroed) if what == EXT else _fat(again, start, size)
             return list(_pages(inner, start, size, grain))
-        except CardError:
+        except BrambleError:
             if strict:
                 raise
             return [(start, start + size)]
@@ -89,18 +91,18 @@ _RANGES = re.compile(r"  Free blocks: (.*)$")
 
 
 def _ext(fd: int, start: int, size: int, zeroed: bool) -> list[Range]:
-    """The used blocks, as ranges within the partition; with `zeroed` without unused inodes. Raises CardError."""
+    """The used blocks, as ranges within the partition; with `zeroed` without unused inodes. Raises BrambleError."""
     command = ["dumpe2fs", f"/proc/self/fd/{fd}?offset={start}"]
     try:
         done = subprocess.run(command, capture_output=True, check=False, env=TOOL_ENV, pass_fds=(fd,), timeout=_SECONDS)
     except FileNotFoundError:
-        raise CardError("dumpe2fs is not installed on this machine: apt install e2fsprogs") from None
+        raise BrambleError("dumpe2fs is not installed on this machine: apt install e2fsprogs") from None
     except subprocess.TimeoutExpired:
-        raise CardError(f"dumpe2fs has not read the file system in {_SECONDS} s") from None
+        raise BrambleError(f"dumpe2fs has not read the file system in {_SECONDS} s") from None
     lines = done.stdout.decode(errors="replace").splitlines()
     notes = [line for line in done.stderr.decode(errors="replace").splitlines()[1:] if line]  # the first is its version
     if done.returncode or notes or "*** Run e2fsck now!" in lines:
-        raise CardError("; ".join(["its ext file system is damaged", *notes]))
+        raise BrambleError("; ".join(["its ext file system is damaged", *notes]))
     head = itertools.takewhile(lambda line: not _GROUP.match(line), lines)
     fields = dict(line.split(":", 1) for line in head if ":" in line)
     try:
@@ -110,18 +112,18 @@ def _ext(fd: int, start: int, size: int, zeroed: bool) -> list[Range]:
         )
         inode = int(fields.get("Inode size", 128))  # revision 0 has only this
     except (KeyError, ValueError):
-        raise CardError("dumpe2fs does not describe its ext file system") from None
+        raise BrambleError("dumpe2fs does not describe its ext file system") from None
     if "needs_recovery" in features:
-        raise CardError("its ext file system was not unmounted: what it uses is known only when its journal has been replayed")
+        raise BrambleError("its ext file system was not unmounted: what it uses is known only when its journal has been replayed")
     if state != "clean":
-        raise CardError(f"its ext file system is {state}")
+        raise BrambleError(f"its ext file system is {state}")
     if "bigalloc" in features:
         # The last cluster's end is not told by dumpe2fs (1.47), and no card has it.
-        raise CardError("its ext file system has the feature bigalloc, which is not supported")
+        raise BrambleError("its ext file system has the feature bigalloc, which is not supported")
     if not 0 < inode <= block:
-        raise CardError(f"its ext file system has inodes of {inode:,} bytes")
+        raise BrambleError(f"its ext file system has inodes of {inode:,} bytes")
     if blocks * block > size:
-        raise CardError(f"its ext file system is {blocks * block:,} bytes, larger than its partition, {size:,}")
+        raise BrambleError(f"its ext file system is {blocks * block:,} bytes, larger than its partition, {size:,}")
     unused = list(_free(lines, first, blocks))
     if zeroed:
         unused += _unused_inodes(lines, inodes, block // inode)
@@ -129,13 +131,13 @@ def _ext(fd: int, start: int, size: int, zeroed: bool) -> list[Range]:
 
 
 def _free(lines: list[str], first: int, blocks: int) -> Iterator[Range]:
-    """The free ranges of blocks. Raises CardError unless the groups follow one another, and what is free adds up in each."""
+    """The free ranges of blocks. Raises BrambleError unless the groups follow one another, and what is free adds up in each."""
     expected, low, high, said = first, 0, 0, -1
     for line in lines:
         if found := _GROUP.match(line):
             low, high = int(found[2]), int(found[3]) + 1
             if low != expected or not low < high <= blocks or said >= 0:
-                raise CardError("the groups of its ext file system make no sense")
+                raise BrambleError("the groups of its ext file system make no sense")
             expected, said = high, -2
         elif said == -2 and (found := _COUNT.match(line)):
             said = int(found[1])
@@ -143,15 +145,15 @@ def _free(lines: list[str], first: int, blocks: int) -> Iterator[Range]:
             for part in filter(None, found[1].split(", ")):
                 begin, _, last = part.partition("-")
                 if not low <= int(begin) <= int(last or begin) < high:
-                    raise CardError("the free blocks of its ext file system make no sense")
+                    raise BrambleError("the free blocks of its ext file system make no sense")
                 low = int(last or begin) + 1
                 said -= low - int(begin)
                 yield int(begin), low
             if said:
-                raise CardError("its ext file system counts its free blocks wrong: run e2fsck")
+                raise BrambleError("its ext file system counts its free blocks wrong: run e2fsck")
             said = -1
     if expected != blocks or said != -1:
-        raise CardError("dumpe2fs does not tell all groups of its ext file system")
+        raise BrambleError("dumpe2fs does not tell all groups of its ext file system")
 
 
 def _unused_inodes(lines: list[str], inodes: int, per_block: int) -> Iterator[Range]:
@@ -199,7 +201,7 @@ class Fat:
 
     @classmethod
     def parse(cls, head: bytes) -> Fat:
-        """From the first 512 bytes. Raises CardError.
+        """From the first 512 bytes. Raises BrambleError.
 
         Source: Microsoft, "FAT32 File System Specification", version 1.03 (2000); sizes and places in sectors.
         """
@@ -207,7 +209,7 @@ class Fat:
         table16, hidden, total32, table32 = struct.unpack_from("<H4xIII", head, 22)
         total, table = total16 or total32, table16 or table32
         if sector not in (512, 1024, 2048, 4096) or per_cluster == 0 or per_cluster & (per_cluster - 1):
-            raise CardError("the boot sector of its FAT file system makes no sense")
+            raise BrambleError("the boot sector of its FAT file system makes no sense")
         data = reserved + copies * table - (-entries * _DIRENT // sector)
         clusters = (total - data) // per_cluster
         bits = 12 if clusters < 4085 else 16 if clusters < 65525 else 32
@@ -216,18 +218,18 @@ class Fat:
             reserved and copies in (1, 2) and table and 0 < clusters <= 0x0FFFFFF5 and (clusters + 2) * bits <= table * sector * 8
         )
         if not sound or (bits == 32) != (not table16) or (bits == 32) != (not entries):
-            raise CardError("the boot sector of its FAT file system contradicts itself")
+            raise BrambleError("the boot sector of its FAT file system contradicts itself")
         return cls(bits, sector, per_cluster, reserved, copies, entries, hidden, number, total, table, data, clusters)
 
 
 def _fat(fd: int, start: int, size: int) -> list[Range]:
-    """All up to the clusters, and the clusters in use, as ranges within the partition. Raises CardError.
+    """All up to the clusters, and the clusters in use, as ranges within the partition. Raises BrambleError.
 
     A cluster is in use when its entry in the first FAT is not 0; the two copies must agree, or it is not known what is used.
     """
-    fat = Fat.parse(read(fd, start, SECTOR))
+    fat = Fat.parse(read_exactly(fd, start, SECTOR))
     if fat.sectors * fat.sector > size:
-        raise CardError(f"its FAT file system is {fat.sectors * fat.sector:,} bytes, larger than its partition, {size:,}")
+        raise BrambleError(f"its FAT file system is {fat.sectors * fat.sector:,} bytes, larger than its partition, {size:,}")
     tables = [start + (fat.reserved + copy * fat.table) * fat.sector for copy in range(fat.copies)]
     needed = -(-(fat.clusters + 2) * fat.bits // 8)
     data, cluster = fat.data * fat.sector, fat.per_cluster * fat.sector
@@ -241,9 +243,9 @@ def _allocated(fd: int, tables: list[int], needed: int, clusters: int, bits: int
     begin, number = 0, 0
     for at in range(0, needed, step):
         amount = min(step, needed - at)
-        piece = read(fd, tables[0] + at, amount)
-        if any(read(fd, table + at, amount) != piece for table in tables[1:]):
-            raise CardError("the two copies of the table of its FAT file system differ: run fsck.vfat")
+        piece = read_exactly(fd, tables[0] + at, amount)
+        if any(read_exactly(fd, table + at, amount) != piece for table in tables[1:]):
+            raise BrambleError("the two copies of the table of its FAT file system differ: run fsck.vfat")
         for entry in _entries(piece, bits):
             if number >= clusters + 2:
                 break

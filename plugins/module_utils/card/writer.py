@@ -21,21 +21,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ansible_collections.bramble.cluster.plugins.module_utils.card import ledger as card_ledger
+from ansible_collections.bramble.cluster.plugins.module_utils.card.content import Content, Run
 from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import Facts, loop_backing, reader
-from ansible_collections.bramble.cluster.plugins.module_utils.card.image import (
-    BLOCK,
-    CHUNK,
-    PAGE,
-    ZEROS,
-    CardError,
-    Content,
-    Image,
-    Run,
-    count,
-    extents,
-    is_zero,
-)
+from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
 from ansible_collections.bramble.cluster.plugins.module_utils.card.probe import places, probe
+from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import BLOCK, CHUNK, PAGE, ZEROS, extents, is_zero
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.text import format_bytes
 
 WRITTEN = "written"
 UNCHANGED = "unchanged"
@@ -46,8 +38,6 @@ MOST_BAD = 16  # chunks that read back wrong before a card is given up as worn o
 _BLKFLSBUF = 0x1261  # linux/fs.h
 _PUNCH_HOLE = 0x02 | 0x01  # linux/falloc.h: FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
 Meter = Callable[[int], None]
 """Is called with every number of bytes got through."""
 
@@ -127,13 +117,13 @@ def _at(offset: int, action: str) -> Iterator[None]:
         yield
     except OSError as error:
         name = errno.errorcode.get(error.errno or 0, "?")
-        raise CardError(f"{action} failed at byte {offset:,}: {error.strerror} ({name})") from error
+        raise BrambleError(f"{action} failed at byte {offset:,}: {error.strerror} ({name})") from error
 
 
 class Card:
     """One card, open for this process alone and unbuffered where that works.
 
-    Opens exactly what the guard saw: raises CardError when the card was exchanged, resized or taken since.
+    Opens exactly what the guard saw: raises BrambleError when the card was exchanged, resized or taken since.
     """
 
     def __init__(self, facts: Facts, writable: bool = True) -> None:
@@ -149,15 +139,15 @@ class Card:
                     raise
                 self.fd = os.open(facts.device, mode)
         except OSError as error:
-            raise CardError(f"{facts.device} cannot be opened: {error.strerror}") from error
+            raise BrambleError(f"{facts.device} cannot be opened: {error.strerror}") from error
         self._room = mmap.mmap(-1, CHUNK)  # aligned, as O_DIRECT wants it
         try:
             self.check_same()
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # also keeps udev away
         except OSError as error:
             self.close()
-            raise CardError(f"{facts.device} is being written by another process") from error
-        except CardError:
+            raise BrambleError(f"{facts.device} is being written by another process") from error
+        except BrambleError:
             self.close()
             raise
 
@@ -167,7 +157,7 @@ class Card:
         self._room.close()
 
     def check_same(self) -> None:
-        """Raises CardError when it is another card than the guard saw, or has another size."""
+        """Raises BrambleError when it is another card than the guard saw, or has another size."""
         status, size = os.fstat(self.fd), os.lseek(self.fd, 0, os.SEEK_END)
         kind_matches = stat.S_ISREG(status.st_mode) if self.regular else stat.S_ISBLK(status.st_mode)
         same = kind_matches and size == self.facts.bytes
@@ -181,7 +171,7 @@ class Card:
             behind = (status.st_dev, status.st_ino) if self.regular else loop_backing(self.facts.device)
             same = same and behind == self.facts.identity[1:]
         if not same:
-            raise CardError(f"{self.facts.device} is not the card it was a moment ago: check the slots and start again")
+            raise BrambleError(f"{self.facts.device} is not the card it was a moment ago: check the slots and start again")
 
     def _buffered(self, error: OSError) -> bool:
         """Give up O_DIRECT once, when a transfer does not suit it; False if that was not the reason."""
@@ -192,7 +182,7 @@ class Card:
         return True
 
     def read(self, offset: int, length: int) -> bytes:
-        """At most CHUNK bytes of the card. Raises CardError."""
+        """At most CHUNK bytes of the card. Raises BrambleError."""
         with _at(offset, "reading"), memoryview(self._room) as room:
             done = 0
             while done < length:
@@ -208,7 +198,7 @@ class Card:
         return self._room[:length]
 
     def write(self, offset: int, data: bytes) -> None:
-        """Put at most CHUNK bytes on the card. Raises CardError."""
+        """Put at most CHUNK bytes on the card. Raises BrambleError."""
         self._room[: len(data)] = data
         with _at(offset, "writing"), memoryview(self._room) as room:
             done = 0
@@ -252,7 +242,7 @@ class Card:
     def differences(
         self, content: Content, meter: Meter = unmetered, known: Container[tuple[int, int]] = ()
     ) -> Iterator[tuple[int, int, int]]:
-        """(offset, length, first differing byte) of the pieces that do not hold what they must. Raises CardError.
+        """(offset, length, first differing byte) of the pieces that do not hold what they must. Raises BrambleError.
 
         Pieces that are `known` to be right are not read.
         """
@@ -274,7 +264,7 @@ class Card:
 
         So a card that was interrupted never looks like one that is done. Zeros come after all data but that block: what was zero
         by itself then, read from the card, is so in spite of all that was written, and need not be read a second time. Raises
-        CardError.
+        BrambleError.
         """
         self.empty_head(content)
         self._fill(content, CHUNK, content.size, meter)
@@ -284,7 +274,7 @@ class Card:
         self._fill(content, 0, min(BLOCK, content.size), meter)
 
     def _fill(self, content: Content, start: int, end: int, meter: Meter) -> None:
-        """Write the data between two places. Raises CardError."""
+        """Write the data between two places. Raises BrambleError."""
         for run in content.runs(start, end):
             if run.data:
                 self.write(run.offset, content.read(run.offset, run.length))
@@ -292,12 +282,12 @@ class Card:
         self.flush()
 
     def empty_head(self, content: Content) -> None:
-        """Take the partition table away: nobody shall take this card for one that is done. Raises CardError."""
+        """Take the partition table away: nobody shall take this card for one that is done. Raises BrambleError."""
         self.write(0, ZEROS[: min(CHUNK, content.size)])
         self.flush()
 
     def probe(self, meter: Meter = unmetered) -> None:
-        """Check that the card is as big as it says. Raises CardError."""
+        """Check that the card is as big as it says. Raises BrambleError."""
 
         def put_back(offset: int, data: bytes) -> None:
             if is_zero(data):
@@ -311,7 +301,7 @@ class Card:
             self.written = 0  # what counts is the image
 
     def flush(self) -> None:
-        """Everything is on the card, and nothing of it in memory any more. Raises CardError."""
+        """Everything is on the card, and nothing of it in memory any more. Raises BrambleError."""
         with _at(0, "flushing what was written"):
             os.fsync(self.fd)
             os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -322,12 +312,12 @@ class Card:
     def verify(self, content: Content, meter: Meter = unmetered) -> None:
         """Read all of the content back. What is wrong is rewritten once, then all is read again.
 
-        Raises CardError when it is still wrong; the card has no partition table then.
+        Raises BrambleError when it is still wrong; the card has no partition table then.
         """
         try:
             self._verify(content, meter)
-        except CardError:
-            with contextlib.suppress(CardError):
+        except BrambleError:
+            with contextlib.suppress(BrambleError):
                 self.empty_head(content)
             raise
 
@@ -336,7 +326,7 @@ class Card:
         for piece in self.differences(content, meter, self._blank):
             bad.append(piece)
             if len(bad) > MOST_BAD:
-                raise CardError(
+                raise BrambleError(
                     f"over {MOST_BAD} MiB read back wrong, from byte {bad[0][2]:,} on: worn or counterfeit, replace it"
                 )
         if not bad:
@@ -346,11 +336,13 @@ class Card:
         self.flush()
         # From the start: on a counterfeit card, mending one place breaks another.
         for _, _, first in self.differences(content):
-            raise CardError(f"reads back wrong at byte {first:,}, also after writing it again: worn or counterfeit, replace it")
+            raise BrambleError(
+                f"reads back wrong at byte {first:,}, also after writing it again: worn or counterfeit, replace it"
+            )
 
 
 def make_blanks(batch: Sequence[Facts]) -> None:
-    """Make virtual cards that do not exist yet: sparse, for their owner only. Raises CardError."""
+    """Make virtual cards that do not exist yet: sparse, for their owner only. Raises BrambleError."""
     for facts in batch:
         try:
             os.makedirs(os.path.dirname(facts.device), mode=0o700, exist_ok=True)
@@ -359,14 +351,14 @@ def make_blanks(batch: Sequence[Facts]) -> None:
                 file.truncate(facts.bytes)
                 status = os.fstat(file.fileno())
         except OSError as error:
-            raise CardError(
+            raise BrambleError(
                 f"{facts.node}: the virtual card {facts.slot} cannot be made: {error}. Nothing was written."
             ) from error
         facts.identity, facts.blank = ("file", status.st_dev, status.st_ino), False
 
 
 def space_needed(image: Image, batch: Sequence[Facts], extra: int, folder: str) -> None:
-    """Raises CardError unless the file systems of file cards, and of `folder` for the working copy, have room.
+    """Raises BrambleError unless the file systems of file cards, and of `folder` for the working copy, have room.
 
     `extra` is what the nodes' own files may add to each card.
     """
@@ -400,14 +392,14 @@ def space_needed(image: Image, batch: Sequence[Facts], extra: int, folder: str) 
         room = os.statvfs(paths[device])
         free = room.f_bavail * room.f_frsize
         if need > free:
-            raise CardError(
-                f"No space: {paths[device]} needs {count(need)} ({need / 2**30:.2f} GiB), "
-                f"{count(free)} ({free / 2**30:.2f} GiB) are free. Nothing was written; make room there and run it again."
+            raise BrambleError(
+                f"No space: {paths[device]} needs {format_bytes(need)} ({need / 2**30:.2f} GiB), "
+                f"{format_bytes(free)} ({free / 2**30:.2f} GiB) are free. Nothing was written; make room there and run it again."
             )
 
 
 def full_test(device: str) -> None:
-    """Let f3probe (https://fight-flash-fraud.readthedocs.io) look for the card's real size. Raises CardError.
+    """Let f3probe (https://fight-flash-fraud.readthedocs.io) look for the card's real size. Raises BrambleError.
 
     Of what was on the card nothing is left.
     """
@@ -415,7 +407,7 @@ def full_test(device: str) -> None:
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode:
         words = " ".join(line.strip() for line in done.stdout.splitlines()[1:] if "WARNING" not in line)
-        raise CardError(f"f3probe found it bad: {words[-600:]}")
+        raise BrambleError(f"f3probe found it bad: {words[-600:]}")
 
 
 def entry(facts: Facts, result: Result, content: Content, verdict: str) -> dict[str, Any]:
@@ -452,7 +444,7 @@ def _close_entry(card: Card, result: Result, content: Content, ledger: card_ledg
 def _do(
     card: Card, content: Content, result: Result, progress: Progress, check: bool, full: bool, ledger: card_ledger.Ledger
 ) -> None:
-    """Bring one card to its content, and note in `result` how far it came. Raises CardError."""
+    """Bring one card to its content, and note in `result` how far it came. Raises BrambleError."""
     total = card.work(content)
     start = time.monotonic()
     if next(card.differences(content, progress.meter(result.node, "compare", total)), None) is None:
@@ -490,7 +482,7 @@ def write_batch(
 ) -> list[Result]:
     """Bring every card of a batch to its content (by node), all at once; one card's trouble is only its own.
 
-    All cards are opened before the first is written: raises CardError when one cannot be, unless `only_good`. With `check`
+    All cards are opened before the first is written: raises BrambleError when one cannot be, unless `only_good`. With `check`
     nothing is written, and the results say what would be. With `full`, f3probe tests each card that is written.
     """
     ledger = ledger or card_ledger.Ledger(None)
@@ -501,7 +493,7 @@ def write_batch(
         content = contents[result.node]
         try:
             _do(card, content, result, progress, check, full, ledger)
-        except CardError as error:
+        except BrambleError as error:
             result.result, result.error = FAILED, str(error)
         except Exception as error:  # a thread's error must not get lost
             result.result, result.error = FAILED, f"{type(error).__name__}: {error}"
@@ -510,18 +502,18 @@ def write_batch(
         if not check:
             try:
                 _close_entry(card, result, content, ledger)
-            except (CardError, OSError) as error:
+            except (BrambleError, OSError) as error:
                 result.result, result.error = FAILED, f"it could not be noted in the ledger: {error}"
         progress.tell(result.node, result.result)
 
     for facts, result in zip(batch, results, strict=True):
         try:
             work.append((Card(facts, writable=not check), result))
-        except CardError as error:
+        except BrambleError as error:
             if not only_good:
                 for card, _ in work:
                     card.close()
-                raise CardError(f"{error}. Nothing was written.") from error
+                raise BrambleError(f"{error}. Nothing was written.") from error
             result.result, result.error = FAILED, str(error)
     threads = [threading.Thread(target=run, args=pair, daemon=True) for pair in work]
     for thread in threads:

@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
-from ansible_collections.bramble.cluster.plugins.module_utils.card.image import BLOCK, CHUNK, SECTOR, is_zero
-from ansible_collections.bramble.cluster.plugins.module_utils.image.http import ImageError, Tell, WrongImage
+from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import BLOCK, CHUNK, SECTOR, is_zero
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.image.http import Tell, WrongImage
 
 RAW = "raw"
 ZIP = "zip"
@@ -62,7 +63,7 @@ def sha256(path: str, tell: Tell = lambda *_: None) -> str:
 
 
 def decoded_size(path: str) -> int | None:
-    """How much a file says that it decodes to; None where its format does not tell. Raises ImageError for a damaged one."""
+    """How much a file says that it decodes to; None where its format does not tell. Raises BrambleError for a damaged one."""
     form = kind(path)
     if form == RAW:
         return os.path.getsize(path)
@@ -116,7 +117,7 @@ def _write(fd: int, data: bytes, at: int) -> None:
 
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[IO[bytes]]:
-    """What a file holds, to be read. Raises ImageError when it is damaged, unless the reader had enough before its end."""
+    """What a file holds, to be read. Raises BrambleError when it is damaged, unless the reader had enough before its end."""
     form = kind(path)
     if form == RAW:
         with open(path, "rb") as file:
@@ -148,28 +149,28 @@ def _decoder(path: str, form: str) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def _zip_member(path: str) -> Iterator[tuple[zipfile.ZipFile, zipfile.ZipInfo]]:
-    """The one image in a zip archive. Raises ImageError."""
+    """The one image in a zip archive. Raises BrambleError."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = [info for info in archive.infolist() if not info.is_dir()]
             images = [info for info in members if info.filename.lower().endswith((".img", ".raw"))] or members
             if len(images) != 1:
-                raise ImageError(
+                raise BrambleError(
                     f"{path} holds {len(images)} files, and one image was expected. Unpack it, and give the image itself"
                 )
             if images[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise ImageError(f"{path} is packed with a method that is rare in a zip. Unpack it, and give the image itself")
+                raise BrambleError(f"{path} is packed with a method that is rare in a zip. Unpack it, and give the image itself")
             yield archive, images[0]
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise WrongImage(f"{path} is damaged, or not all of it is there: {error}") from None
 
 
 def _installed(form: str) -> tuple[str, ...]:
-    """The command of a tool. Raises ImageError."""
+    """The command of a tool. Raises BrambleError."""
     tool = TOOLS[form]
     command = next((command for command in tool.commands if shutil.which(command[0])), None)
     if not command:
-        raise ImageError(f"{tool.commands[-1][0]} is not installed on this machine: apt install {tool.package}")
+        raise BrambleError(f"{tool.commands[-1][0]} is not installed on this machine: apt install {tool.package}")
     return command
 
 

@@ -15,6 +15,7 @@ from typing import TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from ansible.module_utils.urls import open_url
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 
 CHUNK = 1024 * 1024
 MAX_REDIRECTS = 10
@@ -25,19 +26,15 @@ Tell = Callable[[str, int, int], None]
 """Is told how far something is: the phase, the bytes done, and of how many (0: unknown)."""
 
 
-class ImageError(Exception):
-    """Something about an image, or where it comes from, that a person must see: what, where and what to do."""
-
-
-class WrongImage(ImageError):
+class WrongImage(BrambleError):
     """It is not what it should be: another size, another hash, damaged."""
 
 
-class Unreachable(ImageError):
+class Unreachable(BrambleError):
     """The server does not answer, or not to the end: another try may help."""
 
 
-class BadStatus(ImageError):
+class BadStatus(BrambleError):
     """The server answers that it will not: `code` is the HTTP status."""
 
     def __init__(self, code: int, url: str, reason: str) -> None:
@@ -70,23 +67,23 @@ class Web:
     attempts: int = 4
 
     def check(self, url: str) -> None:
-        """Raises ImageError for a URL that is not to be read."""
+        """Raises BrambleError for a URL that is not to be read."""
         try:
             parts = urlsplit(url)
             usable = bool(parts.hostname) and parts.scheme in ("https", "http") and url.isprintable() and parts.port != 0
         except ValueError:
             usable = False
         if not usable:
-            raise ImageError(f"{url!r} is not a web address")
+            raise BrambleError(f"{url!r} is not a web address")
         if parts.scheme != "https" and not self.allow_http:
-            raise ImageError(
+            raise BrambleError(
                 f"{url} is not https: anyone on the way could change it. To read it all the same: image_allow_http=true"
             )
         if self.ca_path and not os.path.isfile(self.ca_path):
-            raise ImageError(f"{self.ca_path} is not a file of certificates: see image_ca_path")
+            raise BrambleError(f"{self.ca_path} is not a file of certificates: see image_ca_path")
 
     def open(self, url: str, headers: Mapping[str, str] | None = None, method: str = "GET") -> http.client.HTTPResponse:
-        """The answer to a request, after redirects, each of which is checked. Raises ImageError."""
+        """The answer to a request, after redirects, each of which is checked. Raises BrambleError."""
         for _ in range(MAX_REDIRECTS + 1):
             self.check(url)
             try:
@@ -112,13 +109,13 @@ class Web:
             except (OSError, http.client.HTTPException, ValueError) as error:
                 reason = getattr(error, "reason", error)
                 if isinstance(reason, ssl.SSLCertVerificationError):
-                    raise ImageError(f"{url}: the server's certificate is not to be trusted: {reason.verify_message}") from None
+                    raise BrambleError(f"{url}: the server's certificate is not to be trusted: {reason.verify_message}") from None
                 raise Unreachable(f"{url} cannot be reached: {reason or type(reason).__name__}") from None
             return response
-        raise ImageError(f"{url}: more than {MAX_REDIRECTS} redirects")
+        raise BrambleError(f"{url}: more than {MAX_REDIRECTS} redirects")
 
     def read(self, url: str, limit: int) -> bytes:
-        """A whole document of at most `limit` bytes. Raises ImageError."""
+        """A whole document of at most `limit` bytes. Raises BrambleError."""
         return self._persist(lambda: self._read_once(url, limit))
 
     def _read_once(self, url: str, limit: int) -> bytes:
@@ -128,13 +125,13 @@ class Web:
             except (OSError, http.client.HTTPException) as error:
                 raise Unreachable(f"{url} broke off: {error}") from None
             if len(data) > limit:
-                raise ImageError(f"{url} is larger than {limit:,} bytes: this is not what was looked for")
+                raise BrambleError(f"{url} is larger than {limit:,} bytes: this is not what was looked for")
             if response.length:
                 raise Unreachable(f"{url} broke off after {len(data):,} bytes")
             return data
 
     def head(self, url: str) -> Mapping[str, str]:
-        """The headers of a document. Raises ImageError."""
+        """The headers of a document. Raises BrambleError."""
 
         def once() -> Mapping[str, str]:
             with self.open(url, method="HEAD") as response:
@@ -160,7 +157,7 @@ class Web:
 
         What is there stays, whatever is raised, so that another run goes on from it; only after WrongImage it is of no use.
         A file that changed on the server meanwhile begins anew (RFC 9110, If-Range). Whether it is the right one is for the
-        caller to check. Raises ImageError.
+        caller to check. Raises BrambleError.
 
         :param expected: the size that it must have, None if nobody knows
         :param limit: the size at which to stop at the latest
@@ -233,7 +230,7 @@ class Web:
         if response.status == http.HTTPStatus.PARTIAL_CONTENT:
             found = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", response.headers.get("Content-Range", ""))
             if not found or not have:
-                raise ImageError(f"{url}: the server sends a part that makes no sense: {response.headers.get('Content-Range')}")
+                raise BrambleError(f"{url}: the server sends a part that makes no sense: {response.headers.get('Content-Range')}")
             return int(found[1]), None if found[2] == "*" else int(found[2])
         return 0, response.length
 

@@ -16,7 +16,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import urljoin
 
-from ansible_collections.bramble.cluster.plugins.module_utils.image.http import ImageError, Web
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.image.http import Web
 from ansible_collections.bramble.cluster.plugins.module_utils.image.store import LARGEST
 
 # What a catalogue may be at most; the real one is a few dozen lists of some hundred images.
@@ -49,14 +50,14 @@ def parse_catalogue(data: bytes) -> tuple[list[dict[str, Any]], list[str]]:
     """The images in one document of a catalogue, whatever list they are in, and the addresses of further documents.
 
     {"os_list": [IMAGE | {"subitems": [...]} | {"subitems_url": URL}, ...]}; an image has a "url". What is none of these is
-    passed over: third parties write here too. Raises ImageError for what is no catalogue, or beyond all measure.
+    passed over: third parties write here too. Raises BrambleError for what is no catalogue, or beyond all measure.
     """
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ImageError(f"it is not JSON: {error}") from None
+        raise BrambleError(f"it is not JSON: {error}") from None
     if not isinstance(document, dict) or not isinstance(document.get("os_list"), list):
-        raise ImageError('it is not a catalogue of Raspberry Pi Imager: it has no list "os_list"')
+        raise BrambleError('it is not a catalogue of Raspberry Pi Imager: it has no list "os_list"')
     images: list[dict[str, Any]] = []
     further: list[str] = []
     lists, entries = [(document["os_list"], 1)], 0
@@ -64,7 +65,7 @@ def parse_catalogue(data: bytes) -> tuple[list[dict[str, Any]], list[str]]:
         items, depth = lists.pop()
         entries += len(items)
         if depth > MAX_DEPTH or entries > MAX_ENTRIES:
-            raise ImageError(f"it is too large: more than {MAX_DEPTH} levels, or {MAX_ENTRIES:,} entries")
+            raise BrambleError(f"it is too large: more than {MAX_DEPTH} levels, or {MAX_ENTRIES:,} entries")
         for item in items:
             if not isinstance(item, dict):
                 continue
@@ -80,7 +81,7 @@ def parse_catalogue(data: bytes) -> tuple[list[dict[str, Any]], list[str]]:
 class Catalogue:
     """The images of a catalogue and all documents it leads to. `unread` says of which not, and why.
 
-    Raises ImageError when the first document cannot be read.
+    Raises BrambleError when the first document cannot be read.
     """
 
     def __init__(self, url: str, web: Web) -> None:
@@ -91,9 +92,9 @@ class Catalogue:
         for address in seen:
             try:
                 images, further = parse_catalogue(web.read(address, MAX_BYTES))
-            except ImageError as error:
+            except BrambleError as error:
                 if address == url:
-                    raise ImageError(f"The catalogue {url} cannot be used: {error}") from None
+                    raise BrambleError(f"The catalogue {url} cannot be used: {error}") from None
                 self.unread.append(f"{address}: {error}")
                 continue
             web = replace(web, attempts=1)  # for the lists of third parties, which come and go
@@ -104,11 +105,11 @@ class Catalogue:
                 del seen[MAX_DOCUMENTS:]
 
     def newest(self, pattern: str) -> Release:
-        """The newest image whose URL matches (fnmatch). Raises ImageError when there is none, or its entry makes no sense."""
+        """The newest image whose URL matches (fnmatch). Raises BrambleError when there is none, or its entry makes no sense."""
         matching = [item for item in self.images if fnmatchcase(item["url"], pattern)]
         if not matching:
             unread = "".join(f"\n  not read: {reason}" for reason in self.unread)
-            raise ImageError(f"no image in {self.url} has a URL like {pattern}{unread}")
+            raise BrambleError(f"no image in {self.url} has a URL like {pattern}{unread}")
         return max(map(release, matching), key=lambda one: (one.release_date, one.url))
 
     def extracted(self, one: Release) -> Release:
@@ -128,26 +129,26 @@ def _join(base: str, link: str) -> str:
 
 
 def release(item: Mapping[str, Any]) -> Release:
-    """An image of a catalogue, checked. Raises ImageError when it makes no sense."""
+    """An image of a catalogue, checked. Raises BrambleError when it makes no sense."""
     url = item.get("url")
     if not isinstance(url, str) or not re.fullmatch("[!-~]{8,1000}", url):
-        raise ImageError(f"a url that makes no sense: {url!r:.200}")
+        raise BrambleError(f"a url that makes no sense: {url!r:.200}")
 
     def hexadecimal(name: str) -> str | None:
         value = item.get(name)
         if value is not None and not (isinstance(value, str) and re.fullmatch("[0-9a-fA-F]{64}", value)):
-            raise ImageError(f"{url}: {name} makes no sense: {value!r:.200}")
+            raise BrambleError(f"{url}: {name} makes no sense: {value!r:.200}")
         return value.lower() if value else None
 
     def size(name: str) -> int | None:
         value = item.get(name)
         if value is not None and not (type(value) is int and 0 < value <= LARGEST):
-            raise ImageError(f"{url}: {name} makes no sense: {value!r:.200}")
+            raise BrambleError(f"{url}: {name} makes no sense: {value!r:.200}")
         return value
 
     digest = hexadecimal("image_download_sha256")
     if not digest:
-        raise ImageError(f"{url} is published without image_download_sha256")
+        raise BrambleError(f"{url} is published without image_download_sha256")
     date, init_format = str(item.get("release_date")), item.get("init_format")
     return Release(
         url,
@@ -164,16 +165,16 @@ def release(item: Mapping[str, Any]) -> Release:
 
 
 def ubuntu(base: str, folder: str, pattern: str, signer: str, key: bytes, web: Web) -> Release:
-    """The newest file like `pattern` (fnmatch) in a folder's SHA256SUMS, which `signer` has signed. Raises ImageError."""
+    """The newest file like `pattern` (fnmatch) in a folder's SHA256SUMS, which `signer` has signed. Raises BrambleError."""
     place = f"{base.rstrip('/')}/{folder}/"
     sums = web.read(f"{place}SHA256SUMS", 2**20)
     try:
         check_signature(sums, web.read(f"{place}SHA256SUMS.gpg", 2**16), key, signer)
-    except ImageError as error:
-        raise ImageError(f"{place}SHA256SUMS: {error}") from None
+    except BrambleError as error:
+        raise BrambleError(f"{place}SHA256SUMS: {error}") from None
     found = dict(_sums(sums, pattern))
     if not found:
-        raise ImageError(f"no file in {place}SHA256SUMS is called like {pattern}")
+        raise BrambleError(f"no file in {place}SHA256SUMS is called like {pattern}")
     name = max(found, key=_version)
     headers = web.head(place + name)
     length, date = headers.get("Content-Length", ""), email.utils.parsedate(headers.get("Last-Modified"))
@@ -198,7 +199,7 @@ def _version(name: str) -> list[tuple[int, str]]:
 
 
 def check_signature(data: bytes, signature: bytes, key: bytes, signer: str) -> None:
-    """Raises ImageError unless `data` is signed by the key with the fingerprint `signer`, one of those in `key` (binary OpenPGP).
+    """Raises BrambleError unless `data` is signed by the key with fingerprint `signer`, one of those in `key` (binary OpenPGP).
 
     Source: gnupg, doc/DETAILS, "Format of the --status-fd output".
     """
@@ -211,7 +212,7 @@ def check_signature(data: bytes, signature: bytes, key: bytes, signer: str) -> N
         try:
             status = subprocess.run(command, capture_output=True, check=False).stdout.decode(errors="replace")
         except FileNotFoundError:
-            raise ImageError("gpgv is not installed on this machine: apt install gpgv") from None
+            raise BrambleError("gpgv is not installed on this machine: apt install gpgv") from None
     # A key that has expired or was revoked gives VALIDSIG too, but not GOODSIG. The signature of another key does not matter.
     for one in status.split("[GNUPG:] NEWSIG")[1:]:
         valid = re.search(r"^\[GNUPG:\] VALIDSIG (.*)$", one, re.MULTILINE)
@@ -219,11 +220,11 @@ def check_signature(data: bytes, signature: bytes, key: bytes, signer: str) -> N
             return
     verdicts = re.findall(r"^\[GNUPG:\] ((?:BAD|ERR|EXP|EXPKEY|REVKEY|GOOD)SIG) (\S+)", status, re.MULTILINE)
     told = "; ".join(f"{verdict} of key {which}" for verdict, which in verdicts) or "no signature"
-    raise ImageError(f"it is not signed by {signer} ({told}). Somebody may have changed it; nothing of it is used")
+    raise BrambleError(f"it is not signed by {signer} ({told}). Somebody may have changed it; nothing of it is used")
 
 
 def public_key(keyring: str, url: str, signer: str, web: Web) -> bytes:
-    """The keys in a keyring file; where there is none, what a key server gives for `signer`. Raises ImageError.
+    """The keys in a keyring file; where there is none, what a key server gives for `signer`. Raises BrambleError.
 
     It need not be trusted: a signature counts only with the fingerprint that is pinned.
     """
@@ -232,15 +233,15 @@ def public_key(keyring: str, url: str, signer: str, web: Web) -> bytes:
             return file.read()
     try:
         return dearmor(web.read(url + signer, 2**20))
-    except ImageError as error:
-        raise ImageError(
+    except BrambleError as error:
+        raise BrambleError(
             f"The key {signer} is neither in {keyring} nor to be had: {error}.\n"
             "On Ubuntu: apt install ubuntu-keyring. Elsewhere set image_ubuntu_keyring to a file with the key in it"
         ) from None
 
 
 def dearmor(text: bytes) -> bytes:
-    """The key in an ASCII-armoured block: RFC 9580, section 6.2. Raises ImageError."""
+    """The key in an ASCII-armoured block: RFC 9580, section 6.2. Raises BrambleError."""
     block = (
         rb"-----BEGIN PGP PUBLIC KEY BLOCK-----\n(?:.+\n)*\n([A-Za-z0-9+/=\n]+?)\n(?:=....\n)?-----END PGP PUBLIC KEY BLOCK-----"
     )
@@ -248,4 +249,4 @@ def dearmor(text: bytes) -> bytes:
     try:
         return base64.b64decode(found[1].replace(b"\n", b"") if found else b"-", validate=True)
     except binascii.Error:
-        raise ImageError("what the key server sends is no OpenPGP key") from None
+        raise BrambleError("what the key server sends is no OpenPGP key") from None

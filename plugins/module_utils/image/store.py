@@ -22,11 +22,11 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from ansible_collections.bramble.cluster.plugins.module_utils.card.image import count
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.text import format_bytes
 from ansible_collections.bramble.cluster.plugins.module_utils.image import decode as image_decode
 from ansible_collections.bramble.cluster.plugins.module_utils.image.http import (
     BadStatus,
-    ImageError,
     Tell,
     Unreachable,
     Web,
@@ -74,13 +74,13 @@ class Found:
 
 
 def check_space(folder: str, size: int, what: str) -> None:
-    """Raises ImageError when a folder, which need not be there yet, has no room for so much."""
+    """Raises BrambleError when a folder, which need not be there yet, has no room for so much."""
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder)
     free = shutil.disk_usage(folder).free
     if free < size + SPARE:
-        raise ImageError(
-            f"There is no space for {what} in {folder}: it needs {count(size + SPARE)} and {count(free)} are free. "
+        raise BrambleError(
+            f"There is no space for {what} in {folder}: it needs {format_bytes(size + SPARE)} and {format_bytes(free)} are free. "
             "Free some, or set image_cache_dir to a folder on a larger disk"
         )
 
@@ -184,7 +184,7 @@ class Store:
         return Found(image, sha256, facts["bytes"], path, True)
 
     def _plan(self, source: str, pin: Pin) -> int | None:
-        """The size of the image in a file, as far as it is known. Raises ImageError when it cannot be, or there is no space."""
+        """The size of the image in a file, as far as it is known. Raises BrambleError when it cannot be, or there is no space."""
         told = image_decode.decoded_size(source)
         if pin.bytes is not None and told not in (None, pin.bytes):
             raise WrongImage(f"{source} decodes to {told:,} bytes, and {pin.bytes:,} were expected")
@@ -196,7 +196,7 @@ class Store:
         return size
 
     def _decode(self, stem: str, source: str, pin: Pin) -> tuple[str, str]:
-        """Decode a file to the image of this name, if it is the one pinned; returns its path and sha256. Raises ImageError."""
+        """Decode a file to the image of this name, if it is the one pinned; returns its path and sha256. Raises BrambleError."""
         temporary, image = self._path(f"{stem}.decoding"), self._path(f"{stem}.img")
         for leftover in glob.glob("*.decoding", root_dir=self.folder):
             os.unlink(self._path(leftover))
@@ -215,7 +215,7 @@ class Store:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                raise ImageError(
+                raise BrambleError(
                     f"{self.folder} became full while {source} was decoded into it. Free some, and run again"
                 ) from None
             raise
@@ -240,7 +240,7 @@ class Store:
         """The image of a publisher: downloaded, verified and decoded unless it is there. None: not there, in a dry run.
 
         A download that someone put into the folder, under the name that it has in the URL, is used, and kept.
-        Raises ImageError; what is worth keeping of the download is kept.
+        Raises BrambleError; what is worth keeping of the download is kept.
         """
         stem = f"{pin.name}-{pin.architecture}-{pin.download_sha256[:12]}"
         manifest, link = self._path(f"{stem}.json"), f"{pin.name}-{pin.architecture}.json"
@@ -259,7 +259,7 @@ class Store:
             try:
                 image, sha256 = self._decode(stem, given or download, pin)
             except WrongImage as error:
-                raise ImageError(
+                raise BrambleError(
                     f"{error}\nThe download is the pinned one: the catalog is wrong about the image in it.\n{UPDATE}"
                 ) from None
             found = self._record(manifest, pin, image, sha256, pin.url, pin.download_sha256)
@@ -269,27 +269,27 @@ class Store:
             return found
 
     def _given(self, pin: Pin) -> str:
-        """The download that someone put into the folder, verified; "" if there is none. Raises ImageError."""
+        """The download that someone put into the folder, verified; "" if there is none. Raises BrambleError."""
         path = self._path(_name(pin.url))
         if not os.path.isfile(path):
             return ""
         found = image_decode.sha256(path, self._tell)
         if found != pin.download_sha256:
-            raise ImageError(
+            raise BrambleError(
                 f"{path} is not the download that is pinned for {pin.name}. Remove it, or put the right one there.\n"
                 f"  sha256 found   {found}\n  sha256 wanted  {pin.download_sha256}"
             )
         return path
 
     def _room(self, size: int | None, path: str, pin: Pin) -> None:
-        """Raises ImageError when there is no space for the rest of a download of this size, and the image in it."""
+        """Raises BrambleError when there is no space for the rest of a download of this size, and the image in it."""
         size = size or 0
         have = os.path.getsize(path) if os.path.exists(path) else 0
         image = size * DECODES_TO if pin.bytes is None else pin.bytes
         check_space(self.folder, max(size - have, 0) + image, f"{pin.name}, download and image,")
 
     def _download(self, path: str, pin: Pin, web: Web) -> None:
-        """Have the whole download, verified. Raises ImageError."""
+        """Have the whole download, verified. Raises BrambleError."""
         whole = os.path.exists(path) and pin.download_bytes in (None, os.path.getsize(path))
         if whole and image_decode.sha256(path, self._tell) == pin.download_sha256:
             return
@@ -304,18 +304,18 @@ class Store:
                 if not resumed:  # else its beginning may be to blame: once more, from the start
                     break
         except Unreachable as error:
-            have = count(os.path.getsize(path)) if os.path.exists(path) else ""
+            have = format_bytes(os.path.getsize(path)) if os.path.exists(path) else ""
             kept = f"{have} of it are kept, and the same command goes on from there.\n" if have else ""
-            raise ImageError(
+            raise BrambleError(
                 f"{error}.\n{kept}Without internet here: download {pin.url} elsewhere, put it into {self.folder} under the name "
                 f"{_name(pin.url)}, and run the same command again."
             ) from None
         except WrongImage as error:
             discard(path)
-            raise ImageError(f"{error}. Nothing was kept.\n{UPDATE}") from None
+            raise BrambleError(f"{error}. Nothing was kept.\n{UPDATE}") from None
         except BadStatus as error:
-            raise ImageError(f"{error}.\n{UPDATE}") from None
-        raise ImageError(
+            raise BrambleError(f"{error}.\n{UPDATE}") from None
+        raise BrambleError(
             f"What {pin.url} sends is not what is pinned. Nothing was kept.\n"
             f"  sha256 found   {found}\n  sha256 wanted  {pin.download_sha256}\n{UPDATE}"
         )
@@ -323,11 +323,11 @@ class Store:
     def own(self, pin: Pin, source: str, wanted: str) -> Found | None:
         """The image in a file of the user's, decoded into the cache if it is compressed; a raw one stays where it is.
 
-        `wanted` is the sha256 of the file, or of the image in it. None: not decoded yet, in a dry run. Raises ImageError.
+        `wanted` is the sha256 of the file, or of the image in it. None: not decoded yet, in a dry run. Raises BrambleError.
         """
         stem, source = f"file-{wanted[:12]}", os.path.realpath(source)
         if not os.path.isfile(source):
-            raise ImageError(f"{source} is not a file. Give the path of a card image with image_file")
+            raise BrambleError(f"{source} is not a file. Give the path of a card image with image_file")
         manifest, raw = self._path(f"{stem}.json"), image_decode.kind(source) == image_decode.RAW
         with contextlib.nullcontext() if self._check else self._locked():
             found = self._known(manifest, wanted, pin)
@@ -336,7 +336,7 @@ class Store:
             hashed = image_decode.sha256(source, self._tell)
             if raw:
                 if hashed != wanted:
-                    raise ImageError(_not_it(source, f"  sha256 found   {hashed}\n  sha256 wanted  {wanted}"))
+                    raise BrambleError(_not_it(source, f"  sha256 found   {hashed}\n  sha256 wanted  {wanted}"))
                 if self._check:
                     return Found(source, hashed, os.path.getsize(source), manifest, True)
                 return self._record(manifest, pin, source, hashed, source, wanted)
@@ -347,7 +347,7 @@ class Store:
             try:
                 image, sha256 = self._decode(stem, source, pin)
             except WrongImage as error:
-                raise ImageError(_not_it(source, f"{error}\nThe sha256 of the file itself is {hashed}.")) from None
+                raise BrambleError(_not_it(source, f"{error}\nThe sha256 of the file itself is {hashed}.")) from None
             return self._record(manifest, pin, image, sha256, source, wanted)
 
 
@@ -357,7 +357,7 @@ def _name(url: str) -> str:
 
 
 def _length(url: str, web: Web) -> int | None:
-    """The size of what is behind a URL, if the server tells. Raises ImageError when it cannot be reached."""
+    """The size of what is behind a URL, if the server tells. Raises BrambleError when it cannot be reached."""
     with contextlib.suppress(BadStatus):
         length = web.head(url).get("Content-Length", "")
         return int(length) if re.fullmatch(r"\d{1,18}", length) else None

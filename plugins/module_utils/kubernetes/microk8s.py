@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+
 COMMAND = "/snap/bin/microk8s"
 TOKENS = Path("/var/snap/microk8s/current/credentials/cluster-tokens.txt")
 WORKER = "acting as a node in a cluster"
@@ -19,16 +21,12 @@ Run = Callable[..., tuple[int, str, str]]
 """AnsibleModule.run_command."""
 
 
-class Microk8sError(Exception):
-    """What MicroK8s did not do, with what it said."""
-
-
 def call(run: Run, *words: str, **options: Any) -> str:
-    """What `microk8s WORDS` prints. Raises Microk8sError."""
+    """What `microk8s WORDS` prints. Raises BrambleError."""
     code, out, err = run([COMMAND, *words], **options)
     if code:
         said = " ".join((err.strip() or out.strip()).split())
-        raise Microk8sError(f"microk8s {words[0]} ended with {code}: {said[-800:]}")
+        raise BrambleError(f"microk8s {words[0]} ended with {code}: {said[-800:]}")
     return out
 
 
@@ -40,13 +38,13 @@ def is_worker(said: str) -> bool:
 def nodes(answer: str) -> dict[str, dict[str, Any]]:
     """The nodes, by name, of `kubectl get nodes -o json`: uid, ready, schedulable, worker, version, addresses.
 
-    :raises Microk8sError: when it is not a list of nodes
+    :raises BrambleError: when it is not a list of nodes
     """
     try:
         items = json.loads(answer)["items"]
         return {item["metadata"]["name"]: _node(item) for item in items}
     except (ValueError, KeyError, TypeError) as error:
-        raise Microk8sError(
+        raise BrambleError(
             f"`microk8s kubectl get nodes -o json` did not answer with nodes but with: {answer[:200]!r}"
         ) from error
 
@@ -71,14 +69,14 @@ def _node(item: Mapping[str, Any]) -> dict[str, Any]:
 def ask(run: Run) -> dict[str, Any]:
     """How this machine sees its cluster: role (control-plane or worker) and, where it has the control plane, the nodes.
 
-    Raises Microk8sError.
+    Raises BrambleError.
     """
     code, out, err = run([COMMAND, "kubectl", "get", "nodes", "-o", "json"])
     # With which code a worker ends is not the same in all releases.
     if is_worker(out + err):
         return {"role": "worker", "nodes": {}}
     if code:
-        raise Microk8sError(f"microk8s kubectl get nodes ended with {code}: {(err or out).strip()[-800:]}")
+        raise BrambleError(f"microk8s kubectl get nodes ended with {code}: {(err or out).strip()[-800:]}")
     return {"role": "control-plane", "nodes": nodes(out)}
 
 
@@ -88,13 +86,13 @@ def without_token(text: str, token: str) -> str:
 
 
 def join_url(answer: str, address: str) -> str:
-    """Of what `add-node --format json` prints, the URL at an address. Raises Microk8sError."""
+    """Of what `add-node --format json` prints, the URL at an address. Raises BrambleError."""
     try:
         urls: Sequence[str] = json.loads(answer)["urls"]
     except (ValueError, KeyError, TypeError) as error:
         # The answer has the token, so it is not shown.
-        raise Microk8sError("microk8s add-node --format json did not answer with JSON that has urls") from error
+        raise BrambleError("microk8s add-node --format json did not answer with JSON that has urls") from error
     for url in urls:
         if url.split(":")[0] == address:
             return url
-    raise Microk8sError(f"microk8s add-node offers no URL at {address}, only at {', '.join(url.split(':')[0] for url in urls)}")
+    raise BrambleError(f"microk8s add-node offers no URL at {address}, only at {', '.join(url.split(':')[0] for url in urls)}")

@@ -9,12 +9,10 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+
 SOCKET = Path("/run/snapd.socket")
 STORED = Path("/var/lib/snapd/snaps")
-
-
-class SnapdError(Exception):
-    """snapd is missing, does not answer, or refuses; its text says what to do."""
 
 
 class _Connection(http.client.HTTPConnection):
@@ -25,27 +23,27 @@ class _Connection(http.client.HTTPConnection):
 
 
 def get(path: str) -> Any:
-    """The result of a GET request. Raises SnapdError."""
+    """The result of a GET request. Raises BrambleError."""
     connection = _Connection("localhost")
     try:
         connection.request("GET", path)
         response = connection.getresponse()
         answer = json.loads(response.read())
     except (OSError, ValueError, http.client.HTTPException) as error:
-        raise SnapdError(
+        raise BrambleError(
             f"snapd does not answer at {SOCKET} ({error}). Is it installed? systemctl status snapd.socket"
         ) from error
     finally:
         connection.close()
     if response.status != 200:
-        raise SnapdError(f"snapd refuses {path}: {answer.get('result', {}).get('message', answer)}")
+        raise BrambleError(f"snapd refuses {path}: {answer.get('result', {}).get('message', answer)}")
     return answer["result"]
 
 
 def installed() -> dict[str, dict[str, Any]]:
     """The snaps that are installed, by name: revision, version, channel (tracked), held, confinement, asserted.
 
-    Raises SnapdError.
+    Raises BrambleError.
     """
     return {
         snap["name"]: {

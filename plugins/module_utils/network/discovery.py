@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 from xml.etree import ElementTree
 
-from ansible_collections.bramble.cluster.plugins.module_utils.card.image import aligned
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.text import text_table
 
 UP = "up"
 MISSING = "missing"
@@ -24,10 +25,6 @@ WRONG = {MISSING, WRONG_ADDRESS, DUPLICATE, NOT_ITSELF}
 """Verdicts that are problems. A host that nobody knows may well belong there: a printer, another workstation."""
 
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
-
-
-class DiscoveryError(Exception):
-    """What cannot be done, where, and what to do next."""
 
 
 @dataclass
@@ -67,13 +64,13 @@ class Finding:
 
 
 def network(subnet: str, most: int) -> ipaddress.IPv4Network:
-    """The subnet, if it is one and not larger than so many addresses. Raises DiscoveryError."""
+    """The subnet, if it is one and not larger than so many addresses. Raises BrambleError."""
     try:
         parsed = ipaddress.IPv4Network(subnet)
     except ValueError as error:
-        raise DiscoveryError(f"cluster_subnet is {subnet!r}: {error}. Write it as 192.168.1.0/24.") from None
+        raise BrambleError(f"cluster_subnet is {subnet!r}: {error}. Write it as 192.168.1.0/24.") from None
     if parsed.num_addresses > most:
-        raise DiscoveryError(
+        raise BrambleError(
             f"{parsed} has {parsed.num_addresses} addresses, and at most {most} are searched. Nothing was sent. "
             f"If all of it is yours: -e discover_max_addresses={parsed.num_addresses}"
         )
@@ -81,14 +78,14 @@ def network(subnet: str, most: int) -> ipaddress.IPv4Network:
 
 
 def parse_nmap(text: str) -> dict[str, Host]:
-    """The hosts that are up, by address, from nmap's XML (nmap.dtd). Raises DiscoveryError when it is not that."""
+    """The hosts that are up, by address, from nmap's XML (nmap.dtd). Raises BrambleError when it is not that."""
     # The standard library's parser reads no external entities, expat bounds the internal ones, and nmap has neither.
     if "<!ENTITY" in text:
-        raise DiscoveryError("nmap's answer defines entities, which nmap never does.")
+        raise BrambleError("nmap's answer defines entities, which nmap never does.")
     try:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
-        raise DiscoveryError(f"nmap's answer is not XML: {error}") from None
+        raise BrambleError(f"nmap's answer is not XML: {error}") from None
     hosts = {}
     for element in root.iter("host"):
         status = element.find("status")
@@ -224,7 +221,7 @@ def table(findings: Iterable[Finding]) -> str:
     for finding in findings:
         what = ", ".join(part for part in (finding.note, finding.vendor, finding.serial and f"serial {finding.serial}") if part)
         rows.append((finding.name or "-", finding.address, finding.verdict, " ".join(finding.macs) or "-", what))
-    return aligned(rows, ())
+    return text_table(rows, ())
 
 
 def as_dict(finding: Finding) -> dict[str, Any]:

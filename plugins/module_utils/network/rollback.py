@@ -44,7 +44,7 @@ WantedBy=multi-user.target
 """
 
 
-class SwitchError(Exception):
+class RollbackError(Exception):
     """What can not be done, for people."""
 
 
@@ -167,7 +167,7 @@ def login(pid: int, proc: str = "/proc") -> int:
     return 0
 
 
-class Change:
+class PendingChange:
     """The change that waits to be confirmed. There is one at most.
 
     :param state: where it is kept
@@ -193,7 +193,7 @@ class Change:
             return None
 
     def stage(self, name: str, files: Files, commands: Mapping[str, Sequence[Command]], program: str = "") -> None:
-        """Note a change, and how to undo it; nothing is changed yet. Raises SwitchError, OSError.
+        """Note a change, and how to undo it; nothing is changed yet. Raises RollbackError, OSError.
 
         :param name: tells this change from others
         :param commands: down: before the files change, errors do not count; new: to apply the new ones; old: to apply the old
@@ -201,7 +201,7 @@ class Change:
         :param program: the text of this file; by default asked of Python, but under mitogen it does not know
         """
         if self.plan():
-            raise SwitchError("Another change of the network waits to be confirmed.")
+            raise RollbackError("Another change of the network waits to be confirmed.")
         before = {path: read(path) for path in files}
         with open(BOOT_ID, encoding="ascii") as file:
             boot = file.read().strip()
@@ -226,7 +226,7 @@ class Change:
         sync(self.state)
 
     def arm(self, seconds: int) -> None:
-        """Start what undoes the change after so many seconds, then what applies it a second from now. Raises SwitchError."""
+        """Start what undoes the change after so many seconds, then what applies it a second from now. Raises RollbackError."""
         timer = ["systemd-run", "--quiet", "--collect", "--timer-property=AccuracySec=100ms"]
         wrong = run_all(
             [
@@ -245,7 +245,7 @@ class Change:
         )
         if wrong:
             self._forget()
-            raise SwitchError(f"The network was not changed, as nothing could undo it: {wrong}")
+            raise RollbackError(f"The network was not changed, as nothing could undo it: {wrong}")
 
     def apply(self) -> None:
         """Change the files, and apply them. What can not be applied is undone at once. Raises OSError."""
@@ -288,24 +288,24 @@ class Change:
                 self._disarm()
 
     def confirm(self, name: str) -> None:
-        """Let the change stay. Raises SwitchError if it is undone already, or if this login is older than it; OSError."""
+        """Let the change stay. Raises RollbackError if it is undone already, or if this login is older than it; OSError."""
         with self._alone(fcntl.LOCK_EX | fcntl.LOCK_NB):
             plan = self.plan()
             if not plan or plan["name"] != name:
-                raise SwitchError(f"The change is undone already: {self._noted().get('why', 'nobody knows why')}.")
+                raise RollbackError(f"The change is undone already: {self._noted().get('why', 'nobody knows why')}.")
             if (old := self._noted().get("old_connections")) is None:
-                raise SwitchError("The change is not applied yet.")
+                raise RollbackError("The change is not applied yet.")
             if login(os.getpid()) in (0, *old):
-                raise SwitchError("This login is older than the change: it does not prove that there can be another.")
+                raise RollbackError("This login is older than the change: it does not prove that there can be another.")
             self._forget()
             put(f"{self.state}/outcome.json", None)
         self._disarm()
 
     def outcome(self, name: str) -> dict[str, Any]:
-        """Of a change that was undone: `why`, and `wrong`, what went wrong then. Raises SwitchError if it is not undone."""
+        """Of a change that was undone: `why`, and `wrong`, what went wrong then. Raises RollbackError if it is not undone."""
         noted = self._noted()
         if not noted.get("undone") or noted["name"] != name:
-            raise SwitchError("The change is not undone.")
+            raise RollbackError("The change is not undone.")
         return noted
 
     @staticmethod
@@ -335,15 +335,15 @@ class Change:
 
     @contextlib.contextmanager
     def _alone(self, how: int) -> Iterator[None]:
-        """Undoing and confirming exclude each other: a lock (flock(2)). Raises SwitchError if it is taken and how has LOCK_NB."""
+        """Undoing and confirming exclude each other: flock(2). Raises RollbackError if it is locked and how has LOCK_NB."""
         os.makedirs(self.state, mode=0o700, exist_ok=True)
         with open(f"{self.state}/lock", "w", encoding="ascii") as lock:
             try:
                 fcntl.flock(lock, how)
             except BlockingIOError:
-                raise SwitchError("The change is being undone.") from None
+                raise RollbackError("The change is being undone.") from None
             yield
 
 
 if __name__ == "__main__":
-    {"apply": Change().apply, "undo": Change().undo}[sys.argv[1]]()
+    {"apply": PendingChange().apply, "undo": PendingChange().undo}[sys.argv[1]]()

@@ -14,6 +14,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+
 STACKS = ("networkmanager", "netplan", "networkd", "ifupdown")
 # Where each keeps what people and programs configure, as globs.
 PLACES = {
@@ -29,10 +31,6 @@ SOURCE = "source /etc/network/interfaces.d/*"
 CLOUD_NETPLAN = "/etc/netplan/50-cloud-init.yaml"
 # Words that begin a stanza of interfaces(5); what follows belongs to it.
 STANZA = re.compile(r"(iface|mapping|auto|allow-\S+|no-auto-down|no-scripts|source|source-directory|template|rename)(\s|$)")
-
-
-class StackError(Exception):
-    """What can not be done, for people."""
 
 
 class Facts(NamedTuple):
@@ -86,7 +84,7 @@ def owner(facts: Facts, texts: Mapping[str, str]) -> Owner:
     """Who has the port now; if nobody has, who would.
 
     :param texts: path -> text of what is in PLACES
-    :raises StackError: when there is none that this knows
+    :raises BrambleError: when there is none that this knows
     """
     # "connected (externally)" is somebody else's address that NetworkManager has seen.
     nm = bool(facts.nm_uuid) and "externally" not in facts.nm_state
@@ -103,7 +101,7 @@ def owner(facts: Facts, texts: Mapping[str, str]) -> Owner:
         return Owner("netplan" if netplan else "networkmanager", "NetworkManager")
     if "systemd-networkd" in facts.active:
         return Owner("netplan" if netplan else "networkd", "networkd")
-    raise StackError(
+    raise BrambleError(
         f"Nothing that Bramble knows has {facts.interface} ({facts.words()}). It knows NetworkManager, netplan, systemd-networkd "
         "and ifupdown. Give the port to one of these, or flash another image (playbooks/cards.yml). Nothing was changed."
     )
@@ -127,7 +125,7 @@ def wanted(who: Owner, interface: str, text: str, texts: Mapping[str, str], mac:
     :param text: our configuration of the port, in the words of its stack; for netplan that of the whole node
     :param texts: path -> text of what is in PLACES
     :param mac: the port's hardware address, as aa:bb:cc:dd:ee:ff
-    :raises StackError: when a file of netplan is none
+    :raises BrambleError: when a file of netplan is none
     """
     ours = own_path(who.stack, interface)[0]
     after: dict[str, str | None] = {}
@@ -199,10 +197,10 @@ def _load(path: str, text: str) -> dict[str, Any]:
         data = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
         where = str(error).replace("\n", " ")
-        raise StackError(f"{path} is not YAML: {where}. Mend or remove it. Nothing was changed.") from error
+        raise BrambleError(f"{path} is not YAML: {where}. Mend or remove it. Nothing was changed.") from error
     network = data.get("network") if isinstance(data, dict) else 0
     if not isinstance(network, dict | None):
-        raise StackError(f"{path} is no file of netplan: network is not a mapping. Mend or remove it. Nothing was changed.")
+        raise BrambleError(f"{path} is no file of netplan: network is not a mapping. Mend or remove it. Nothing was changed.")
     return data if network else {}
 
 
@@ -430,11 +428,11 @@ def arp_conflict(frame: bytes, mac: bytes, address: str) -> str:
 
 
 def check(port: Mapping[str, Any]) -> None:
-    """Check that the port reaches its gateways by itself. Raises StackError."""
+    """Check that the port reaches its gateways by itself. Raises BrambleError."""
     networks = [ipaddress.ip_interface(str(address)).network for address in port.get("addresses") or []]
     for route in port.get("routes") or []:
         if not any(ipaddress.ip_address(str(route["via"])) in network for network in networks):
-            raise StackError(
+            raise BrambleError(
                 f"The gateway {route['via']} is in none of the port's networks ({', '.join(map(str, networks))}). Set "
                 "cluster_gateway to an address in cluster_subnet, or leave it empty. Nothing was changed."
             )

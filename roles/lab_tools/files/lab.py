@@ -120,9 +120,9 @@ class Lab:
             found = sorted(set(self._resolve(text)))
         except OSError as error:
             raise Refused(f"{text} has no address here ({error}). Use the address") from None
-        for address in found:
-            if ":" in address or IPv4Address(address) not in self.subnet:
-                raise self._outside(f"{text} ({address})")
+        for number in found:
+            if ":" in number or IPv4Address(number) not in self.subnet:
+                raise self._outside(f"{text} ({number})")
         if not found:
             raise Refused(f"{text} has no address here. Use the address")
         return found[0]
@@ -346,7 +346,7 @@ def command_line(name: str, arguments: Sequence[str], lab: Lab, folder: Path) ->
 
 def environment(given: dict[str, str]) -> dict[str, str]:
     """Without what could send a tool another way: proxies, preloaded libraries, settings. What it keeps goes to ~/.lab."""
-    kept = {name: given[name] for name in ("USER", "TERM") if name in given}
+    kept: dict[str, str] = {name: given[name] for name in ("USER", "TERM") if name in given}
     kept["HOME"] = f"{given.get('HOME', '/tmp')}/.lab"
     return {**kept, "LC_ALL": "C.UTF-8", "PATH": "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"}
 

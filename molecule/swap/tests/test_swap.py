@@ -1,0 +1,47 @@
+"""swap.yml: a node has a new card, its old place in the cluster, and nothing else has changed. One story, in its order."""
+
+from __future__ import annotations
+
+import json
+
+from tests.support.nodes import CLIENT, SERVERS, scenario
+
+CLUSTER = scenario("swap")
+STATE = CLUSTER.state
+
+
+def computing() -> set[str]:
+    """Return the nodes that take jobs."""
+    return set(json.loads(CLUSTER.output(CLIENT, "bramble nodes --json -"))["nodes"])
+
+
+def host_key(node: str) -> str:
+    return (STATE / f"host_keys/{node}.pub").read_text()
+
+
+def test_the_new_card_has_the_place_of_the_old_one() -> None:
+    assert host_key("pi-02") == (STATE / "host_key_before.pub").read_text()
+    CLUSTER.output("pi-02", "test -f /etc/systemd/journald.conf.d/bramble.conf")
+    assert json.loads((STATE / "cards.json").read_text())["pi-02"]["verdict"] == "verified"
+    assert not (STATE / "swap/pi-02.json").exists()
+    assert computing() == set(SERVERS)
+    assert CLUSTER.playbook("site").changes() == []
+
+
+def test_the_report_has_the_time_of_each_step() -> None:
+    seconds = json.loads((STATE / "reports/swap/pi-02.json").read_text())["seconds"]
+    assert {"write the card", "boot", "set up", "prove", "Ansible's part"} <= set(seconds)
+
+
+def test_after_a_swap_with_a_new_key_the_old_card_is_worth_nothing() -> None:
+    """As for a card that was stolen: the node is still alive."""
+    key = host_key("pi-01")
+    authority = CLUSTER.output("pi-02", "sudo cat /etc/bramble/tls/ca.pem")
+    written = json.loads((STATE / "cards.json").read_text())["pi-01"]["time"]
+    CLUSTER.playbook("swap", variables={"node": "pi-01", "swap_new_key": True})
+    assert host_key("pi-01") != key
+    assert key.split()[1] not in (STATE / "ssh/known_hosts").read_text()
+    assert CLUSTER.output("pi-02", "sudo cat /etc/bramble/tls/ca.pem") != authority
+    assert json.loads((STATE / "cards.json").read_text())["pi-01"]["time"] != written
+    assert not (STATE / "swap/pi-01.json").exists()
+    assert computing() == set(SERVERS)

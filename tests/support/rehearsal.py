@@ -1,0 +1,130 @@
+"""Run the project's playbooks the way a user does, and see what they did: shared by the demo and the end-to-end tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ansible_runner.interface import run as run_playbook
+
+from . import ROOT
+
+INVENTORY = (ROOT / "inventory/hosts.yml", ROOT / "inventory/rehearsal")
+# As ansible.cfg has it.
+HARDWARE = (ROOT / "inventory/hosts.yml", ROOT / "inventory/active.yml")
+
+
+class PlaybookFailed(Exception):
+    """A playbook that ended with an error; its text is what the user needs to know."""
+
+
+@dataclass
+class Play:
+    """What one ansible-playbook run did: host -> count, and the runner's events."""
+
+    playbook: str
+    status: str
+    changed: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    def changes(self) -> list[str]:
+        """The tasks that changed something, as 'host: task'."""
+        return [
+            f"{event['event_data'].get('host')}: {event['event_data'].get('task')}"
+            for event in self.events
+            if event["event"] == "runner_on_ok" and event["event_data"].get("res", {}).get("changed")
+        ]
+
+
+def ssh_words(state: Path, node: str, command: str, *options: str) -> list[str | Path]:
+    """What to run for a command on a node, trusting only the host key that was made for its card.
+
+    :param state: the folder of the cluster's keys, .state/<cluster_name>
+    :param options: further options of ssh(1)
+    """
+    return ["ssh", "-F", state / "ssh/ssh_config", "-o", "BatchMode=yes", *options, node, command]
+
+
+def ssh(state: Path, node: str, command: str, *options: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run a command on a node: see `ssh_words`.
+
+    :raises subprocess.TimeoutExpired: after `timeout` seconds
+    """
+    return subprocess.run(ssh_words(state, node, command, *options), capture_output=True, text=True, check=False, timeout=timeout)
+
+
+def _message(result: dict[str, Any]) -> str:
+    message = result.get("msg", result)
+    items = [item.get("msg") for item in result.get("results", []) if isinstance(item, dict) and item.get("failed")]
+    text = "\n".join(str(item) for item in items) if items else message
+    text = "\n".join(map(str, text)) if isinstance(text, list) else str(text)
+    return text if not result.get("stderr") else f"{text}\n{result['stderr']}"
+
+
+def play(
+    playbook: str,
+    *,
+    inventory: Sequence[Path] = INVENTORY,
+    variables: dict[str, Any] | None = None,
+    arguments: str = "",
+    environment: dict[str, str] | None = None,
+    log: Path | None = None,
+    on_event: Callable[[dict[str, Any]], None] | None = None,
+    check: bool = True,
+) -> Play:
+    """Run playbooks/PLAYBOOK.yml.
+
+    :param inventory: the sources, later ones override
+    :param arguments: further arguments of ansible-playbook, for example "--limit pi-03"
+    :param environment: further environment variables, for example ANSIBLE_FORKS
+    :param log: a file to append Ansible's output to
+    :raises PlaybookFailed: when check is set and any host failed or was unreachable
+    """
+    run = Play(playbook, "")
+
+    def handle(event: dict[str, Any]) -> bool:
+        run.events.append(event)
+        data = event.get("event_data", {})
+        if event["event"] in {"runner_on_failed", "runner_on_unreachable"} and not data.get("ignore_errors"):
+            run.failed[data.get("host", "?")] = f"{data.get('task')}: {_message(data.get('res', {}))}"
+        if log and event.get("stdout"):
+            with log.open("a", encoding="utf-8") as file:
+                file.write(event["stdout"] + "\n")
+        if on_event:
+            on_event(event)
+        return False
+
+    with tempfile.TemporaryDirectory(prefix="bramble-runner-") as folder:
+        result = run_playbook(
+            private_data_dir=folder,
+            project_dir=str(ROOT),
+            playbook=str(ROOT / f"playbooks/{playbook}.yml"),
+            inventory=[str(source) for source in inventory],
+            extravars=variables or {},
+            cmdline=arguments or None,
+            envvars={
+                "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+                "ANSIBLE_NOCOLOR": "1",
+                "PATH": os.environ["PATH"],
+                **(environment or {}),
+            },
+            event_handler=handle,
+            quiet=True,
+        )
+        stats = result.stats or {}
+        run.status, run.changed = str(result.status), dict(stats.get("changed", {}))
+        if result.status != "successful" and not run.failed:
+            # Not a task's failure: what ansible-playbook itself said.
+            run.failed["ansible-playbook"] = "\n".join(result.stdout.read().strip().splitlines()[-15:])
+    if run.status == "canceled":
+        raise KeyboardInterrupt
+    if check and run.status != "successful":
+        details = "\n".join(f"{host}: {message}" for host, message in run.failed.items())
+        raise PlaybookFailed(f"playbooks/{playbook}.yml {arguments} ended as {run.status}.\n{details}")
+    return run

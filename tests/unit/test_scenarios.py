@@ -1,0 +1,48 @@
+"""The scenarios of Molecule: each is described where people look, has its own addresses, and is what `molecule list` lists."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.support import ROOT
+
+SCENARIOS = sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.yml"))
+
+
+def test_every_scenario_applies_a_playbook() -> None:
+    assert sorted(path.parent.name for path in ROOT.glob("molecule/*/converge.yml")) == SCENARIOS
+
+
+def test_contributing_describes_every_scenario() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text().partition("## Scenarios")[2].partition("\n## ")[0]
+    assert sorted(re.findall(r"^\| `([a-z0-9_]+)` \|", text, re.MULTILINE)) == SCENARIOS
+
+
+def test_molecule_lists_every_scenario() -> None:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    command = ["molecule", "list", "--format", "plain"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    # Instance, driver, provisioner, scenario, created, converged.
+    assert sorted({line.split()[3] for line in done.stdout.splitlines() if line}) == SCENARIOS
+
+
+def test_no_two_scenarios_share_a_cluster() -> None:
+    """Also with the other tests: all may run at once."""
+    overlays = [*ROOT.glob("molecule/*/inventory/group_vars/all/*.yml"), *ROOT.glob("tests/**/group_vars/all/*.yml")]
+    clusters = [yaml.safe_load(path.read_text()) for path in overlays]
+    for name in ("cluster_name", "cluster_subnet"):
+        values = [cluster[name] for cluster in clusters if name in cluster]
+        assert len(values) == len(set(values))
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_cluster_has_the_name_of_its_scenario(scenario: str) -> None:
+    (path,) = (ROOT / "molecule" / scenario / "inventory/group_vars/all").iterdir()
+    assert yaml.safe_load(path.read_text())["cluster_name"] == f"molecule-{scenario}"

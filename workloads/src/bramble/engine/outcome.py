@@ -1,0 +1,75 @@
+"""How one job is called, and how it ended."""
+
+import importlib
+import pickle
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bramble import ResultError, __version__
+
+Kernel = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one job ended: its index in the arguments, and either a result or, in `lost`, the reason why there is none.
+
+    `node` is where it ended (of a lost one: where it was last, if that is known). `seconds` is the time inside the
+    kernel, by the clock of `node`; `after` the time from the start of the map until the job was known to have ended, by
+    the clock here. `retried` names the nodes that had it before and from which it was resubmitted: one whose worker went
+    away, or was started anew because of another job, while it had this one (begun or not). A node may be in it more than once.
+    """
+
+    index: int
+    result: Any = None
+    node: str = ""
+    seconds: float = 0.0
+    after: float = 0.0
+    lost: str | None = None
+    retried: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Return:
+    """What travels back from a job: the result, or the text of a traceback; the worker's name, and seconds in the kernel."""
+
+    result: Any
+    traceback: str | None
+    worker: str
+    seconds: float
+
+    def outcome(self, index: int, argument: Any, node: str, after: float, retried: Sequence[str] = ()) -> Outcome:
+        """Return the outcome of the job. Raises ResultError when the kernel raised."""
+        if self.traceback is not None:
+            raise ResultError(f"job {index} failed on {node} with argument {argument!r}:\n{self.traceback.rstrip()}")
+        return Outcome(index, self.result, node, self.seconds, after, retried=tuple(retried))
+
+
+def call(kernel: Kernel, argument: Any, worker: str) -> Return:
+    """Run and time one job. An exception becomes text here, where its traceback is: not every exception can travel."""
+    begin = time.perf_counter()
+    result, text = None, None
+    try:
+        result = kernel(argument)
+    except Exception:
+        text = traceback.format_exc()
+    return Return(result, text, worker, time.perf_counter() - begin)
+
+
+def call_on_worker(job: bytes) -> Return:
+    """Run a job, which is a pickled kernel and argument: the scheduler hands it on without importing what is in it."""
+    from distributed import get_worker
+
+    kernel, argument = pickle.loads(job)
+    return call(kernel, argument, str(get_worker().name))
+
+
+def warm_up_here(module: str) -> str:
+    """Import the kernel's module and have it prepare; return the version of this package here."""
+    prepare = getattr(importlib.import_module(module), "prepare", None)
+    if prepare:
+        prepare()
+    return __version__

@@ -1,0 +1,46 @@
+"""Where kernels run: the engine for one core, for this machine, or for the cluster."""
+
+from collections.abc import Callable, Iterable
+
+from bramble import UsageError
+from bramble.engine.base import Engine, Place
+from bramble.engine.cluster import Cluster
+from bramble.engine.config import load
+from bramble.engine.local import Local
+from bramble.engine.workstation import Workstation
+
+
+def connect_to(nodes: Iterable[str], timeout: float) -> Cluster:
+    """Return the cluster, as soon as all of these nodes are there. Raises UsageError; ClusterError if one is not in time."""
+    return Cluster(load(), timeout, True, print, nodes)
+
+
+def connect(
+    place: Place,
+    timeout: float = 30.0,
+    require_all: bool = False,
+    say: Callable[[str], None] = print,
+    job_timeout: float | None = None,
+    max_in_flight: int | None = None,
+) -> Engine:
+    """Return the engine for a place. For the cluster: wait up to `timeout` seconds for its nodes, `say` which are missing.
+
+    A job that runs there for more than `job_timeout` seconds is ended and lost. At most `max_in_flight` jobs are there
+    at a time: the next ones are handed over as others end.
+    Raises UsageError (configuration, certificates) and ClusterError (no scheduler; no node; with `require_all`, any
+    node missing).
+    """
+    if place == "cluster":
+        return Cluster(load(), timeout, require_all, say, job_timeout=job_timeout, max_in_flight=max_in_flight)
+    if job_timeout or max_in_flight:
+        raise UsageError(f"--{'job-timeout' if job_timeout else 'max-in-flight'} goes with --on cluster")
+    return Workstation() if place == "workstation" else Local()
+
+
+def first_nodes(engine: Engine, count: int) -> tuple[str, ...]:
+    """Return the first `count` nodes of the cluster, by name. Raises UsageError if there are fewer."""
+    if not isinstance(engine, Cluster):
+        raise UsageError("--nodes goes with --on cluster")
+    if count > len(engine.nodes):
+        raise UsageError(f"{count} nodes were asked for, {len(engine.nodes)} are there: {', '.join(engine.nodes)}")
+    return engine.nodes[:count]

@@ -1,0 +1,107 @@
+"""Every core of this machine: processes of its own, which concurrent.futures feeds."""
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from bramble.engine.base import Engine
+from bramble.engine.outcome import Kernel, Outcome, Return, call, warm_up_here
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ProcessPoolExecutor
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait while processes are started: one that is half started complains that the rest of it is gone.
+
+    They inherit that they do not hear it. The handler is for this process, since other threads of it may hear it.
+    """
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if came:
+        raise KeyboardInterrupt
+
+
+class Workstation(Engine):
+    """Every core of this machine: one process per core."""
+
+    def __init__(self) -> None:
+        self.nodes = (socket.gethostname(),)
+        self.processes = len(os.sched_getaffinity(0))
+        self.label = f"{self.processes} cores of {self.nodes[0]}"
+        self.pool: ProcessPoolExecutor | None = None
+        self.jobs: dict[Future[Return], int] = {}
+
+    def slots(self, nodes: Sequence[str] | None = None) -> int:
+        return self.processes
+
+    def warm_up(self, kernel: Kernel) -> None:
+        import multiprocessing
+        from concurrent.futures import ProcessPoolExecutor
+
+        super().warm_up(kernel)
+        if self.pool is not None:
+            list(self.pool.map(warm_up_here, [kernel.__module__] * self.processes))
+            return
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([kernel.__module__])
+        # Not forked from here: a process that has threads (whoever uses this as a library may) forks children that hang.
+        # Ctrl-C reaches everyone on the terminal; only this process answers to it.
+        self.pool = ProcessPoolExecutor(
+            self.processes,
+            mp_context=context,
+            initializer=signal.signal,
+            initargs=(signal.SIGINT, signal.SIG_IGN),
+        )
+        with _uninterrupted():
+            modules = self.pool.map(warm_up_here, [kernel.__module__] * self.processes)
+        list(modules)
+
+    def map(self, kernel: Kernel, arguments: Sequence[Any], nodes: Sequence[str] | None = None) -> Iterator[Outcome]:
+        from concurrent.futures import as_completed
+        from concurrent.futures.process import BrokenProcessPool
+
+        if self.pool is None:
+            self.warm_up(kernel)
+        assert self.pool is not None
+        begin, node = time.monotonic(), self.nodes[0]
+        self.jobs = {self.pool.submit(call, kernel, argument, node): index for index, argument in enumerate(arguments)}
+        for job in as_completed(self.jobs):
+            index = self.jobs[job]
+            try:
+                back = job.result()
+            except BrokenProcessPool:
+                yield Outcome(index, lost=f"a process of {node} died (out of memory? `dmesg | tail` tells)")
+            else:
+                yield back.outcome(index, arguments[index], node, time.monotonic() - begin)
+
+    def close(self) -> None:
+        import multiprocessing
+        from concurrent.futures import wait
+
+        if self.pool is None:
+            return
+        if running := [job for job in self.jobs if not job.done()]:
+            # In the middle of a job. The pool finds itself broken, and fails what is left; only then is it shut down: a
+            # child that is terminated while the pool shuts down, or a job cancelled by hand, can leave it waiting for ever.
+            for child in multiprocessing.active_children():
+                child.terminate()
+            running = list(wait(running, timeout=5).not_done)
+        # Whoever does not wait leaves threads of the pool behind, which complain on standard error as the interpreter exits.
+        self.pool.shutdown(wait=not running, cancel_futures=True)

@@ -1,0 +1,145 @@
+"""Run everything everywhere within a time, and make the report."""
+
+import base64
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bramble import ResultError, UsageError
+from bramble.engine import places
+from bramble.engine.base import Place
+from bramble.programs.compare.kernel import describe
+from bramble.programs.pi.montecarlo import CHUNK, POINTS_PER_SECOND, Chunk, count_inside
+from bramble.programs.registry import comparisons
+from bramble.study import report
+from bramble.study.program import Program
+from bramble.study.record import write_record
+from bramble.study.report import Screen
+from bramble.study.runs import Request, perform, run_label
+
+PROBE_JOBS = 4
+"""For each job that runs at once: enough to learn how fast a place is."""
+SHARE = 0.8
+"""Of the time that is left, what the next workloads are sized for: they start, and are not all as fast as pi is."""
+LEAST_SECONDS = 0.2
+"""A workload is not made smaller than this (of one core)."""
+
+
+def run_all(minutes: float, only: Sequence[str], request: Request, screen: Screen) -> dict[str, Any]:
+    """Run the workloads one after the other, each with a folder in the report's; give the record (times in seconds).
+
+    A workload without a good result does not stop the others. Raises UsageError for a workload that is unknown, ClusterError.
+    """
+    assert request.report
+    known = comparisons()
+    if unknown := sorted(set(only) - known.keys()):
+        raise UsageError(f"there is nothing to compare with the name {unknown[0]!r}; there are {', '.join(known)}")
+    chosen = {name: make for name, make in known.items() if not only or name in only}
+    begin = time.monotonic()
+    probed = [probe(place, request, screen) for place in request.places]
+    cost = sum(place["cost"] for place in probed)
+    workloads = []
+    for index, (name, make) in enumerate(chosen.items()):
+        left = minutes * 60 - (time.monotonic() - begin)
+        seconds = max(LEAST_SECONDS, SHARE * left / (len(chosen) - index) / cost)
+        screen.say(f"\n=== {name} ({index + 1} of {len(chosen)}; {left:.0f} s are left)")
+        folder = request.report / name
+        workloads.append({"name": name, "what": make.__doc__} | run_one(name, partial(make, seconds), request, folder, screen))
+    return {
+        "workload": "compare",
+        "on": request.on,
+        "minutes": minutes,
+        "date": time.strftime("%Y-%m-%d %H:%M"),
+        "seconds": time.monotonic() - begin,
+        "places": probed,
+        "workloads": workloads,
+    }
+
+
+def probe(place: Place, request: Request, screen: Screen) -> dict[str, Any]:
+    """What a place is, and its `cost`: the seconds it takes for what a core of a workstation does in one."""
+    with places.connect(place, request.timeout, request.require_all, screen.say) as engine:
+        for kernel in (count_inside, describe):
+            engine.warm_up(kernel)
+        nodes = []
+        for node in engine.nodes:
+            (outcome,) = engine.map(describe, [None], [node])
+            if outcome.lost:
+                raise ResultError(f"{node} does not say what it is: {outcome.lost}")
+            nodes.append({"name": node, "jobs_at_once": engine.slots([node]), **outcome.result})
+        work = [Chunk(0, index, CHUNK) for index in range(PROBE_JOBS * engine.slots())]
+        begin = time.perf_counter()
+        list(engine.map(count_inside, work))
+        cost = (time.perf_counter() - begin) / (len(work) * CHUNK / POINTS_PER_SECOND)
+        return {"on": place, "label": engine.label, "slots": engine.slots(), "cost": cost, "nodes": nodes}
+
+
+def run_one(name: str, make: Callable[[], Program], request: Request, folder: Path, screen: Screen) -> dict[str, Any]:
+    """Run one workload in all places: its record, what it says, its pictures (PNG files), or its `error`."""
+    said: str | None = None
+    record: dict[str, Any] = {}
+    error = None
+    try:
+        program = make()
+        own = replace(request, report=folder, json=None)
+        answer, record = perform(program, own, screen)
+        said = program.tell(answer) if program.tell else None
+        write_record(program, own, answer, record)
+        if program.check:
+            program.check(record)
+    except ResultError as failure:
+        error = str(failure)
+        screen.say(f"{name}: {error}")
+    pictures = [
+        str(path) for path in sorted(folder.glob("*.png")) if "speedup" not in path.name
+    ]  # speed-ups are in the report anyway
+    return {"record": record, "said": said, "error": error, "pictures": pictures}
+
+
+def check(record: dict[str, Any]) -> None:
+    """Raise ResultError, naming them, when workloads gave no good result."""
+    if failed := [workload["name"] for workload in record["workloads"] if workload["error"]]:
+        raise ResultError(f"{len(failed)} of {len(record['workloads'])} workloads gave no good result: {', '.join(failed)}")
+
+
+def write_report(record: dict[str, Any], request: Request) -> None:
+    """Write compare.html and compare.json into the report's folder. Raises UsageError if they cannot be written."""
+    assert request.report
+    record = record | {"versions": report.versions()}
+    with report.folder(request.report) as folder:
+        report.write_json(record, str(folder / "compare.json"))
+        (folder / "compare.html").write_text(render_page(record), encoding="utf-8")
+    if request.json is not None:
+        report.write_json(record, request.json)
+
+
+def render_page(record: dict[str, Any]) -> str:
+    """The report as one HTML file, with its pictures inside."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("bramble.programs.compare", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {"embed": embed_picture, "gib": lambda count: f"{count / 2**30:.1f} GiB", "pretty": format_parameter}
+    fastest = max((run["speedup"] for workload in record["workloads"] for run in workload["record"].get("runs", [])), default=1.0)
+    return environment.get_template("report.html").render(record, fastest=fastest, label=run_label)
+
+
+def embed_picture(path: str) -> str:
+    """A picture as a data: URI."""
+    return "data:image/png;base64," + base64.b64encode(Path(path).read_bytes()).decode()
+
+
+def format_parameter(value: Any) -> str:
+    """A parameter for people: whole numbers with separators."""
+    return (
+        f"{value:,}"
+        if isinstance(value, int) and not isinstance(value, bool)
+        else value
+        if isinstance(value, str)
+        else json.dumps(value)
+    )

@@ -1,0 +1,151 @@
+"""The machine: wirings, one letter's way through it, and the search over all starts of a rotor order.
+
+Wirings and turnovers: F. L. Bauer, "Decrypted Secrets", 4th edition 2007, and the machines in museums; D. H. Hamer, "Enigma:
+actions involved in the 'double stepping' of the middle rotor", Cryptologia 21(1), 1997.
+"""
+
+from itertools import permutations
+from typing import NamedTuple
+
+import numpy as np
+from numba import int64
+from numpy.typing import NDArray
+
+from bramble.arithmetic.jit import compiled
+
+ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+ROTORS = {
+    "I": ("EKMFLGDQVZNTOWYHXUSPAIBRCJ", "Q"),
+    "II": ("AJDKSIRUXBLHWTMCQGZNPYFVOE", "E"),
+    "III": ("BDFHJLCPRTXVZNYEIWGAKMUSQO", "V"),
+    "IV": ("ESOVPZJAYQUIRHXLNFTGKDCMWB", "J"),
+    "V": ("VZBRGITYUPSDNHLXAWMJQOFECK", "Z"),
+}
+"""The wiring, and the letter in the window at which the next keypress turns the rotor to the left as well."""
+REFLECTORS = {
+    "A": "EJMZALYXVBWFCRQUONTSPIKHGD",
+    "B": "YRUHQSLDPXNGOKMIEBFZCWVJAT",
+    "C": "FVPJIAOYEDRZXWGCTKUQSBNMHL",
+}
+ORDERS = tuple(permutations(ROTORS, 3))
+"""All 60 ways to choose three of five rotors, left to right."""
+
+
+class Setting(NamedTuple):
+    """What the key sheet says: rotors and rings (1 to 26) from left to right, plugs such as `AV BS CG`."""
+
+    rotors: tuple[str, ...]
+    rings: tuple[int, ...] = (1, 1, 1)
+    plugs: str = ""
+    reflector: str = "B"
+
+
+class Job(NamedTuple):
+    """Search all starts of a setting for those that turn `cipher` into `crib`, from its letter number `at` on.
+
+    `every_ring` tries every ring of the middle and the right rotor too: the left one's only shifts the start.
+    """
+
+    setting: Setting
+    cipher: str
+    crib: str
+    at: int
+    every_ring: bool
+
+
+class Hit(NamedTuple):
+    """What fits: the rotors, their rings and the letters in the windows before the first keypress."""
+
+    rotors: tuple[str, ...]
+    rings: tuple[int, ...]
+    start: str
+
+
+def numbers(text: str) -> NDArray[np.uint8]:
+    """Letters as numbers from 0 to 25."""
+    return (np.frombuffer(text.encode(), np.uint8) - ord("A")).astype(np.uint8)
+
+
+def plugboard(plugs: str) -> NDArray[np.uint8]:
+    """What each letter becomes in the plugboard."""
+    board = np.arange(26, dtype=np.uint8)
+    for one, other in map(numbers, plugs.split()):
+        board[one], board[other] = other, one
+    return board
+
+
+def wiring(setting: Setting) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64]]:
+    """The rotors' wirings, forth and back, with the reflector's last; and their turnovers."""
+    forth = np.stack([numbers(ROTORS[name][0]) for name in setting.rotors] + [numbers(REFLECTORS[setting.reflector])])
+    back = np.argsort(forth, axis=1).astype(np.uint8)
+    return forth, back, np.array([ALPHABET.index(ROTORS[name][1]) for name in setting.rotors])
+
+
+@compiled("int64(uint8[:, :], uint8[:, :], int64[:], uint8[:], int64[:], int64[:], uint8[:], uint8[:], int64, uint8[:])")
+def _type(forth, back, turnover, board, rings, start, cipher, crib, at, out):  # type: ignore[no-untyped-def]
+    """Type `cipher`; give how many letters were typed until one, from number `at` on, was not the crib's. `out` gets them."""
+    left, middle, right = start[0], start[1], start[2]
+    for index in range(len(cipher)):
+        if middle == turnover[1]:  # the middle rotor takes a second step when it moves the left one
+            left, middle = (left + 1) % 26, (middle + 1) % 26
+        elif right == turnover[2]:
+            middle = (middle + 1) % 26
+        right = (right + 1) % 26
+        if index < at and not len(out):
+            continue
+        a, b, c = (left - rings[0]) % 26, (middle - rings[1]) % 26, (right - rings[2]) % 26
+        letter = int64(board[cipher[index]])
+        letter = (forth[2, (letter + c) % 26] - c) % 26
+        letter = (forth[1, (letter + b) % 26] - b) % 26
+        letter = (forth[0, (letter + a) % 26] - a) % 26
+        letter = int64(forth[3, letter])
+        letter = (back[0, (letter + a) % 26] - a) % 26
+        letter = (back[1, (letter + b) % 26] - b) % 26
+        letter = (back[2, (letter + c) % 26] - c) % 26
+        plain = board[letter]
+        if len(out):
+            out[index] = plain
+        elif plain != crib[index - at]:
+            return index
+    return len(cipher)
+
+
+@compiled("int64(uint8[:, :], uint8[:, :], int64[:], uint8[:], int64[:], uint8[:], uint8[:], int64, int64[:])")
+def _search(forth, back, turnover, board, rings, cipher, crib, at, hits):  # type: ignore[no-untyped-def]
+    """Try all starts; note the numbers of those that fit, and give how many there are."""
+    nothing = np.empty(0, np.uint8)
+    start = np.empty(3, np.int64)
+    found = 0
+    for number in range(26**3):
+        start[0], start[1], start[2] = number // 676, number // 26 % 26, number % 26
+        if _type(forth, back, turnover, board, rings, start, cipher, crib, at, nothing) == len(cipher):
+            if found < len(hits):
+                hits[found] = number
+            found += 1
+    return found
+
+
+def encipher(setting: Setting, start: str, text: str) -> str:
+    """Type a text; typing what comes out, from the same start, gives the text back."""
+    forth, back, turnover = wiring(setting)
+    typed, out = numbers(text), np.empty(len(text), np.uint8)
+    rings, windows = np.array(setting.rings) - 1, numbers(start).astype(np.int64)
+    _type(forth, back, turnover, plugboard(setting.plugs), rings, windows, typed, typed[:0], 0, out)
+    return "".join(ALPHABET[letter] for letter in out)
+
+
+def search(job: Job) -> list[Hit]:
+    """What fits, in the order of the rings and of the starts."""
+    forth, back, turnover = wiring(job.setting)
+    board, crib = plugboard(job.setting.plugs), numbers(job.crib)
+    cipher = numbers(job.cipher)[: job.at + len(crib)]
+    first, middle, right = job.setting.rings
+    rings = [(first, i, j) for i in range(1, 27) for j in range(1, 27)] if job.every_ring else [(first, middle, right)]
+    starts = np.empty(26**3, np.int64)
+    found = []
+    for ring in rings:
+        hits = _search(forth, back, turnover, board, np.array(ring) - 1, cipher, crib, job.at, starts)
+        for number in starts[:hits]:
+            letters = "".join(ALPHABET[digit] for digit in (number // 676, number // 26 % 26, number % 26))
+            found.append(Hit(job.setting.rotors, ring, letters))
+    return found

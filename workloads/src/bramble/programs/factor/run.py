@@ -1,0 +1,55 @@
+"""Factor a number: intervals downward from its square root; the first divisor that is found stops the search."""
+
+import math
+from typing import Any
+
+from bramble import ResultError, UsageError
+from bramble.programs.factor.kernel import Interval, divisor
+from bramble.programs.primality.kernel import count, is_prime
+from bramble.study.program import Program, Run
+
+WIDTH, MOST = 50_000_000, 512
+"""Numbers in an interval (half of them are tried: about a quarter of a second), and how many intervals there are at most."""
+
+
+def intervals(number: int, width: int | None) -> list[Interval]:
+    """All odd numbers from 3 to the square root, the largest first: the factors of a key are nearly of a size."""
+    top = (math.isqrt(number) - 1) | 1
+    size = width or max(WIDTH, -(-top // MOST))
+    size += size % 2
+    return [Interval(number, max(3, upper - size + 2), upper) for upper in range(top, 2, -size)]
+
+
+def program(number: int, width: int | None) -> Program:
+    """The prime factors of a number. Raises UsageError."""
+    if not 2 <= number < 2**64:
+        raise UsageError(f"the number must be from 2 to 2^64 - 1, is {number}")
+
+    def factors(run: Run, number: int) -> list[int]:
+        if number % 2 == 0:
+            return [2] + (factors(run, number // 2) if number > 2 else [])
+        if is_prime(number):
+            return [number]
+        for outcome in run.outcomes(divisor, intervals(number, width), str(number)):
+            if found := outcome.result:  # the other jobs are cancelled
+                return sorted(factors(run, found) + factors(run, number // found))
+        raise ResultError(f"{number} has no divisor, and is no prime: a node computes wrongly")
+
+    def compute(run: Run) -> list[int]:
+        return factors(run, number)
+
+    return Program(
+        "factor",
+        [divisor, count],
+        compute,
+        lambda found: {"factors": found},
+        lambda found: f"{number} = {' x '.join(map(str, found))}" if len(found) > 1 else f"{number} is prime",
+        parameters={"number": number},
+        check=check,
+    )
+
+
+def check(record: dict[str, Any]) -> None:
+    """Raise ResultError unless the factors are prime and their product is the number."""
+    if math.prod(record["factors"]) != record["number"] or not all(map(is_prime, record["factors"])):
+        raise ResultError(f"{record['factors']} are not the prime factors of {record['number']}: a node computes wrongly")

@@ -1,0 +1,177 @@
+"""Swings of prices, the ratios of neighbouring ones, and the same of surrogates that have no memory of them."""
+
+import hashlib
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from bramble.arithmetic.jit import compiled, mulhi
+
+LEVELS = (0.236, 0.382, 0.5, 0.618, 0.786, 1.0, 1.272, 1.618, 2.618)
+PLACEBO = tuple(math.sqrt(low * high) for low, high in zip(LEVELS, (*LEVELS[1:], 4.236), strict=True))
+"""Levels that nobody draws: the middle between two neighbours."""
+TOLERANCE = 0.03
+"""A ratio is at a level when it is this near, as a share of the level. No two levels claim the same ratio."""
+THRESHOLDS = (0.02, 0.03, 0.05, 0.08)
+"""How far a price turns back, as a share, before that is another swing."""
+BLOCK = 20
+"""Days: the mean length of the blocks of the bootstrap."""
+BINS = np.geomspace(0.1, 10, 97)
+"""Edges of the histogram of ratios."""
+
+_ALL = sorted([*LEVELS, *PLACEBO])
+IS_LEVEL = np.array([level in LEVELS for level in _ALL])
+CENTRES = np.array(_ALL)
+_EDGES = np.array([edge for level in _ALL for edge in (level * (1 - TOLERANCE), level * (1 + TOLERANCE))])
+
+
+class Batch(NamedTuple):
+    """Surrogates `begin` up to `end` of a series, given by the growth of its prices from day to day (float64 as bytes)."""
+
+    growth: bytes
+    seed: int
+    begin: int
+    end: int
+
+
+class Counts(NamedTuple):
+    """Of each series, threshold and level how many ratios are there, and of each series and threshold how many there are.
+
+    uint16 as bytes, of shapes (4, 18, series) and (4, series); the histogram is of all ratios together, for each threshold.
+    """
+
+    hits: bytes
+    ratios: bytes
+    histogram: bytes
+
+    def shares(self) -> np.ndarray:
+        """The share of ratios that are at a level, of shape (4, 18, series)."""
+        ratios = np.frombuffer(self.ratios, "<u2").reshape(len(THRESHOLDS), 1, -1)
+        shares: np.ndarray = np.frombuffer(self.hits, "<u2").reshape(len(THRESHOLDS), len(CENTRES), -1) / np.maximum(ratios, 1)
+        return shares
+
+
+def measure(prices: np.ndarray) -> Counts:
+    """The swings of prices themselves."""
+    hits, ratios, histogram = _room(1)
+    _count(prices, np.array(THRESHOLDS), _EDGES, BINS, hits[0], ratios[0], histogram)
+    return _pack(hits, ratios, histogram)
+
+
+def surrogates(batch: Batch) -> Counts:
+    """The swings of series from the same days in another order: the stationary bootstrap (Politis and Romano, 1994).
+
+    Each is drawn from numbers of its own, whichever batch it is in. There is no function in it that two processors
+    could round differently.
+    """
+    growth = np.frombuffer(batch.growth).copy()  # compiled code takes no read-only array
+    hits, ratios, histogram = _room(batch.end - batch.begin)
+    # A NumPy seed sequence per surrogate would take as long as the surrogate.
+    key = np.frombuffer(hashlib.sha256(str(batch.seed).encode()).digest()[:8], "<u8")[0]
+    _surrogates(growth, key, batch.begin, np.array(THRESHOLDS), _EDGES, BINS, hits, ratios, histogram)
+    return _pack(hits, ratios, histogram)
+
+
+def _room(series: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    kinds = len(THRESHOLDS)
+    return (
+        np.zeros((series, kinds, len(CENTRES)), np.uint16),
+        np.zeros((series, kinds), np.uint16),
+        np.zeros((kinds, len(BINS) - 1), np.int64),
+    )
+
+
+def _pack(hits: np.ndarray, ratios: np.ndarray, histogram: np.ndarray) -> Counts:
+    by_level = np.moveaxis(hits, 0, -1)
+    return Counts(by_level.astype("<u2").tobytes(), ratios.T.astype("<u2").tobytes(), histogram.astype("<i8").tobytes())
+
+
+def pivots(prices: np.ndarray, threshold: float) -> np.ndarray:
+    """The days (indices) on which a swing ended and the next began; of the last one only its beginning is known."""
+    found = np.empty(len(prices), np.int64)
+    return found[: _pivots(prices, threshold, found)]
+
+
+@compiled("int64(float64[::1], float64, int64[::1])")
+def _pivots(prices, threshold, found):  # type: ignore[no-untyped-def]
+    """Write the pivots, and say how many: an extreme is one when the price has turned back from it by the threshold."""
+    number, direction = 0, 0
+    high = low = 0
+    for day in range(1, len(prices)):
+        price = prices[day]
+        if direction >= 0 and price > prices[high]:
+            high = day
+        if direction <= 0 and price < prices[low]:
+            low = day
+        if direction >= 0 and price <= prices[high] * (1 - threshold):
+            found[number] = high
+            number, direction, low = number + 1, -1, day
+        elif direction <= 0 and price >= prices[low] * (1 + threshold):
+            found[number] = low
+            number, direction, high = number + 1, 1, day
+    return number
+
+
+@compiled("int64(float64[::1], float64)")
+def _below(edges, value):  # type: ignore[no-untyped-def]
+    """How many edges are not above a value. numpy.searchsorted takes ten times as long to compile."""
+    low, high = 0, len(edges)
+    while low < high:
+        middle = (low + high) >> 1
+        if edges[middle] <= value:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@compiled("void(float64[::1], float64[::1], float64[::1], float64[::1], uint16[:,::1], uint16[::1], int64[:,::1])")
+def _count(prices, thresholds, edges, bins, hits, ratios, histogram):  # type: ignore[no-untyped-def]
+    """Count the ratios of neighbouring swings: at each level, all, and in bins."""
+    found = np.empty(len(prices), np.int64)
+    for kind in range(len(thresholds)):
+        number = _pivots(prices, thresholds[kind], found)
+        for at in range(number - 2):
+            before = abs(prices[found[at + 1]] - prices[found[at]])
+            ratio = abs(prices[found[at + 2]] - prices[found[at + 1]]) / before
+            ratios[kind] += 1
+            place = _below(edges, ratio)
+            if place & 1:
+                hits[kind, place >> 1] += 1
+            place = _below(bins, ratio)
+            if 0 < place < len(bins):
+                histogram[kind, place - 1] += 1
+
+
+@compiled("uint64(uint64)")
+def _mix(word):  # type: ignore[no-untyped-def]
+    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return word ^ (word >> np.uint64(31))
+
+
+@compiled(
+    "void(float64[::1], uint64, int64, float64[::1], float64[::1], float64[::1], uint16[:,:,::1], uint16[:,::1], int64[:,::1])",
+)
+def _surrogates(growth, key, begin, thresholds, edges, bins, hits, ratios, histogram):  # type: ignore[no-untyped-def]
+    days = len(growth)
+    prices = np.empty(days + 1)
+    jump = np.uint64(0xFFFFFFFFFFFFFFFF) // np.uint64(BLOCK)
+    for series in range(len(hits)):
+        # splitmix64 (Steele, Lea and Flood, 2014), each surrogate from its own place.
+        state = key + np.uint64(begin + series) * np.uint64(0xD1342543DE82EF95)
+        for _ in range(2):
+            state = _mix(state)
+        prices[0] = 1.0
+        day: int | np.int64 = 0
+        for step in range(days):
+            state += np.uint64(0x9E3779B97F4A7C15)
+            day += 1
+            if step == 0 or _mix(state) < jump:
+                state += np.uint64(0x9E3779B97F4A7C15)
+                day = np.int64(mulhi(_mix(state), np.uint64(days)))
+            elif day == days:
+                day = 0
+            prices[step + 1] = prices[step] * growth[day]
+        _count(prices, thresholds, edges, bins, hits[series], ratios[series], histogram)

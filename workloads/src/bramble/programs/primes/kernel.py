@@ -1,0 +1,96 @@
+"""An interval of numbers, what a job finds there, and how intervals of equal cost are cut."""
+
+import math
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from bramble.programs.primes import sieve
+
+GROWTH = 1 / 12
+"""Far out there are more primes to sieve by: measured, a number's cost grows by 1.6 from 1e9 to 1e12 and by 3.2 to 1e15."""
+JOB = 3e9
+"""Numbers near 1e9 that are one job: about 0.6 s."""
+FEWEST, MOST_JOBS = 64, 2048
+LISTED = 10**8
+"""Numbers of a job that makes a list of its primes: at most 50 MB for a moment."""
+
+
+class Interval(NamedTuple):
+    """The numbers begin <= n < end. `gaps` and `listed` ask for more than the count; `twins` for the pairs below it, if not 0.
+
+    That is two beyond `end` where another interval follows, so that a pair across the cut belongs to the first.
+    """
+
+    begin: int
+    end: int
+    twins: int = 0
+    gaps: bool = False
+    listed: bool = False
+
+
+class Found(NamedTuple):
+    """The primes of an interval: how many, how many twins, the first and the last (0: there are none).
+
+    `gaps`: how often each distance between neighbours occurs, and after which prime first. `steps`: the distances in order,
+    as uint16, so that a prime of a list travels as two bytes (the largest distance below 2^64 is 1550).
+    """
+
+    primes: int
+    twins: int = 0
+    first: int = 0
+    last: int = 0
+    gaps: dict[int, tuple[int, int]] = {}  # noqa: RUF012 a NamedTuple is not changed
+    steps: bytes = b""
+
+
+def intervals(begin: int, end: int, twins: bool = False, gaps: bool = False, listed: bool = False) -> list[Interval]:
+    """Cut into intervals that cost the same, so many that they keep a cluster busy; each long against its own start."""
+    power = 1 + GROWTH
+    low, high = float(begin) ** power, float(end) ** power
+    jobs = (high - low) / (power * 1e9**GROWTH) / JOB * (4 if gaps or listed else 1)
+    at_most = (end - begin) // max(10**6, math.isqrt(end) // 4)
+    number = max(1, min(max(FEWEST, math.ceil(jobs)), MOST_JOBS, at_most))
+    if gaps or listed:
+        number = max(number, -(-(end - begin) // LISTED))
+    cuts = [round((low + (high - low) * index / number) ** (1 / power)) for index in range(1, number)]
+    cuts = sorted({begin, end, *(cut for cut in cuts if begin < cut < end)})
+    return [Interval(low, high, min(high + 2, end) * twins, gaps, listed) for low, high in pairwise(cuts)]
+
+
+def find(interval: Interval) -> Found:
+    """What there is in an interval."""
+    begin, end = interval.begin, interval.end
+    pairs = sieve.twins(begin, interval.twins)
+    if not (interval.gaps or interval.listed):
+        return Found(sieve.count(begin, end), pairs)
+    primes = sieve.primes(begin, end)
+    if not len(primes):
+        return Found(0, pairs)
+    steps = np.diff(primes).astype(np.int64)
+    gaps = {}
+    if interval.gaps:
+        counts = np.bincount(steps)
+        at = np.zeros_like(counts)
+        at[steps[::-1]] = np.arange(len(steps))[::-1]  # the first place of each is written last, and stays
+        gaps = {int(size): (int(counts[size]), int(primes[at[size]])) for size in np.flatnonzero(counts)}
+    listed = steps.astype("<u2").tobytes() if interval.listed else b""
+    return Found(len(primes), pairs, int(primes[0]), int(primes[-1]), gaps, listed)
+
+
+def together(parts: list[Found]) -> Found:
+    """What neighbouring intervals found, in order, as one; `steps` stay with the parts."""
+    gaps: dict[int, tuple[int, int]] = {}
+    last = 0
+    for part in parts:
+        if not part.first:
+            continue
+        across = {part.first - last: (1, last)} if last else {}
+        for found in (across, part.gaps):
+            for size, (number, at) in found.items():
+                before, where = gaps.get(size, (0, at))
+                gaps[size] = (before + number, min(where, at))
+        last = part.last
+    first = next((part.first for part in parts if part.first), 0)
+    return Found(sum(part.primes for part in parts), sum(part.twins for part in parts), first, last, dict(sorted(gaps.items())))

@@ -1,0 +1,160 @@
+"""Q# for workers that have threads.
+
+An interpreter of qdk is bound to the thread that made it (used from another it panics), holds the GIL while it simulates, and
+takes about a second of a workstation's core and 100 MB to start. So each worker process starts one server (`python -m` this
+module), which loads the interpreter and the project's Q# once and then forks for every job: jobs of one worker run side by
+side, each on a core and with an interpreter of its own, share its memory, and cost 10 to 20 ms more.
+
+A job reaches the server as one end of a socket pair (socket.send_fds). The server ends when the worker does.
+"""
+
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bramble import ResultError
+
+if TYPE_CHECKING:
+    from qdk import Context
+
+SOURCES = Path(__file__).with_name("qsharp")
+"""The project's Q#, a project of its own (qsharp.json)."""
+
+BYTES_PER_AMPLITUDE = 256
+"""What the sparse simulator needs at most for an amplitude that is not zero: measured 150 to 215 (2^17 to 2^19 of them). A dense
+state vector takes 16."""
+
+
+class Job(NamedTuple):
+    """Run a Q# expression `shots` times; `depolarizing` is the probability of an error after each gate."""
+
+    expression: str
+    shots: int
+    seed: int
+    depolarizing: float = 0.0
+
+
+def sample(job: Job) -> dict[str, int]:
+    """How often each outcome came: "True", "False", or a number."""
+    counts: dict[str, int] = _ask("sample", tuple(job))
+    return counts
+
+
+def estimate(expression: str) -> dict[str, Any]:
+    """What an expression would take on a fault-tolerant machine: `logical` counts, and `physical` ones by the estimator."""
+    found: dict[str, Any] = _ask("estimate", expression)
+    return found
+
+
+def state(statements: str) -> list[complex]:
+    """The amplitudes after Q# statements that leave qubits allocated; the first qubit is the highest bit of the index."""
+    amplitudes: list[complex] = _ask("state", statements)
+    return amplitudes
+
+
+def prepare() -> None:
+    """Start the server of this process, unless it runs, and wait until it is ready."""
+    _server.control()
+
+
+class _Server:
+    """This process's server; it starts when it is first needed, and again if it died."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def control(self) -> socket.socket:
+        """The socket that takes jobs. Raises ResultError if the server does not start."""
+        with self.lock:
+            if self.process is None or self.process.poll() is not None:
+                self.socket, theirs = socket.socketpair()
+                command = [sys.executable, "-m", "bramble.programs.quantum.simulator"]
+                with theirs:
+                    self.process = subprocess.Popen(
+                        command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, start_new_session=True
+                    )
+                if self.socket.recv(1) != b"+":
+                    raise ResultError(f"the Q# simulator does not start: `{' '.join(command)}` ended with {self.process.wait()}")
+            return self.socket
+
+
+_server = _Server()
+
+
+def _ask(kind: str, argument: Any) -> Any:
+    """Have a child of the server do a job. Raises ResultError with its traceback, or if it died."""
+    ours, theirs = socket.socketpair()
+    with ours, ours.makefile("rwb") as channel:
+        with theirs:
+            socket.send_fds(_server.control(), [b"."], [theirs.fileno()])
+        try:
+            pickle.dump((kind, argument), channel)
+            channel.flush()
+            fine, answer = pickle.load(channel)
+        except (EOFError, OSError):
+            raise ResultError("the Q# simulator died in a job (out of memory? `dmesg | tail` tells)") from None
+    if not fine:
+        raise ResultError(answer)
+    return answer
+
+
+def _sample(context: "Context", job: tuple[str, int, int, float]) -> dict[str, int]:
+    from qdk import DepolarizingNoise
+
+    expression, shots, seed, depolarizing = job
+    noise = DepolarizingNoise(depolarizing) if depolarizing else None
+    counts = Counter(map(str, context.run(expression, shots, seed=seed, noise=noise)))
+    return dict(sorted(counts.items()))
+
+
+def _estimate(context: "Context", expression: str) -> dict[str, Any]:
+    counts = context.logical_counts(expression)
+    return {"logical": dict(counts), "physical": dict(counts.estimate()["physicalCounts"])}
+
+
+def _state(context: "Context", statements: str) -> list[complex]:
+    context.eval(statements)
+    return list(context.dump_machine().as_dense_state())
+
+
+KINDS: dict[str, Callable[["Context", Any], Any]] = {"sample": _sample, "estimate": _estimate, "state": _state}
+
+
+def _serve(control: socket.socket) -> None:
+    from qdk import Context
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program in front
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
+    context = Context(project_root=str(SOURCES))
+    control.send(b"+")
+    while descriptors := socket.recv_fds(control, 1, 1)[1]:
+        with socket.socket(fileno=descriptors[0]) as channel:
+            if os.fork() == 0:
+                try:
+                    _answer(context, channel)
+                finally:
+                    os._exit(0)
+
+
+def _answer(context: "Context", channel: socket.socket) -> None:
+    with channel.makefile("rwb") as stream:
+        kind, argument = pickle.load(stream)
+        try:
+            reply = True, KINDS[kind](context, argument)
+        except BaseException:  # a panic of qdk is no Exception
+            reply = False, traceback.format_exc()
+        pickle.dump(reply, stream)
+
+
+if __name__ == "__main__":
+    _serve(socket.socket(fileno=0))

@@ -1,0 +1,69 @@
+"""Options that commands share, and numbers as people write them."""
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bramble import UsageError
+from bramble.engine.base import Place
+
+On = Annotated[Place, typer.Option(help="One core, every core of this machine, or the cluster.")]
+Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same numbers, wherever they are computed.")]
+Json = Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON (-: standard output).")]
+Report = Annotated[Path | None, typer.Option(metavar="FOLDER", help="For the result and its pictures.")]
+Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the nodes of the cluster.")]
+RequireAll = Annotated[bool, typer.Option("--require-all", help="Do not go on without a node that is missing.")]
+Compare = Annotated[
+    bool, typer.Option("--compare", help="One core, all cores here, and (--on cluster) the cluster; side by side.")
+]
+Nodes = Annotated[str | None, typer.Option(metavar="N,N,...", help="One timed run on the first N nodes each.")]
+JobTimeout = Annotated[
+    float | None, typer.Option(min=0.1, help="Seconds after which a job is ended, and named as lost (on the cluster).")
+]
+MaxInFlight = Annotated[int | None, typer.Option(min=1, metavar="N", help="Have at most N jobs on the cluster at a time.")]
+Share = Annotated[str | None, typer.Option(metavar="I/N", help="Do only every N-th job, from the I-th on: see --merge.")]
+Merge = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Compute nothing: put together the shares in this folder.")]
+
+OF_ALL: dict[str, tuple[object, object]] = {
+    "on": (On, "cluster"),
+    "compare": (Compare, False),
+    "nodes": (Nodes, None),
+    "json": (Json, None),
+    "report": (Report, None),
+    "timeout": (Timeout, 30.0),
+    "require_all": (RequireAll, False),
+    "job_timeout": (JobTimeout, None),
+    "max_in_flight": (MaxInFlight, None),
+    "share": (Share, None),
+    "merge": (Merge, None),
+}
+"""The options of every command that computes: kind and default by name, as in `bramble.study.runs.Request`."""
+
+
+def whole_number(option: str, text: str, least: int = 1) -> int:
+    """Return a whole number as people write it: 1000000000, 1_000_000_000 or 1e9. Raises UsageError."""
+    try:
+        number = Decimal(text)
+        if number != int(number) or number < least:
+            raise ValueError
+    except (ArithmeticError, ValueError):
+        raise UsageError(f"{option}: {text!r} is not a whole number of at least {least}, such as 1_000_000_000 or 1e9") from None
+    return int(number)
+
+
+def optional_number(option: str, text: str | None) -> int | None:
+    """Return the same for an option that need not be given. Raises UsageError."""
+    return None if text is None else whole_number(option, text)
+
+
+def share_of(text: str) -> tuple[int, int]:
+    """Return which share of how many: 2/8. Raises UsageError."""
+    index, slash, count = text.partition("/")
+    if not slash:
+        raise UsageError(f"--share {text}: it must say which of how many, such as 2/8")
+    numbers = (whole_number("--share", index), whole_number("--share", count))
+    if numbers[0] > numbers[1]:
+        raise UsageError(f"--share {text}: there are only {numbers[1]} shares")
+    return numbers

@@ -1,0 +1,171 @@
+"""What a run says: metrics, lines and a progress bar for people, JSON for programs."""
+
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bramble import UsageError, __version__
+from bramble.engine.outcome import Outcome
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.progress import Progress
+
+
+def speedup(base_seconds: float, seconds: float) -> float:
+    """How many times faster than the base: T(base) / T."""
+    return base_seconds / seconds
+
+
+def efficiency(speedup: float, ratio: float) -> float:
+    """Speed-up per unit of machine; `ratio` is the number of nodes relative to the base run's."""
+    return speedup / ratio
+
+
+def karp_flatt(speedup: float, ratio: float) -> float | None:
+    """The serial fraction that explains a measured speed-up: (1/S - 1/p) / (1 - 1/p); None for p = 1: it has no value.
+
+    A. H. Karp and H. P. Flatt, "Measuring parallel processor performance", Communications of the ACM 33(5), 1990.
+    """
+    return None if ratio == 1 else (1 / speedup - 1 / ratio) / (1 - 1 / ratio)
+
+
+def versions() -> dict[str, str]:
+    """Versions of the caller's Python and of the packages that decide results and timings."""
+    found = {name: metadata.version(name) for name in ("distributed", "numba", "numpy")}
+    return {"bramble": __version__, "python": platform.python_version(), **found}
+
+
+def per_node(outcomes: Iterable[Outcome]) -> dict[str, int]:
+    """Finished jobs by node, sorted by name."""
+    return dict(sorted(Counter(outcome.node for outcome in outcomes if outcome.lost is None).items()))
+
+
+def retried(outcomes: Iterable[Outcome]) -> dict[str, int]:
+    """Return how many jobs were resubmitted from each node, sorted by name."""
+    return dict(sorted(Counter(node for outcome in outcomes for node in outcome.retried).items()))
+
+
+def write_json(record: dict[str, Any], target: str) -> None:
+    """Write a record to a file, whole or not at all, or to standard output (`-`). Raises UsageError if it cannot."""
+    text = json.dumps(record, indent=2) + "\n"
+    if target == "-":
+        sys.stdout.write(text)
+        return
+    path = Path(target)
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as draft:
+            try:
+                draft.write(text)
+                draft.flush()
+                os.fsync(draft.fileno())
+                os.fchmod(draft.fileno(), 0o644)
+                os.replace(draft.name, path)
+            except BaseException:
+                os.unlink(draft.name)
+                raise
+    except OSError as error:
+        raise UsageError(f"the result cannot be written to {target}: {error.strerror}") from None
+
+
+def own_folder(name: str) -> Path:
+    """Return where a report goes that nobody gave a place."""
+    return Path("reports", f"{time.strftime('%Y-%m-%dT%H%M%S')}-{name}")
+
+
+@contextmanager
+def folder(path: Path) -> Iterator[Path]:
+    """A folder for a report, made if it is not there. Raises UsageError if it, or something in it, cannot be written."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        yield path
+    except OSError as error:
+        raise UsageError(f"the report cannot be written to {path}: {error.strerror}") from None
+
+
+def figure(width: float, height: float) -> "Figure":
+    """An empty picture of so many inches. matplotlib is imported only where something is drawn."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=150, layout="constrained")
+
+
+Row = Callable[[Outcome], str]
+"""Makes a line of an outcome."""
+
+
+class Screen:
+    """Lines for people: on standard output, or on standard error when that is taken by `--json -`."""
+
+    def __init__(self, json_target: str | None) -> None:
+        self.stream = sys.stderr if json_target == "-" else sys.stdout
+        self.bar: Progress | None = None
+
+    def say(self, line: str = "") -> None:
+        if self.bar:
+            self.bar.console.print(line, markup=False, highlight=False)
+        else:
+            print(line, file=self.stream, flush=True)
+
+    def follow(self, outcomes: Iterator[Outcome], total: int, label: str, row: Row | None = None) -> list[Outcome]:
+        """Collect the outcomes of a run, showing them as they come: see `watch`."""
+        return list(self.watch(outcomes, total, label, row))
+
+    def watch(
+        self, outcomes: Iterator[Outcome], total: int, label: str, row: Row | None = None
+    ) -> Generator[Outcome, None, None]:
+        """Pass the outcomes of a run on, showing them as they come.
+
+        On a terminal: a progress bar with the jobs done, retried and lost per node. Elsewhere: at most one line per second
+        and one at the end. `row(outcome)`, if given, makes a line of its own for every outcome, instead of the plain lines.
+        """
+        begin = last = time.monotonic()
+        done, retried, lost = Counter[str](), Counter[str](), Counter[str]()
+
+        def state() -> str:
+            words = []
+            for node in sorted({*done, *retried, *lost} - {""}):
+                trouble = [f"{count[node]} {word}" for count, word in ((retried, "retried"), (lost, "lost")) if count[node]]
+                words.append(f"{node} {done[node]}" + (f" ({', '.join(trouble)})" if trouble else ""))
+            return "  ".join([*words, *([f"lost {lost.total()}"] if lost else [])])
+
+        with self._bar(label, total):
+            for count, outcome in enumerate(outcomes, 1):
+                (done if outcome.lost is None else lost)[outcome.node] += 1
+                retried.update(outcome.retried)
+                now = time.monotonic()
+                if self.bar:
+                    self.bar.update(self.bar.task_ids[0], advance=1, state=state())
+                if row:
+                    self.say(row(outcome))
+                elif not self.bar and (now - last >= 1 or count == total):
+                    last = now
+                    self.say(f"{label}: {count}/{total} after {now - begin:.1f} s  {state()}")
+                yield outcome
+
+    @contextmanager
+    def _bar(self, label: str, total: int) -> Iterator[None]:
+        """A progress bar with one task, unless lines do not go to a terminal."""
+        if not self.stream.isatty():
+            yield
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[state]}"))
+        with Progress(*columns, console=Console(file=self.stream), refresh_per_second=4) as bar:
+            bar.add_task(label, total=total, state="")
+            self.bar = bar
+            try:
+                yield
+            finally:
+                self.bar = None

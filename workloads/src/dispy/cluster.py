@@ -1,0 +1,424 @@
+"""The nodes, ready for one computation: what scripts call, and what becomes of their jobs."""
+
+import copy
+import itertools
+import logging
+import pickle
+import queue
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import partial
+from typing import Any, Self
+
+import cloudpickle
+from bramble import BrambleError
+from bramble.engine.account import ATTEMPTS, Account, Job
+from bramble.engine.cluster import Cluster
+from bramble.engine.config import load
+
+from dispy import node as _node
+from dispy.exit import close_at_exit
+from dispy.job import ClusterStatus, DispyJob, DispyNode, NodeAllocate
+from dispy.log import logger
+from dispy.packing import by_value, pack
+
+HOLD = 0.05
+"""Seconds. OctaPi's drip-fed scripts note a job after they have submitted it; one that ended before is lost to them."""
+TIMEOUT = 30.0
+"""Seconds to wait for nodes at the start."""
+SILENCE = 2.0
+"""Seconds without a finished job after which we look whether the nodes still exist."""
+GATHER = 0.005
+"""Seconds in which submitted jobs are gathered: one graph of many costs the scheduler less than many graphs."""
+PATIENCE = 30.0
+"""Seconds without scheduler or node after which jobs are abandoned."""
+IGNORED = frozenset(
+    {
+        *("host", "ip_addr", "dispy_port", "ext_host", "ext_ip_addr", "ipv4_udp_multicast", "client_port", "scheduler_host"),
+        *("dest_path", "recover_file", "ping_interval", "pulse_interval", "poll_interval", "reentrant", "exclusive"),
+        *("secret", "keyfile", "certfile"),
+    }
+)
+"""Arguments of dispy that have no meaning here: how to find nodes, and whom to trust, says the configuration."""
+
+Nodes = str | NodeAllocate | Sequence[str | NodeAllocate | tuple[Any, ...]] | None
+Call = tuple[Callable[..., Any] | None, tuple[Any, ...]]
+
+
+@dataclass(eq=False, kw_only=True)
+class Task(Job):
+    """A job on its way through dask. `nodes` are the names of the only nodes that may run it, if not all may."""
+
+    job: DispyJob
+    arguments: bytes
+    nodes: tuple[str, ...] | None
+    is_cancelled: bool = False
+
+
+class JobCluster:
+    """The nodes, ready for one computation: a function, which gets the arguments of each `submit`.
+
+    `depends`: functions, classes (or objects of one), modules and files that it needs. `job_status` (or `callback`) is called
+    with a job when it ended or has a provisional result, `cluster_status` with (status, node, job). Without a scheduler or a
+    node the script ends here, with one line that says why and exit code 3 (2 when the configuration is wrong).
+    """
+
+    def __init__(
+        self,
+        computation: Callable[..., Any],
+        nodes: Nodes = None,
+        depends: Sequence[Any] = (),
+        job_status: Callable[[DispyJob], Any] | None = None,
+        cluster_status: Callable[[int, DispyNode | None, DispyJob | None], Any] | None = None,
+        *,
+        loglevel: int = logging.INFO,
+        callback: Callable[[DispyJob], Any] | None = None,
+        setup: Callable[..., Any] | None = None,
+        cleanup: Callable[..., Any] | bool = True,
+        **options: Any,
+    ) -> None:
+        logger.setLevel(loglevel)
+        if unknown := sorted(options.keys() - IGNORED):
+            raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {unknown[0]!r}")
+        if not callable(computation):
+            raise TypeError(f"the computation must be a function, is {computation!r}; a program can be started by a function")
+        for option in sorted(options):
+            logger.info("%s= has no meaning on this cluster; its configuration says how to reach it", option)
+        self._name = getattr(computation, "__name__", str(computation))
+        self._uid = uuid.uuid4().hex
+        self._computation = pack(computation, depends, setup, cleanup)
+        self._job_status, self._cluster_status = job_status or callback, cluster_status
+
+        self._engine = _connect()
+        self._account = Account[Task](self._engine)
+        self._dispy_nodes: dict[str, DispyNode] = {}
+        self._only = self._choose(nodes)
+        self.start_time = time.time()
+        self.end_time: float | None = None
+        self._submitted: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
+        self._lock, self._complete, self._open = threading.Lock(), threading.Event(), True
+        self._pending, self._numbers = 0, itertools.count()
+        self._complete.set()
+        self._engine.client.subscribe_topic(_node.TOPIC, self._read_event)
+        for work in (self._submit_gathered, self._collect, self._call_back):
+            threading.Thread(target=work, name=f"dispy {work.__name__}", daemon=True).start()
+        for dispy_node in self._dispy_nodes.values():
+            self._notify(DispyNode.Initialized, dispy_node, None)
+        close_at_exit(self.close)
+
+    # What scripts call.
+
+    def submit(self, *args: Any, **kwargs: Any) -> DispyJob | None:
+        """A new job. `dispy_job_depends` may name functions and classes that only this one needs.
+
+        None, and a line in the log, when the arguments cannot be pickled or the cluster is closed.
+        """
+        return self._submit(None, self._only, args, kwargs)
+
+    def submit_job_id(self, job_id: Any, *args: Any, **kwargs: Any) -> DispyJob | None:
+        """As `submit`; `job.id` is set."""
+        return self._submit(job_id, self._only, args, kwargs)
+
+    def submit_node(self, node: DispyNode | str, *args: Any, **kwargs: Any) -> DispyJob | None:
+        """A job for one node, by its DispyNode, name or address. None, and a line in the log, when there is no such node."""
+        return self.submit_job_id_node(None, node, *args, **kwargs)
+
+    def submit_job_id_node(self, job_id: Any, node: DispyNode | str, *args: Any, **kwargs: Any) -> DispyJob | None:
+        """As `submit_node`; `job.id` is set."""
+        wanted = {node.name} if isinstance(node, DispyNode) else {node}
+        found = tuple(each.name for each in self._dispy_nodes.values() if wanted & {each.name, each.ip_addr})
+        if not found:
+            logger.warning("Invalid node %s; there are %s", *wanted, ", ".join(self._dispy_nodes))
+            return None
+        return self._submit(job_id, found, args, kwargs)
+
+    def cancel(self, job: DispyJob) -> int:
+        """Take a job back: one that has not begun ends as Cancelled, one that runs is killed and ends as Terminated. 0 or -1."""
+        task = self._account.open.get(job._uid or "")
+        if task is None or task.is_cancelled:
+            logger.warning("Job %s is invalid for cancellation!", job.id)
+            return -1
+        task.is_cancelled = True
+        if job.status == DispyJob.Created:
+            self._account.cancel([task])
+            self._finish(task, None)
+        else:
+            self._run_on_workers(_node.stop, task.name)
+        return 0
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until all jobs have ended, and `job_status` has returned for them; False if not after so many seconds."""
+        return self._complete.wait(timeout)
+
+    def __call__(self) -> None:
+        self.wait()
+
+    def name(self) -> str:
+        """The computation's name."""
+        return self._name
+
+    def status(self) -> ClusterStatus:
+        """The nodes, and how many jobs have not ended."""
+        return ClusterStatus(list(self._dispy_nodes.values()), self._pending)
+
+    def print_status(self, wall_time: float | None = None) -> None:
+        """A table of the nodes, the time of all jobs together, and how much shorter the wall clock says it was."""
+        row = " {:>15.15} | {:>5} | {:>7} | {:>8} | {:>13} | {:>7} | {:>7}"
+        heading = row.format("Node", "CPUs", "Jobs", "Sec/Job", "Node Time Sec", "Sent", "Rcvd")
+        print(f"\n{heading}\n{'-' * len(heading)}")
+        nodes, pending = self.status()
+        for each in nodes:
+            mean = each.cpu_time / (each.jobs_done or 1)
+            sizes = _format_bytes(each.tx), _format_bytes(each.rx)
+            print(row.format(each.name, each.cpus, each.jobs_done, f"{mean:.1f}", f"{each.cpu_time:.1f}", *sizes))
+        if pending:
+            print(f"\nJobs pending: {pending}", end="")
+        total = sum(each.cpu_time for each in nodes)
+        wall_time = wall_time or time.time() - self.start_time
+        print(f"\nTotal job time: {total:.3f} sec, wall time: {wall_time:.3f} sec, speedup: {total / wall_time:.3f}\n")
+
+    stats = print_status
+
+    def close(self, timeout: float | None = None, terminate: bool = False) -> bool:
+        """Wait for the jobs (with `terminate`, kill them), let go of the nodes. False if jobs were left after so many seconds."""
+        if not self._open:
+            return True
+        if not terminate and not self._complete.wait(timeout):
+            return False
+        self._open = False
+        for task in (tasks := list(self._account.open.values())):
+            task.is_cancelled = True
+        self._account.cancel(tasks)
+        self._run_on_workers(_node.end, self._uid)
+        for dispy_node in self._dispy_nodes.values():
+            self._notify(DispyNode.Closed, dispy_node, None)
+        self._submitted.put(None)
+        self._account.close()
+        self._calls.put(None)
+        self._engine.close()
+        return True
+
+    shutdown = close
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: Any, *_: object) -> None:
+        self.close(terminate=kind is not None)
+
+    # Between the script and dask.
+
+    def _run_on_workers(self, function: Callable[[str], object], name: str) -> None:
+        """Call a function in every worker that there is."""
+        self._engine.ask(partial(self._engine.client.run, function, name, asynchronous=True, on_error="ignore"))
+
+    def _node_of(self, name: str, ip_addr: str) -> DispyNode:
+        return self._dispy_nodes.setdefault(name, DispyNode(ip_addr, name, 0))
+
+    def _choose(self, nodes: Nodes) -> tuple[str, ...] | None:
+        """Note the nodes there are; return the names of those that were asked for, None for all."""
+        for address, name in sorted(self._engine.workers().items(), key=lambda item: item[1]):
+            self._node_of(name, address.rpartition("://")[2].rpartition(":")[0])
+        for name, threads in self._engine.threads().items():
+            if name in self._dispy_nodes:
+                self._dispy_nodes[name].cpus = threads
+        patterns = list(_patterns(nodes))
+        chosen = tuple(
+            each.name
+            for each in self._dispy_nodes.values()
+            if any(fnmatch(text, pattern) for text in (each.name, each.ip_addr) for pattern in patterns)
+        )
+        if not patterns or len(chosen) == len(self._dispy_nodes):
+            return None
+        if not chosen:
+            logger.info("no node is called %s; all %s are used", " or ".join(patterns), len(self._dispy_nodes))
+            return None
+        self._dispy_nodes = {name: each for name, each in self._dispy_nodes.items() if name in chosen}
+        return chosen
+
+    def _submit(
+        self, job_id: Any, nodes: tuple[str, ...] | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> DispyJob | None:
+        names = {each.__name__: each for each in kwargs.pop("dispy_job_depends", ())}
+        job = DispyJob(job_id, args, kwargs)
+        try:
+            with by_value(names.values()):
+                arguments = cloudpickle.dumps((args, kwargs, names))
+        except Exception as error:
+            logger.warning("Creating job for %r, %r failed: %r", args, kwargs, error)
+            return None
+        if not self._open:
+            logger.warning("the cluster is closed: no job can be submitted")
+            return None
+        job._uid = f"{self._uid}-{next(self._numbers)}"
+        task = Task(name=job._uid, job=job, arguments=arguments, nodes=nodes)
+        with self._lock:
+            self._account.add(task)
+            self._pending += 1
+            self._complete.clear()
+        self._notify(DispyJob.Created, None, job)
+        self._submitted.put(task)
+        return job
+
+    def _submit_gathered(self) -> None:
+        """A thread: give dask what was submitted."""
+        while (task := self._submitted.get()) is not None:
+            time.sleep(GATHER)
+            groups: dict[tuple[str, ...] | None, list[Task]] = {task.nodes: [task]}
+            with suppress(queue.Empty):
+                while (task := self._submitted.get_nowait()) is not None:
+                    groups.setdefault(task.nodes, []).append(task)
+                return
+            for nodes, tasks in groups.items():
+                self._start(tasks, {} if nodes is None else self._engine.workers(nodes))
+
+    def _start(self, tasks: Sequence[Task], workers: Mapping[str, str]) -> None:
+        """Hand jobs to dask, for any node or only for theirs, which have these workers."""
+        nodes = tasks[0].nodes
+        self._account.submit(
+            tasks,
+            partial(_node.work, self._uid, self._computation),
+            [[task.name for task in tasks], [task.arguments for task in tasks]],
+            [f"{self._name}-{task.name}-{task.attempts + 1}" for task in tasks],
+            None if nodes is None else [address for address, node in workers.items() if node in nodes],
+        )
+        self._account.cancel([task for task in tasks if task.is_cancelled])
+
+    def _read_event(self, event: tuple[float, dict[str, Any]]) -> None:
+        """A node says that a job begins, or has a provisional result. (In dask's own thread: nothing here may wait.)"""
+        said = event[1]
+        task = self._account.open.get(said["job"])
+        if task is None or task.is_cancelled:
+            return
+        job = task.job
+        if "result" in said:
+            job.result, job.status = pickle.loads(said["result"]), DispyJob.ProvisionalResult
+            self._calls.put((self._job_status, (copy.copy(job),)))
+        else:
+            job.status, job.start_time, job.ip_addr = DispyJob.Running, said["start"], said["address"]
+        self._notify(job.status, self._node_of(self._engine.node_of(said["node"]), said["address"]), job)
+
+    def _collect(self) -> None:
+        """A thread: fetch what has ended, as many at a time as there are, and see to what has not."""
+        silent_since = time.monotonic()
+        while True:
+            ended = self._account.collect(SILENCE)
+            if self._account.is_closed:
+                return
+            finished = self._account.fetch(ended)
+            for task, reply in finished or []:
+                self._finish(task, reply)
+            for task, error in self._account.errors(ended):
+                self._finish(task, None, f"every node that ran it died: {error!r}")
+            if finished or not self._account.open:
+                silent_since = time.monotonic()
+            else:
+                self._resubmit_or_abandon(time.monotonic() - silent_since)
+
+    def _resubmit_or_abandon(self, silent: float) -> None:
+        """Submit jobs again that nobody has any more; abandon them when that does not help."""
+        workers = self._engine.workers()
+        names = set(workers.values())
+        for task in list(self._account.open.values()):
+            if task.future is None or task.is_cancelled:
+                continue
+            able = bool(names if task.nodes is None else names.intersection(task.nodes))
+            if able and (task.is_forgotten or not task.has_worker(workers)) and task.attempts <= ATTEMPTS:
+                logger.info("job %s is started again", task.job.id)
+                task.job.status = DispyJob.Created
+                self._start([task], workers)
+            elif not able and silent > PATIENCE:
+                self._finish(task, None, f"no node was there to run it for {PATIENCE:g} s")
+
+    def _finish(self, task: Task, reply: _node.Reply | None, why: str | None = None) -> None:
+        """A job has ended: with a reply of the node; or Abandoned, and `why`; or Cancelled."""
+        job = task.job
+        if self._job_status:
+            time.sleep(max(0.0, job.submit_time + HOLD - time.time()))
+        if not self._account.end(task):
+            return
+        dispy_node, exception = None, why
+        status = DispyJob.Abandoned if why else DispyJob.Cancelled
+        if reply:
+            dispy_node = self._node_of(self._engine.node_of(reply.worker), reply.address)
+            dispy_node.jobs_done += 1
+            dispy_node.cpu_time += reply.end - reply.start
+            dispy_node.tx += len(task.arguments)
+            dispy_node.rx += len(reply.result or b"") + len(reply.stdout) + len(reply.stderr)
+            dispy_node.update_time = time.time()
+            job.ip_addr, job.start_time, job.end_time = reply.address, reply.start, reply.end
+            job.stdout, job.stderr, exception = reply.stdout, reply.stderr, reply.exception
+            status = DispyJob.Terminated if exception else DispyJob.Finished
+            try:
+                job.result = None if reply.result is None else pickle.loads(reply.result)
+            except Exception as error:
+                status, exception = DispyJob.Terminated, f"the result cannot be read here: {error!r}"
+            if task.is_cancelled and exception:
+                exception = "the job was cancelled while it ran"
+        elif why:
+            logger.warning("job %s is abandoned: %s", job.id, why)
+        job.exception, job.status = exception, status
+        job._uid = None
+        self._notify(status, dispy_node, job)
+        if self._job_status:
+            self._calls.put((self._job_status, (job,)))
+            self._calls.put((self._count_down, ()))
+        else:
+            self._count_down()
+        job.finish.set()
+
+    def _count_down(self) -> None:
+        with self._lock:
+            self._pending -= 1
+            if not self._pending:
+                self.end_time = time.time()
+                self._complete.set()
+
+    def _notify(self, status: int, dispy_node: DispyNode | None, job: DispyJob | None) -> None:
+        if self._cluster_status:
+            self._calls.put((self._cluster_status, (status, dispy_node, copy.copy(job))))
+
+    def _call_back(self) -> None:
+        """A thread: call the script's own functions, one after the other."""
+        while (call := self._calls.get()) is not None:
+            function, arguments = call
+            try:
+                if function:
+                    function(*arguments)
+            except Exception:
+                logger.exception("%s failed", getattr(function, "__name__", function))
+
+
+class SharedJobCluster(JobCluster):
+    """The same: the scheduler here serves any number of scripts at once."""
+
+
+def _connect() -> Cluster:
+    """Return the cluster. Ends the script, with one line on standard error, when there is none."""
+    try:
+        return Cluster(load(), TIMEOUT, False, lambda line: logger.warning("%s", line))
+    except BrambleError as error:
+        print(f"dispy: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+
+
+def _patterns(nodes: Nodes) -> Iterator[str]:
+    """The names and addresses in dispy's `nodes`: one or many of a string, a tuple (host, port, CPUs) or a NodeAllocate."""
+    for each in [nodes] if isinstance(nodes, str | NodeAllocate) else nodes or ():
+        host = each.host if isinstance(each, NodeAllocate) else each if isinstance(each, str) else each[0]
+        yield host.replace("\\", "")  # OctaPi writes '192.168.1.\*', as if it were a regular expression
+
+
+def _format_bytes(size: float) -> str:
+    for unit in "BKMG":
+        if size < 1024 or unit == "G":
+            break
+        size /= 1024
+    return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"

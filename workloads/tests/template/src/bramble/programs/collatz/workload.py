@@ -1,0 +1,55 @@
+"""`bramble collatz`."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from bramble.study.options import whole_number
+from bramble.study.workload import Workload
+
+if TYPE_CHECKING:
+    from bramble.study.program import Program, Run
+
+
+def check(record: dict[str, Any]) -> None:
+    """Raise ResultError when the start does not take so many steps here."""
+    from bramble import ResultError
+    from bramble.programs.collatz import steps
+
+    if steps(record["start"]) != record["steps"]:
+        raise ResultError(
+            f"{record['start']} takes {steps(record['start'])} steps, not {record['steps']}: a node computes wrongly"
+        )
+
+
+def collatz(
+    upper: Annotated[str, typer.Option(metavar="N", help="The largest start.")] = "1e6",
+) -> "Program":
+    """The longest of Collatz's sequences."""
+    # A command imports what computes when it is called: `bramble --help` stays quick on a small node.
+    from bramble.programs.collatz import Interval, longest
+    from bramble.study.program import Program
+
+    last = whole_number("--upper", upper)
+    size = -(-last // 64)
+    jobs = [Interval(lower, min(lower + size - 1, last)) for lower in range(1, last + 1, size)]
+
+    def compute(run: "Run") -> tuple[int, int]:
+        return max(run.map(longest, jobs), key=lambda found: (found[0], -found[1]))
+
+    return Program(
+        "collatz",
+        [longest],
+        compute,
+        describe=lambda found: {"steps": found[0], "start": found[1]},
+        tell=lambda found: f"{found[1]} takes {found[0]} steps, the most up to {last}",
+        parameters={"upper": last},
+        check=check,
+    )
+
+
+def comparison(seconds: float) -> "Program":
+    """The longest of Collatz's sequences: plain Python, with jobs that are nearly equal."""
+    return collatz(str(max(1000, round(100_000 * seconds))))
+
+
+WORKLOAD = Workload(programs=(collatz,), comparisons={"collatz": comparison})

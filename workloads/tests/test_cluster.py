@@ -1,0 +1,340 @@
+"""The cluster for real: processes, dask, mutual TLS; and what happens when parts of it die."""
+
+import json
+import os
+import pickle
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import distributed
+import pytest
+from bramble import ClusterError, ResultError, UsageError
+from bramble.engine import cluster_map, connection, places
+from bramble.engine.base import Engine
+from bramble.engine.cluster import Cluster
+from bramble.engine.outcome import Outcome, call_on_worker
+from bramble.programs.compute.kernel import nap
+from bramble.programs.pi.montecarlo import chunks, count_inside
+from bramble.study import report
+
+from .conftest import Bramble, LoopbackCluster, wait_until, write_config
+from .faults import misbehave
+
+pytestmark = pytest.mark.timeout(90)
+
+
+@pytest.fixture
+def engine(cluster: LoopbackCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    monkeypatch.setenv("BRAMBLE_CONFIG", str(cluster.config))
+    with places.connect("cluster") as engine:
+        yield engine
+
+
+@pytest.fixture
+def fragile_engine(fragile_cluster: LoopbackCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    monkeypatch.setenv("BRAMBLE_CONFIG", str(fragile_cluster.config))
+    monkeypatch.setattr(cluster_map, "SILENCE", 0.5)
+    monkeypatch.setattr(connection, "ANSWER_TIMEOUT", 2.0)
+    with places.connect("cluster") as engine:
+        engine.warm_up(nap)
+        yield engine
+
+
+def ends(outcomes: list[Outcome]) -> list[int]:
+    return sorted(outcome.index for outcome in outcomes)
+
+
+def breaking(outcomes: Iterator[Outcome], node: str, accident: Callable[[], None] | None) -> list[Outcome]:
+    """Collect the outcomes; when the first comes from this node, have an accident."""
+    seen = []
+    for outcome in outcomes:
+        seen.append(outcome)
+        if accident and outcome.node == node:
+            accident()
+            accident = None
+    return seen
+
+
+def test_sixteen_jobs(bramble: Bramble, cluster: LoopbackCluster, tmp_path: Path) -> None:
+    result = bramble("compute", "--scale", "0.02", "--compare", "--report", str(tmp_path))
+    assert result.returncode == 0, result
+    record = json.loads((tmp_path / "compute.json").read_text())
+    assert {path.name for path in tmp_path.iterdir()} == {"compute.json", "compute.png", "compute-speedup.png"}
+    assert [run["on"] for run in record["runs"]] == ["local", "workstation", "cluster"]
+    assert record["lost"] == 0 and record["on"] == "cluster"
+    assert record["per_node"].keys() == set(cluster.nodes) and sum(record["per_node"].values()) == 16
+    assert sorted(row["job"] for row in record["results"]) == list(range(16))
+    assert record["speedup"] > 3  # six slots
+
+
+def test_pi_is_the_same_everywhere(bramble: Bramble) -> None:
+    counts = set()
+    for place, extra in [("local", []), ("workstation", []), ("cluster", []), ("cluster", ["--nodes", "1,3"])]:
+        result = bramble("pi", "--points", "3e6", "--chunk", "70_001", "--on", place, "--json", "-", *extra)
+        assert result.returncode == 0, result
+        record = json.loads(result.stdout)
+        counts.add(record["inside"])
+    assert len(counts) == 1
+    assert [run["nodes"] for run in record["runs"]] == [1, 3]
+    assert record["runs"][0]["per_node"].keys() == {"pi-01"}
+    assert record["runs"][1]["efficiency"] == pytest.approx(record["runs"][1]["speedup"] / 3)
+
+
+def test_nodes(bramble: Bramble, cluster: LoopbackCluster) -> None:
+    record = json.loads(bramble("nodes", "--json", "-").stdout)
+    assert record["nodes"].keys() == set(cluster.nodes)
+    assert all(node["threads"] == 2 for node in record["nodes"].values())
+    assert "pi-01  2 jobs at once" in bramble("nodes").stdout
+
+
+def test_first_nodes_only(engine: Engine) -> None:
+    with pytest.raises(UsageError, match=r"4 nodes .* 3 are there: pi-01, pi-02, pi-03"):
+        places.first_nodes(engine, 4)
+    chosen = places.first_nodes(engine, 2)
+    assert chosen == ("pi-01", "pi-02")
+    outcomes = list(engine.map(nap, [0.05] * 12, chosen))
+    assert ends(outcomes) == list(range(12))
+    assert {outcome.node for outcome in outcomes} == set(chosen)
+
+
+def unfinished(dask_scheduler: distributed.Scheduler) -> int:
+    """How many tasks the scheduler has that did not end."""
+    states: list[str] = [task.state for task in dask_scheduler.tasks.values()]
+    return sum(state not in ("memory", "released", "forgotten") for state in states)
+
+
+def test_jobs_in_flight_are_limited(cluster: LoopbackCluster, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never more than five are on the cluster, all end, and in one go there are more."""
+    monkeypatch.setenv("BRAMBLE_CONFIG", str(cluster.config))
+
+    def most(engine: Engine) -> int:
+        assert isinstance(engine, Cluster)
+        there: list[int] = []
+        for _ in engine.map(time.sleep, [0.02] * 40):
+            there.append(engine.client.run_on_scheduler(unfinished))
+        assert len(there) == 40
+        return max(there)
+
+    with places.connect("cluster", max_in_flight=5) as limited:
+        assert most(limited) <= 5
+    assert most(engine) > 5
+
+
+def test_no_jobs_is_no_trouble(engine: Engine) -> None:
+    assert list(engine.map(nap, [])) == []
+
+
+def test_a_raising_job(engine: Engine) -> None:
+    with pytest.raises(ResultError, match=r"(?s)job 1 failed on pi-0\d with argument -1:.*Traceback.*in nap"):
+        list(engine.map(nap, [0, -1]))
+    assert len(list(engine.map(nap, [0] * 4))) == 4  # and the cluster is fit for the next run
+
+
+def test_a_kernel_that_nodes_cannot_import(engine: Engine) -> None:
+    def kernel(argument: int) -> int:
+        return argument
+
+    kernel.__module__ = "bramble.not_there"
+    with pytest.raises(ClusterError, match=r"pi-0\d cannot import bramble.not_there.*--tags worker --limit pi-0\d"):
+        engine.warm_up(kernel)
+
+
+def test_a_missing_node(bramble: Bramble, cluster: LoopbackCluster) -> None:
+    config = cluster.folder / "more.toml"
+    write_config(config, cluster.address, [*cluster.nodes, "pi-04", "pi-05"])
+    result = bramble("compute", "--scale", "0", "--timeout", "1", config=config)
+    assert result.returncode == 0
+    assert "pi-04,pi-05 did not report" in result.stdout and "--limit pi-04,pi-05" in result.stdout
+    strict = bramble("compute", "--scale", "0", "--timeout", "1", "--require-all", config=config)
+    assert strict.returncode == 3 and "pi-04,pi-05" in strict.stderr and "Traceback" not in strict.stderr
+
+
+def test_no_certificate_no_entry(cluster: LoopbackCluster) -> None:
+    context = ssl.create_default_context(cafile=str(cluster.folder / "ca.pem"))
+    context.check_hostname = False
+    with (
+        pytest.raises(ssl.SSLError),
+        socket.create_connection(("127.0.0.1", cluster.port), timeout=5) as plain,
+        context.wrap_socket(plain) as wrapped,
+    ):
+        wrapped.recv(1)
+
+
+def test_ctrl_c_frees_the_cluster(cluster: LoopbackCluster, engine: Engine) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bramble", "compute", "--scale", "0.2", "--jobs", "60"],
+        env=cluster.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    while not process.stdout.readline().strip().startswith("job"):
+        pass
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=15)
+    assert process.returncode == 130 and "stopped" in errors and "Traceback" not in errors
+    begin = time.monotonic()
+    assert len(list(engine.map(nap, [0] * 6))) == 6
+    assert time.monotonic() - begin < 10  # the 50 jobs that had not started are gone
+
+
+def test_a_killed_worker_costs_no_job(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
+    jobs = fragile_engine.map(nap, [0.25] * 24)
+    outcomes = breaking(jobs, "pi-02", lambda: fragile_cluster.kill("pi-02"))
+    assert ends(outcomes) == list(range(24))
+    assert all(outcome.lost is None for outcome in outcomes)
+    assert {outcome.node for outcome in outcomes} == {"pi-01", "pi-02"}
+    retried = report.retried(outcomes)
+    assert retried.keys() == {"pi-02"} and 1 <= retried["pi-02"] <= 24  # the two that ran, and what had been handed out
+
+
+def test_a_node_that_comes_back_elsewhere_finishes(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
+    """All jobs are bound to one node; its worker dies and comes back on another port."""
+
+    def restart() -> None:
+        fragile_cluster.kill("pi-01")
+        fragile_cluster.start("pi-01")
+
+    outcomes = breaking(fragile_engine.map(nap, [0.3] * 8, ["pi-01"]), "pi-01", restart)
+    assert ends(outcomes) == list(range(8))
+    assert {(outcome.node, outcome.lost) for outcome in outcomes} == {("pi-01", None)}
+
+
+def test_jobs_without_a_node_are_named_as_lost(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
+    assert isinstance(fragile_engine, Cluster)
+    fragile_engine.timeout = 1
+    jobs = fragile_engine.map(nap, [0.3] * 8, ["pi-01"])
+    outcomes = breaking(jobs, "pi-01", lambda: fragile_cluster.kill("pi-01"))
+    assert ends(outcomes) == list(range(8))
+    lost = [outcome.lost for outcome in outcomes if outcome.lost]
+    assert lost and all("pi-01" in reason for reason in lost)
+
+
+def test_a_lost_scheduler_ends_the_run(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
+    assert isinstance(fragile_engine, Cluster)
+    fragile_engine.timeout = 1
+    outcomes = breaking(fragile_engine.map(nap, [0.3] * 12), "pi-02", lambda: fragile_cluster.kill("scheduler"))
+    assert ends(outcomes) == list(range(12))
+    assert any(outcome.lost for outcome in outcomes)
+
+
+def test_a_restarted_scheduler_costs_no_job(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
+    """It forgets everything; its workers are started again as systemd would."""
+    assert isinstance(fragile_engine, Cluster)
+    said: list[str] = []
+    fragile_engine.say = said.append
+
+    def restart() -> None:
+        for name in ("scheduler", "pi-01", "pi-02"):
+            fragile_cluster.kill(name)
+            fragile_cluster.start(name)
+
+    outcomes = breaking(fragile_engine.map(nap, [0.3] * 16), "pi-02", restart)
+    assert ends(outcomes) == list(range(16))
+    assert all(outcome.lost is None for outcome in outcomes)
+    assert said and re.fullmatch(r"the scheduler went away and came back; \d+ unfinished jobs are submitted again", said[0])
+
+
+@pytest.fixture
+def watched_engine(watched_cluster: LoopbackCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    monkeypatch.setenv("BRAMBLE_CONFIG", str(watched_cluster.config))
+    monkeypatch.setattr(cluster_map, "SILENCE", 0.5)
+    with places.connect("cluster", job_timeout=2) as engine:
+        assert isinstance(engine, Cluster)
+        wait_until(lambda: engine.slots() == 4)
+        yield engine
+
+
+def test_a_job_that_eats_all_memory_is_the_only_one_lost(watched_engine: Cluster) -> None:
+    """Each time it takes its process down, the job beside it goes too: that one must not be taken for guilty."""
+    arguments: list[float | str] = [0.3] * 16
+    arguments[1] = "eat"
+    watched_engine.job_timeout = None
+    outcomes = list(watched_engine.map(misbehave, arguments))
+    assert ends(outcomes) == list(range(16))
+    (lost,) = [outcome for outcome in outcomes if outcome.lost]
+    assert lost.index == 1 and "every worker that ran it died, pi-01 the last" in str(lost.lost)
+    assert lost.retried.count("pi-01") >= 2
+
+
+def test_a_job_that_never_ends_is_ended_and_the_only_one_lost(watched_engine: Cluster) -> None:
+    arguments: list[float | str] = [0.5] * 16
+    arguments[5] = "hang"
+    outcomes = list(watched_engine.map(misbehave, arguments))
+    assert ends(outcomes) == list(range(16))
+    (lost,) = [outcome for outcome in outcomes if outcome.lost]
+    assert lost.index == 5 and lost.lost == "it ran on pi-01 for more than 2 s (--job-timeout) and was ended"
+    wait_until(lambda: watched_engine.slots() == 4)
+    # The process is a new one: all four slots are free.
+    begin = time.monotonic()
+    assert len(list(watched_engine.map(misbehave, [0.5] * 4))) == 4
+    assert time.monotonic() - begin < 10
+
+
+def test_a_process_that_loses_its_connection_is_started_anew(watched_cluster: LoopbackCluster, watched_engine: Cluster) -> None:
+    """It alone. But when a nanny ends, the other goes too: systemd starts both, and the node has not half of its slots."""
+
+    def cut(dask_worker: distributed.Worker) -> int:
+        stream = dask_worker.batched_stream
+        assert stream is not None and stream.comm is not None
+        dask_worker.loop.call_later(0.2, stream.comm.abort)
+        return os.getpid()
+
+    pids = watched_engine.client.run(os.getpid)
+    first, second = sorted(pids)
+    watched_engine.client.run(cut, workers=[first])
+    wait_until(lambda: {*watched_engine.client.run(os.getpid).values()} - {pids[first], pids[second]} != set())
+    assert pids[second] in watched_engine.client.run(os.getpid).values()
+    assert watched_cluster.processes["pi-01"].poll() is None
+
+    watched_engine.client.retire_workers(sorted(watched_engine.workers())[:1])
+    watched_cluster.processes.pop("pi-01").wait(timeout=30)
+
+
+def test_tasks_are_small(engine: Engine) -> None:
+    """A kernel travels as a name: the code of a chunk's task must not be in it."""
+    task = pickle.dumps((call_on_worker, pickle.dumps((count_inside, chunks(10**9, 10**7, 0)[3]))))
+    assert len(task) < 250
+
+
+def test_a_drained_node_ends_its_jobs_and_is_then_stopped(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
+    """None of the jobs is lost; those that it had not begun are done by the other."""
+    assert isinstance(fragile_engine, Cluster)
+    (address,) = fragile_engine.workers(["pi-02"])
+
+    def drain_and_stop() -> None:
+        with places.connect_to([], 20) as cluster:
+            assert cluster.heartbeats([address])[address][1] > 0
+            assert cluster.drain("pi-02")
+            assert cluster.heartbeats([address])[address][1] == 0
+            assert cluster.drained() == {"pi-02"}
+        fragile_cluster.kill("pi-02")
+
+    outcomes = breaking(fragile_engine.map(nap, [0.5] * 20), "pi-02", drain_and_stop)
+    assert ends(outcomes) == list(range(20)) and all(outcome.lost is None for outcome in outcomes)
+
+
+def test_drain_and_prove(bramble: Bramble) -> None:
+    proved = bramble("prove", "pi-02")
+    assert proved.returncode == 0 and proved.stdout.startswith("pi-02 computes: 784870 of"), proved
+    missing = bramble("prove", "pi-09", "--timeout", "1")
+    assert missing.returncode == 3 and "pi-09 did not report" in missing.stderr
+    absent = bramble("drain", "pi-09")
+    assert absent.returncode == 0 and "nothing to do" in absent.stdout
+
+
+def test_jobs_that_do_not_end_in_time_are_said(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
+    assert isinstance(fragile_engine, Cluster)
+    jobs = fragile_engine.client.map(time.sleep, [3.0] * 4, pure=False)
+    addresses = list(fragile_engine.workers(["pi-01"]))
+    wait_until(lambda: any(busy for _, busy in fragile_engine.heartbeats(addresses).values()))
+    with places.connect_to([], 0.5) as cluster, pytest.raises(ResultError, match=r"pi-01 still runs jobs after 0.5 s"):
+        cluster.drain("pi-01")
+    fragile_cluster.kill("pi-01")
+    del jobs

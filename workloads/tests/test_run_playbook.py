@@ -1,0 +1,61 @@
+"""playbooks/run.yml for real, with this machine as the client: the command, a cluster, and the report that comes back."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import LoopbackCluster
+
+pytestmark = pytest.mark.timeout(180)
+ROOT = Path(__file__).parents[2]
+OVERLAY = "client:\n  vars: {ansible_connection: local, ansible_remote_tmp: %s, validate_keys: false}\n"
+
+
+@pytest.fixture
+def play(cluster: LoopbackCluster, tmp_path: Path):  # type: ignore[no-untyped-def]
+    """Run the playbook with variables; its output, and the folder where the report should be."""
+    command = tmp_path / "bin/bramble"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m bramble "$@"\n')
+    command.chmod(0o755)
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    (tmp_path / "overlay.yml").write_text(OVERLAY % (tmp_path / "ansible"))
+    environment = cluster.environment() | {"PATH": f"{command.parent}:{os.environ['PATH']}", "TMPDIR": str(temporary)}
+    environment["ANSIBLE_STRATEGY"] = "mitogen_linear"  # quicker
+
+    def run(code: int, **variables: str) -> tuple[str, Path]:
+        report = tmp_path / "report"
+        sources = ("inventory/hosts.yml", tmp_path / "overlay.yml", "inventory/active.yml")
+        arguments = [*(f"--inventory={source}" for source in sources), "playbooks/run.yml"]
+        arguments += ["-e", json.dumps({"run_report_dir": str(report), **variables})]
+        playbook = Path(sys.executable).with_name("ansible-playbook")
+        done = subprocess.run([playbook, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert (done.returncode == 0) == (code == 0), done.stdout + done.stderr
+        # What was made on the client is gone.
+        assert not list(temporary.glob("bramble-*"))
+        return done.stdout, report
+
+    return run
+
+
+def test_a_report_comes_back(play) -> None:  # type: ignore[no-untyped-def]
+    said, report = play(0, workload="quantum", workload_args="ghz --qubits 3 --shots 300")
+    assert "GHZ state of 3 qubits" in said and f"The report is in {report}" in said
+    assert sorted(path.name for path in report.iterdir()) == ["quantum.json", "quantum.png"]
+    assert json.loads((report / "quantum.json").read_text())["on"] == "cluster"
+
+
+def test_a_run_without_a_result(play) -> None:  # type: ignore[no-untyped-def]
+    said, report = play(1, workload="quantum", workload_args="shor --number 17")
+    assert "bramble quantum ended with 2. bramble: --number 17 is prime" in said.replace("\n", " ")
+    assert not report.exists()
+
+
+def test_a_workload_that_does_not_exist(play) -> None:  # type: ignore[no-untyped-def]
+    said, _ = play(1, workload="pie")
+    assert "There is no workload pie. These exist: " in said and "compare, compute, " in said
