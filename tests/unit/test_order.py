@@ -63,8 +63,8 @@ def check_order(root: Path) -> None:
     # swap.yml and upgrade.yml: one loop over the list.
     (loop,) = included(root / "playbooks/tasks/node.yml")
     assert loop["loop"] == "{{ node_roles | default(cluster_roles) }}"
-    (role,) = included(root / "playbooks/tasks/role.yml")
-    assert role["ansible.builtin.include_role"] == {"name": f"{{{{ {loop['loop_control']['loop_var']} }}}}"}
+    (inner,) = included(root / "playbooks/tasks/role.yml")
+    assert inner["ansible.builtin.include_role"] == {"name": f"{{{{ {loop['loop_control']['loop_var']} }}}}"}
     for playbook, given in (("upgrade", ""), ("swap", "{{ cluster_roles if profile_name == 'base' else cluster_node_roles }}")):
         nodes = [task for task in included(root / f"playbooks/{playbook}.yml") if "tasks/node.yml" in task.values()]
         assert nodes[-1].get("vars", {}).get("node_roles", "") == given
