@@ -1,4 +1,4 @@
-"""What is wrong with an inventory, said before any node is touched."""
+"""The inventory: what is wrong with it, and what playbooks and roles derive from it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HOSTNAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 # In place of ansible.utils.nthhost and ipaddr: every task needs its node's address, and loading those costs each 0.1 s of a core.
 def address_in(subnet: str, number: int) -> str:
-    """The address so many after the subnet's own, for an IPv4 network as ADDRESS/PREFIX; empty where there is none such."""
+    """Return the IPv4 address at an offset from the network address of ADDRESS/PREFIX; empty if there is none."""
     try:
         return str(ipaddress.IPv4Network(subnet)[int(number)])
     except (ValueError, IndexError):
@@ -23,7 +23,7 @@ def address_in(subnet: str, number: int) -> str:
 
 
 def prefix_of(subnet: str) -> int:
-    """The prefix length of a network given as ADDRESS/PREFIX; -1 if it is none."""
+    """Return the prefix length of a network given as ADDRESS/PREFIX; -1 if it is not a network."""
     try:
         return ipaddress.IPv4Network(subnet).prefixlen
     except ValueError:
@@ -191,7 +191,7 @@ def part_hosts(part: str, state: str, groups: Mapping[str, Iterable[str]], hostv
 
 
 def host_pattern(pattern: str) -> str:
-    """Return a host pattern as it is; a play that writes its hosts with this filter loads the collection's filters."""
+    """Return a host pattern unchanged; a play that writes its hosts with this filter loads the collection's filters."""
     return pattern
 
 

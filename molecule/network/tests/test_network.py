@@ -10,6 +10,7 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator
+from functools import partial
 
 from functools import partial
 import pytest
