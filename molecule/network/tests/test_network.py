@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from functools import partial
 
-from functools import partial
 import pytest
 
 from tests.support.nodes import scenario
