@@ -47,15 +47,8 @@ def nodes_of_the_demo() -> None:
     os.environ["NODES"] = str(len(SERVERS))
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group the tests that share a cluster, for `--dist loadgroup`: those of a file; each scenario of Molecule by itself."""
-    for item in items:
-        if item.path.parent == Path(__file__).parent:
-            is_scenario = item.path.name == SCENARIOS
-            parameters = item.callspec.id if isinstance(item, pytest.Function) and is_scenario else ""
-            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {parameters}"))
-    # The longest first.
+    """Put the scenarios of Molecule first: with two files at once they take as long as all the others."""
     items.sort(key=lambda item: item.path.name != SCENARIOS)
 
 
