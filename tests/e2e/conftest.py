@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.support import ROOT, rehearsal
 from tests.support.nodes import booted, build_bookworm, stranger, switch, told
@@ -47,8 +49,26 @@ def nodes_of_the_demo() -> None:
     os.environ["NODES"] = str(len(SERVERS))
 
 
+class ClusterScheduling(LoadScopeScheduling):
+    """Gives tests that share a cluster to one process: those of a file, and each scenario of Molecule by itself.
+
+    xdist_group does not work: pytest-xdist 3.8.0 appends the group to Item._nodeid, which pytest 9.2 does not read.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        """Return the name of the unit of work that a test belongs to."""
+        file = nodeid.partition("::")[0]
+        return nodeid if Path(file).name == SCENARIOS else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ClusterScheduling:
+    """Return the scheduler, whatever --dist says."""
+    return ClusterScheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the scenarios of Molecule first: with two files at once they take as long as all the others."""
+    """Put the scenarios of Molecule first, as they take longest."""
     items.sort(key=lambda item: item.path.name != SCENARIOS)
 
 

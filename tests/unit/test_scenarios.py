@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.e2e.conftest import ClusterScheduling
 from tests.support import ROOT
 
 SCENARIOS = sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.yml"))
@@ -46,3 +47,10 @@ def test_no_two_scenarios_share_a_cluster() -> None:
 def test_a_cluster_has_the_name_of_its_scenario(scenario: str) -> None:
     (path,) = (ROOT / "molecule" / scenario / "inventory/group_vars/all").iterdir()
     assert yaml.safe_load(path.read_text())["cluster_name"] == f"molecule-{scenario}"
+
+
+def test_each_scenario_has_a_lane_and_other_tests_share_that_of_their_file() -> None:
+    scenario, other = "tests/e2e/test_molecule.py::test_molecule[swap]", "tests/e2e/test_ops.py"
+    scheduling = object.__new__(ClusterScheduling)
+    assert scheduling._split_scope(scenario) == scenario
+    assert {scheduling._split_scope(f"{other}::test_{name}") for name in "ab"} == {other}
