@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
+from tests.support import ROOT
+from tests.support.local_play import run_locally
 
 
 def group_vars(root: Path) -> dict[str, Any]:
@@ -97,12 +99,32 @@ def test_who_imports_a_part_validates_first() -> None:
     for path in (ROOT / "playbooks").glob("*.yml"):
         names = [play["ansible.builtin.import_playbook"] for play in imported(path)]
         parts = [name for name in names if name.startswith("parts/")]
-        # microk8s.yml validates, then imports this.
-        if parts and path.stem != "microk8s_present":
+        if parts:
             assert parts[0] == "parts/validate.yml", path
+
+
+@pytest.mark.parametrize(
+    "state, part, refused", [("absent", "present", True), ("present", "absent", True), ("absent", "absent", False)]
+)
+def test_a_state_in_the_inventory_does_not_run_the_part_of_the_other(
+    tmp_path: Path, state: str, part: str, refused: bool
+) -> None:
+    tasks = [{"ansible.builtin.import_tasks": str(ROOT / "playbooks/tasks/check_state.yml"), "vars": {"part_state": part}}]
+    book = tmp_path / "play.yml"
+    book.write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "vars": {"cluster_state": state}, "tasks": tasks}]))
+    run = run_locally(book, {})
+    assert (run.returncode != 0) == refused, run.stdout
+    assert refused == (f"Nothing was changed. Run it again with -e cluster_state={state}" in " ".join(run.stdout.split()))
+
+
+@pytest.mark.parametrize("state", ["present", "absent"])
+@pytest.mark.parametrize("name", ["isolated_lab", "microk8s"])
+def test_a_part_that_was_chosen_by_the_command_line_checks_the_state_first(name: str, state: str) -> None:
+    first = yaml.safe_load((ROOT / f"playbooks/parts/{name}_{state}.yml").read_text())[0]["tasks"][0]
+    assert first["ansible.builtin.import_tasks"] == "../tasks/check_state.yml"
+    assert first["vars"] == {"part_state": state} and first["tags"] == ["always"]
 
 
 def test_typed_playbooks_say_how_they_are_typed() -> None:
     for path in (ROOT / "playbooks").glob("*.yml"):
-        if path.stem not in ("microk8s_present", "microk8s_absent"):
-            assert f"playbooks/{path.name}" in path.read_text(), path
+        assert f"playbooks/{path.name}" in path.read_text(), path
