@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.support import ROOT
 from tests.support.web import Site
 
 from .conftest import Run
 from .test_image_catalog import entry, put
 from .test_order import check_order
 
-ROOT = Path(__file__).parents[2]
 COPIED = ("ansible.cfg", "galaxy.yml", "images", "inventory", "meta", "playbooks", "plugins", "roles")
 
 

@@ -28,9 +28,9 @@ from ansible_collections.bramble.cluster.plugins.module_utils.card.workbench imp
 )
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 
+from tests.support import ROOT
 from tests.support.tiny_image import BOOT_START, ROOT_START
 
-ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent / "identity"
 HASH = "$y$j9T$0123456789abcdef$0123456789abcdefghijklmnopqrstuvwxyzABCDEFG"
 CASES: list[dict[str, Any]] = [

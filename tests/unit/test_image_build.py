@@ -45,7 +45,8 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.error import 
 from hypothesis import given
 from hypothesis import strategies as st
 
-ROOT = Path(__file__).parents[2]
+from tests.support import ROOT
+
 SOURCE = ROOT / "images/debian"
 
 

@@ -20,7 +20,8 @@ from ansible_collections.bramble.cluster.plugins.lookup.login_problems import lo
 from hypothesis import given
 from hypothesis import strategies as st
 
-ROOT = Path(__file__).parents[2]
+from tests.support import ROOT
+
 GROUPS = ["cluster", "client", "servers", "scheduler", "worker", "spare", "active"]
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support import ROOT
+from tests.support.local_play import run_locally
 
 from .test_isolated_lab import phase, tried
 
@@ -35,17 +34,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "phases": [phase("before", tried(reached=True), 9), phase("isolated", tried())],
         "found": [{"name": "", "address": "10.0.0.7", "verdict": "unknown", "note": "<b>"}],
     }
-    command: list[str | Path] = [
-        Path(sys.executable).with_name("ansible-playbook"),
-        "-i",
-        "localhost,",
-        "-c",
-        "local",
-        "-e",
-        json.dumps(given),
-    ]
-    command.append(ROOT / "tests/unit/lookups/evaluate.yml")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_locally(ROOT / "tests/unit/lookups/evaluate.yml", given)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 

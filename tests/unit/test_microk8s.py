@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import ROOT
+from tests.support.local_play import run_locally
 from tests.support.microk8s_snap import build
 
 from .conftest import Run
@@ -372,17 +371,7 @@ def test_images_are_imported_once(tmp_path: Path) -> None:
             file.addfile(info, io.BytesIO(data))
         log.write_text("")
         given = {"__microk8s_image": str(tar), "__microk8s_command": str(microk8s), "__microk8s_own": {"snaps": {"microk8s": {}}}}
-        command: list[str | Path] = [
-            Path(sys.executable).with_name("ansible-playbook"),
-            "-i",
-            "localhost,",
-            "-c",
-            "local",
-            "-e",
-            json.dumps(given),
-        ]
-        command += ["-e", "ansible_become=false", ROOT / "tests/unit/microk8s/image.yml"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        done = run_locally(ROOT / "tests/unit/microk8s/image.yml", {**given, "ansible_become": False})
         assert done.returncode == 0, done.stdout + done.stderr
         return log.read_text().splitlines()
 

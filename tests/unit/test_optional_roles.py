@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import ROOT
 from tests.support.web import Site
 
 pytestmark = pytest.mark.timeout(300)
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

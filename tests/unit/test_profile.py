@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support import ROOT
 
 
 def profile(tasks: str, file: Path, name: str, *options: str) -> subprocess.CompletedProcess[str]:

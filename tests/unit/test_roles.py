@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
+from tests.support import ROOT
+
 ROLES = sorted((ROOT / "roles").iterdir())
 # What they do, they do on the control machine and to cards.
 CONTROL_MACHINE = {"capture", "card", "identity", "image"}

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ansible_collections.bramble.cluster.plugins.module_utils.core import process
+from ansible_collections.bramble.cluster.plugins.module_utils.core.digest import file_sha256
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 
 FORMAT = 1
@@ -73,16 +74,10 @@ class Manifest:
         return sum(size for _, size in self.files.values())
 
 
-def digest_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def describe(folder: Path) -> dict[str, tuple[str, int]]:
     """The files of a folder, as a manifest has them."""
     paths = sorted(path for kind in ("debs", "wheels") for path in (folder / kind).iterdir())
-    return {str(path.relative_to(folder)): (digest_of(path), path.stat().st_size) for path in paths}
+    return {str(path.relative_to(folder)): (file_sha256(path), path.stat().st_size) for path in paths}
 
 
 def wrong(folder: Path, manifest: Manifest, contents: bool = True) -> Iterator[str]:
@@ -93,7 +88,7 @@ def wrong(folder: Path, manifest: Manifest, contents: bool = True) -> Iterator[s
             yield f"{name} is missing"
         elif path.stat().st_size != size:
             yield f"{name} is altered: {path.stat().st_size:,} bytes, not {size:,}"
-        elif contents and digest_of(path) != digest:
+        elif contents and file_sha256(path) != digest:
             yield f"{name} is altered: its SHA-256 is not {digest}"
 
 

@@ -13,9 +13,10 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ansible_collections.bramble.cluster.plugins.module_utils.bundle.bundle import Kind, digest_of, run_command
+from ansible_collections.bramble.cluster.plugins.module_utils.bundle.bundle import Kind, run_command
 from ansible_collections.bramble.cluster.plugins.module_utils.card.partition import boot_and_root, parse_mbr
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import SECTOR, read_exactly
+from ansible_collections.bramble.cluster.plugins.module_utils.core.digest import file_sha256
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.tools import TOOL_ENV
 
@@ -137,5 +138,5 @@ def index(debs: Path) -> str:
     stanzas = []
     for path in sorted(debs.glob("*.deb")):
         control = run_command("dpkg-deb", "--field", path).strip()
-        stanzas.append(f"{control}\nFilename: ./{path.name}\nSize: {path.stat().st_size}\nSHA256: {digest_of(path)}\n")
+        stanzas.append(f"{control}\nFilename: ./{path.name}\nSize: {path.stat().st_size}\nSHA256: {file_sha256(path)}\n")
     return "\n".join(stanzas)

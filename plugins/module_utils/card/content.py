@@ -44,7 +44,6 @@ class Content:
             self._overlay.setdefault(offset // BLOCK, []).append((offset, data))
         filled = {*image.blocks, *self._overlay}
         self.blocks = [(block, block in filled) for block in sorted(filled | image.needed)]
-        self.overlay_bytes = sum(map(len, overlay.values()))
         digest = hashlib.sha256(bytes.fromhex(image.sha256))
         for offset, data in sorted(overlay.items()):
             digest.update(struct.pack("<QI", offset, len(data)) + data)
