@@ -30,7 +30,7 @@ def test_the_new_card_has_the_place_of_the_old_one() -> None:
 
 def test_the_report_has_the_time_of_each_step() -> None:
     seconds = json.loads((STATE / "reports/swap/pi-02.json").read_text())["seconds"]
-    assert {"write the card", "boot", "set up", "prove", "Ansible's part"} <= set(seconds)
+    assert {"write the card", "boot", "set up", "health check", "Ansible's part"} <= set(seconds)
 
 
 def test_after_a_swap_with_a_new_key_the_old_card_is_worth_nothing() -> None:
