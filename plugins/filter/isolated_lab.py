@@ -151,6 +151,26 @@ def lab_baseline(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     return [_words(row) for row in rows if not row["reached"] and not (row["kind"] == "links" and other)]
 
 
+def lab_problems(proof: Mapping[str, Any], is_rehearsal: bool, reports: str) -> list[str]:
+    """Return why a play must not go on after a proof, or an empty list.
+
+    :param proof: the verdict (lab_verdict) with its phase, rows and frames
+    :param is_rehearsal: whether there is an outside that must have been reached before the isolation
+    :param reports: the folder of the report
+    """
+    if proof["phase"] != "before":
+        return [f"The lab is not proven to be isolated. The report: {reports}/report.html", *proof["red"]] if proof["red"] else []
+    frames = (proof["frames"] or {}).get("lab", 0)
+    unreached = lab_baseline(proof["rows"])
+    if not is_rehearsal or (frames and not unreached):
+        return []
+    return [
+        "The rehearsal network is broken, so that a later proof would prove nothing. Not reached before the isolation:",
+        *unreached,
+        f"frames of the lab at the uplink: {frames}",
+    ]
+
+
 def lab_masks(units: Iterable[str], masked: bool) -> list[dict[str, str]]:
     """Return the masks of units for the module node_files. One of another origin stays: ours have another path to /dev/null."""
     return [
@@ -172,8 +192,8 @@ class FilterModule:
         """Name -> function."""
         return {
             "lab_plan": lab_plan,
+            "lab_problems": lab_problems,
             "lab_rows": lab_rows,
             "lab_verdict": lab_verdict,
-            "lab_baseline": lab_baseline,
             "lab_masks": lab_masks,
         }

@@ -14,6 +14,7 @@ from ansible_collections.bramble.cluster.plugins.filter.isolated_lab import (
     lab_baseline,
     lab_masks,
     lab_plan,
+    lab_problems,
     lab_rows,
     lab_verdict,
 )
@@ -163,6 +164,18 @@ def test_what_did_not_get_through_before_proves_nothing() -> None:
     assert len(lab_baseline(rows)) == 2
     next(row for row in rows if row["kind"] == "lookup")["reached"] = False
     assert any("the address of a name" in line for line in lab_baseline(rows))
+
+
+def test_a_proof_says_why_it_does_not_go_on() -> None:
+    after, open_after = PHASES[-1], phase(PHASES[-1], tried(reached=True))
+    assert lab_problems(phase(after, tried()), True, "/reports") == []
+    first, *red = lab_problems(open_after, True, "/reports")
+    assert "not proven" in first and "/reports/report.html" in first and red == open_after["red"]
+    # Before: only a rehearsal has an outside that must have been reached.
+    assert lab_problems(phase("before", tried(reached=True), 3), True, "/reports") == []
+    assert "network is broken" in lab_problems(phase("before", tried(reached=True)), True, "/reports")[0]
+    assert len(lab_problems(phase("before", tried(), 3), True, "/reports")) > 2
+    assert lab_problems(phase("before", tried()), False, "/reports") == []
 
 
 def test_a_mask_leads_to_nothing_and_only_where_there_is_a_unit() -> None:
