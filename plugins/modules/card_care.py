@@ -77,8 +77,8 @@ def run(module: AnsibleModule) -> dict[str, Any]:
             "remove what is not needed, then run the same again."
         )
     before = read(FSTAB)
-    after = fstab.edited(before, module.params["swap"])
-    if not fstab.has_root(after):
+    after = fstab.edit_fstab(before, module.params["swap"])
+    if not fstab.has_root_entry(after):
         module.warn(f"{FSTAB} has no entry for /: it is mounted as the kernel's command line says.")
     remount = not mounted_noatime(Path("/proc/self/mounts").read_text(encoding="utf-8"))
     swaps = [] if module.params["swap"] else swap_on(Path("/proc/swaps").read_text(encoding="utf-8"))

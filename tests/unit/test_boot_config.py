@@ -207,12 +207,12 @@ def words(text: str) -> list[str]:
 @given(line, asked)
 def test_a_set_parameter_is_there_and_all_others_stay(text: str, wanted: str) -> None:
     after = kernel.set_parameter(text, wanted)
-    assert wanted in kernel.parameters(after)
+    assert wanted in kernel.kernel_parameters(after)
     key = wanted.partition("=")[0]
     same = [key, wanted][key in kernel.REPEATED_PARAMETERS]
-    ours = [p for p in kernel.parameters(after) if (p if "=" in same else p.partition("=")[0]) == same]
+    ours = [p for p in kernel.kernel_parameters(after) if (p if "=" in same else p.partition("=")[0]) == same]
     assert ours[-1] == wanted
-    rest_before, rest_after = ([p for p in kernel.parameters(t) if p.partition("=")[0] != key] for t in (text, after))
+    rest_before, rest_after = ([p for p in kernel.kernel_parameters(t) if p.partition("=")[0] != key] for t in (text, after))
     assert rest_before == rest_after
     assert len(words(after)) - len(words(text)) in (0, 1)
     assert after.count("\n") == text.count("\n") and after.count("\r") == text.count("\r")
@@ -227,7 +227,7 @@ def test_set_is_idempotent(text: str, wanted: str) -> None:
 @given(line, asked)
 def test_remove_after_set_restores(text: str, wanted: str) -> None:
     key = wanted.partition("=")[0]
-    if all(p.partition("=")[0] != key for p in kernel.parameters(text)):
+    if all(p.partition("=")[0] != key for p in kernel.kernel_parameters(text)):
         assert kernel.remove_parameter(kernel.set_parameter(text, wanted), key) == text
         assert kernel.restore_parameter(kernel.set_parameter(text, wanted), key, text) == text
 
@@ -236,7 +236,7 @@ def test_remove_after_set_restores(text: str, wanted: str) -> None:
 def test_removed_is_gone_and_all_others_stay(text: str, gone: str) -> None:
     after = kernel.remove_parameter(text, gone)
     match = (lambda p: p == gone) if "=" in gone else (lambda p: p.partition("=")[0] == gone)
-    assert kernel.parameters(after) == [p for p in kernel.parameters(text) if not match(p)]
+    assert kernel.kernel_parameters(after) == [p for p in kernel.kernel_parameters(text) if not match(p)]
     assert kernel.remove_parameter(after, gone) == after
 
 
@@ -247,7 +247,7 @@ def test_restored_is_as_it_was(text: str, changes: list[str]) -> None:
         after = kernel.set_parameter(after, wanted)
     for key in {wanted.partition("=")[0] for wanted in changes}:
         after = kernel.restore_parameter(after, key, text)
-    assert set(kernel.parameters(after)) == set(kernel.parameters(text))
+    assert set(kernel.kernel_parameters(after)) == set(kernel.kernel_parameters(text))
 
 
 def test_any_bytes_survive(root: Path, run_module: Run) -> None:

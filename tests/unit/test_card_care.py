@@ -40,19 +40,19 @@ LABEL=system-boot       /boot/firmware  vfat    defaults  0       1
     ],
 )
 def test_only_what_is_asked_for_changes(before: str, after: str) -> None:
-    assert fstab.edited(before, swap=False) == after
-    assert fstab.edited(after, swap=False) == after
-    assert fstab.has_root(before) == (" / " in before.replace("\t", " ").replace("  ", " "))
+    assert fstab.edit_fstab(before, swap=False) == after
+    assert fstab.edit_fstab(after, swap=False) == after
+    assert fstab.has_root_entry(before) == (" / " in before.replace("\t", " ").replace("  ", " "))
 
 
 def test_swap_comes_back_as_it_was() -> None:
     text = "\t/dev/b none swap sw\n/swap.img none  swap sw 0 0"
-    assert fstab.edited(fstab.edited(text, swap=False), swap=True) == text
+    assert fstab.edit_fstab(fstab.edit_fstab(text, swap=False), swap=True) == text
 
 
 @given(st.text())
 def test_what_is_no_table_is_left_alone(text: str) -> None:
-    assert fstab.edited(f"# {text}".replace("\n", "\n#"), swap=False) == f"# {text}".replace("\n", "\n#")
+    assert fstab.edit_fstab(f"# {text}".replace("\n", "\n#"), swap=False) == f"# {text}".replace("\n", "\n#")
 
 
 def test_of_mounts_over_each_other_the_last_counts() -> None:
