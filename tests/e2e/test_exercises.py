@@ -254,7 +254,7 @@ def test_the_defences_hold() -> None:
     )
     assert inside.stdout == "intern\n" and "denied" in inside.stderr.lower()
     assert solve("desk", TARGET, "8081", "/tmp/quiet") == (1, "nothing to be overheard")
-    assert "logged in at the desk: 200" in told("pi-client", "journalctl -u bramble-lab-visit -n 1 -o cat")
+    assert "The desk answered the login with HTTP status 200" in told("pi-client", "journalctl -u bramble-lab-visit -n 1 -o cat")
     root("pi-client", f"printf %s {shlex.quote(known['desk']['files']['salted.txt'])} >/tmp/quiet/salted.txt")
     assert solve("hashes", "/tmp/quiet", "crypt") == (0, "")
     assert solve("audit") == (0, "2")
