@@ -64,7 +64,7 @@ def _power_problems(node: str, answer: Mapping[str, Any], limits: Mapping[str, f
     bits = answer.get("throttled") or 0
     words = ", ".join(throttled_words(bits))
     if bits & UNDER_VOLTAGE_BITS:
-        found.append(f"The voltage of {node} is too low ({words}). Use a stronger power supply, or a shorter and thicker cable.")
+        found.append(f"{node} has a too low voltage ({words}). Use a stronger power supply, or a shorter and thicker cable.")
     elif bits & THROTTLED_BITS:
         found.append(f"{node} is throttled because of heat ({words}). Cool it with a heat sink, a fan or more air.")
     heat = answer.get("temperature")
@@ -132,7 +132,7 @@ def _system_problems(node: str, answer: Mapping[str, Any], limits: Mapping[str, 
     own_units = answer.get("units", {})
     for name in answer.get("failed_units", []):
         if name.removesuffix(".service") not in own_units:
-            found.append(f"The unit {name} of {node} has failed. On the node: systemctl status {name}")
+            found.append(f"{node}: the unit {name} has failed. On the node: systemctl status {name}")
     for name, unit in own_units.items():
         role = name.removeprefix("bramble-")
         if unit["active"] not in ("active", "activating"):

@@ -158,7 +158,7 @@ def test_every_name_is_one_that_debian_has() -> None:
 
 def test_nothing_starts_and_no_tool_runs_without_a_fresh_proof() -> None:
     run = lab("targets", check=False)
-    assert "there is no proof" in run.failed["pi-01"] and "No target was started" in run.failed["pi-01"]
+    assert "there is no isolation proof" in run.failed["pi-01"] and "No target was started" in run.failed["pi-01"]
     assert solve("shop", f"{TARGET}:8080")[0] == 77
     for changes in ({"reached": 1}, {"subnet": "10.0.0.0/8"}, {"at": "2026-01-01T00:00:00Z"}):
         prove(**changes)

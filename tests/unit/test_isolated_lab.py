@@ -174,7 +174,7 @@ def test_problems_of_a_proof() -> None:
     assert "not proven" in first and "/reports/report.html" in first and red == open_after["red"]
     # Before the isolation only a rehearsal has an outside that must be reached.
     assert lab_problems(phase("before", tried(reached=True), 3), True, "/reports") == []
-    assert "network is broken" in lab_problems(phase("before", tried(reached=True)), True, "/reports")[0]
+    assert "rehearsal is broken" in lab_problems(phase("before", tried(reached=True)), True, "/reports")[0]
     assert len(lab_problems(phase("before", tried(), 3), True, "/reports")) > 2
     assert lab_problems(phase("before", tried()), False, "/reports") == []
 

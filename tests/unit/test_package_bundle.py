@@ -292,7 +292,7 @@ def test_unknown_package_is_named(distribution: Path, tmp_path: Path) -> None:
 
 
 def test_missing_image_names_the_playbook_to_run(tmp_path: Path) -> None:
-    with pytest.raises(BrambleError, match=r"run playbooks/image.yml"):
+    with pytest.raises(BrambleError, match=r"Run playbooks/image.yml"):
         bundle_debs.CardImage(tmp_path / "none.json", tmp_path / "root")
 
 

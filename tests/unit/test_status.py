@@ -76,7 +76,7 @@ def test_scheduler_that_does_not_answer() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"throttled": 0x50005}, "voltage of pi-01 is too low (under-voltage, throttled)"),
+        ({"throttled": 0x50005}, "too low voltage (under-voltage, throttled)"),
         ({"throttled": 0x80000}, "throttled because of heat (soft temperature limit since boot)"),
         ({"temperature": 81.0}, "81 °C (status_max_temperature is 80)"),
         ({"disks": {"/": {"used": 0.95, "bytes": 1, "read_only": False}}}, "/ is 95 % full (status_max_disk is 90)"),
@@ -88,14 +88,14 @@ def test_scheduler_that_does_not_answer() -> None:
         ({"load": 17.0}, "load of 4.2 for each core"),
         ({"memory_available": 0.04}, "4 % of its memory available"),
         ({"clock_offset": -6.0}, "6 s behind the control machine's"),
-        ({"failed_units": ["foo.service"]}, "foo.service of pi-01 has failed"),
+        ({"failed_units": ["foo.service"]}, "foo.service has failed"),
         ({"units": {"bramble-worker": {"active": "failed", "restarts": 0, "bundle": "a"}}}, "--tags worker --limit pi-01"),
         ({"units": {"bramble-worker": {"active": "active", "restarts": 11, "bundle": "a"}}}, "restarted 11 times"),
     ],
 )
 def test_each_problem_is_named(change: dict[str, Any], words: str) -> None:
     found = problems({"pi-01": UP | change})
-    assert len(found) == 1 and words in found[0] and "pi-01" in found[0].split(".")[0]
+    assert len(found) == 1 and words in found[0] and found[0].startswith(("pi-01", "bramble-worker of pi-01"))
 
 
 def test_clock_offset_within_its_error_is_no_problem() -> None:
