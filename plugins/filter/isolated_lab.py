@@ -163,7 +163,11 @@ def lab_problems(proof: Mapping[str, Any], is_rehearsal: bool, reports: str) -> 
     :param reports: the folder of the report
     """
     if proof["phase"] != "before":
-        return [f"The lab is not proven to be isolated. Read the report: {reports}/report.html", *proof["red"]] if proof["red"] else []
+        return (
+            [f"The lab is not proven to be isolated. Read the report: {reports}/report.html", *proof["red"]]
+            if proof["red"]
+            else []
+        )
     frames = (proof["frames"] or {}).get("lab", 0)
     unreached = lab_baseline(proof["rows"])
     if not is_rehearsal or (frames and not unreached):

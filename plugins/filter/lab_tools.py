@@ -10,7 +10,8 @@ def lab_difference(before: str, now: str) -> dict[str, list[str]]:
 
     :param before: lines "package NAME VERSION", "user NAME" and "group NAME"
     :param now: the same lines of now
-    :returns: the names of the new `packages`, `users` and `groups`, and `other`: a phrase for each change that a removal does not undo
+    :returns: the names of the new `packages`, `users` and `groups`, and `other`: a phrase for each change that a removal does
+        not undo
     """
     earlier, current = (
         {tuple(line.split()[:2]): line.split()[2:] for line in text.splitlines() if line.strip()} for text in (before, now)

@@ -12,6 +12,11 @@ MEMORY_PARAMETERS = ["cgroup_enable=memory", "cgroup_memory=1"]
 """Kernel parameters that give containers memory limits on a Raspberry Pi, whose firmware disables them."""
 
 
+def _name(release: tuple[int, int]) -> str:
+    """Return the name of a release, such as 1.36."""
+    return f"{release[0]}.{release[1]}"
+
+
 def step_problem(target: str, current: str) -> str:
     """Return why a node cannot change from one release to another in one step; "" for the same release and for the next one.
 
@@ -23,12 +28,12 @@ def step_problem(target: str, current: str) -> str:
     except ValueError as error:
         return str(error)
     if target_release < current_release:
-        return f"It has {current_release[0]}.{current_release[1]}, and Kubernetes cannot be downgraded to {target_release[0]}.{target_release[1]}."
+        return f"It has {_name(current_release)}, and Kubernetes cannot be downgraded to {_name(target_release)}."
     if target_release[0] != current_release[0] or target_release[1] - current_release[1] > 1:
+        following = _name((current_release[0], current_release[1] + 1))
         return (
-            f"The step from {current_release[0]}.{current_release[1]} to {target_release[0]}.{target_release[1]} skips a release, "
-            "which Kubernetes does not support. "
-            f"First upgrade to {current_release[0]}.{current_release[1] + 1}, for example -e microk8s_channel={current_release[0]}.{current_release[1] + 1}/stable"
+            f"The step from {_name(current_release)} to {_name(target_release)} skips a release, which Kubernetes does not "
+            f"support. First upgrade to {following}, for example -e microk8s_channel={following}/stable"
         )
     return ""
 
@@ -48,9 +53,8 @@ def node_problems(host: str, facts: Mapping[str, Any], wanted: Mapping[str, Any]
         ),
         (
             facts["distribution"] in [name.lower() for name in wanted["distributions"]],
-            f"its distribution is {facts['distribution']}, and microk8s_distributions is {', '.join(wanted['distributions'])}. Flash it "
-            "again: "
-            "ansible-playbook playbooks/cards.yml -e cluster_image=ubuntu-24.04-server -e card_confirm=true",
+            f"its distribution is {facts['distribution']}, and microk8s_distributions is {', '.join(wanted['distributions'])}. "
+            "Flash it again: ansible-playbook playbooks/cards.yml -e cluster_image=ubuntu-24.04-server -e card_confirm=true",
         ),
         (
             facts["hostname"] == host,
@@ -64,12 +68,13 @@ def node_problems(host: str, facts: Mapping[str, Any], wanted: Mapping[str, Any]
         ),
         (
             facts["disk"] >= wanted["disk"] * MIB,
-            f"/var has {facts['disk'] // MIB} MiB left, and MicroK8s needs {wanted['disk']}. Free some space, or write a larger card.",
+            f"/var has {facts['disk'] // MIB} MiB left, and MicroK8s needs {wanted['disk']}. "
+            "Free some space, or write a larger card.",
         ),
         (
             not wanted["memory_cgroup"] or "memory" in facts["controllers"] or MEMORY_PARAMETERS[0] not in facts["cmdline"],
-            f"the kernel has no memory cgroup although it was started with {MEMORY_PARAMETERS[0]}. Remove a parameter after it in "
-            "cmdline.txt that disables the cgroup, such as cgroup_disable=memory.",
+            f"the kernel has no memory cgroup although it was started with {MEMORY_PARAMETERS[0]}. Remove a parameter after it "
+            "in cmdline.txt that disables the cgroup, such as cgroup_disable=memory.",
         ),
         (
             facts["vxlan"],
@@ -108,19 +113,25 @@ def microk8s_problems(
     """
     problems = []
     if not control_plane:
-        problems.append("The group microk8s_control_plane has no active node (inventory/hosts.yml). Give it one node, or better three.")
+        problems.append(
+            "The group microk8s_control_plane has no active node (inventory/hosts.yml). Give it one node, or better three."
+        )
     for host, answer in answers.items():
         is_control_plane = host in control_plane
         node_wanted = {**wanted, "memory": wanted["memory_control_plane" if is_control_plane else "memory_worker"]}
         if "host" not in answer:
-            problems.append(f"{host}: it did not answer: {answer.get('msg', 'unreachable')}. Check it: ansible-playbook playbooks/status.yml")
+            problems.append(
+                f"{host}: it did not answer: {answer.get('msg', 'unreachable')}. Check it: ansible-playbook playbooks/status.yml"
+            )
             continue
         problems += node_problems(host, answer["host"], node_wanted)
         snap = answer["snaps"].get("microk8s")
         if snap and (problem := step_problem(wanted["version"], snap["version"])):
             problems.append(f"{host}: {problem}")
         if snap and answer["problem"]:
-            problems.append(f"{host}: MicroK8s is installed and does not answer: {answer['problem']} On the node: microk8s inspect")
+            problems.append(
+                f"{host}: MicroK8s is installed and does not answer: {answer['problem']} On the node: microk8s inspect"
+            )
     return problems
 
 

@@ -26,7 +26,9 @@ ADDONS = {
     ),
     **dict.fromkeys(("ingress", "metallb", "metrics-server", "observability", "rbac", "registry"), Addon()),
     "dashboard": Addon(last_release=(1, 35), instead="metrics-server and `kubectl top`, or a dashboard of your own"),
-    **dict.fromkeys(("gpu", "nvidia"), Addon(architectures=("amd64",), instead="nothing, since a Raspberry Pi has no NVIDIA processor")),
+    **dict.fromkeys(
+        ("gpu", "nvidia"), Addon(architectures=("amd64",), instead="nothing, since a Raspberry Pi has no NVIDIA processor")
+    ),
 }
 OLD_NAMES = {"storage": "hostpath-storage", "prometheus": "observability"}
 
@@ -52,10 +54,14 @@ def addon_problems(addons: Iterable[str], channel: str, architecture: str) -> li
         elif addon is None:
             guess = difflib.get_close_matches(name, ADDONS, n=1)
             hint = f"Did you mean {guess[0]}?" if guess else f"The add-ons are: {', '.join(sorted(ADDONS))}."
-            problems.append(f"microk8s_addons: there is no add-on {name!r}. {hint} Write one of another repository as REPOSITORY/NAME.")
+            problems.append(
+                f"microk8s_addons: there is no add-on {name!r}. {hint} Write one of another repository as REPOSITORY/NAME."
+            )
         elif addon.last_release and release > addon.last_release:
             last_release = f"{addon.last_release[0]}.{addon.last_release[1]}"
-            problems.append(f"microk8s_addons: {channel} has no {name} any more; {last_release} was the last. Instead: {addon.instead}.")
+            problems.append(
+                f"microk8s_addons: {channel} has no {name} any more; {last_release} was the last. Instead: {addon.instead}."
+            )
         elif architecture not in addon.architectures:
             problems.append(f"microk8s_addons: {name} is not made for {architecture}. Instead: {addon.instead}.")
     return problems

@@ -35,7 +35,9 @@ def _node_rows(host: str, answer: Mapping[str, Any], wanted: Mapping[str, Any]) 
     yield (
         "snap from the store, channel pinned",
         host,
-        _verdict_unless(from_file, snap["channel"] == wanted["channel"], f"it follows {snap['channel']!r}, not {wanted['channel']!r}"),
+        _verdict_unless(
+            from_file, snap["channel"] == wanted["channel"], f"it follows {snap['channel']!r}, not {wanted['channel']!r}"
+        ),
     )
     yield "snap signed by its publisher", host, _verdict_unless(unsigned if wanted["dangerous"] else "", not unsigned, unsigned)
     yield "refresh held", host, _verdict(snap["held"], "snapd may refresh it at any time: run playbooks/microk8s.yml")
@@ -47,9 +49,15 @@ def _node_rows(host: str, answer: Mapping[str, Any], wanted: Mapping[str, Any]) 
     yield (
         "kernel can limit memory",
         host,
-        _verdict_unless(no_cgroup, "memory" in facts["controllers"], "no memory in cgroup.controllers: run playbooks/microk8s.yml"),
+        _verdict_unless(
+            no_cgroup, "memory" in facts["controllers"], "no memory in cgroup.controllers: run playbooks/microk8s.yml"
+        ),
     )
-    yield "pods' network (vxlan.calico)", host, _verdict_unless(no_calico, "vxlan.calico" in found["links"], "there is no such interface")
+    yield (
+        "pods' network (vxlan.calico)",
+        host,
+        _verdict_unless(no_calico, "vxlan.calico" in found["links"], "there is no such interface"),
+    )
 
 
 def _memory_verdict(answers: Answers, pods: Sequence[Mapping[str, Any]]) -> Verdict:
@@ -70,9 +78,7 @@ def _memory_verdict(answers: Answers, pods: Sequence[Mapping[str, Any]]) -> Verd
     return _verdict(not unenforced, "; ".join(unenforced))
 
 
-def _cluster_rows(
-    answers: Answers, leader: str, expected: Mapping[str, bool], wanted: Mapping[str, Any]
-) -> Iterator[Row]:
+def _cluster_rows(answers: Answers, leader: str, expected: Mapping[str, bool], wanted: Mapping[str, Any]) -> Iterator[Row]:
     """Yield the checks of the cluster as the leader sees it.
 
     :param expected: the nodes of the inventory, and whether each is a worker
@@ -82,26 +88,46 @@ def _cluster_rows(
     missing = [host for host in expected if not nodes.get(host, {}).get("ready")]
     yield "all nodes ready", leader, _verdict(not missing, f"{', '.join(missing)}: not in the cluster, or not ready")
     unexpected = sorted(set(nodes) - set(expected))
-    yield "no nodes but the inventory's", leader, _verdict(not unexpected, f"{', '.join(unexpected)}: microk8s remove-node NAME --force")
+    yield (
+        "no nodes but the inventory's",
+        leader,
+        _verdict(not unexpected, f"{', '.join(unexpected)}: microk8s remove-node NAME --force"),
+    )
     status = yaml.safe_load(found["status"])
     voters = [node for node in status.get("high-availability", {}).get("nodes", []) if node["role"] == "datastore-master"]
-    few_nodes = "" if list(expected.values()).count(False) >= DQLITE_VOTERS else f"the control plane has fewer than {DQLITE_VOTERS} nodes"
+    few_nodes = (
+        "" if list(expected.values()).count(False) >= DQLITE_VOTERS else f"the control plane has fewer than {DQLITE_VOTERS} nodes"
+    )
     why = f"the cluster has {len(voters)} of {DQLITE_VOTERS} voters: microk8s status"
-    yield "dqlite voters", leader, _verdict_unless("a stand-in of MicroK8s has no dqlite" if is_standin else few_nodes, len(voters) == DQLITE_VOTERS, why)
+    yield (
+        "dqlite voters",
+        leader,
+        _verdict_unless("a stand-in of MicroK8s has no dqlite" if is_standin else few_nodes, len(voters) == DQLITE_VOTERS, why),
+    )
     enabled = {addon["name"] for addon in status["addons"] if addon["status"] == "enabled"}
     disabled = [name for words in wanted["addons"] if (name := words.split(":")[0].split("/")[-1]) not in enabled]
     no_addons = "the add-ons of a stand-in do nothing" if is_standin else ""
-    yield "add-ons enabled", leader, _verdict_unless(no_addons, not disabled, f"{', '.join(disabled)}: run playbooks/microk8s.yml")
+    yield (
+        "add-ons enabled",
+        leader,
+        _verdict_unless(no_addons, not disabled, f"{', '.join(disabled)}: run playbooks/microk8s.yml"),
+    )
     unready = [
         f"{pod['namespace']}/{pod['name']}" for pod in found["pods"] if pod["namespace"] == "kube-system" and not pod["ready"]
     ]
     no_pods = "a stand-in of MicroK8s has no system pods" if is_standin else ""
-    yield "system pods ready", leader, _verdict_unless(no_pods, not unready and bool(found["pods"]), ", ".join(unready) or "there are no system pods")
+    yield (
+        "system pods ready",
+        leader,
+        _verdict_unless(no_pods, not unready and bool(found["pods"]), ", ".join(unready) or "there are no system pods"),
+    )
     no_limits = (NOT_HERE, "a stand-in of MicroK8s limits no memory")
     yield "memory limits enforced", leader, no_limits if is_standin else _memory_verdict(answers, found["pods"])
 
 
-def evaluate_checklist(answers: Answers, leader: str, expected: Mapping[str, bool], wanted: Mapping[str, Any]) -> list[dict[str, str]]:
+def evaluate_checklist(
+    answers: Answers, leader: str, expected: Mapping[str, bool], wanted: Mapping[str, Any]
+) -> list[dict[str, str]]:
     """Return the checklist: check, node, verdict (OK, NOT HERE, FAILED) and why.
 
     :param answers: the results of the module microk8s_facts, by node, with `host` and `details`
@@ -145,4 +171,8 @@ class FilterModule:
 
     def filters(self) -> dict[str, Any]:
         """Return the filters by name."""
-        return {"microk8s_checklist": evaluate_checklist, "microk8s_checklist_lines": format_checklist, "microk8s_expected": expected_nodes}
+        return {
+            "microk8s_checklist": evaluate_checklist,
+            "microk8s_checklist_lines": format_checklist,
+            "microk8s_expected": expected_nodes,
+        }

@@ -18,10 +18,11 @@ def leader(answers: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def membership(name: str, own: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the membership of a node: `member`, `missing`, or `stale` when the cluster's record of its name is of an earlier node.
+    """Return the membership of a node: `member`, `missing`, or `stale` when the cluster's record of its name is of an earlier
+    node.
 
-    The cluster still has a record of a node that has got a new card, or has left without being removed. A node of the control plane
-    then sees another record of itself than the cluster has. A worker sees no records.
+    The cluster still has a record of a node that has got a new card, or has left without being removed. A node of the control
+    plane then sees another record of itself than the cluster has. A worker sees no records.
 
     :param own: the result of the module microk8s_facts on the node
     :param nodes: the nodes that the cluster has, by name

@@ -9,8 +9,8 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-# The known keys. `optional` is only for netplan: a keyfile has no such setting, and systemd-networkd-wait-online fails where networkd
-# has no port that is required.
+# The known keys. `optional` is only for netplan: a keyfile has no such setting, and systemd-networkd-wait-online fails where
+# networkd has no port that is required.
 PORT_KEYS = {"dhcp4", "dhcp6", "accept-ra", "link-local", "optional", "addresses", "routes", "nameservers"}
 ROUTE_KEYS = {"to", "via", "metric"}
 NAMESERVERS_KEYS = {"addresses", "search"}
@@ -20,7 +20,9 @@ DEFAULT_ROUTES = {4: "0.0.0.0/0", 6: "::/0"}
 def _check_keys(what: str, given: Mapping[str, Any], known: set[str]) -> None:
     """Check that a mapping has only known keys. Raises AnsibleFilterError."""
     if unknown := sorted(set(given) - known):
-        raise AnsibleFilterError(f"{what} has settings that Bramble does not support: {', '.join(unknown)}. Use only {', '.join(sorted(known))}.")
+        raise AnsibleFilterError(
+            f"{what} has settings that Bramble does not support: {', '.join(unknown)}. Use only {', '.join(sorted(known))}."
+        )
 
 
 def _addresses_of_version(version: int, addresses: Iterable[str]) -> list[str]:
@@ -54,7 +56,10 @@ def _keyfile_section(version: int, port: Mapping[str, Any]) -> list[str]:
         lines.append("never-default=true")
     names = port.get("nameservers") or {}
     _check_keys("nameservers", names, NAMESERVERS_KEYS)
-    for key, values in (("dns", _addresses_of_version(version, names.get("addresses") or [])), ("dns-search", names.get("search") or [])):
+    for key, values in (
+        ("dns", _addresses_of_version(version, names.get("addresses") or [])),
+        ("dns-search", names.get("search") or []),
+    ):
         if values and method not in ("disabled", "link-local"):
             lines.append(f"{key}={''.join(f'{value};' for value in values)}")
     return lines

@@ -106,8 +106,7 @@ def _card_problems(node: str, answer: Mapping[str, Any], limits: Mapping[str, fl
     if not any(signs):
         return []
     return [
-        f"{node}'s card fails: {'; '.join(filter(None, signs))}. Replace it: "
-        f"ansible-playbook playbooks/swap.yml -e node={node}"
+        f"{node}'s card fails: {'; '.join(filter(None, signs))}. Replace it: ansible-playbook playbooks/swap.yml -e node={node}"
     ]
 
 
@@ -120,8 +119,8 @@ def _system_problems(node: str, answer: Mapping[str, Any], limits: Mapping[str, 
     available = answer.get("memory_available")
     if available is not None and available * 100 < limits["memory"]:
         found.append(
-            f"{node} has {available * 100:.0f} % of its memory available (status_min_memory is {limits['memory']:g}). On the node: "
-            "top -o %MEM"
+            f"{node} has {available * 100:.0f} % of its memory available (status_min_memory is {limits['memory']:g}). On the "
+            "node: top -o %MEM"
         )
     offset = answer.get("clock_offset", 0.0)
     if abs(offset) - answer.get("clock_error", 0.0) > limits["clock_offset"]:
@@ -168,8 +167,12 @@ def _version_problems(answers: Mapping[str, Mapping[str, Any]], images: Mapping[
     }
     return [
         *_difference_problems("packages", bundles, same),
-        *_difference_problems("kernel", {node: answer.get("kernel", "") for node, answer in alive.items()}, "Flash them from one image."),
-        *_difference_problems("system", {node: answer.get("os", "") for node, answer in alive.items()}, "Flash them from one image."),
+        *_difference_problems(
+            "kernel", {node: answer.get("kernel", "") for node, answer in alive.items()}, "Flash them from one image."
+        ),
+        *_difference_problems(
+            "system", {node: answer.get("os", "") for node, answer in alive.items()}, "Flash them from one image."
+        ),
         *_difference_problems(
             "image on its card", {node: images.get(node, "") for node in alive}, "playbooks/swap.yml flashes a node again."
         ),
@@ -210,14 +213,21 @@ def cluster_status(
         if node in workers:
             worker = joined.get(node, "MISSING")
             if worker == DRAINED:
-                problems.append(f"{node} is drained and gets no jobs. To use it again, on the node: sudo systemctl restart bramble-worker")
+                problems.append(
+                    f"{node} is drained and gets no jobs. To use it again, on the node: sudo systemctl restart bramble-worker"
+                )
             if node not in joined and answered:
                 problems.append(
                     f"The worker of {node} has not joined. On the node: journalctl -u bramble-worker; "
                     f"then: ansible-playbook playbooks/site.yml --tags worker --limit {node}"
                 )
         bad_card = _card_problems(node, answer, limits)
-        problems += _power_problems(node, answer, limits) + _disk_problems(node, answer, limits) + bad_card + _system_problems(node, answer, limits)
+        problems += (
+            _power_problems(node, answer, limits)
+            + _disk_problems(node, answer, limits)
+            + bad_card
+            + _system_problems(node, answer, limits)
+        )
         bits, heat = answer.get("throttled"), answer.get("temperature")
         rows.append(
             [

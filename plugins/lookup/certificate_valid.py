@@ -6,8 +6,8 @@ DOCUMENTATION = r"""
 name: certificate_valid
 short_description: Check that certificates of the cluster's authority can still be used
 description:
-  - Reads FOLDER/ca.pem, and for each name FOLDER/nodes/NAME.pem and FOLDER/nodes/NAME.key. Returns whether the authority has signed
-    the certificate, the key belongs to it, it has exactly the required names, and it is valid for long enough.
+  - Reads FOLDER/ca.pem, and for each name FOLDER/nodes/NAME.pem and FOLDER/nodes/NAME.key. Returns whether the authority has
+    signed the certificate, the key belongs to it, it has exactly the required names, and it is valid for long enough.
   - Runs on the control machine, without a process for each node. A missing or damaged file returns V(false).
 author: Bramble
 options:

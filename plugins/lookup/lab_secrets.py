@@ -87,7 +87,9 @@ def lab_secrets(words: Sequence[str], defended: bool = False) -> dict[str, Any]:
     md5 = {name: hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() for name, text in unsalted_passwords.items()}
     files = {
         "unsalted.txt": "".join(f"{name}:{digest}\n" for name, digest in md5.items()),
-        "salted.txt": "".join(f"{name}:{hash_password(text, '$y$' if defended else '$1$')}\n" for name, text in salted_passwords.items()),
+        "salted.txt": "".join(
+            f"{name}:{hash_password(text, '$y$' if defended else '$1$')}\n" for name, text in salted_passwords.items()
+        ),
     }
     if defended:
         del files["unsalted.txt"]

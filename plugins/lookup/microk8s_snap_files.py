@@ -64,9 +64,14 @@ def snap_files(folder: str, unsigned: bool) -> dict[str, Any]:
             continue
         assertion = found[0].with_suffix(".assert")
         if not assertion.is_file() and not unsigned:
-            problems.append(f"microk8s_snap_dir: {assertion} is missing, so the origin of {found[0].name} cannot be checked. Download it again.")
+            problems.append(
+                f"microk8s_snap_dir: {assertion} is missing, so the origin of {found[0].name} cannot be checked. "
+                "Download it again."
+            )
         if name == "microk8s" and meta["base"] not in needed:
-            problems.append(f"microk8s_snap_dir: {found[0].name} needs the snap {meta['base']}, which is not in {folder}. Download it.")
+            problems.append(
+                f"microk8s_snap_dir: {found[0].name} needs the snap {meta['base']}, which is not in {folder}. Download it."
+            )
         with found[0].open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         signed = str(assertion) if assertion.is_file() else ""
@@ -81,7 +86,9 @@ def _snap_meta(path: Path) -> dict[str, Any]:
         meta = yaml.safe_load(stdout)
         return {"base": meta.get("base", "core"), "version": meta["version"]}
     except FileNotFoundError as error:
-        raise OSError("the control machine has no unsquashfs to read snaps with. Install it: apt-get install squashfs-tools") from error
+        raise OSError(
+            "the control machine has no unsquashfs to read snaps with. Install it: apt-get install squashfs-tools"
+        ) from error
     except (subprocess.CalledProcessError, yaml.YAMLError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is not a snap ({error}). Download it again.") from error
 

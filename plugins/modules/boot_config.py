@@ -40,8 +40,8 @@ options:
     default: []
   config_present:
     description:
-      - Lines of C(config.txt). Each replaces the last line of its key in its section, or else is appended to the section, which is
-        added if it is missing. Settings that may be given several times, such as C(dtoverlay) and C(dtparam), replace none.
+      - Lines of C(config.txt). Each replaces the last line of its key in its section, or else is appended to the section, which
+        is added if it is missing. Settings that may be given several times, such as C(dtoverlay) and C(dtparam), replace none.
     type: list
     elements: dict
     default: []
@@ -153,7 +153,9 @@ def plan_edits(module: AnsibleModule) -> dict[Path, str]:
             continue
         if path is None:
             folder = files.ROOT / "boot"
-            problem = f"There is no {kind}.txt in {folder / 'firmware'} or {folder}. Check that the boot partition is mounted: findmnt"
+            problem = (
+                f"There is no {kind}.txt in {folder / 'firmware'} or {folder}. Check that the boot partition is mounted: findmnt"
+            )
             if not wanted["optional"]:
                 raise BrambleError(f"{problem} Nothing was changed.")
             module.warn(problem)

@@ -98,8 +98,8 @@ from ansible_collections.bramble.cluster.plugins.module_utils.bundle.bundle impo
     SIGNATURE,
     Manifest,
     check_signature,
-    run_command,
     find_problems,
+    run_command,
 )
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.module import as_sentence, run_module

@@ -75,7 +75,11 @@ def find_active_links(keep: list[str]) -> dict[str, str]:
 def find_unblocked_radios() -> dict[str, str]:
     """Return the radios that are not blocked: name in sysfs -> description."""
     radios = sorted((SYS / "rfkill").iterdir()) if (SYS / "rfkill").is_dir() else ()
-    return {entry.name: f"{read_line(entry / 'type')} {read_line(entry / 'name')}" for entry in radios if read_line(entry / "soft") == "0"}
+    return {
+        entry.name: f"{read_line(entry / 'type')} {read_line(entry / 'name')}"
+        for entry in radios
+        if read_line(entry / "soft") == "0"
+    }
 
 
 def set_enabled(module: AnsibleModule, name: str, enabled: bool) -> None:

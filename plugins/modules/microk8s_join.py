@@ -40,7 +40,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import 
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
-    """Join the cluster; return the result of the module. Raises BrambleError; Ansible removes the token (no_log) from its text."""
+    """Join the cluster; return the result of the module. Raises BrambleError, from whose text no_log removes the token."""
     url, worker = module.params["url"], module.params["worker"]
     if not module.check_mode:
         microk8s.run_microk8s(module.run_command, "join", url, *(["--worker"] if worker else []))

@@ -117,14 +117,14 @@ from ansible_collections.bramble.cluster.plugins.module_utils.network.discovery 
     MAC,
     Host,
     Node,
+    describe_problems,
     finding_as_dict,
+    findings_table,
     match_hosts,
-    parse_subnet,
     parse_arp_scan,
     parse_keys,
     parse_nmap,
-    describe_problems,
-    findings_table,
+    parse_subnet,
 )
 
 SERIAL = "/proc/device-tree/serial-number"
@@ -180,12 +180,17 @@ def search_subnet(module: AnsibleModule, blind: list[str]) -> tuple[dict[str, Ho
     # Without root nmap only tries TCP connections: to the port of SSH, besides its default ports.
     ping = ["-sn", "-n", "-PS22", f"--max-rate={rate}", "-oX", "-", str(subnet)]
     hosts = parse_nmap(program_output(module, program_path(module, "nmap", "nmap"), *ping))
-    (route, *_) = json.loads(program_output(module, program_path(module, "ip", "iproute2"), "-json", "route", "get", str(subnet[1])))
+    (route, *_) = json.loads(
+        program_output(module, program_path(module, "ip", "iproute2"), "-json", "route", "get", str(subnet[1]))
+    )
     if route.get("dev") == "lo":  # the control machine has this address, so another one tells the route
-        (route, *_) = json.loads(program_output(module, program_path(module, "ip", "iproute2"), "-json", "route", "get", str(subnet[2])))
+        (route, *_) = json.loads(
+            program_output(module, program_path(module, "ip", "iproute2"), "-json", "route", "get", str(subnet[2]))
+        )
     if "gateway" in route or route.get("prefsrc") is None:
         blind.append(
-            f"The control machine has no address in {subnet}, so hardware addresses and two hosts with one address cannot be found."
+            f"The control machine has no address in {subnet}, so hardware addresses, and two hosts with one address, cannot be "
+            "found."
         )
         return hosts, set()
     if os.geteuid():
@@ -215,7 +220,8 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     blind: list[str] = []
     hosts, own_addresses = search_subnet(module, blind)
     if others := [address for address in hosts if address not in own_addresses]:
-        stdout = program_output(module, program_path(module, "ssh-keyscan", "openssh-client"), "-T", "5", "-t", "ed25519,ecdsa,rsa", "-f", "-",
+        stdout = program_output(module, program_path(module, "ssh-keyscan", "openssh-client"),
+                                "-T", "5", "-t", "ed25519,ecdsa,rsa", "-f", "-",
                    data="\n".join(others) + "\n")  # fmt: skip
         for address, keys in parse_keys(stdout).items():
             if address in hosts:

@@ -33,7 +33,7 @@ options:
     description: The wired port. Required by V(present) and V(confirmed).
     type: str
   port:
-    description: The configuration of the port, as in C(ethernets) of netplan (network-config version 2). Required like O(interface).
+    description: The configuration of the port, as in C(ethernets) of netplan (network-config version 2). See O(interface).
     type: dict
   files:
     description: >-
@@ -167,7 +167,9 @@ def read_port_facts(interface: str) -> PortFacts:
     active = frozenset(name for name, state in zip(services, states, strict=False) if state == "active")
     state = nm_uuid = file = networkd_state = networkd_file = ""
     if "NetworkManager" in active:
-        device = parse_nmcli(command_output("nmcli", "--terse", "--fields", "GENERAL.STATE,GENERAL.CON-UUID", "device", "show", interface))
+        device = parse_nmcli(
+            command_output("nmcli", "--terse", "--fields", "GENERAL.STATE,GENERAL.CON-UUID", "device", "show", interface)
+        )
         state, nm_uuid = device.get("GENERAL.STATE", ""), device.get("GENERAL.CON-UUID", "")
         file = parse_nmcli(command_output("nmcli", "--terse", "--fields", "UUID,FILENAME", "connection", "show")).get(nm_uuid, "")
     if "systemd-networkd" in active:
@@ -299,8 +301,8 @@ class Node:
                 continue
             if other := find_address_owner(self.interface, self.mac, str(wanted.ip)):
                 raise BrambleError(
-                    f"The address {wanted.ip} is in use: {other} answers to it at {self.interface}. Give that machine another address, "
-                    "or change cluster_subnet, cluster_first_host or this node's node_number. Nothing was changed."
+                    f"The address {wanted.ip} is in use: {other} answers to it at {self.interface}. Give that machine another "
+                    "address, or change cluster_subnet, cluster_first_host or this node's node_number. Nothing was changed."
                 )
 
     def commands(self, owner: Owner, facts: PortFacts) -> StackCommands:
@@ -366,7 +368,9 @@ def apply_present(module: AnsibleModule) -> dict[str, Any]:
         node.check_addresses_are_free()
         return {**result, "change": node.stage(owner, facts, files)}
     write_files(files)
-    if configuration_path(owner.stack, node.interface)[0] in files and (problem := run_commands(node.commands(owner, facts).same)):
+    if configuration_path(owner.stack, node.interface)[0] in files and (
+        problem := run_commands(node.commands(owner, facts).same)
+    ):
         raise RollbackError(f"The files are changed, but the network is not: {problem}. Restart the node.")
     node.apply_ipv6_settings(dry_run=False)
     return result

@@ -8,15 +8,15 @@ DOCUMENTATION = r"""
 module: nft_table
 short_description: Load a table of nftables, with a rollback unless the change is confirmed
 description:
-  - Replaces one table of the family inet in one step, and no other table. To compare, nft prints the wanted table, which is loaded
-    in an empty network namespace, and the loaded table, both without counters.
-  - A rollback timer (systemd-run(1)) restores the previous table after O(timeout) seconds, unless a new login confirms the change.
-    Nothing is written for the next boot; the caller needs a unit that loads the table.
+  - Replaces one table of the family inet in one step, and no other table. To compare, nft prints the wanted table, which is
+    loaded in an empty network namespace, and the loaded table, both without counters.
+  - A rollback timer (systemd-run(1)) restores the previous table after O(timeout) seconds, unless a new login confirms the
+    change. Nothing is written for the next boot; the caller needs a unit that loads the table.
 author: The Bramble team (!UNKNOWN)
 options:
   name: {description: The name of the table., type: str, required: true}
-  rules: {description: "The text between the braces of the table, as nft(8) takes it. Match ports by name with iifname and oifname.", type: str}
-  state:
+  rules: {description: "The text between the braces of the table, as nft(8) takes it. Match ports with iifname and oifname.",
+  type: str} state:
     description: V(present) loads the table, V(absent) removes it, V(confirmed) cancels the pending rollback.
     type: str
     choices: [present, absent, confirmed]
@@ -102,7 +102,12 @@ class Table:
         with open(self.rollback_file, "w", encoding="utf-8") as file:
             file.write(replacement_script(self.name, before))
         timer = ["systemd-run", "--quiet", "--collect", "--timer-property=AccuracySec=100ms", f"--unit={self.rollback_unit}"]
-        timer += [f"--on-active={self.module.params['timeout']}", "sh", "-c", f"nft --file {self.rollback_file} && rm {self.rollback_file}"]
+        timer += [
+            f"--on-active={self.module.params['timeout']}",
+            "sh",
+            "-c",
+            f"nft --file {self.rollback_file} && rm {self.rollback_file}",
+        ]
         code, _, err = self.module.run_command(timer)
         if code:
             os.unlink(self.rollback_file)
@@ -120,7 +125,10 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     pending = os.path.exists(table.rollback_file)
     if state == "confirmed":
         if not pending:
-            raise TableError(f"The table {table.name} was rolled back, because the change was not confirmed in time. Run the same playbook again.")
+            raise TableError(
+                f"The table {table.name} was rolled back, because the change was not confirmed in time. Run the same "
+                "playbook again."
+            )
         table.stop_rollback()
         return {"changed": True, "pending": False}
     before, after = table.loaded_rules(), "" if state == "absent" else table.wanted_rules()

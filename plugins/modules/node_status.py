@@ -8,8 +8,8 @@ DOCUMENTATION = r"""
 module: node_status
 short_description: Gather the status of a node
 description:
-  - Gathers, in one round trip, the facts that show whether a Raspberry Pi works well. Changes nothing. A fact that a node does not
-    have is null or empty, and not an error.
+  - Gathers, in one round trip, the facts that show whether a Raspberry Pi works well. Changes nothing. A fact that a node does
+    not have is null or empty, and not an error.
   - An action plugin of the same name adds the difference between the clocks of the node and of the control machine.
 author: The Bramble team (!UNKNOWN)
 options:
@@ -40,7 +40,7 @@ uptime: {description: The seconds since the node booted., type: float, returned:
 load: {description: "The average number of runnable processes in the last minute (proc(5)).", type: float, returned: always}
 cores: {description: The number of processors., type: int, returned: always}
 memory_available: {description: "The share of memory available, from 0 to 1.", type: float, returned: always}
-temperature: {description: "The temperature of the hottest sensor, in degrees Celsius; null without a sensor.", type: float, returned: always}
+temperature: {description: "The hottest sensor, in degrees Celsius; null without a sensor.", type: float, returned: always}
 throttled: {description: "The bits of vcgencmd get_throttled, as a number; null without vcgencmd.", type: int, returned: always}
 disks:
   description: By mount point, C(used) (from 0 to 1, as df(1) counts it), C(bytes) and C(read_only).
@@ -54,7 +54,7 @@ card:
   returned: always
 io_errors: {description: "The kernel's messages of this boot about a failing card, at most 20.", type: list, returned: always}
 units:
-  description: By unit, C(active) (such as active or failed), C(restarts), and C(bundle), the folder of its program in /opt/bramble.
+  description: By unit, C(active) (such as active or failed), C(restarts), and C(bundle), its folder in /opt/bramble.
   type: dict
   returned: always
 failed_units: {description: The names of all units that have failed., type: list, returned: always}
@@ -64,8 +64,8 @@ chrony:
   description: The time source of chrony (C(source), C(stratum)), and C(offset), its difference in seconds; null without chrony.
   type: dict
   returned: always
-began: {description: "The time of the node's clock when the module started, in seconds since 1970.", type: float, returned: always}
-ended: {description: "The time of the node's clock when the module ended, in seconds since 1970.", type: float, returned: always}
+began: {description: "The time of the node when the module started, in seconds since 1970.", type: float, returned: always}
+ended: {description: "The time of the node when the module ended, in seconds since 1970.", type: float, returned: always}
 clock_offset:
   description: The seconds by which the node's clock is ahead of the control machine's. The action plugin adds it.
   type: float
@@ -112,7 +112,11 @@ def program_output(module: AnsibleModule, *command: str) -> str:
 
 def read_temperature() -> float | None:
     """Return the temperature of the hottest sensor in degrees Celsius (kernel: thermal/sysfs-api)."""
-    found = [value for zone in glob.glob("/sys/class/thermal/thermal_zone*/temp") if (value := parse_integer(read_file(zone))) is not None]
+    found = [
+        value
+        for zone in glob.glob("/sys/class/thermal/thermal_zone*/temp")
+        if (value := parse_integer(read_file(zone))) is not None
+    ]
     return max(found) / 1000 if found else None
 
 

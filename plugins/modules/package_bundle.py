@@ -137,8 +137,8 @@ from ansible_collections.bramble.cluster.plugins.module_utils.bundle.bundle impo
     SIGNATURE,
     Kind,
     Manifest,
-    manifest_entries,
     generate_key,
+    manifest_entries,
     read_bundle,
     run_command,
     sign_manifest,
@@ -345,7 +345,9 @@ def make_missing_bundles(maker: BundleMaker, module: AnsibleModule) -> dict[str,
             try:
                 manifest, bundle["manifest"] = read_bundle(path, keys, compare_hashes=parameters["verify"])
             except BrambleError as error:
-                raise BrambleError(f"the bundle {path} cannot be used: {error}. Delete the folder, then run the same command again") from None
+                raise BrambleError(
+                    f"the bundle {path} cannot be used: {error}. Delete the folder, then run the same command again"
+                ) from None
             bundle["bytes"] = manifest.bytes
     if not module.check_mode:
         remove_old_bundles(maker.dest, parameters["keep"], [bundle["id"] for bundle in bundles])
@@ -360,7 +362,9 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     dest, key = (Path(parameters[name]) for name in ("dest", "key"))
     for path in (requirements, source / "pyproject.toml") if requirements and source else ():
         if not path.is_file():
-            raise BrambleError(f"{path} is missing. Nothing was collected. Clone the project again, or check package_bundle_requirements")
+            raise BrambleError(
+                f"{path} is missing. Nothing was collected. Clone the project again, or check package_bundle_requirements"
+            )
     maker = BundleMaker([Path(path) for path in parameters["images"]], requirements, source, parameters["debs"], dest, key)
     with contextlib.nullcontext() if module.check_mode else lock_folder(dest):
         return make_missing_bundles(maker, module)

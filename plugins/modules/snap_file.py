@@ -77,7 +77,9 @@ def change_snap(module: AnsibleModule) -> None:
     else:
         with Path(wanted["src"]).open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != wanted["sha256"]:
-                module.fail_json(msg=f"The SHA-256 of {wanted['src']} is not {wanted['sha256']}. Nothing was changed. Copy it again.")
+                module.fail_json(
+                    msg=f"The SHA-256 of {wanted['src']} is not {wanted['sha256']}. Nothing was changed. Copy it again."
+                )
         flags = [f"--{flag}" for flag in ("dangerous", "classic") if wanted[flag]]
         commands = [["snap", "ack", wanted["assertion"]]] if wanted["assertion"] else []
         commands.append(["snap", "install", *flags, wanted["src"]])
@@ -102,7 +104,10 @@ def main() -> None:
     )
     name, sha256 = module.params["name"], module.params["sha256"]
     if sha256 and not (module.params["assertion"] or module.params["dangerous"]):
-        module.fail_json(msg=f"The snap {name} has no assertion, so its origin cannot be checked. Nothing was changed. Give an assertion, or dangerous.")
+        module.fail_json(
+            msg=f"The snap {name} has no assertion, so its origin cannot be checked. Nothing was changed. "
+            "Give an assertion, or set dangerous."
+        )
     try:
         snap = snapd.installed_snaps().get(name)
         if module.params["state"] == "absent":

@@ -69,7 +69,11 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         wanted, after = {name: value for name, value in previous.items() if kernel_file(name).exists()}, ""
         kernel_values = {name: read(kernel_file(name)).strip() for name in wanted}
     else:
-        lines = [line for name in wanted for line in (f"# {name} was {previous.get(name, kernel_values[name])}", f"{name} = {wanted[name]}")]
+        lines = [
+            line
+            for name in wanted
+            for line in (f"# {name} was {previous.get(name, kernel_values[name])}", f"{name} = {wanted[name]}")
+        ]
         after = "\n".join([*lines, ""])
     differ = [name for name in wanted if kernel_values[name] != wanted[name]]
     if not module.check_mode:
@@ -80,7 +84,9 @@ def run(module: AnsibleModule) -> dict[str, Any]:
             kernel_file(name).write_text(wanted[name], encoding="ascii")
         if absent:
             path.unlink(missing_ok=True)
-    shown = {side: "".join(f"{name} = {values[name]}\n" for name in differ) for side, values in (("b", kernel_values), ("a", wanted))}
+    shown = {
+        side: "".join(f"{name} = {values[name]}\n" for name in differ) for side, values in (("b", kernel_values), ("a", wanted))
+    }
     diff = {"before": text + shown["b"], "after": after + shown["a"]}
     return {"changed": after != text or bool(differ), "settings": differ, "diff": diff}
 

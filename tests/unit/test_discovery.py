@@ -20,14 +20,14 @@ from ansible_collections.bramble.cluster.plugins.module_utils.network.discovery 
     Finding,
     Host,
     Node,
+    describe_problems,
     finding_as_dict,
+    findings_table,
     match_hosts,
-    parse_subnet,
     parse_arp_scan,
     parse_keys,
     parse_nmap,
-    describe_problems,
-    findings_table,
+    parse_subnet,
 )
 from hypothesis import given
 from hypothesis import strategies as st

@@ -18,7 +18,7 @@ from ansible_collections.bramble.cluster.plugins.filter.isolated_lab import (
     lab_rows,
     lab_verdict,
 )
-from ansible_collections.bramble.cluster.plugins.filter.isolated_lab_report import lab_report, count_ways
+from ansible_collections.bramble.cluster.plugins.filter.isolated_lab_report import count_ways, lab_report
 from ansible_collections.bramble.cluster.plugins.module_utils.lab import probe
 
 from tests.support import ROOT

@@ -186,7 +186,10 @@ def test_probes_of_states(wire: Wire, tmp_path: Path) -> None:
 
 def test_packets_have_the_documented_form() -> None:
     assert packets.dns_query("a.example", 7) == b"\0\7\1\0\0\1\0\0\0\0\0\0\1a\7example\0\0\1\0\1"
-    assert packets.internet_checksum(packets.ipv4_echo_packet(HERE, THERE, 7)[:20]) == 0 and packets.internet_checksum(packets.ipv4_echo_packet(HERE, THERE, 7)[20:]) == 0
+    assert (
+        packets.internet_checksum(packets.ipv4_echo_packet(HERE, THERE, 7)[:20]) == 0
+        and packets.internet_checksum(packets.ipv4_echo_packet(HERE, THERE, 7)[20:]) == 0
+    )
     assert packets.link_local_address("dc:a6:32:00:00:01") == "fe80::dea6:32ff:fe00:1"
 
 

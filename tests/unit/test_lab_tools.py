@@ -60,7 +60,11 @@ class Node:
 
 @pytest.fixture
 def node(tmp_path: Path) -> Node:
-    return Node(tmp_path).set_release("debian", "trixie", "Debian GNU/Linux").write_file("etc/apt/sources.list.d/debian.sources", DEBIAN)
+    return (
+        Node(tmp_path)
+        .set_release("debian", "trixie", "Debian GNU/Linux")
+        .write_file("etc/apt/sources.list.d/debian.sources", DEBIAN)
+    )
 
 
 def gpg_fingerprints(path: Path) -> list[str]:
@@ -86,7 +90,9 @@ def test_debian_and_raspberry_pi_os_can_have_debians_tools(node: Node) -> None:
     node.write_file("etc/apt/trusted.gpg.d/debian-archive-trixie-stable.asc", "").write_file(
         "etc/apt/trusted.gpg.d/raspberrypi-archive-stable.gpg", b""
     )
-    node.write_file("etc/apt/sources.list.d/off.sources", DEBIAN.replace("trixie", "sid").replace("Types:", "Enabled: no\nTypes:"))
+    node.write_file(
+        "etc/apt/sources.list.d/off.sources", DEBIAN.replace("trixie", "sid").replace("Types:", "Enabled: no\nTypes:")
+    )
     assert node.problems("debian") == ""
 
 

@@ -45,13 +45,21 @@ def test_targets_become_addresses() -> None:
     assert command_line("nmap", "-sV", "-p80,2222", "pi-01", "10.77.124.0/28") == [
         *("nmap", "-n", "-sV", "-p", "80,2222", "10.77.124.101", "10.77.124.0/28")
     ]
-    assert command_line("hydra", "-l", "intern", "-P", "words.txt", "-t", "4", "-f", "ssh://pi-01:2222")[-1] == "ssh://10.77.124.101:2222"
+    assert (
+        command_line("hydra", "-l", "intern", "-P", "words.txt", "-t", "4", "-f", "ssh://pi-01:2222")[-1]
+        == "ssh://10.77.124.101:2222"
+    )
     assert command_line("hydra", "-l", "a", "-p", "b", "pi-01", "ssh")[-2:] == ["10.77.124.101", "ssh"]
     attack = command_line("sqlmap", "-u", "http://pi-01:8080/search?q=tea*", "-T", "vault", "--dump")
     assert "http://10.77.124.101:8080/search?q=tea*" in attack
     assert {"--ignore-proxy", "--ignore-redirects", "--batch"} <= set(attack)
     assert command_line("masscan", "-p80", "10.77.124.1-10.77.124.9")[-1] == "10.77.124.1-10.77.124.9"
-    assert command_line("gobuster", "dir", "-u", "http://10.77.124.9", "-w", "w")[:4] == ["gobuster", "dir", "-u", "http://10.77.124.9"]
+    assert command_line("gobuster", "dir", "-u", "http://10.77.124.9", "-w", "w")[:4] == [
+        "gobuster",
+        "dir",
+        "-u",
+        "http://10.77.124.9",
+    ]
     assert command_line("ncrack", "-U", "u", "ssh://10.77.124.9:2222")[-1] == "ssh://10.77.124.9:2222"
     assert command_line("medusa", "-h", "pi-01", "-M", "ssh")[1:3] == ["-h", "10.77.124.101"]
 
@@ -281,7 +289,14 @@ def test_environment_has_no_proxies_and_no_settings() -> None:
 
 # The isolation proof
 
-PASSED_PROOF = {"at": "2026-11-23T03:00:00Z", "subnet": "10.77.124.0/24", "forbidden": 30, "reached": 0, "allowed": 6, "failed": 0}
+PASSED_PROOF = {
+    "at": "2026-11-23T03:00:00Z",
+    "subnet": "10.77.124.0/24",
+    "forbidden": 30,
+    "reached": 0,
+    "allowed": 6,
+    "failed": 0,
+}
 NOW = 1795402800.0  # 2026-11-23T03:00:00Z
 
 

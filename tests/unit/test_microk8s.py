@@ -12,12 +12,15 @@ from typing import Any
 import pytest
 from ansible_collections.bramble.cluster.plugins.filter.microk8s import microk8s_problems, step_problem
 from ansible_collections.bramble.cluster.plugins.filter.microk8s_addons import addon_problems
-from ansible_collections.bramble.cluster.plugins.filter.microk8s_checklist import evaluate_checklist, expected_nodes, format_checklist
+from ansible_collections.bramble.cluster.plugins.filter.microk8s_checklist import (
+    evaluate_checklist,
+    expected_nodes,
+    format_checklist,
+)
 from ansible_collections.bramble.cluster.plugins.filter.microk8s_members import leader, membership
 from ansible_collections.bramble.cluster.plugins.lookup.microk8s_image_names import image_names
 from ansible_collections.bramble.cluster.plugins.lookup.microk8s_snap_files import snap_files
-from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import microk8s
-from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import snapd
+from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import microk8s, snapd
 from ansible_collections.bramble.cluster.plugins.modules import microk8s_facts, microk8s_leftovers
 from hypothesis import given
 from hypothesis import strategies as st

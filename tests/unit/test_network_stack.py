@@ -141,7 +141,9 @@ def test_owner_of_the_port(known: PortFacts, texts: dict[str, str], owner: Owner
 
 @pytest.mark.parametrize("known", [facts(), facts("NetworkManager", nm_state="10 (unmanaged)"), facts("networking")])
 def test_unsupported_stack_is_named(known: PortFacts) -> None:
-    with pytest.raises(BrambleError, match=r"No network stack that Bramble supports manages eth0 \(running: .*Nothing was changed"):
+    with pytest.raises(
+        BrambleError, match=r"No network stack that Bramble supports manages eth0 \(running: .*Nothing was changed"
+    ):
         find_owner(known, {})
 
 
@@ -384,6 +386,9 @@ def test_any_frame_is_parsed(frame: bytes) -> None:
 
 
 def test_outcome_of_a_change_that_was_not_confirmed() -> None:
-    assert rollback_outcome("10.0.0.1/24", {"why": "reboot"}, {}) == "The change was undone (reboot): the node has 10.0.0.1/24 again."
+    assert (
+        rollback_outcome("10.0.0.1/24", {"why": "reboot"}, {})
+        == "The change was undone (reboot): the node has 10.0.0.1/24 again."
+    )
     assert "Restart the node" in rollback_outcome("10.0.0.1/24", {"skipped": True}, {"msg": "timed out"})
     assert rollback_outcome("10.0.0.1/24", {}, {}).endswith("is unknown: no answer")

@@ -53,7 +53,11 @@ def test_failed_check_changes_nothing_even_for_an_unchanged_file(
     command = ["sh", "-c", 'echo "$1: bad" >&2; exit 3', "sh", "%s"]
     same = {"path": f"{tmp_path}/same", "content": "same\n", "check": command}
     done = run_module("node_files", {"files": [*files, same]}, check=check)
-    assert done["failed"] and done["rc"] == 3 and done["msg"].startswith(f"The new content of {tmp_path}/same is not valid, so nothing was changed: ")
+    assert (
+        done["failed"]
+        and done["rc"] == 3
+        and done["msg"].startswith(f"The new content of {tmp_path}/same is not valid, so nothing was changed: ")
+    )
     assert names(tmp_path) == sorted([*before, "same"]) and (tmp_path / "here/real").read_text() == "old\n"
 
 

@@ -1,4 +1,4 @@
-"""Bundles have what was asked for, are complete and signed: made with the real apt, pip and ssh-keygen from a small distribution."""
+"""Bundles are complete and signed. The tests make them with the real apt, pip and ssh-keygen from a small distribution."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from ansible_collections.bramble.cluster.plugins.module_utils.bundle.bundle impo
     Kind,
     Manifest,
     check_signature,
-    manifest_entries,
     generate_key,
+    manifest_entries,
     read_bundle,
     sign_manifest,
 )
@@ -103,7 +103,10 @@ def test_markers_select_the_requirements_of_each_kind_of_node() -> None:
     older = Kind("bookworm", "3.11", "x86_64")
     fast = "fast==1 --hash=sha256:ee"
     assert package_bundle.requirements_for(LOCK, KIND).splitlines() == ["--no-index", "numpy==2.5.5 --hash=sha256:cc", fast]
-    assert package_bundle.requirements_for(LOCK, older).splitlines() == ["--no-index", "numpy==2.4.6 --hash=sha256:aa --hash=sha256:bb"]
+    assert package_bundle.requirements_for(LOCK, older).splitlines() == [
+        "--no-index",
+        "numpy==2.4.6 --hash=sha256:aa --hash=sha256:bb",
+    ]
     with pytest.raises(BrambleError, match="'nonsense here' cannot be read"):
         package_bundle.requirements_for("nonsense here --hash=sha256:aa", KIND)
 

@@ -47,9 +47,7 @@ def test_values_are_set_and_restored(tmp_path: Path, sysctl: Callable[..., dict]
     assert not sysctl("absent")["changed"]
 
 
-def test_manual_change_is_corrected_and_the_first_value_is_restored(
-    tmp_path: Path, sysctl: Callable[..., dict]
-) -> None:
+def test_manual_change_is_corrected_and_the_first_value_is_restored(tmp_path: Path, sysctl: Callable[..., dict]) -> None:
     sysctl()
     (tmp_path / "proc/net/ipv4/ip_forward").write_text("2\n")
     assert sysctl()["settings"] == ["net.ipv4.ip_forward"] and values(tmp_path) == ["0", "1"]

@@ -47,7 +47,9 @@ def _find_parameter(parts: list[str], end: int, parameter: str) -> list[int]:
 def check_parameter(parameter: str) -> None:
     """Check that a text is one kernel parameter. Raises BrambleError."""
     if not _PARAMETER.fullmatch(parameter) or not parameter.isascii() or not _parameter_name(parameter) or parameter == "--":
-        raise BrambleError(f"{parameter!r} is not one kernel parameter. Write NAME or NAME=VALUE, with blanks only in double quotes.")
+        raise BrambleError(
+            f"{parameter!r} is not one kernel parameter. Write NAME or NAME=VALUE, with blanks only in double quotes."
+        )
 
 
 def kernel_parameters(line: str) -> list[str]:
@@ -62,7 +64,9 @@ def set_parameter(line: str, parameter: str) -> str:
     It replaces the last parameter of its name, or else follows the last one. One that may be given several times replaces none.
     """
     parts, end = _split_line(line)
-    places = _find_parameter(parts, end, parameter if _parameter_name(parameter) in REPEATED_PARAMETERS else _parameter_name(parameter))
+    places = _find_parameter(
+        parts, end, parameter if _parameter_name(parameter) in REPEATED_PARAMETERS else _parameter_name(parameter)
+    )
     if places:
         parts[places[-1]] = parameter
     elif end > 2:

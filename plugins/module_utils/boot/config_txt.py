@@ -46,7 +46,7 @@ def _section_kind(name: str) -> str:
 
 
 def parse_lines(text: str) -> list[Line]:
-    """Return the lines. Sections of different kinds narrow each other, those of one kind replace each other, and [all] ends all."""
+    """Return the lines. Sections of different kinds narrow each other, one replaces another of its kind, and [all] ends all."""
     lines = []
     filters: dict[str, str] = {}
     for found in _LINE.finditer(text):
@@ -83,7 +83,9 @@ def check_setting(setting: str, section: str) -> None:
     ):
         raise BrambleError(f"{setting!r} is not a setting of config.txt. Write KEY=VALUE, on one line.")
     if len(setting) > MAX_SETTING_LENGTH:
-        raise BrambleError(f"{setting!r} has {len(setting)} characters, and the firmware ignores those after {MAX_SETTING_LENGTH}. Shorten it.")
+        raise BrambleError(
+            f"{setting!r} has {len(setting)} characters, and the firmware ignores those after {MAX_SETTING_LENGTH}. Shorten it."
+        )
     if not section or not section.isprintable() or set(section) & set("[] "):
         raise BrambleError(f"{section!r} is not a section of config.txt. Give its name without brackets, such as pi4 or all.")
 

@@ -62,7 +62,9 @@ class Manifest:
         try:
             content = json.loads(data)
             if content["format"] != FORMAT:
-                raise BrambleError(f"it has format {content['format']}, and this version reads format {FORMAT}. Make the bundle again")
+                raise BrambleError(
+                    f"it has format {content['format']}, and this version reads format {FORMAT}. Make the bundle again"
+                )
             files = {str(name): (str(entry["sha256"]), int(entry["bytes"])) for name, entry in content["files"].items()}
             kind = Kind(*(str(content[name]) for name in ("release", "python", "architecture")))
             manifest = cls(str(content["id"]), kind, tuple(map(str, content["debs"])), files)
@@ -137,7 +139,9 @@ def check_signature(data: bytes, signature: bytes, keys: Sequence[str]) -> None:
                 stdin=data,
             )
         except BrambleError as error:
-            raise BrambleError(f"it is signed neither by the control machine nor by a key of package_bundle_signers ({error})") from None
+            raise BrambleError(
+                f"it is signed neither by the control machine nor by a key of package_bundle_signers ({error})"
+            ) from None
 
 
 def read_bundle(folder: Path, keys: Sequence[str], compare_hashes: bool = True) -> tuple[Manifest, str]:

@@ -1,8 +1,8 @@
 """Download the Debian packages that a card image lacks, with all their dependencies.
 
-apt runs on the control machine in a private root with the package status, the sources and the keyrings of the image, which debugfs
-reads from the image. So apt downloads exactly what the image lacks, from the image's own sources, and verifies it with the keys that
-the image trusts.
+apt runs on the control machine in a private root with the package status, the sources and the keyrings of the image, which
+debugfs reads from the image. So apt downloads exactly what the image lacks, from the image's own sources, and verifies it with
+the keys that the image trusts.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class CardImage:
         architecture = re.search(r"^Architecture: (\w+)", self._installed_package("dpkg"), re.MULTILINE)
         if not codename or not python or not architecture or architecture[1] not in ARCHITECTURES:
             raise BrambleError(
-                f"packages cannot be bundled for the image {self.name}: that takes a 64-bit Debian, Raspberry Pi OS, Ubuntu or Kali "
-                f"with Python (found: release {codename and codename[1]}, Python {python and python[1]}, architecture "
+                f"packages cannot be bundled for the image {self.name}: that takes a 64-bit Debian, Raspberry Pi OS, Ubuntu or "
+                f"Kali with Python (found: release {codename and codename[1]}, Python {python and python[1]}, architecture "
                 f"{architecture and architecture[1]})"
             )
         return Kind(codename[1], python[1], ARCHITECTURES[architecture[1]])
@@ -105,8 +105,8 @@ class CardImage:
             run_command("apt-get", "-q", "--yes", "--no-install-recommends", "--download-only", "install", *packages, env=env)
         except BrambleError as error:
             raise BrambleError(
-                f"the Debian packages for the image {self.name} could not be collected: {error}. The control machine needs the internet "
-                "for this; connect it, then run the same command again"
+                f"the Debian packages for the image {self.name} could not be collected: {error}. The control machine needs the "
+                "internet for this; connect it, then run the same command again"
             ) from None
         for leftover in (debs / "partial", debs / "lock"):
             leftover.rmdir() if leftover.is_dir() else leftover.unlink(missing_ok=True)

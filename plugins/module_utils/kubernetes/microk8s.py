@@ -47,9 +47,7 @@ def parse_nodes(answer: str) -> dict[str, dict[str, Any]]:
         items = json.loads(answer)["items"]
         return {item["metadata"]["name"]: _node_facts(item) for item in items}
     except (ValueError, KeyError, TypeError) as error:
-        raise BrambleError(
-            f"`microk8s kubectl get nodes -o json` did not print nodes but: {answer[:200]!r}"
-        ) from error
+        raise BrambleError(f"`microk8s kubectl get nodes -o json` did not print nodes but: {answer[:200]!r}") from error
 
 
 def is_ready(status: Mapping[str, Any]) -> bool:

@@ -39,7 +39,9 @@ def host_facts(interface: str, uplink: str = "") -> dict[str, Any]:
     link_local = [entry["local"] for entry in port["addr_info"] if entry["family"] == "inet6" and entry["scope"] == "link"]
     route: dict[str, str] = next(iter(json.loads(command_output("ip", "-json", "-4", "route", "show", "default") or "[]")), {})
     uplink = uplink or (route.get("dev", "") if route.get("dev") != interface else "")
-    uplink_addresses = [entry["local"] for entry in links.get(uplink, {"addr_info": []})["addr_info"] if entry["scope"] == "global"]
+    uplink_addresses = [
+        entry["local"] for entry in links.get(uplink, {"addr_info": []})["addr_info"] if entry["scope"] == "global"
+    ]
     return {
         "mac": port.get("address", ""),
         "link_local": (link_local or [link_local_address(port.get("address", ""))])[0],

@@ -22,10 +22,10 @@ from ansible_collections.bramble.cluster.plugins.module_utils.lab.packets import
     ETH_P_IP,
     NTP_REQUEST,
     arp_request,
-    ipv4_echo_packet,
-    icmp_echo_message,
-    mac_bytes,
     dns_query,
+    icmp_echo_message,
+    ipv4_echo_packet,
+    mac_bytes,
 )
 from ansible_collections.bramble.cluster.plugins.module_utils.lab.states import Answer, Row, command_output, nameservers
 
@@ -119,7 +119,7 @@ def _wait_for_answer(sock: socket.socket, answers: Callable[[bytes], bool]) -> N
 
 
 def probe_dns(row: Row) -> Answer:
-    """Query the name server `host` for the address of `name`, over TCP with `tcp`. Only an answer with an address gets through."""
+    """Query the name server `host` for the address of `name`, over TCP with `tcp`. Only an answer with an address counts."""
 
     def attempt() -> str:
         kind = socket.SOCK_STREAM if row.get("tcp") else socket.SOCK_DGRAM

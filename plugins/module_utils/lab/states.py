@@ -63,7 +63,11 @@ def probe_ipv6(row: Row) -> Answer:
 
 def probe_links(row: Row) -> Answer:
     """Look for a port that is up, other than the loopback and `interface`."""
-    found = [link for link in json.loads(command_output("ip", "-json", "link") or "[]") if link["ifname"] not in ("lo", row["interface"])]
+    found = [
+        link
+        for link in json.loads(command_output("ip", "-json", "link") or "[]")
+        if link["ifname"] not in ("lo", row["interface"])
+    ]
     up = [f"{link['ifname']} ({link['address']})" for link in found if "UP" in link["flags"]]
     down = [
         link["ifname"]
@@ -93,7 +97,9 @@ def probe_radios(row: Row) -> Answer:
 
 def probe_packages(row: Row) -> Answer:
     """Look for a source of packages other than the URL `mirror`."""
-    sources = [line.split("'")[1] for line in command_output("apt-get", "--print-uris", "update").splitlines() if line.startswith("'")]
+    sources = [
+        line.split("'")[1] for line in command_output("apt-get", "--print-uris", "update").splitlines() if line.startswith("'")
+    ]
     others = [source for source in sources if not row["mirror"] or not source.startswith(row["mirror"])]
     return bool(others), others[0] if others else "none"
 

@@ -1,7 +1,8 @@
 """Check that a node can have a set of security tools, before anything is changed.
 
 A set belongs to a distribution, and foreign repositories are never mixed in: the sources of a node's apt, and the keys that it
-trusts, must be those of the node's own distribution. References: sources.list(5), os-release(5), RFC 4880 sections 4.2, 5.5.2 and 12.2 (keys and fingerprints).
+trusts, must be those of the node's own distribution. References: sources.list(5), os-release(5), RFC 4880 sections 4.2, 5.5.2
+and 12.2 (keys and fingerprints).
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ BLACKARCH_KEY = "4345771566D76038C7FEB43863EC0ADBEA87E4E3"
 GUIDE = "docs/lab/README.md"
 UNSUPPORTED_SETS = {
     "backbox": (
-        "BackBox is a desktop for PCs (amd64), and has no image for a Raspberry Pi. The nearest alternative: lab_tools_set: debian with "
-        "lab_tools_groups: [scanning, web, passwords, sniffing]"
+        "BackBox is a desktop for PCs (amd64), and has no image for a Raspberry Pi. The nearest alternative: lab_tools_set: "
+        "debian with lab_tools_groups: [scanning, web, passwords, sniffing]"
     ),
     "cyborg-hawk": (
-        "Cyborg Hawk is of 2015, has had no updates since, and is for PCs only. The nearest alternative: lab_tools_set: debian with "
-        "lab_tools_groups: [scanning, web, wireless, forensics]"
+        "Cyborg Hawk is of 2015, has had no updates since, and is for PCs only. The nearest alternative: lab_tools_set: debian "
+        "with lab_tools_groups: [scanning, web, wireless, forensics]"
     ),
 }
 SETS = ("debian", "kali", "parrot", "blackarch", *UNSUPPORTED_SETS)
@@ -165,8 +166,8 @@ def _debian_problems(node_release: Release) -> Iterator[str]:
     if node_release.id not in DEBIANS:
         hint = f". Use lab_tools_set: {node_release.id}" if node_release.id in ("kali", "parrot") else ""
         yield (
-            f"the distribution of this node is {node_release.name or node_release.id or 'unknown'}, and the set debian is for Debian "
-            f"and Raspberry Pi OS{hint}"
+            f"the distribution of this node is {node_release.name or node_release.id or 'unknown'}, and the set debian is for "
+            f"Debian and Raspberry Pi OS{hint}"
         )
 
 
@@ -175,9 +176,9 @@ def _own_image_problems(wanted: str, root: Path, node_release: Release, found: S
     is_own_image = node_release.id == wanted or node_release.name.lower().startswith(wanted)
     if not is_own_image:
         yield (
-            f"the distribution of this node is {node_release.name or node_release.id}, and {wanted}'s tools are for {wanted}'s own image: its "
-            "repository is never mixed with those of another distribution. Flash that image (playbooks/cards.yml), or use the set "
-            f"debian. See {GUIDE}"
+            f"the distribution of this node is {node_release.name or node_release.id}, and {wanted}'s tools are for {wanted}'s "
+            "own image: its repository is never mixed with those of another distribution. Flash that image (playbooks/cards.yml), or "
+            f"use the set debian. See {GUIDE}"
         )
         return
     keys = _trusted_keys(root, found)
@@ -237,10 +238,12 @@ def node_problems(wanted: str, root: Path, architecture: str) -> list[str]:
     node_release, found = read_release(root), read_sources(root)
     if wanted == "blackarch":
         return list(_blackarch_problems(root, node_release, architecture))
-    problems = list(_debian_problems(node_release) if wanted == "debian" else _own_image_problems(wanted, root, node_release, found))
+    problems = list(
+        _debian_problems(node_release) if wanted == "debian" else _own_image_problems(wanted, root, node_release, found)
+    )
     if not problems and (foreign := list(_foreign_sources(wanted, root, node_release, found))):
         problems.append(
-            f"apt has sources or keys that are not of {node_release.name}: {'; '.join(foreign)}. Mixed repositories break a node sooner "
-            "or later. Remove these, or flash the card again"
+            f"apt has sources or keys that are not of {node_release.name}: {'; '.join(foreign)}. Mixed repositories break a node "
+            "sooner or later. Remove these, or flash the card again"
         )
     return problems

@@ -171,7 +171,15 @@ def match_hosts(nodes: Sequence[Node], hosts: Mapping[str, Host], own_addresses:
     others: list[Finding] = []
     for host in sorted(hosts.values(), key=lambda host: ipaddress.IPv4Address(host.address)):
         node_found, node_expected = _find_node(host, nodes), node_by_address.get(host.address)
-        finding = Finding("", UNKNOWN, host.address, _describe_host(host, node_found, nodes, node_expected), sorted(host.macs), host.vendor, host.serial)
+        finding = Finding(
+            "",
+            UNKNOWN,
+            host.address,
+            _describe_host(host, node_found, nodes, node_expected),
+            sorted(host.macs),
+            host.vendor,
+            host.serial,
+        )
         is_own = host.address in own_addresses
         if len(host.macs) > 1 or (is_own and host.macs):
             finding.verdict = DUPLICATE

@@ -6,7 +6,9 @@ import re
 
 SOURCE_LINE = "source /etc/network/interfaces.d/*"
 # The keywords that begin a stanza of interfaces(5). The lines up to the next keyword belong to the stanza.
-STANZA_KEYWORD = re.compile(r"(iface|mapping|auto|allow-\S+|no-auto-down|no-scripts|source|source-directory|template|rename)(\s|$)")
+STANZA_KEYWORD = re.compile(
+    r"(iface|mapping|auto|allow-\S+|no-auto-down|no-scripts|source|source-directory|template|rename)(\s|$)"
+)
 
 
 def _logical_lines(text: str) -> list[list[str]]:

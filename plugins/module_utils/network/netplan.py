@@ -22,7 +22,9 @@ def load_netplan(path: str, text: str) -> dict[str, Any]:
         raise BrambleError(f"{path} is not YAML: {where}. Correct or remove it. Nothing was changed.") from error
     network = data.get("network") if isinstance(data, dict) else 0
     if not isinstance(network, dict | None):
-        raise BrambleError(f"{path} is not a file of netplan: network is not a mapping. Correct or remove it. Nothing was changed.")
+        raise BrambleError(
+            f"{path} is not a file of netplan: network is not a mapping. Correct or remove it. Nothing was changed."
+        )
     return data if network else {}
 
 
@@ -92,8 +94,9 @@ def netplan_file(text: str, before: str, backend: str, interface: str, mac: str)
 
 
 def _ipv6_by_networkmanager(port: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings by which NetworkManager manages IPv6. Otherwise it leaves IPv6 to the kernel, which accepts what a router
-    advertises.
+    """Return the settings by which NetworkManager manages IPv6.
+
+    Without them it leaves IPv6 to the kernel, which accepts what a router advertises.
     """
     settings: dict[str, Any] = {"renderer": "NetworkManager"}
     if (

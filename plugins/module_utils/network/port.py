@@ -24,7 +24,9 @@ class PortState(NamedTuple):
 def parse_port_state(address: Any, route: Any, interface: str) -> PortState:
     """Return the state of a port, from the parsed output of `ip -json address show` and `ip -json route show default`."""
     addresses = [entry for port in address if port.get("ifname") == interface for entry in port.get("addr_info", [])]
-    addresses = [{**entry, "address": f"{entry['local']}/{entry['prefixlen']}"} for entry in addresses if entry.get("scope") == "global"]
+    addresses = [
+        {**entry, "address": f"{entry['local']}/{entry['prefixlen']}"} for entry in addresses if entry.get("scope") == "global"
+    ]
     return PortState(
         tuple(entry["address"] for entry in addresses if entry["family"] == "inet"),
         tuple(str(entry["gateway"]) for entry in route if entry.get("dev") == interface and entry.get("gateway")),
@@ -47,15 +49,17 @@ def ipv4_differences(port: Mapping[str, Any], state: PortState) -> list[str]:
     if found != wanted:
         differences.append(f"it has {' and '.join(found) or 'no IPv4 address'} instead of {' and '.join(wanted) or 'none'}")
     if state.gateways != gateways:
-        differences.append(f"its gateway is {' and '.join(state.gateways) or 'none'} instead of {' and '.join(gateways) or 'none'}")
+        differences.append(
+            f"its gateway is {' and '.join(state.gateways) or 'none'} instead of {' and '.join(gateways) or 'none'}"
+        )
     return differences
 
 
 def ipv6_settings(port: Mapping[str, Any]) -> dict[str, str]:
     """Return the kernel parameters for the IPv6 of a port (net.ipv6.conf.PORT.*).
 
-    They enforce the configuration with every stack. For example, netplan makes NetworkManager leave IPv6 to the kernel, which accepts
-    what a router advertises.
+    They enforce the configuration with every stack. For example, netplan makes NetworkManager leave IPv6 to the kernel, which
+    accepts what a router advertises.
     """
     accepts = "1" if port.get("accept-ra") or port.get("dhcp6") else "0"
     disabled = port.get("link-local") == [] and not any(":" in str(address) for address in port.get("addresses") or [])

@@ -1,8 +1,8 @@
 """Change the files of a node's network and apply them, and roll the change back unless it is confirmed.
 
-This file is also a program that systemd runs on the node, so it imports only the standard library. PendingChange.stage writes a copy
-of it beside the change. A pending change is the folder STATE/change. While it exists, the change is rolled back when the rollback
-timer ends (systemd-run(1)), and at the next boot, before the network is set up.
+This file is also a program that systemd runs on the node, so it imports only the standard library. PendingChange.stage writes a
+copy of it beside the change. A pending change is the folder STATE/change. While it exists, the change is rolled back when the
+rollback timer ends (systemd-run(1)), and at the next boot, before the network is set up.
 
     python3 rollback.py apply|undo
 """
@@ -201,7 +201,9 @@ class PendingChange:
         :param program: the text of this file; by default Python reads it, which fails under mitogen
         """
         if self.plan():
-            raise RollbackError("Another change of the network waits to be confirmed. Wait until it is rolled back, then try again.")
+            raise RollbackError(
+                "Another change of the network waits to be confirmed. Wait until it is rolled back, then try again."
+            )
         before = {path: read_file(path) for path in files}
         with open(BOOT_ID, encoding="ascii") as file:
             boot = file.read().strip()
@@ -220,7 +222,7 @@ class PendingChange:
         shutil.rmtree(f"{self.folder}.new", ignore_errors=True)
         write_file(f"{self.folder}.new/plan.json", File(json.dumps(plan).encode(), 0o600))
         write_file(f"{self.folder}.new/rollback.py", File(program.encode(), 0o600))
-        # The service does nothing without the folder, and the folder must never exist without the service, so the service comes first.
+        # The service comes first: it does nothing without the folder, and the folder must never exist without the service.
         write_files(self._unit)
         os.rename(f"{self.folder}.new", self.folder)
         sync_folder(self.state)
@@ -260,7 +262,9 @@ class PendingChange:
             run_command(["systemctl", "start", "--no-block", UNIT])
         else:
             # A login must be newer than the change to confirm it: an older connection may work although no new one can be made.
-            self._record_outcome(old_connections=peer_ports(file_text(read_file(f"/proc/net/{name}")) for name in ("tcp", "tcp6")))
+            self._record_outcome(
+                old_connections=peer_ports(file_text(read_file(f"/proc/net/{name}")) for name in ("tcp", "tcp6"))
+            )
 
     def undo(self) -> None:
         """Restore the old files and apply them. At boot only restore them, before the network is set up. Raises OSError."""
@@ -296,13 +300,15 @@ class PendingChange:
             if (old := self._read_outcome().get("old_connections")) is None:
                 raise RollbackError("The change is not applied yet. Try again in a few seconds.")
             if ssh_client_port(os.getpid()) in (0, *old):
-                raise RollbackError("This login is older than the change, so it does not prove that a new login works. Log in again.")
+                raise RollbackError(
+                    "This login is older than the change, so it does not prove that a new login works. Log in again."
+                )
             self._discard()
             write_file(f"{self.state}/outcome.json", None)
         self._stop_timer()
 
     def outcome(self, name: str) -> dict[str, Any]:
-        """Return the outcome of a change that was rolled back: `why`, and what went `wrong` then. Raises RollbackError otherwise."""
+        """Return the outcome of a rolled back change: `why`, and what went `wrong` then. Raises RollbackError for others."""
         outcome = self._read_outcome()
         if not outcome.get("undone") or outcome["name"] != name:
             raise RollbackError("The change is not undone.")

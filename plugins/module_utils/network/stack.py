@@ -22,10 +22,10 @@ from ansible_collections.bramble.cluster.plugins.module_utils.network.owner impo
 from ansible_collections.bramble.cluster.plugins.module_utils.network.places import (
     INTERFACES_FILE,
     belongs_to,
-    meaningful_lines,
     configuration_path,
-    section_value,
     find_stack,
+    meaningful_lines,
+    section_value,
 )
 
 
@@ -65,7 +65,7 @@ def without_port(path: str, text: str, interface: str, mac: str = "") -> str | N
 
 
 def means_same(stack: str, texts: Mapping[str, str], changes: Mapping[str, str | None]) -> bool:
-    """Return whether the changed files mean the same as before, except for IPv6 by NetworkManager, so that the port can stay up."""
+    """Return whether the changed files mean the same as before, except for IPv6 by NetworkManager. If so, the port stays up."""
     if any(not belongs_to(stack, path) for path in changes if find_stack(path)):
         return False
     if stack == "netplan":

@@ -6,7 +6,8 @@
     targets.py visit  ADDRESS PORT SECRETS [--defended]    log in at the desk every few seconds
 
 Only for machines that you own, in this network. The program refuses to start without a recent isolation proof, and at an address
-outside the lab. SECRETS is a JSON file. When the desk is defended, its certificate is beside that file (.pem), at the desk with its key.
+outside the lab. SECRETS is a JSON file. When the desk is defended, its certificate is beside that file (.pem), at the desk with
+its key.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ def create_database(secrets: dict[str, Any]) -> sqlite3.Connection:
     database.execute("CREATE TABLE customers (name TEXT, md5 TEXT)")
     database.execute("CREATE TABLE vault (coupon TEXT)")
     database.executemany("INSERT INTO goods VALUES (?, ?)", GOODS)
-    database.executemany("INSERT INTO customers VALUES (?, ?)", [(customer["name"], customer["md5"]) for customer in secrets["customers"]])
+    database.executemany(
+        "INSERT INTO customers VALUES (?, ?)", [(customer["name"], customer["md5"]) for customer in secrets["customers"]]
+    )
     database.execute("INSERT INTO vault VALUES (?)", [secrets["coupon"]])
     database.commit()
     database.execute("PRAGMA query_only = ON")
@@ -97,7 +100,10 @@ class Shop(Handler):
             if path == "/":
                 self.send_answer(http.HTTPStatus.OK, render_page("Tea and more", GOODS, form))
             elif path == "/search":
-                self.send_answer(http.HTTPStatus.OK, render_page("Found", search_goods(self.database, fields.get("q", ""), self.defended), form))
+                self.send_answer(
+                    http.HTTPStatus.OK,
+                    render_page("Found", search_goods(self.database, fields.get("q", ""), self.defended), form),
+                )
             elif path == "/price":
                 self.send_answer(http.HTTPStatus.OK, render_page("Price", find_price(self.database, fields.get("name", ""))))
             else:

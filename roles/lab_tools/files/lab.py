@@ -54,7 +54,9 @@ def check_proof(path: Path, subnet: IPv4Network, minutes: float, now: float, own
     except OSError as error:
         raise Refused(f"there is no isolation proof ({path}: {error.strerror}). {again}") from None
     if path.is_symlink() or not stat.S_ISREG(facts.st_mode) or facts.st_uid != owner or facts.st_mode & 0o022:
-        raise Refused(f"others than root could have written {path}. It must be a regular file of root that only root can write. {again}")
+        raise Refused(
+            f"others than root could have written {path}. It must be a regular file of root that only root can write. {again}"
+        )
     try:
         proof = json.loads(data)
         at = datetime.fromisoformat(str(proof["at"]).replace("Z", "+00:00"))
@@ -197,8 +199,8 @@ class Tool(NamedTuple):
     """The part of a tool's command line that the wrapper knows.
 
     flags: options without a value. values: options with a value that is not a target. targets, files: options whose value is a
-    target, or a file of targets. words: the first arguments (a subcommand). first: options that every call gets, before all others.
-    target: the form of a target, resolve_TARGET of Lab. rest: how many of the other arguments are targets; further ones are values.
+    target, or a file of targets. words: the first arguments (a subcommand). first: options that every call gets first. target:
+    the form of a target, resolve_TARGET of Lab. rest: how many of the other arguments are targets; further ones are values.
     """
 
     flags: str = ""
@@ -299,7 +301,9 @@ def parse_arguments(name: str, words: Iterable[str]) -> Iterator[tuple[str, str,
         kind = kinds.get(option, "")
         if not kind or (equals and kind == "flags"):
             understood = " ".join(sorted(kinds))
-            raise Refused(f"{name} {option} is not among the known options, so it might lead out of the lab. Known options: {understood}")
+            raise Refused(
+                f"{name} {option} is not among the known options, so it might lead out of the lab. Known options: {understood}"
+            )
         if kind != "flags" and not equals:
             value = next(remaining_words, "")
         if kind != "flags" and (not value or not (value.isascii() and value.isprintable()) or re.match("-.", value)):
