@@ -156,9 +156,10 @@ def parse_quantity(written: str) -> int:
 def pod_facts(item: dict[str, Any]) -> dict[str, Any]:
     """Return what the checklist needs of a pod: name, namespace, node, ready, and the memory limits (bytes) by container id."""
     status = item.get("status", {})
-    limits = {container["name"]: container.get("resources", {}).get("limits", {}).get("memory") for container in
-    item["spec"]["containers"]} ids = {entry["name"]: entry.get("containerID", "").rpartition("/")[2] for entry in
-    status.get("containerStatuses", [])} return {
+    containers = item["spec"]["containers"]
+    limits = {container["name"]: container.get("resources", {}).get("limits", {}).get("memory") for container in containers}
+    ids = {entry["name"]: entry.get("containerID", "").rpartition("/")[2] for entry in status.get("containerStatuses", [])}
+    return {
         "name": item["metadata"]["name"],
         "namespace": item["metadata"]["namespace"],
         "node": item["spec"].get("nodeName", ""),

@@ -269,7 +269,7 @@ class BundleMaker(NamedTuple):
             found.setdefault(image.kind, []).append(image)
         return found
 
-    def make(self, name: str, kind: Kind, images: Sequence[bundle_debs.CardImage]) -> None:
+    def make_bundle(self, name: str, kind: Kind, images: Sequence[bundle_debs.CardImage]) -> None:
         """Make a bundle; its folder gets its name when it is complete. Raises BrambleError."""
         with tempfile.TemporaryDirectory(prefix=".making-", dir=self.dest) as scratch:
             folder, copy = Path(scratch, "bundle"), Path(scratch, "source")

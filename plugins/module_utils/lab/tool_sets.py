@@ -176,9 +176,9 @@ def _own_image_problems(wanted: str, root: Path, node_release: Release, found: S
     is_own_image = node_release.id == wanted or node_release.name.lower().startswith(wanted)
     if not is_own_image:
         yield (
-            f"the distribution of this node is {node_release.name or node_release.id}, and {wanted}'s tools are for {wanted}'s "
-            "own image: its repository is never mixed with those of another distribution. Flash that image (playbooks/cards.yml), or "
-            f"use the set debian. See {GUIDE}"
+            f"the distribution of this node is {node_release.name or node_release.id}, and {wanted}'s tools need "
+            f"{wanted}'s own image: its repository is never mixed with those of another distribution. Flash that image "
+            f"(playbooks/cards.yml), or use the set debian. See {GUIDE}"
         )
         return
     keys = _trusted_keys(root, found)
