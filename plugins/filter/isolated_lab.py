@@ -81,7 +81,7 @@ def lab_plan(host: str, lab: Mapping[str, Any], hostile: bool = False) -> list[R
     :param lab: addresses (of all hosts, by name), client (its name), client_facts (host_facts that the module lab_probe returned
         there), interface, table, overlays, outside_ipv4, outside_ipv6, outside_name, home, mirror (URL), client_tcp_ports and
         client_udp_ports (the ports that nodes may reach), services (name -> ports that must be reachable), lab_port
-    :param hostile: only the probes that a hostile root could change: none of the settings, which root can set at will
+    :param hostile: only probes that send something, since a hostile root can change all settings
     """
     addresses, client, client_facts = lab["addresses"], lab["client"], lab["client_facts"]
     peers = {name: address for name, address in addresses.items() if name not in (host, client)}
@@ -141,7 +141,7 @@ def lab_verdict(rows: Sequence[Mapping[str, Any]], frames: Mapping[str, int] | N
     if frames and frames["lab"]:
         red.append(f"{frames['lab']} frames of the lab were seen at the client's uplink")
     if not forbidden or not allowed:
-        red.append("no probe was run, or none of a kind that must pass or must fail")
+        red.append("there was no probe that must fail, or none that must pass")
     return {"forbidden": len(forbidden), "reached": len(reached), "allowed": len(allowed), "failed": len(failed), "red": red}
 
 

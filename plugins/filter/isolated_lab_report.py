@@ -36,7 +36,7 @@ def count_ways(phase: Phase) -> dict[tuple[str, str, str], tuple[int, int]]:
     return counts
 
 
-def _way_line(start: str, end: str, good: bool) -> dict[str, float]:
+def _way_line(start: str, end: str, is_allowed: bool) -> dict[str, float]:
     """Return the ends of the arrow between two boxes, and the position of its label."""
     (left, top, width), (other_left, other_top, other_width) = BOXES[start], BOXES[end]
     if end in OUTSIDE:
@@ -46,7 +46,7 @@ def _way_line(start: str, end: str, good: bool) -> dict[str, float]:
     else:
         x1 = left + width if left < other_left else left
         # The arrows between nodes and client are one below the other, with the forbidden one first.
-        y1 = y2 = top + BOX_HEIGHT / 2 + (26 if start == "client" else 4 if good else -18)
+        y1 = y2 = top + BOX_HEIGHT / 2 + (26 if start == "client" else 4 if is_allowed else -18)
     x2 = other_left if left < other_left else other_left + other_width
     return {"x1": x1, "y1": y1, "x2": x2, "y2": y2, "x": (x1 + x2) / 2, "y": (y1 + y2) / 2 - (14 if y1 > y2 else 6)}
 
@@ -59,14 +59,14 @@ def panel(phase: Phase) -> dict[str, Any]:
     """
     shown: list[dict[str, Any]] = []
     for (start, end, must), (tried, through) in count_ways(phase).items():
-        good, label = must == "pass", f"{through} of {tried}"
-        colour = "good" if good and through == tried else "open" if good or through else "shut"
+        is_allowed, label = must == "pass", f"{through} of {tried}"
+        colour = "good" if is_allowed and through == tried else "open" if is_allowed or through else "shut"
         if start == end:
             left, top, width = BOXES[start]
-            label = f"{'lab ports' if good else 'ssh'}: {label}"
-            place: dict[str, float] = {"x": left + width / 2, "y": top + BOX_HEIGHT + (58 if good else 34)}
+            label = f"{'lab ports' if is_allowed else 'ssh'}: {label}"
+            place: dict[str, float] = {"x": left + width / 2, "y": top + BOX_HEIGHT + (58 if is_allowed else 34)}
         else:
-            place = _way_line(start, end, good)
+            place = _way_line(start, end, is_allowed)
         shown.append({**place, "label": label, "colour": colour, "dashed": not through})
     when = "before the isolation" if phase["phase"] == "before" else None
     title = f"probes that got through {when}" if when else f"probes that got through, {phase['phase']}"

@@ -9,8 +9,8 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-# The known keys. `optional` is only for netplan: a keyfile has no such setting, and systemd-networkd-wait-online fails where
-# networkd has no port that is required.
+# The supported settings. `optional` is used only for netplan: a keyfile has no such setting, and with networkd it would make
+# systemd-networkd-wait-online wait until its timeout, because no port is required.
 PORT_KEYS = {"dhcp4", "dhcp6", "accept-ra", "link-local", "optional", "addresses", "routes", "nameservers"}
 ROUTE_KEYS = {"to", "via", "metric"}
 NAMESERVERS_KEYS = {"addresses", "search"}

@@ -248,7 +248,7 @@ class Node:
         texts = {path: file_text(entry) for path, entry in entries.items()}
         facts = read_port_facts(self.interface)
         owner = find_owner(facts, texts)
-        ours, mode = configuration_path(owner.stack, self.interface)
+        bramble_file, mode = configuration_path(owner.stack, self.interface)
         changes = changed_files(owner, self.interface, self.options["files"][owner.stack], texts, self.mac)
         if changes and owner.stack == "netplan":
             check_netplan(texts, changes)
@@ -256,10 +256,10 @@ class Node:
         files: dict[str, File | None] = {}
         for path, content in changes.items():
             old = entries.get(path)
-            file_mode = old.mode if old and path != ours else mode if path == ours else 0o644
+            file_mode = old.mode if old and path != bramble_file else mode if path == bramble_file else 0o644
             files[path] = None if content is None else File(content.encode(errors="surrogateescape"), file_mode)
-        if ours not in changes and (old := entries[ours]) and old.mode != mode:
-            files[ours] = old._replace(mode=mode)
+        if bramble_file not in changes and (old := entries[bramble_file]) and old.mode != mode:
+            files[bramble_file] = old._replace(mode=mode)
         others = {"/etc/hosts": File(self.options["hosts"].encode())}
         if os.path.isdir(CLOUD_FOLDER):
             others[CLOUD_FILE] = File(CLOUD_TEXT.encode())
@@ -337,7 +337,9 @@ class Node:
         end = time.monotonic() + CONFIGURE_SECONDS
         while problem := ipv4_differences(self.port, read_port_state(self.interface)):
             if time.monotonic() > end:
-                raise BrambleError(f"{self.interface} is not configured: {'; '.join(problem)}. The change is undone.")
+                raise BrambleError(
+                    f"{self.interface} is not configured: {'; '.join(problem)}. The rollback timer undoes the change."
+                )
             time.sleep(0.5)
 
 

@@ -129,7 +129,7 @@ def test_memory_cgroup_is_enabled_after_it_was_disabled_and_restored(root: Path,
 
 
 @pytest.mark.parametrize(
-    ("content", "request_", "says"),
+    ("content", "request_", "message"),
     [
         (b"a b\nc\n", {"cmdline_present": ["d"]}, "more than one line"),
         (b"\na\n", {"cmdline_present": ["d"]}, "more than one line"),
@@ -147,13 +147,13 @@ def test_memory_cgroup_is_enabled_after_it_was_disabled_and_restored(root: Path,
     ],
 )
 def test_invalid_input_is_named_and_changes_nothing(
-    root: Path, run_module: Run, content: bytes, request_: dict, says: str
+    root: Path, run_module: Run, content: bytes, request_: dict, message: str
 ) -> None:
     cmdline(root, content)
     (root / "boot/firmware/config.txt").write_text("x=1\n")
     before = tree(root)
     done = run_module("boot_config", {"config_present": [{"setting": "y=1"}], **request_})
-    assert done["failed"] and says in done["msg"]
+    assert done["failed"] and message in done["msg"]
     assert tree(root) == before
 
 
@@ -212,8 +212,8 @@ def test_set_parameter_exists_and_all_others_stay(text: str, wanted: str) -> Non
     assert wanted in kernel.kernel_parameters(after)
     key = wanted.partition("=")[0]
     same = [key, wanted][key in kernel.REPEATED_PARAMETERS]
-    ours = [p for p in kernel.kernel_parameters(after) if (p if "=" in same else p.partition("=")[0]) == same]
-    assert ours[-1] == wanted
+    same_name = [p for p in kernel.kernel_parameters(after) if (p if "=" in same else p.partition("=")[0]) == same]
+    assert same_name[-1] == wanted
     rest_before, rest_after = ([p for p in kernel.kernel_parameters(t) if p.partition("=")[0] != key] for t in (text, after))
     assert rest_before == rest_after
     assert len(words(after)) - len(words(text)) in (0, 1)
@@ -290,13 +290,13 @@ def test_set_setting_is_in_its_section_and_all_others_stay(text: str, wanted: st
     assert config_txt.set_setting(after, wanted, where) == after
     filters = () if where == "all" else (where,)
     key = wanted.partition("=")[0]
-    ours = [line.text.strip() for line in config_txt.parse_lines(after) if line.filters == filters and line.key == key]
-    assert wanted in ours and (key in config_txt.REPEATED_SETTINGS or ours[-1] == wanted)
+    same_name = [line.text.strip() for line in config_txt.parse_lines(after) if line.filters == filters and line.key == key]
+    assert wanted in same_name and (key in config_txt.REPEATED_SETTINGS or same_name[-1] == wanted)
 
     def others(text: str) -> list[tuple[str, tuple[str, ...]]]:
-        mine = (filters, key)
+        changed = (filters, key)
         lines = config_txt.parse_lines(text)
-        return [(line.text, line.filters) for line in lines if line.key and (line.filters, line.key) != mine]
+        return [(line.text, line.filters) for line in lines if line.key and (line.filters, line.key) != changed]
 
     assert others(after) == others(text)
     comments = [[line.text for line in config_txt.parse_lines(t) if not line.key and line.text[:1] != "["] for t in (text, after)]

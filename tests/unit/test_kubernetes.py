@@ -125,7 +125,7 @@ def test_version_is_that_of_the_role_microk8s() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "says"),
+    ("path", "value", "message"),
     [
         ("spec.completionModes", "Indexed", "completionModes"),
         ("spec.completions", "8", "integer"),
@@ -137,14 +137,14 @@ def test_version_is_that_of_the_role_microk8s() -> None:
         ("spec.template.spec.containers.0.resources.limits", ["2Gi"], "limits"),
     ],
 )
-def test_problems_of_manifests_are_found(manifests: dict[str, list[dict[str, Any]]], path: str, value: Any, says: str) -> None:
+def test_problems_of_manifests_are_found(manifests: dict[str, list[dict[str, Any]]], path: str, value: Any, message: str) -> None:
     (manifest,) = copy.deepcopy(manifests["shares"])
     *way, last = (int(step) if step.isdigit() else step for step in path.split("."))
     place: Any = manifest
     for step in way:
         place = place[step]
     place[last] = value
-    assert any(says in problem for problem in find_problems(manifest)), find_problems(manifest)
+    assert any(message in problem for problem in find_problems(manifest)), find_problems(manifest)
 
 
 def test_pods_have_no_privileges(manifests: dict[str, list[dict[str, Any]]]) -> None:

@@ -300,8 +300,8 @@ PASSED_PROOF = {
 NOW = 1795402800.0  # 2026-11-23T03:00:00Z
 
 
-def check_proof(path: Path, said: object, minutes: float = 60, now: float = NOW, mode: int = 0o644) -> None:
-    path.write_text(said if isinstance(said, str) else json.dumps(said))
+def check_proof(path: Path, content: object, minutes: float = 60, now: float = NOW, mode: int = 0o644) -> None:
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
     path.chmod(mode)
     lab.check_proof(path, SUBNET, minutes, now, owner=os.getuid())
 

@@ -48,7 +48,7 @@ PORTS: dict[str, dict[str, Any]] = {
         "nameservers": {"addresses": ["10.0.0.1", "9.9.9.9"], "search": ["lan"]},
     },
     "without-ipv6": {**BASE, "link-local": []},
-    "router-says": {**BASE, "accept-ra": True},
+    "accept-ra": {**BASE, "accept-ra": True},
 }
 NM = Owner("networkmanager", "NetworkManager")
 NETPLAN = Owner("netplan", "NetworkManager")
@@ -166,8 +166,8 @@ def test_file_of_cloud_init_is_replaced_without_a_change_of_the_network() -> Non
         texts = {CLOUD: yaml.safe_dump({"network": {"version": 2, **renderer, "ethernets": {"eth0": port}}})}
         changes = changed_files(NETPLAN, "eth0", text(NETPLAN), texts, MAC)
         assert list(changes) == [CLOUD] and means_same("netplan", texts, changes)
-        ours = yaml.safe_load(changes[CLOUD] or "")["network"]["ethernets"]["eth0"]
-        assert ours["networkmanager"] == {"passthrough": {"ipv6.method": "link-local"}}
+        new_port = yaml.safe_load(changes[CLOUD] or "")["network"]["ethernets"]["eth0"]
+        assert new_port["networkmanager"] == {"passthrough": {"ipv6.method": "link-local"}}
         after: dict[str, str] = {**texts, **changes}  # type: ignore[dict-item]
         assert changed_files(NETPLAN, "eth0", text(NETPLAN), after, MAC) == {}
         assert not means_same("netplan", texts, changed_files(NETPLAN, "eth0", text(NETPLAN, PORTS["gateway"]), texts, MAC))
@@ -344,7 +344,7 @@ def test_gateway_outside_the_networks_is_refused() -> None:
 def test_kernel_parameters_of_ipv6() -> None:
     assert ipv6_settings(BASE) == {"disable_ipv6": "0", "accept_ra": "0", "autoconf": "0"}
     assert ipv6_settings(PORTS["without-ipv6"])["disable_ipv6"] == "1"
-    assert ipv6_settings(PORTS["router-says"]) == {"disable_ipv6": "0", "accept_ra": "1", "autoconf": "1"}
+    assert ipv6_settings(PORTS["accept-ra"]) == {"disable_ipv6": "0", "accept_ra": "1", "autoconf": "1"}
 
 
 # RFC 5227

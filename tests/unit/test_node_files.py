@@ -93,8 +93,8 @@ def test_group_is_kept_or_set(tmp_path: Path, machine: Machine, run_module: Run)
 @pytest.mark.parametrize("state", ["present", "absent"])
 def test_link_of_others_stays(tmp_path: Path, run_module: Run, state: str) -> None:
     (tmp_path / "mask").symlink_to("/dev/null")
-    ours = {"path": f"{tmp_path}/mask", "link": "../dev/null", "unless_link": "/dev/null", "state": state}
-    assert not run_module("node_files", {"files": [ours]})["changed"] and (tmp_path / "mask").readlink() == Path("/dev/null")
+    own_link = {"path": f"{tmp_path}/mask", "link": "../dev/null", "unless_link": "/dev/null", "state": state}
+    assert not run_module("node_files", {"files": [own_link]})["changed"] and (tmp_path / "mask").readlink() == Path("/dev/null")
     (tmp_path / "mask").unlink()
-    assert run_module("node_files", {"files": [ours]})["changed"] == (state == "present")
-    assert run_module("node_files", {"files": [{**ours, "state": "absent"}]})["changed"] == (state == "present")
+    assert run_module("node_files", {"files": [own_link]})["changed"] == (state == "present")
+    assert run_module("node_files", {"files": [{**own_link, "state": "absent"}]})["changed"] == (state == "present")

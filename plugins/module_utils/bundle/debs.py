@@ -24,7 +24,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.tools import 
 # Debian's names of architectures -> what `uname -m` prints.
 ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
 _SIGNED_BY = re.compile(r"(signed-by\s*[:=]\s*)([^\]\n]*)", re.IGNORECASE)
-# What apt needs to know, and what tells the kind of the image; debugfs does not follow symbolic links.
+# The paths on the card of what apt needs to know, and of what tells the kind of the image.
 _IMAGE_FILES = ("/usr/lib/os-release", "/var/lib/dpkg/status", "/var/lib/apt/extended_states")
 _IMAGE_FOLDERS = ("/etc/apt", "/usr/share/keyrings")
 

@@ -18,23 +18,23 @@ class StackCommands(NamedTuple):
     last: list[list[str]]  # when `old` fails
 
 
-def stack_commands(owner: Owner, interface: str, ours: str, before: str) -> StackCommands:
+def stack_commands(owner: Owner, interface: str, bramble_uuid: str, active_uuid: str) -> StackCommands:
     """Return the commands of a stack.
 
     `netplan apply` is not among them, because it stops NetworkManager and may then fail for another reason.
 
-    :param ours: the uuid of Bramble's connection in NetworkManager
-    :param before: the uuid of the active connection, empty if there is none
+    :param bramble_uuid: the uuid of Bramble's connection in NetworkManager
+    :param active_uuid: the uuid of the active connection, empty if there is none
     """
     generate = [["netplan", "generate"]] if owner.stack == "netplan" else []
     if owner.backend == "NetworkManager":
         reload = [*generate, ["nmcli", "connection", "reload"]]
-        name = ["id", f"netplan-{interface}"] if owner.stack == "netplan" else ["uuid", ours]
+        name = ["id", f"netplan-{interface}"] if owner.stack == "netplan" else ["uuid", bramble_uuid]
         new = ["nmcli", "--wait", "30", "connection", "up", *name, "ifname", interface]
-        old = ["nmcli", "--wait", "30", "connection", "up", "uuid", before, "ifname", interface]
+        old = ["nmcli", "--wait", "30", "connection", "up", "uuid", active_uuid, "ifname", interface]
         last = [["systemctl", "restart", "NetworkManager"]]
         same = [*reload, ["nmcli", "device", "reapply", interface]] if owner.stack == "netplan" else []
-        return StackCommands(same, [], [*reload, new], [*reload, old] if before else reload, generate, last)
+        return StackCommands(same, [], [*reload, new], [*reload, old] if active_uuid else reload, generate, last)
     if owner.backend == "networkd":
         again = [*generate, ["networkctl", "reload"], ["networkctl", "reconfigure", interface]]
         return StackCommands([], [], again, again, generate, [["systemctl", "restart", "systemd-networkd"]])

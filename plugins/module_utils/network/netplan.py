@@ -81,11 +81,11 @@ def netplan_file(text: str, before: str, backend: str, interface: str, mac: str)
     :param text: the new configuration of the port, as a file of netplan
     :param before: the previous text of the file
     """
-    ours = load_netplan("netplan", text)
+    new_data = load_netplan("netplan", text)
     network = load_netplan(CLOUD_NETPLAN, before).get("network", {})
     names = netplan_ports(before, interface, mac, CLOUD_NETPLAN)
     others = {name: port for name, port in (network.get("ethernets") or {}).items() if name not in names}
-    port = dict(ours["network"]["ethernets"][interface])
+    port = dict(new_data["network"]["ethernets"][interface])
     if backend == "NetworkManager":
         port |= _ipv6_by_networkmanager(port)
     kept = {key: value for key, value in network.items() if key not in ("ethernets", "version")}

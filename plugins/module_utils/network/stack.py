@@ -37,18 +37,18 @@ def changed_files(owner: Owner, interface: str, text: str, texts: Mapping[str, s
     :param mac: the hardware address of the port, as aa:bb:cc:dd:ee:ff
     :raises BrambleError: when a file in the folder of netplan is not one of netplan
     """
-    ours = configuration_path(owner.stack, interface)[0]
+    bramble_file = configuration_path(owner.stack, interface)[0]
     after: dict[str, str | None] = {}
     for path, before in texts.items():
-        if path != ours:
+        if path != bramble_file:
             after[path] = without_port(path, before, interface, mac)
     if owner.stack == "netplan":
-        text = netplan_file(text, texts.get(ours, ""), owner.backend, interface, mac)
+        text = netplan_file(text, texts.get(bramble_file, ""), owner.backend, interface, mac)
     if owner.stack == "ifupdown":
         main = after.get(INTERFACES_FILE) or texts.get(INTERFACES_FILE, "")
         if not reads_interfaces_folder(main):
             after[INTERFACES_FILE] = f"{main.rstrip()}\n\n{SOURCE_LINE}\n".lstrip()
-    after[ours] = text
+    after[bramble_file] = text
     return {path: entry for path, entry in after.items() if entry != texts.get(path)}
 
 
