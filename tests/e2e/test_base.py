@@ -145,7 +145,7 @@ def test_more_users_come_and_go(keys: Path) -> None:
 
 BROKEN = {
     "pi-01": ("99-bad.conf", "Nonsense yes", "/etc/ssh/sshd_config.d/99-bad.conf"),
-    "pi-02": ("01-open.conf", "PasswordAuthentication yes", "'passwordauthentication no' is missing in the output of sshd -T"),
+    "pi-02": ("01-open.conf", "PasswordAuthentication yes", "sshd would still not say 'passwordauthentication no'"),
 }
 
 

@@ -1,10 +1,8 @@
-"""The program of the pods in Kubernetes. The files of a container are lost when it ends, so it waits until they are fetched.
+"""The program of the pods in Kubernetes. A container that ends takes its files along, so it waits until they are fetched.
 
-    python -m bramble.pod run LINE        run the command `bramble` with the arguments in LINE, then wait
-    python -m bramble.pod share N LINE    the same for this pod's share of N, which its index tells
-    python -m bramble.pod fetch           in the same container: wait for the end, and write the report as a tar
-
-LINE is one argument with shell quoting: python -m bramble.pod run 'pi --points 1e9 --report /report'.
+python -m bramble.pod run pi --report /report ...     # the command `bramble`; then wait
+python -m bramble.pod share 8 pi --report /report ... # the share of this pod, by its index
+python -m bramble.pod fetch                           # in the same container: wait for the end, write the report as a tar
 """
 
 import os
@@ -80,10 +78,7 @@ def main(words: list[str]) -> int:
                 return run([*shlex.split(line), "--share", f"{index() + 1}/{count}"])
             case ["fetch"]:
                 return fetch()
-        raise UsageError(
-            f"{shlex.join(words)!r} is not a command of bramble.pod. Use run LINE, share N LINE or fetch, and "
-            "quote LINE, which is one argument"
-        )
+        raise UsageError(f"{words} is nothing that a pod does: run LINE, share N LINE or fetch")
     except BrambleError as error:
         print(f"bramble: {error}", file=sys.stderr)
         return error.exit_code
