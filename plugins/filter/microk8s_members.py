@@ -18,8 +18,7 @@ def leader(answers: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def membership(name: str, own: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the membership of a node: `member`, `missing`, or `stale` when the cluster's record of its name is of an earlier
-    node.
+    """Return the membership of a node: `member`, `missing`, or `stale` if the cluster knows an earlier node of this name.
 
     The cluster still has a record of a node that has got a new card, or has left without being removed. A node of the control
     plane then sees another record of itself than the cluster has. A worker sees no records.

@@ -23,8 +23,10 @@ options:
       - V(start) starts to count the frames at O(uplink) that have an address in O(networks). V(stop) returns the count.
     type: str
     choices: [start, stop]
-  uplink: {description: "The port to the outside. By default that of the default route, if not O(interface).", type: str,
-  default: ""}
+  uplink:
+    description: The port to the outside. By default that of the default route, unless it is O(interface).
+    type: str
+    default: ""
   program: {description: "The text of the program that counts, roles/isolated_lab/files/capture.py.", type: str}
   networks: {description: The networks whose frames are counted., type: list, elements: str, default: []}
 attributes:

@@ -15,8 +15,10 @@ description:
 author: The Bramble team (!UNKNOWN)
 options:
   name: {description: The name of the table., type: str, required: true}
-  rules: {description: "The text between the braces of the table, as nft(8) takes it. Match ports with iifname and oifname.",
-  type: str} state:
+  rules:
+    description: The text between the braces of the table, as nft(8) takes it. Match ports with iifname and oifname.
+    type: str
+  state:
     description: V(present) loads the table, V(absent) removes it, V(confirmed) cancels the pending rollback.
     type: str
     choices: [present, absent, confirmed]
