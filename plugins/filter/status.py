@@ -64,7 +64,7 @@ def _power_problems(node: str, answer: Mapping[str, Any], limits: Mapping[str, f
     bits = answer.get("throttled") or 0
     words = ", ".join(throttled_words(bits))
     if bits & UNDER_VOLTAGE_BITS:
-        found.append(f"{node} has a too low voltage ({words}). Use a stronger power supply, or a shorter and thicker cable.")
+        found.append(f"{node} has too little voltage ({words}). Use a stronger power supply, or a shorter and thicker cable.")
     elif bits & THROTTLED_BITS:
         found.append(f"{node} is throttled because of heat ({words}). Cool it with a heat sink, a fan or more air.")
     heat = answer.get("temperature")

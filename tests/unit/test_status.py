@@ -76,7 +76,7 @@ def test_scheduler_that_does_not_answer() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"throttled": 0x50005}, "too low voltage (under-voltage, throttled)"),
+        ({"throttled": 0x50005}, "too little voltage (under-voltage, throttled)"),
         ({"throttled": 0x80000}, "throttled because of heat (soft temperature limit since boot)"),
         ({"temperature": 81.0}, "81 °C (status_max_temperature is 80)"),
         ({"disks": {"/": {"used": 0.95, "bytes": 1, "read_only": False}}}, "/ is 95 % full (status_max_disk is 90)"),
