@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from ansible_collections.bramble.cluster.images.debian.recipe import HERE, Recipe
@@ -25,8 +26,8 @@ def mmdebstrap_command(recipe: Recipe, architecture: str, root: Path, early: Pat
         # The tree is not worth keeping if the machine fails meanwhile: nothing waits for the disk. (Not kept in the image.)
         "--dpkgopt=force-unsafe-io",
         # By a hook, as --dpkgopt would send every essential package through a slow filter. `lean` removes what came before it.
-        f"--extract-hook=copy-in {HERE}/rootfs/etc/dpkg/dpkg.cfg.d/bramble /etc/dpkg/dpkg.cfg.d",
-        *(f"--essential-hook=copy-in {path} /" for path in sorted(early.iterdir())),
+        f"--extract-hook=copy-in {shlex.quote(f'{HERE}/rootfs/etc/dpkg/dpkg.cfg.d/bramble')} /etc/dpkg/dpkg.cfg.d",
+        *(f"--essential-hook=copy-in {shlex.quote(str(path))} /" for path in sorted(early.iterdir())),
         "--dpkgopt=force-confold",
         # It knows only the programs that the whole machine can run.
         "--skip=check/qemu",

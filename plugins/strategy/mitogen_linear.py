@@ -7,6 +7,20 @@ ansible-core 2.19 warns that strategy plugins of others are deprecated.
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
+from ansible_mitogen import transport_config
 from ansible_mitogen.plugins.strategy.mitogen_linear import StrategyModule
 
 __all__ = ["StrategyModule"]
+
+_split = transport_config.parse_python_path
+
+
+def parse_python_path(path: str, *arguments: Any, **options: Any) -> list[str]:
+    """Return the words of an interpreter. Mitogen splits them at blanks, but Ansible means a path, and a clone may have blanks in its own."""
+    return [path] if path and os.path.isfile(path) else _split(path, *arguments, **options)
+
+
+transport_config.parse_python_path = parse_python_path
