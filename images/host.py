@@ -22,7 +22,7 @@ def report_step(message: str) -> None:
 
 def run(*command: str | Path) -> None:
     """Run a program. Raises BrambleError with its last words when it fails; else its output is not shown."""
-    result = process.run(command, merge=True, accept=None)
+    result = process.run_program(command, merge_stderr=True, exit_codes=None)
     if result.returncode:
         tail = "\n".join(result.stdout.decode(errors="replace").splitlines()[-20:])
         raise BrambleError(

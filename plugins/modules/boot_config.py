@@ -103,17 +103,17 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.boot import cmdline, config_txt, files
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
-from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import read, shown
+from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import printable_text, read_text
 
 LINE = {"setting": {"type": "str", "required": True}, "section": {"type": "str", "default": "all"}}
 
 
 def edited_cmdline(path: Path, wanted: dict) -> str:
     """What a line of kernel parameters is to be. Raises BrambleError, OSError."""
-    line = read(path)
+    line = read_text(path)
     for name in wanted["cmdline_restored"]:
         if files.backup_path(path).exists():
-            line = cmdline.restore_parameter(line, name, read(files.backup_path(path)))
+            line = cmdline.restore_parameter(line, name, read_text(files.backup_path(path)))
     for parameter in wanted["cmdline_absent"]:
         line = cmdline.remove_parameter(line, parameter)
     for parameter in wanted["cmdline_present"]:
@@ -124,13 +124,13 @@ def edited_cmdline(path: Path, wanted: dict) -> str:
 
 def edited_config(path: Path, wanted: dict) -> str:
     """What the firmware's settings are to be. Raises OSError."""
-    text = read(path)
+    text = read_text(path)
     for entry in wanted["config_absent"]:
         text = config_txt.remove_setting(text, **entry)
     for entry in wanted["config_restored"]:
         kept = files.backup_path(path)
         # Setting what is there already changes nothing.
-        if kept.exists() and config_txt.set_setting(read(kept), **entry) != read(kept):
+        if kept.exists() and config_txt.set_setting(read_text(kept), **entry) != read_text(kept):
             text = config_txt.remove_setting(text, **entry)
     for entry in wanted["config_present"]:
         text = config_txt.set_setting(text, **entry)
@@ -164,7 +164,7 @@ def planned(module: AnsibleModule) -> dict[Path, str]:
                 text = edited(file, wanted)
             except BrambleError as error:
                 raise BrambleError(f"{file}: {error}. Nothing was changed.") from error
-            if text != read(file):
+            if text != read_text(file):
                 plan[file] = text
     return plan
 
@@ -173,14 +173,14 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     """Edit. Raises BrambleError, OSError."""
     plan = planned(module)
     diff = [
-        {"before_header": str(path), "after_header": str(path), "before": shown(read(path)), "after": shown(text)}
+        {"before_header": str(path), "after_header": str(path), "before": printable_text(read_text(path)), "after": printable_text(text)}
         for path, text in plan.items()
     ]
     flag = files.ROOT / "run/reboot-required"
     if not module.check_mode:
         for path, text in plan.items():
             files.save_with_backup(path, text)
-            if module.params["config_restored"] and text == read(files.backup_path(path)):
+            if module.params["config_restored"] and text == read_text(files.backup_path(path)):
                 files.backup_path(path).unlink()
         if plan:
             flag.write_text("*** System restart required ***\n", encoding="utf-8")

@@ -100,7 +100,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.bundle.bundle impo
 )
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.module import as_sentence, run_module
-from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import write
+from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import write_text
 
 TIMEOUT = 30.0  # seconds without a byte
 TRIES, PAUSE = 3, 1.0  # a switch or a client that just came up may need a moment
@@ -215,7 +215,7 @@ class Node(NamedTuple):
     def note(self, packages: set[str]) -> None:
         """Add to the note."""
         before = set(self.noted.read_text().split()) if self.noted.exists() else set()
-        write(self.noted, "".join(f"{name}\n" for name in sorted(before | packages)))
+        write_text(self.noted, "".join(f"{name}\n" for name in sorted(before | packages)))
 
     def room(self, needed: int) -> None:
         """Raises BrambleError when there is not enough space for it."""
@@ -268,7 +268,7 @@ def install(node: Node, module: AnsibleModule) -> list[str]:
             if any(file.startswith("wheels/") for file in manifest.files):
                 install_wheels(folder / "wheels", node.prefix / name)
             (node.prefix / name).mkdir(exist_ok=True)
-    write(node.mark(name), f"{parameters['manifest']}\n")
+    write_text(node.mark(name), f"{parameters['manifest']}\n")
     node.prune(name)
     return sorted(new)
 

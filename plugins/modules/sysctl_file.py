@@ -44,7 +44,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import read, write
+from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import read_text, write_text
 
 PROC = Path("/proc/sys")
 WAS = re.compile(r"^# (\S+) was (.*)$", re.MULTILINE)
@@ -62,12 +62,12 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     wanted = {name: str(value) for name, value in module.params["settings"].items() if ipv6 or not name.startswith("net.ipv6.")}
     if missing := [name for name in wanted if not absent and not kernel(name).exists()]:
         raise OSError(f"The kernel has no setting {', '.join(missing)}. Nothing was changed.")
-    live = {name: read(kernel(name)).strip() for name in wanted}
-    text = read(path)
+    live = {name: read_text(kernel(name)).strip() for name in wanted}
+    text = read_text(path)
     was: dict[str, str] = dict(WAS.findall(text))
     if absent:
         wanted, after = {name: value for name, value in was.items() if kernel(name).exists()}, ""
-        live = {name: read(kernel(name)).strip() for name in wanted}
+        live = {name: read_text(kernel(name)).strip() for name in wanted}
     else:
         lines = [line for name in wanted for line in (f"# {name} was {was.get(name, live[name])}", f"{name} = {wanted[name]}")]
         after = "\n".join([*lines, ""])
@@ -75,7 +75,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     if not module.check_mode:
         # The file first: it records the values before they are lost.
         if after != text and not absent:
-            write(path, after)
+            write_text(path, after)
         for name in differ:
             kernel(name).write_text(wanted[name], encoding="ascii")
         if absent:

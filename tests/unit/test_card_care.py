@@ -56,8 +56,8 @@ def test_what_is_no_table_is_left_alone(text: str) -> None:
 
 
 def test_of_mounts_over_each_other_the_last_counts() -> None:
-    assert care.mounted_noatime("rootfs / rootfs rw 0 0\n/dev/mmcblk0p2 / ext4 rw,noatime 0 0\nproc /proc proc rw 0 0\n")
-    assert not care.mounted_noatime(
+    assert care.is_mounted_noatime("rootfs / rootfs rw 0 0\n/dev/mmcblk0p2 / ext4 rw,noatime 0 0\nproc /proc proc rw 0 0\n")
+    assert not care.is_mounted_noatime(
         "/dev/a / ext4 rw,noatime 0 0\n/dev/b / ext4 rw,relatime 0 0\n/dev/c /x ext4 rw,noatime 0 0\n"
     )
 
@@ -65,5 +65,5 @@ def test_of_mounts_over_each_other_the_last_counts() -> None:
 def test_swap_of_another_machine_is_not_ours(tmp_path: Path) -> None:
     (tmp_path / "swap").touch()
     header = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
-    assert care.swap_on(f"{header}{tmp_path}/swap file 1 0 -2\n{tmp_path}/theirs partition 1 0 -3\n") == [f"{tmp_path}/swap"]
-    assert care.swap_on(header) == []
+    assert care.active_swap(f"{header}{tmp_path}/swap file 1 0 -2\n{tmp_path}/theirs partition 1 0 -3\n") == [f"{tmp_path}/swap"]
+    assert care.active_swap(header) == []

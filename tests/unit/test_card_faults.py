@@ -26,7 +26,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import 
 from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
 from ansible_collections.bramble.cluster.plugins.module_utils.card.ledger import Ledger
 from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Progress
-from ansible_collections.bramble.cluster.plugins.module_utils.card.workbench import RootFile, Workbench
+from ansible_collections.bramble.cluster.plugins.module_utils.card.overlay import RootFile, OverlayBuilder
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import CHUNK
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.modules import card_write
@@ -68,8 +68,8 @@ def wanted(image: Path) -> Callable[[str], bytes]:
         if node not in known:
             files = identity(node)
             root = [RootFile(file["path"], file["content"], int(file["mode"], 8)) for file in files["root_files"]]
-            with Image(str(image)) as opened, Workbench(opened, str(image.parent)) as bench:
-                content = Content(opened, bench.overlay(files["boot_files"], root))
+            with Image(str(image)) as opened, OverlayBuilder(opened, str(image.parent)) as builder:
+                content = Content(opened, builder.build(files["boot_files"], root))
                 known[node] = b"".join(content.read(at, min(CHUNK, SIZE - at)) for at in range(0, SIZE, CHUNK))
         return known[node]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import Facts, table, warnings
+from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import Facts, controller_warnings, table
 from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import LARGEST_CARD, Guard
-from ansible_collections.bramble.cluster.plugins.module_utils.card.sysfs import Reader, loop_backing, reader
+from ansible_collections.bramble.cluster.plugins.module_utils.card.sysfs import Reader, loop_backing_file, find_reader
 
 GB = 10**9
 SD_READER = "pci0000:00/0000:00:14.0/usb1/1-1/1-1:1.0/host2/target2:0:0/2:0:0:0/block"
@@ -67,7 +67,7 @@ class Fake:
         """What the guard says about a disk of it."""
         (self.proc / "self/mountinfo").write_text("\n".join(self.mounts) + "\n")
         (self.proc / "swaps").write_text("\n".join(self.swaps) + "\n")
-        return Guard(image, str(self.sys), str(self.proc)).judge_disk(name, needed)
+        return Guard(image, str(self.sys), str(self.proc)).evaluate_disk(name, needed)
 
 
 @pytest.fixture
@@ -100,17 +100,17 @@ def test_readers_that_share_a_usb_2_controller(fake: Fake) -> None:
         (pci / folder / "speed").write_text(speed + "\n")
         if serial:
             (pci / folder / "serial").write_text(serial + "\n")
-    assert reader(str(fake.node("sdb"))) == Reader("0001", "usb1", 480)
-    assert reader(str(fake.node("sdd"))).controller_speed == 5000
-    assert reader(str(fake.node("mmcblk0"))) == Reader()
+    assert find_reader(str(fake.node("sdb"))) == Reader("0001", "usb1", 480)
+    assert find_reader(str(fake.node("sdd"))).controller_speed == 5000
+    assert find_reader(str(fake.node("mmcblk0"))) == Reader()
     batch = [
         Facts(name, "", controller=found.controller, controller_speed=found.controller_speed)
         for name in ("sdb", "sdc", "sdd", "mmcblk0")
-        for found in [reader(str(fake.node(name)))]
+        for found in [find_reader(str(fake.node(name)))]
     ]
-    (warning,) = warnings(batch)
+    (warning,) = controller_warnings(batch)
     assert "sdb, sdc share one USB 2 controller (usb1)" in warning
-    assert warnings(batch[1:]) == []
+    assert controller_warnings(batch[1:]) == []
 
 
 def test_sectors_of_4_kib_are_refused(fake: Fake) -> None:
@@ -258,7 +258,7 @@ def test_real_loop_devices(card: Callable[..., Path], machine: Any) -> None:
     path, free = card("used"), card("free")
     device, other = machine.loop(path), machine.loop(free)
     status = path.stat()
-    assert loop_backing(str(device)) == (status.st_dev, status.st_ino)
+    assert loop_backing_file(str(device)) == (status.st_dev, status.st_ino)
     assert look(device, other) == [("OK", ""), ("OK", "")]
     assert look(path) == [("IN USE", f"{device} (a stand-in is running from it? power it off first)")]
     alias = card("alias")

@@ -15,7 +15,7 @@ import pytest
 from ansible_collections.bramble.cluster.plugins.module_utils.card.content import Content
 from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
 from ansible_collections.bramble.cluster.plugins.module_utils.card.partition import boot_and_root, parse_mbr
-from ansible_collections.bramble.cluster.plugins.module_utils.card.workbench import RootFile, Workbench
+from ansible_collections.bramble.cluster.plugins.module_utils.card.overlay import RootFile, OverlayBuilder
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import BLOCK, CHUNK, PAGE, SECTOR
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text import format_bytes
@@ -121,20 +121,20 @@ def test_runs_and_overlay_rebuild_any_sparse_image(pattern: list[str], tail: int
             wanted[offset : offset + len(data)] = data
         with Image(path) as image:
             assert image.sha256 == hashlib.sha256(plain).hexdigest()
-            assert image.blocks == [at // BLOCK for at in range(0, len(plain), BLOCK) if any(plain[at : at + BLOCK])]
+            assert image.data_blocks == [at // BLOCK for at in range(0, len(plain), BLOCK) if any(plain[at : at + BLOCK])]
             content = Content(image, overlay)
             for limits in ((0, None), (0, CHUNK), (CHUNK, None)):
                 at, end = limits[0], min(limits[1] or len(plain), len(plain))
                 for run in content.runs(*limits):
                     assert run.offset == at and run.length > 0
                     at = run.end
-                    if run.data:
+                    if run.has_data:
                         assert run.offset // CHUNK == (run.end - 1) // CHUNK
                         assert content.read(run.offset, run.length) == wanted[run.offset : run.end]
                     else:
                         assert not any(wanted[run.offset : run.end])
                 assert at == end or limits[0] >= len(plain)
-            assert content.data_bytes == sum(run.length for run in content.runs() if run.data)
+            assert content.data_bytes == sum(run.length for run in content.runs() if run.has_data)
     finally:
         os.unlink(path)
 
@@ -161,19 +161,19 @@ def test_image_changed_meanwhile_is_noticed(card: Callable[..., Path]) -> None:
 
 def test_overlay_is_the_same_every_time_and_reads_back(image: Path, tmp_path: Path) -> None:
     boot = {"user-data": "#cloud-config\nhostname: pi-01\n", "cmdline.txt": "console=tty1\n"}
-    with Image(str(image)) as opened, Workbench(opened, str(tmp_path)) as bench:
-        first = bench.overlay(boot, FILES)
-        bench.overlay({"user-data": "another node\n" * 9999}, [RootFile("/etc/hostname", "pi-02\n", 0o644)])
-        assert bench.overlay(boot, FILES) == first
-        assert bench.overlay({}, []) == {}
+    with Image(str(image)) as opened, OverlayBuilder(opened, str(tmp_path)) as builder:
+        first = builder.build(boot, FILES)
+        builder.build({"user-data": "another node\n" * 9999}, [RootFile("/etc/hostname", "pi-02\n", 0o644)])
+        assert builder.build(boot, FILES) == first
+        assert builder.build({}, []) == {}
         copy = tmp_path / "copy.img"
         content = Content(opened, first)
         copy.write_bytes(os.urandom(content.size))  # what no file system uses may be anything
         with copy.open("r+b") as file:
             for run in content.runs():
                 os.pwrite(file.fileno(), content.read(run.offset, run.length), run.offset)
-        with Workbench(opened, str(tmp_path)) as other:
-            assert Content(opened, other.overlay(boot, FILES)).fingerprint == content.fingerprint
+        with OverlayBuilder(opened, str(tmp_path)) as other:
+            assert Content(opened, other.build(boot, FILES)).fingerprint == content.fingerprint
         assert Content(opened, {}).fingerprint != content.fingerprint
     assert 0 < sum(map(len, first.values())) < 256 * 1024
     assert os.listdir(tmp_path) == ["copy.img"]  # no working copy stays behind
@@ -193,8 +193,8 @@ def test_overlay_is_the_same_every_time_and_reads_back(image: Path, tmp_path: Pa
 
 
 def test_root_file_never_touches_the_boot_partition(image: Path, tmp_path: Path) -> None:
-    with Image(str(image)) as opened, Workbench(opened, str(tmp_path)) as bench:
-        assert min(bench.overlay({}, [KEY])) >= ROOT_START
+    with Image(str(image)) as opened, OverlayBuilder(opened, str(tmp_path)) as builder:
+        assert min(builder.build({}, [KEY])) >= ROOT_START
 
 
 @pytest.mark.parametrize(
@@ -219,8 +219,8 @@ def test_root_file_never_touches_the_boot_partition(image: Path, tmp_path: Path)
 def test_files_that_cannot_be_laid(
     image: Path, tmp_path: Path, boot: dict[str, str], root: list[RootFile], complaint: str
 ) -> None:
-    with Image(str(image)) as opened, Workbench(opened, str(tmp_path)) as bench, pytest.raises(BrambleError, match=complaint):
-        bench.overlay(boot, root)
+    with Image(str(image)) as opened, OverlayBuilder(opened, str(tmp_path)) as builder, pytest.raises(BrambleError, match=complaint):
+        builder.build(boot, root)
 
 
 def test_root_file_system_must_be_clean(image: Path, tmp_path: Path) -> None:
@@ -229,19 +229,19 @@ def test_root_file_system_must_be_clean(image: Path, tmp_path: Path) -> None:
     bitmap = ROOT_START + 4096 * int.from_bytes(content[ROOT_START + 4096 :][:4], "little")  # of group 0
     content[bitmap : bitmap + 64] = bytes(64)
     broken.write_bytes(content)
-    with Image(str(broken)) as opened, Workbench(opened, str(tmp_path)) as bench, pytest.raises(BrambleError):
-        bench.overlay({}, [KEY])
+    with Image(str(broken)) as opened, OverlayBuilder(opened, str(tmp_path)) as builder, pytest.raises(BrambleError):
+        builder.build({}, [KEY])
 
 
 def test_missing_tool_is_named(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "ansible_collections.bramble.cluster.plugins.module_utils.card.workbench._TOOL_ENV", {"PATH": str(tmp_path)}
+        "ansible_collections.bramble.cluster.plugins.module_utils.card.overlay._TOOL_ENV", {"PATH": str(tmp_path)}
     )
-    with Image(str(image)) as opened, Workbench(opened, str(tmp_path)) as bench:
+    with Image(str(image)) as opened, OverlayBuilder(opened, str(tmp_path)) as builder:
         with pytest.raises(BrambleError, match="apt install mtools"):
-            bench.overlay({"user-data": ""}, [])
+            builder.build({"user-data": ""}, [])
         with pytest.raises(BrambleError, match="apt install e2fsprogs"):
-            bench.overlay({}, [KEY])
+            builder.build({}, [KEY])
 
 
 def test_count() -> None:

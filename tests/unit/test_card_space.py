@@ -77,13 +77,13 @@ def on_a_disk(part: Path, disk: Path, after: int = 5 * SECTOR) -> int:
     return size
 
 
-def only_used(disk: Path, size: int, part: Path, zeroed: bool = False) -> int:
-    """The partition again, made of what is used and otherwise of garbage (or, `zeroed`, of zeros); how much is used."""
+def only_used(disk: Path, size: int, part: Path, skip_unused_inodes: bool = False) -> int:
+    """The partition again, made of what is used and otherwise of garbage (or, `skip_unused_inodes`, of zeros); how much is used."""
     with disk.open("rb") as file, part.open("wb") as copy:
-        ranges = used_ranges(file.fileno(), START, size, strict=True, zeroed=zeroed)
+        ranges = used_ranges(file.fileno(), START, size, strict=True, skip_unused_inodes=skip_unused_inodes)
         assert_sound(ranges, START, size)
         for at in range(0, size, MIB):
-            copy.write(bytes(min(MIB, size - at)) if zeroed else os.urandom(min(MIB, size - at)))
+            copy.write(bytes(min(MIB, size - at)) if skip_unused_inodes else os.urandom(min(MIB, size - at)))
         for low, high in ranges:
             file.seek(low)
             copy.seek(low - START)
@@ -125,7 +125,7 @@ def test_ext_survives_without_the_rest(options: str, tree: Path, tmp_path: Path)
     assert dump(copy, tmp_path / "after") == before
     assert sum(map(len, before.values())) < amount < 12 * MIB
 
-    less = only_used(disk, part.stat().st_size, copy, zeroed=True)
+    less = only_used(disk, part.stat().st_size, copy, skip_unused_inodes=True)
     assert less <= amount and (less < amount - MIB) == (b"unused inodes" in run("dumpe2fs", part))
     run("e2fsck", "-fn", copy)
     assert dump(copy, tmp_path / "less") == before
@@ -280,7 +280,7 @@ def survives(data: bytes, start: int, after: int) -> None:
     with foreign(data, start, after) as fd:
         ranges = used_ranges(fd, start, len(data))
         assert_sound(ranges, start, len(data))
-        assert_sound(used_ranges(fd, start, len(data), zeroed=True), start, len(data))
+        assert_sound(used_ranges(fd, start, len(data), skip_unused_inodes=True), start, len(data))
         with contextlib.suppress(BrambleError):
             assert used_ranges(fd, start, len(data), strict=True) == ranges
         assert file_system_kind(fd, start, len(data)) in (EXT, FAT, UNKNOWN)

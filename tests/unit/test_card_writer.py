@@ -64,7 +64,7 @@ def identity_on(card: Path) -> tuple[str, str]:
 def needed(image: Path) -> set[int]:
     """The numbers of the blocks that file systems of the image use, or that are outside of them."""
     with Image(str(image)) as opened:
-        return opened.needed
+        return opened.needed_blocks
 
 
 def matter(content: bytes, image: Path) -> bytes:
@@ -235,7 +235,7 @@ def test_space_that_a_card_holds_already_counts(image: Path, card: Callable[...,
     used, fresh = card("used", fill=b"x" * SIZE), card("fresh")
     room = os.statvfs(used)
     with Image(str(image)) as opened:
-        need = len(opened.blocks) * BLOCK
+        need = len(opened.data_blocks) * BLOCK
         free = os.statvfs_result((1, 1, *room[2:4], need, *room[5:]))
         monkeypatch.setattr(os, "statvfs", lambda path: free)
         check_space(opened, cards_for(image, used), 0, "/proc")
@@ -315,7 +315,7 @@ def test_zeros_are_read_back_once(
 ) -> None:
     """What a disk holds of the journal's zeros already is not read twice; what was made zero is."""
     with Image(str(image)) as opened:
-        zero = next(run for run in Content(opened, {}).runs(CHUNK) if not run.data)
+        zero = next(run for run in Content(opened, {}).runs(CHUNK) if not run.has_data)
     path = card("card", fill=b"x" * SIZE if dirty else b"")
     device, reads, read = machine.loop(path), list[int](), Card.read
 
@@ -334,7 +334,7 @@ def test_zeros_that_do_not_stay_fail_the_card(
     image: Path, card: Callable[..., Path], machine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Image(str(image)) as opened:
-        zero = next(run for run in Content(opened, {}).runs(CHUNK) if not run.data)
+        zero = next(run for run in Content(opened, {}).runs(CHUNK) if not run.has_data)
     device, write = machine.loop(card("card", fill=b"x" * SIZE)), Card.write
 
     def lost(self: Card, offset: int, data: bytes) -> None:

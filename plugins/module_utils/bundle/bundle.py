@@ -94,7 +94,7 @@ def wrong(folder: Path, manifest: Manifest, contents: bool = True) -> Iterator[s
 
 def run_command(*command: str | Path, given: bytes = b"", env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
     """Run a command, and return what it writes. Raises BrambleError with its last words when it fails or is not there."""
-    return process.run(command, input=given, env=env, cwd=cwd, words=_marked_lines).stdout.decode(errors="replace")
+    return process.run_program(command, input=given, env=env, cwd=cwd, select_lines=_marked_lines).stdout.decode(errors="replace")
 
 
 def _marked_lines(output: str) -> Sequence[str]:

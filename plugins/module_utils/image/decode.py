@@ -17,7 +17,7 @@ from typing import IO
 
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import BLOCK, CHUNK, SECTOR, is_zero
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
-from ansible_collections.bramble.cluster.plugins.module_utils.core.process import run
+from ansible_collections.bramble.cluster.plugins.module_utils.core.process import run_program
 from ansible_collections.bramble.cluster.plugins.module_utils.core.tools import not_installed
 from ansible_collections.bramble.cluster.plugins.module_utils.image.error import WrongImage
 from ansible_collections.bramble.cluster.plugins.module_utils.image.progress import Report
@@ -74,7 +74,7 @@ def decoded_size(path: str) -> int | None:
             return info.file_size
     if form != "xz":
         return None
-    result = run([_installed(form)[0], "--robot", "--list", path], accept=None)
+    result = run_program([_installed(form)[0], "--robot", "--list", path], exit_codes=None)
     lines = result.stdout.decode(errors="replace").splitlines()
     total = next((line.split("\t") for line in lines if line.startswith("totals\t")), None)
     if result.returncode or not total:

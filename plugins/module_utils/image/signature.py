@@ -9,7 +9,7 @@ import re
 import tempfile
 
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
-from ansible_collections.bramble.cluster.plugins.module_utils.core.process import run
+from ansible_collections.bramble.cluster.plugins.module_utils.core.process import run_program
 from ansible_collections.bramble.cluster.plugins.module_utils.image.http import Web
 
 
@@ -26,7 +26,7 @@ def check_signature(data: bytes, signature: bytes, key: bytes, signer: str) -> N
             with open(path, "wb") as file:
                 file.write(content)
         command = ["gpgv", "--homedir", folder, "--status-fd", "1", "--keyring", *paths]
-        status = run(command, accept=None).stdout.decode(errors="replace")
+        status = run_program(command, exit_codes=None).stdout.decode(errors="replace")
     # A key that has expired or was revoked gives VALIDSIG too, but not GOODSIG. The signature of another key does not matter.
     for one in status.split("[GNUPG:] NEWSIG")[1:]:
         valid = re.search(r"^\[GNUPG:\] VALIDSIG (.*)$", one, re.MULTILINE)
