@@ -105,14 +105,14 @@ def run_module(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_retry_delay(monkeypatch: pytest.MonkeyPatch) -> None:
     """No waiting between attempts to reach a server, and no proxy on the way to this machine."""
-    monkeypatch.setattr("ansible_collections.bramble.cluster.plugins.module_utils.image.http.PAUSE", 0.0)
+    monkeypatch.setattr("ansible_collections.bramble.cluster.plugins.module_utils.image.http.RETRY_DELAY", 0.0)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
 @pytest.fixture
-def site(impatient: None) -> Iterator[Site]:
+def site(no_retry_delay: None) -> Iterator[Site]:
     """A server on this machine, which misbehaves as it is told."""
     site = Site()
     yield site

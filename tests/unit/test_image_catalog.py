@@ -17,7 +17,7 @@ import yaml
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.image import catalogue as image_catalogue
 from ansible_collections.bramble.cluster.plugins.module_utils.image.catalogue import Catalogue, parse_catalogue, parse_release
-from ansible_collections.bramble.cluster.plugins.module_utils.image.http import Web
+from ansible_collections.bramble.cluster.plugins.module_utils.image.http import HttpClient
 from ansible_collections.bramble.cluster.plugins.module_utils.image.release import Release
 from ansible_collections.bramble.cluster.plugins.module_utils.image.signature import check_signature, dearmor
 from hypothesis import given, settings
@@ -28,8 +28,8 @@ from tests.support.web import Site, certificate
 
 from .conftest import Run
 
-pytestmark = pytest.mark.usefixtures("impatient")
-WEB = Web(allow_http=True, timeout=20)
+pytestmark = pytest.mark.usefixtures("no_retry_delay")
+HTTP = HttpClient(allow_http=True, timeout=20)
 CATALOG = ROOT / "images/catalog.yml"
 PI = "https://downloads.raspberrypi.com/raspios_lite_arm64/images/raspios_lite_arm64-{0}/{0}-raspios-trixie-arm64-lite.img.xz"
 BOOKWORM = PI.replace("raspios_lite", "raspios_oldstable_lite").replace("trixie", "bookworm")
@@ -109,37 +109,37 @@ class TestCatalogue:
         site.add("/moved.json", location="/far/sub.json")
         deep = {"name": "d", "subitems": [{"name": "e", "subitems": [entry("https://x/2")]}]}
         url = put(site, "/top.json", entry("https://x/1"), deep, {"name": "f", "subitems_url": f"{site.url}/moved.json"})
-        catalogue = Catalogue(url, WEB)
+        catalogue = Catalogue(url, HTTP)
         assert sorted(item["url"] for item in catalogue.images) == ["https://x/1", "https://x/2", "https://x/3"]
-        assert catalogue.unread == []
+        assert catalogue.unreadable == []
 
     def test_each_document_once(self, site: Site) -> None:
         put(site, "/b", {"subitems_url": "/a"}, {"subitems_url": "/b"})
         url = put(site, "/a", {"subitems_url": "/b"}, {"subitems_url": "/b"}, {"subitems_url": "/a"})
-        Catalogue(url, WEB)
+        Catalogue(url, HTTP)
         assert [path for _, path, _ in site.seen] == ["/a", "/b"]
 
     def test_an_endless_one(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(image_catalogue, "MAX_DOCUMENTS", 5)
         for number in range(9):
             put(site, f"/{number}", {"subitems_url": f"/{number + 1}"})
-        assert Catalogue(f"{site.url}/0", WEB).unread == ["1 more lists"]
+        assert Catalogue(f"{site.url}/0", HTTP).unreadable == ["1 more lists"]
         assert len(site.seen) == 5
 
     def test_a_list_that_cannot_be_read_does_not_spoil_the_others(self, site: Site) -> None:
         site.add("/b", b"<html>")
         links = [{"subitems_url": link} for link in ("/gone", "/b", "http://[", "ftp://x/y", "/c", 5)]
         put(site, "/c", entry("https://x/1"))
-        catalogue = Catalogue(put(site, "/a", *links), WEB)
+        catalogue = Catalogue(put(site, "/a", *links), HTTP)
         assert [item["url"] for item in catalogue.images] == ["https://x/1"]
-        assert [reason.split(":")[0] for reason in catalogue.unread] == ["http", "http", "http", "ftp"]
+        assert [reason.split(":")[0] for reason in catalogue.unreadable] == ["http", "http", "http", "ftp"]
         with pytest.raises(BrambleError, match=r"no image in .* has a URL like https://y(.|\n)*/gone"):
             catalogue.newest("https://y")
 
     @pytest.mark.parametrize("data", [b"", b"<html>", b"[]", b'{"os_list": {}}', b"\xff\xfe\xff", b"[" * 100_000, b"1" * 10_000])
     def test_the_first_must_be_one(self, site: Site, data: bytes) -> None:
         with pytest.raises(BrambleError, match="cannot be used"):
-            Catalogue(site.add("/a", data), WEB)
+            Catalogue(site.add("/a", data), HTTP)
 
     def test_beyond_all_measure(self, monkeypatch: pytest.MonkeyPatch) -> None:
         nested: list = []
@@ -154,7 +154,7 @@ class TestCatalogue:
         dates = ["2026-06-18", "2026-11-10", "2026-09-15"]
         other = "https://evil.example/raspios-trixie-arm64-lite.img.xz"
         items = [entry(PI.format(date), digit, release_date=date) for date, digit in zip(dates, "abc", strict=True)]
-        catalogue = Catalogue(put(site, "/a", *items, entry(other, "f", release_date="2027-01-01")), WEB)
+        catalogue = Catalogue(put(site, "/a", *items, entry(other, "f", release_date="2027-01-01")), HTTP)
         found = catalogue.newest(yaml.safe_load(CATALOG.read_text())["images"]["raspios-trixie-lite"]["source"]["url"])
         assert (found.url, found.download_sha256, found.init_format) == (PI.format("2026-11-10"), "b" * 64, "cloudinit-rpi")
 

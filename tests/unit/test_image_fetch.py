@@ -21,16 +21,16 @@ import pytest
 from ansible_collections.bramble.cluster.plugins.action import image_fetch as image_fetch_action
 from ansible_collections.bramble.cluster.plugins.module_utils.image import decode as image_decode
 from ansible_collections.bramble.cluster.plugins.module_utils.image import space as image_space
-from ansible_collections.bramble.cluster.plugins.module_utils.image import store as image_store
-from ansible_collections.bramble.cluster.plugins.module_utils.image.http import Web
-from ansible_collections.bramble.cluster.plugins.module_utils.image.pin import Pin
-from ansible_collections.bramble.cluster.plugins.module_utils.image.store import Store
+from ansible_collections.bramble.cluster.plugins.module_utils.image import cache as image_cache
+from ansible_collections.bramble.cluster.plugins.module_utils.image.http import HttpClient
+from ansible_collections.bramble.cluster.plugins.module_utils.image.pin import PinnedImage
+from ansible_collections.bramble.cluster.plugins.module_utils.image.cache import ImageCache
 
 from tests.support.web import Site
 
 from .conftest import Run
 
-pytestmark = pytest.mark.usefixtures("impatient")
+pytestmark = pytest.mark.usefixtures("no_retry_delay")
 MIB = 2**20
 IMAGE = bytes(510) + b"\x55\xaa" + bytes(4 * MIB - 512) + os.urandom(2 * MIB) + bytes(2 * MIB)
 XZ = lzma.compress(IMAGE, preset=0)
@@ -102,7 +102,7 @@ class TestFetch:
     ) -> None:
         first = run_module("image_fetch", wanted)
         asked = len(site.seen)
-        monkeypatch.setattr(image_decode, "sha256", lambda *_: pytest.fail("the image was read"))
+        monkeypatch.setattr(image_decode, "hash_file", lambda *_: pytest.fail("the image was read"))
         for check in (False, True):
             again = run_module("image_fetch", wanted, check=check)
             assert not again["changed"] and again["sha256"] == first["sha256"] and again["path"] == first["path"]
@@ -211,14 +211,14 @@ class TestRefusals:
     def test_a_bomb_of_which_nobody_said_anything(
         self, wanted: dict, site: Site, cache: Path, run_module: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(image_store, "LARGEST", 20 * MIB)
+        monkeypatch.setattr(image_cache, "MAX_IMAGE_BYTES", 20 * MIB)
         for bomb in (gzip.compress(bytes(510) + b"\x55\xaa" + bytes(64 * MIB)), lzma.compress(bytes(64 * MIB))):
             wanted |= {"url": site.add("/b", bomb), "download": {"sha256": sha256(bomb)}, "extracted": {}}
             self.fails(run_module, wanted, "bytes that it may have" if bomb[0] == 0x1F else "fits no card")
 
     def test_no_space(self, wanted: dict, site: Site, cache: Path, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         usage = namedtuple("usage", "free")
-        needed = len(XZ) + len(IMAGE) + image_space.SPARE
+        needed = len(XZ) + len(IMAGE) + image_space.RESERVED_BYTES
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(needed - 1))
         for check in (False, True):
             result = run_module("image_fetch", wanted, check=check)
@@ -233,7 +233,7 @@ class TestRefusals:
         self, wanted: dict, site: Site, run_module: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         usage = namedtuple("usage", "free")
-        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(image_space.SPARE + 5 * len(XZ)))
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(image_space.RESERVED_BYTES + 5 * len(XZ)))
         wanted |= {"download": {"sha256": sha256(XZ)}, "extracted": {}}
         self.fails(run_module, wanted, "no space")
         assert site.asked(DOWNLOAD) == []
@@ -318,7 +318,7 @@ class TestInterrupted:
         script = tmp_path / "run.py"
         script.write_text(
             "import sys, os, signal, json\n"
-            "from ansible_collections.bramble.cluster.plugins.module_utils.image.store import *\n"
+            "from ansible_collections.bramble.cluster.plugins.module_utils.image.cache import *\n"
             "moment, seen = int(sys.argv[1]), [0]\n"
             "def die(*_):\n"
             "    seen[0] += 1\n"
@@ -326,8 +326,8 @@ class TestInterrupted:
             "names = ['fsync', 'replace', 'unlink']\n"
             "for name in names:\n"
             "    setattr(os, name, (lambda real: lambda *a, **k: (die(), real(*a, **k))[1])(getattr(os, name)))\n"
-            "pin = Pin(**json.loads(sys.argv[2]))\n"
-            "Store(sys.argv[3], lambda *_: None).fetch(pin, Web(True))\n"
+            "pin = PinnedImage(**json.loads(sys.argv[2]))\n"
+            "ImageCache(sys.argv[3], lambda *_: None).fetch(pin, HttpClient(True))\n"
         )
         pin = {
             "name": "pi-os",
@@ -349,10 +349,10 @@ class TestInterrupted:
 
     def test_two_at_once_take_turns(self, wanted: dict, site: Site, cache: Path) -> None:
         told: list[str] = []
-        pin = Pin("pi-os", "arm64", "cloudinit-rpi", wanted["url"], sha256(XZ))
-        with Store(str(cache), lambda *_: None)._locked():
-            store = Store(str(cache), lambda phase, *_: told.append(phase))
-            thread = threading.Thread(target=store.fetch, args=(pin, Web(True)))
+        pin = PinnedImage("pi-os", "arm64", "cloudinit-rpi", wanted["url"], sha256(XZ))
+        with ImageCache(str(cache), lambda *_: None)._locked():
+            store = ImageCache(str(cache), lambda phase, *_: told.append(phase))
+            thread = threading.Thread(target=store.fetch, args=(pin, HttpClient(True)))
             thread.start()
             while not told:
                 time.sleep(0.01)
@@ -384,7 +384,7 @@ class TestOwnFile:
         assert names(cache) == [f"{stem}.img", f"{stem}.json"]
         assert (result["sha256"], result["path"]) == (sha256(IMAGE), str(cache / f"{stem}.img"))
         assert Path(result["path"]).read_bytes() == IMAGE
-        monkeypatch.setattr(image_decode, "sha256", lambda *_: pytest.fail("the image was read"))
+        monkeypatch.setattr(image_decode, "hash_file", lambda *_: pytest.fail("the image was read"))
         assert not run_module("image_fetch", own)["changed"]
 
     def test_raw_stays_where_it_is(self, own: dict, cache: Path, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -395,7 +395,7 @@ class TestOwnFile:
         assert result["path"] == own["src"]
         assert names(cache) == [f"file-{sha256(IMAGE)[:12]}.json"]
         with monkeypatch.context() as patch:
-            patch.setattr(image_decode, "sha256", lambda *_: pytest.fail("the image was read"))
+            patch.setattr(image_decode, "hash_file", lambda *_: pytest.fail("the image was read"))
             assert not run_module("image_fetch", own)["changed"]
         with open(own["src"], "r+b") as file:
             file.write(b"changed")
@@ -426,12 +426,12 @@ class TestProgress:
 
     def test_line(self) -> None:
         first = {"image": "pi-os", "phase": "download", "done": 100_000_000, "total": 500_000_000, "time": 10.0}
-        assert self.action.line(first, first) == "image  pi-os  download  20 % of 500 MB"
+        assert self.action.progress_line(first, first) == "image  pi-os  download  20 % of 500 MB"
         last = first | {"done": 200_000_000, "time": 20.0}
-        assert self.action.line(first, last) == "image  pi-os  download  40 % of 500 MB  10.0 MB/s  eta 30 s"
+        assert self.action.progress_line(first, last) == "image  pi-os  download  40 % of 500 MB  10.0 MB/s  eta 30 s"
         unknown = {"phase": "decode", "done": 0, "total": 0}
-        assert self.action.line(first | unknown, first | unknown) == "image  pi-os  decode"
-        assert self.action.line(first | unknown, last | unknown | {"done": 5_000_000}) == "image  pi-os  decode  5 MB  0.5 MB/s"
+        assert self.action.progress_line(first | unknown, first | unknown) == "image  pi-os  decode"
+        assert self.action.progress_line(first | unknown, last | unknown | {"done": 5_000_000}) == "image  pi-os  decode  5 MB  0.5 MB/s"
 
     def test_events(self, wanted: dict, run_module: Run, tmp_path: Path) -> None:
         path = tmp_path / "events"
@@ -441,12 +441,12 @@ class TestProgress:
         assert {event["image"] for event in events} == {"pi-os"}
 
     def test_what_people_see(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(self.action, "EVERY", 0.01)
+        monkeypatch.setattr(self.action, "POLL_INTERVAL", 0.01)
         path, stop, shown = tmp_path / "events", threading.Event(), list[str]()
         event = {"image": "pi-os", "phase": "download", "done": 1_000_000, "total": 9_000_000, "time": 1.0}
         path.write_text(json.dumps(event) + "\n" + json.dumps(event | {"done": 2_000_000, "time": 2.0})[:20])
         display = type("Display", (), {"display": staticmethod(shown.append)})
-        thread = threading.Thread(target=self.action.show, args=(str(path), display, stop))
+        thread = threading.Thread(target=self.action.show_progress, args=(str(path), display, stop))
         thread.start()
         while not shown:
             stop.wait(0.01)
@@ -457,7 +457,7 @@ class TestProgress:
 
     @pytest.mark.parametrize("wrong", ["not json\n", "[]\n", "{}\n"])
     def test_it_is_only_a_courtesy(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
-        monkeypatch.setattr(self.action, "EVERY", 0.01)
+        monkeypatch.setattr(self.action, "POLL_INTERVAL", 0.01)
         (tmp_path / "events").write_text(wrong)
         display: Any = None
-        self.action.show(str(tmp_path / "events"), display, threading.Event())
+        self.action.show_progress(str(tmp_path / "events"), display, threading.Event())

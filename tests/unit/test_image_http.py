@@ -10,11 +10,11 @@ import pytest
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.image import http as image_http
 from ansible_collections.bramble.cluster.plugins.module_utils.image.error import BadStatus, Unreachable, WrongImage
-from ansible_collections.bramble.cluster.plugins.module_utils.image.http import Web
+from ansible_collections.bramble.cluster.plugins.module_utils.image.http import HttpClient
 
 from tests.support.web import Site, certificate
 
-pytestmark = pytest.mark.usefixtures("impatient")
+pytestmark = pytest.mark.usefixtures("no_retry_delay")
 DATA = os.urandom(3_000_000)
 OTHER = os.urandom(3_000_000)
 LIMIT = 10**9
@@ -37,79 +37,79 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "download"
 
 
-WEB = Web(allow_http=True, timeout=20)
+HTTP = HttpClient(allow_http=True, timeout=20)
 
 
-def fetch(url: str, path: Path, expected: int | None = len(DATA), web: Web = WEB) -> bool:
-    return web.download(url, str(path), expected, LIMIT, lambda *_: None)
+def fetch(url: str, path: Path, expected: int | None = len(DATA), http: HttpClient = HTTP) -> bool:
+    return http.download(url, str(path), expected, LIMIT, lambda *_: None)
 
 
 class TestWhatMayBeRead:
     def test_only_https(self, site: Site) -> None:
         with pytest.raises(BrambleError, match="not https"):
-            Web().read(site.add("/x", b"x"), 9)
+            HttpClient().read(site.add("/x", b"x"), 9)
         assert site.seen == []
 
     def test_https_with_a_ca_of_ones_own(self, secure: Site, certificates: tuple[Path, Path]) -> None:
         url = secure.add("/x", b"x")
-        assert Web(ca_path=str(certificates[0])).read(url, 9) == b"x"
+        assert HttpClient(ca_path=str(certificates[0])).read(url, 9) == b"x"
 
     def test_no_ca(self, secure: Site, tmp_path: Path) -> None:
         with pytest.raises(BrambleError, match="not a file of certificates"):
-            Web(ca_path=str(tmp_path / "none")).read(secure.add("/x", b"x"), 9)
+            HttpClient(ca_path=str(tmp_path / "none")).read(secure.add("/x", b"x"), 9)
 
     def test_a_certificate_of_nobody(self, secure: Site) -> None:
         with pytest.raises(BrambleError, match="certificate is not to be trusted") as caught:
-            Web().read(secure.add("/x", b"x"), 9)
+            HttpClient().read(secure.add("/x", b"x"), 9)
         assert not isinstance(caught.value, Unreachable)
 
     def test_no_redirect_from_https_to_http(self, secure: Site, site: Site, certificates: tuple[Path, Path]) -> None:
         url = secure.add("/x", location=site.add("/y", b"y"))
         with pytest.raises(BrambleError, match="not https"):
-            Web(ca_path=str(certificates[0])).read(url, 9)
+            HttpClient(ca_path=str(certificates[0])).read(url, 9)
         assert site.seen == []
 
     @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "http://[::1", "http:///x", "http://a b/"])
     def test_no_redirect_to_what_is_no_web_address(self, site: Site, target: str) -> None:
         with pytest.raises(BrambleError):
-            WEB.read(site.add("/x", location=target), 9)
+            HTTP.read(site.add("/x", location=target), 9)
 
     def test_redirects_are_followed_and_bounded(self, site: Site) -> None:
         site.add("/z", b"z")
         site.add("/y", location="z")
-        assert WEB.read(site.add("/x", location=f"{site.url}/y"), 9) == b"z"
+        assert HTTP.read(site.add("/x", location=f"{site.url}/y"), 9) == b"z"
         with pytest.raises(BrambleError, match="redirects"):
-            WEB.read(site.add("/loop", location="/loop"), 9)
+            HTTP.read(site.add("/loop", location="/loop"), 9)
         assert len(site.asked("/loop")) == image_http.MAX_REDIRECTS + 1
 
 
 class TestDocuments:
     def test_a_large_one_is_refused(self, site: Site) -> None:
-        assert WEB.read(site.add("/x", b"x" * 9), 9) == b"x" * 9
+        assert HTTP.read(site.add("/x", b"x" * 9), 9) == b"x" * 9
         for length in (None, ""):
             with pytest.raises(BrambleError, match="larger than 9 bytes"):
-                WEB.read(site.add("/x", b"x" * 10, length=length), 9)
+                HTTP.read(site.add("/x", b"x" * 10, length=length), 9)
 
     def test_half_of_one_is_not_used(self, site: Site) -> None:
-        assert WEB.read(site.add("/x", b"x" * 9, cuts=[5]), 9) == b"x" * 9
+        assert HTTP.read(site.add("/x", b"x" * 9, cuts=[5]), 9) == b"x" * 9
         with pytest.raises(Unreachable, match="broke off after 5 bytes"):
-            WEB.read(site.add("/x", b"x" * 9, cuts=[5] * 9), 9)
+            HTTP.read(site.add("/x", b"x" * 9, cuts=[5] * 9), 9)
 
     def test_a_server_that_is_not_there(self, site: Site) -> None:
         url = site.add("/x")
         site.close()
         with pytest.raises(Unreachable, match="refused"):
-            WEB.read(url, 9)
+            HTTP.read(url, 9)
 
     def test_a_server_that_does_not_answer(self, site: Site) -> None:
         with pytest.raises(Unreachable, match="timed out"):
-            Web(allow_http=True, timeout=0.1).read(site.add("/x", hang=True), 9)
-        assert len(site.asked("/x")) == WEB.attempts
+            HttpClient(allow_http=True, timeout=0.1).read(site.add("/x", hang=True), 9)
+        assert len(site.asked("/x")) == HTTP.attempts
 
     @pytest.mark.parametrize(("status", "attempts"), [(404, 1), (403, 1), (500, 4), (503, 4), (429, 4)])
     def test_what_may_get_better_is_tried_again(self, site: Site, status: int, attempts: int) -> None:
         with pytest.raises(BadStatus if attempts == 1 else Unreachable, match=str(status)):
-            WEB.read(site.add("/x", status=status), 9)
+            HTTP.read(site.add("/x", status=status), 9)
         assert len(site.asked("/x")) == attempts
 
 
@@ -117,7 +117,7 @@ class TestDownload:
     def test_all_of_it(self, site: Site, path: Path) -> None:
         told = []
         url = site.add("/x", DATA)
-        assert not WEB.download(url, str(path), len(DATA), LIMIT, lambda *event: told.append(event))
+        assert not HTTP.download(url, str(path), len(DATA), LIMIT, lambda *event: told.append(event))
         assert path.read_bytes() == DATA
         assert told[-1] == ("download", len(DATA), len(DATA))
         assert [done for _, done, _ in told] == sorted({done for _, done, _ in told})
@@ -137,7 +137,7 @@ class TestDownload:
         assert "If-Range" not in site.asked("/x")[1]
 
     def test_another_run_goes_on(self, site: Site, path: Path) -> None:
-        url = site.add("/x", DATA, etag='"1"', cuts=[1_000] * WEB.attempts)
+        url = site.add("/x", DATA, etag='"1"', cuts=[1_000] * HTTP.attempts)
         with pytest.raises(Unreachable, match="broke off after 4,000 of 3,000,000 bytes"):
             fetch(url, path)
         assert path.read_bytes() == DATA[:4000]
@@ -191,7 +191,7 @@ class TestDownload:
         with pytest.raises(WrongImage, match="more than the 3,000,000 bytes"):
             fetch(site.add("/x", DATA + b"x", length=""), path)
         with pytest.raises(WrongImage, match="more than the 1,000 bytes"):
-            WEB.download(site.add("/x", DATA, length=""), str(path), None, 1000, lambda *_: None)
+            HTTP.download(site.add("/x", DATA, length=""), str(path), None, 1000, lambda *_: None)
         assert path.stat().st_size <= len(DATA)
 
     def test_of_unknown_size(self, site: Site, path: Path) -> None:
