@@ -30,7 +30,7 @@ from ansible_collections.bramble.cluster.images.debian.disk import (
     place_partitions,
     write_image,
 )
-from ansible_collections.bramble.cluster.images.debian.emulation import FOREIGN, run_in_user_namespace
+from ansible_collections.bramble.cluster.images.debian.emulation import EMULATED_ARCHITECTURES, run_in_user_namespace
 from ansible_collections.bramble.cluster.images.debian.packages import mmdebstrap_command
 from ansible_collections.bramble.cluster.images.debian.recipe import Recipe
 from ansible_collections.bramble.cluster.images.debian.requirements import (
@@ -265,7 +265,7 @@ class TestBootPartition:
 
 class TestForeignArchitecture:
     def test_the_kernel_would_know_its_programs_and_no_others(self) -> None:
-        _, magic, mask = FOREIGN["arm64"]
+        _, magic, mask = EMULATED_ARCHITECTURES["arm64"]
         assert len(magic) == len(mask) == 20
 
         def known(header: bytes) -> bool:
@@ -292,7 +292,7 @@ class TestForeignArchitecture:
         program = (
             "import signal; from ansible_collections.bramble.cluster.images.debian import build; "
             "signal.signal(signal.SIGTERM, build.exit_on_signal); "
-            f"build.run_in_user_namespace([*build.OWN_NAMESPACES, 'sleep', {seconds!r}])"
+            f"build.run_in_user_namespace([*build.NEW_NAMESPACES, 'sleep', {seconds!r}])"
         )
 
         def sleeping() -> list[Path]:

@@ -32,8 +32,8 @@ def tree(tmp_path: Path) -> Path:
 def image(folder: Path, tree: Path) -> Path:
     """An archive of a tree."""
     folder.mkdir()
-    config = build.settings("arm64", [build.layer(tree, ["usr", "bin", "tmp"], folder / "layer")])
-    build.archive(folder, folder / "image.tar", "localhost/bramble:1", config, [folder / "layer"])
+    config = build.image_config("arm64", [build.write_layer(tree, ["usr", "bin", "tmp"], folder / "layer")])
+    build.write_archive(folder, folder / "image.tar", "localhost/bramble:1", config, [folder / "layer"])
     return folder / "image.tar"
 
 
@@ -63,7 +63,7 @@ def test_a_layer_has_no_owners_and_no_times_and_is_the_same_again(tree: Path, tm
     first = image(tmp_path / "one", tree).read_bytes()
     (tree / "usr/bin/program").touch()
     assert image(tmp_path / "two", tree).with_name("image.tar").stat().st_size == len(first)
-    build.layer(tree, ["usr", "bin", "tmp"], tmp_path / "layer")
+    build.write_layer(tree, ["usr", "bin", "tmp"], tmp_path / "layer")
     with tarfile.open(tmp_path / "layer") as tar:
         found = {member.name: member for member in tar}
     assert {(member.uid, member.gid, member.mtime, member.uname) for member in found.values()} == {(0, 0, 0, "")}
@@ -80,13 +80,13 @@ def test_only_what_was_compiled_from_the_same_source_is_taken(tmp_path: Path) ->
         (folder / "differs.py").write_text(f"x = {differs}\n")
     (own / "alone.py").write_text("x = 1\n")
     subprocess.run([sys.executable, "-m", "compileall", "-q", own], check=True)
-    build.take_compiled(own, other)
+    build.copy_compiled(own, other)
     assert [path.name.partition(".")[0] for path in other.rglob("*.pyc")] == ["same"]
 
 
 def test_what_is_no_bundle_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(BrambleError, match="is no bundle"):
-        build.kind_of(tmp_path)
+        build.read_bundle_kind(tmp_path)
     assert build.main([f"--bundle={tmp_path}", f"--cache={tmp_path}"]) == 1
     assert "playbooks/kubernetes_image.yml makes one" in capfd.readouterr().err
 
