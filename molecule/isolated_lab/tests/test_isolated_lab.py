@@ -61,7 +61,7 @@ def why(run: Play) -> str:
 def frames_at_the_uplink() -> Iterator[list[str]]:
     """What tcpdump sees there meanwhile, when it is over; without what client and gateway have to say to each other."""
     seen: list[str] = []
-    command = OUTSIDE.inside("tcpdump", "--immediate-mode", "-l", "-n", "-i", outside.UPLINK, "not arp and not icmp6")
+    command = OUTSIDE.in_namespace("tcpdump", "--immediate-mode", "-l", "-n", "-i", outside.UPLINK, "not arp and not icmp6")
     command[-1] = f"({command[-1]}) or host ({' or '.join([*outside.INTERNET])}) or net {SUBNET} or net {outside.ADVERTISED}/64"
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as capture:
         assert capture.stdout and capture.stderr
