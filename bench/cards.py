@@ -199,7 +199,7 @@ def blank_cards(number: int, image: Image, rate: float = 0) -> Iterator[tuple[li
     with tempfile.TemporaryDirectory(dir=image.path.parent) as name, Rig(Path(name)) as rig:
         size = image.size + 64 * MIB
         names = [f"card{at}" for at in range(number)]
-        yield [rig.paced(name, size, rate) if rate else rig.card(name, size).device() for name in names], Path(name)
+        yield [rig.throttled_device(name, size, rate) if rate else rig.card(name, size).device() for name in names], Path(name)
 
 
 def main() -> int:

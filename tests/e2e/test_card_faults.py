@@ -52,11 +52,11 @@ def test_a_card_that_is_pulled(rig: Rig, tmp_path: Path) -> None:
 
     failure = flash("pi-01,pi-02")
     assert f"1 of 2 cards failed; 1 is right.\npi-02, {slots['pi-02']}: writing failed at byte " in failure
-    before = good.held.read_bytes()
+    before = good.backing.read_bytes()
     slots["pi-02"] = str(new.device())
     (limit,) = re.findall(r"ansible-playbook playbooks/cards.yml --limit (\S+)", failure)
     assert flash(limit) == ""
-    assert good.held.read_bytes() == before and before[SIZE:] == DIRT[SIZE:]
+    assert good.backing.read_bytes() == before and before[SIZE:] == DIRT[SIZE:]
     for node, card in (("pi-01", good), ("pi-02", new)):
-        command = ["mtype", "-i", f"{card.held}@@{tiny_image.BOOT_START}", "::user-data"]
+        command = ["mtype", "-i", f"{card.backing}@@{tiny_image.BOOT_START}", "::user-data"]
         assert f"hostname: {node}\n" in subprocess.run(command, capture_output=True, text=True, check=True).stdout

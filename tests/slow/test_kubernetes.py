@@ -58,7 +58,7 @@ client = partial(told, STATE, "pi-client")
 
 def kubectl(words: str, given: str = "") -> subprocess.CompletedProcess[str]:
     """Run kubectl on the node with the control plane."""
-    command = rehearsal.ssh_words(STATE, "pi-client", f"{MICROK8S} kubectl {words}")
+    command = rehearsal.ssh_command(STATE, "pi-client", f"{MICROK8S} kubectl {words}")
     return subprocess.run(command, input=given, capture_output=True, text=True, check=False, timeout=120)
 
 

@@ -104,13 +104,13 @@ class Neighbours:
     def assert_right(self) -> None:
         """Both hold exactly what they must, and beyond the image what they held before."""
         for node, card in (("pi-01", self.one), ("pi-03", self.three)):
-            held = card.held.read_bytes()
+            held = card.backing.read_bytes()
             assert matter(held, self.image) == matter(self.wanted(node), self.image), node
             assert held[SIZE:] == DIRT[SIZE:], node
 
     def assert_untouched(self) -> None:
         """Nothing was written to either."""
-        assert all(card.held.read_bytes() == DIRT for card in (self.one, self.three))
+        assert all(card.backing.read_bytes() == DIRT for card in (self.one, self.three))
 
 
 @pytest.fixture
@@ -146,13 +146,13 @@ def test_one_too_small(image: Path, sha256: str, rig: Rig, neighbours: Neighbour
     outcome = run_module("card_write", {**arguments, "only_good": True})
     assert outcome["failed"] and results(outcome) == {"pi-01": "written", "pi-02": "skipped", "pi-03": "written"}
     neighbours.assert_right()
-    assert small.held.read_bytes() == DIRT[: SIZE - lacking]
+    assert small.backing.read_bytes() == DIRT[: SIZE - lacking]
 
 
 FLAWS = {
     "wraps at half its size": (Flaw(wraps_at=HALF), f"counterfeit: it holds at most {HALF:,} bytes"),
     "drops writes beyond half": (Flaw(drops_from=HALF), f"counterfeit: it holds at most {HALF + MIB:,} bytes"),
-    "a bit is stuck": (Flaw(stuck=SIZE - 100), f"at byte {SIZE - 100:,}, .*worn or counterfeit"),
+    "a bit is stuck": (Flaw(stuck_bit_at=SIZE - 100), f"at byte {SIZE - 100:,}, .*worn or counterfeit"),
     "full": (Flaw(full_after=3 * MIB), r"^writing failed at byte [\d,]+: .* \((ENOSPC|EIO)\)"),
     "write error": (Flaw(fails_after=3 * MIB), r"^writing failed at byte [\d,]+: .* \(EIO\)"),
     "pulled": (Flaw(pulled_after=3 * MIB), r"^writing failed at byte [\d,]+: .* \(EIO\)"),
@@ -168,17 +168,17 @@ def test_bad_card_fails_alone(
     slots = neighbours.slots(bad.file if kind == "file" else bad.device())
     assert_only_second_failed(run_module("card_write", batch(image, sha256, **slots)), FLAWS[flaw][1])
     neighbours.assert_right()
-    assert not bad.begins()
+    assert not bad.has_boot_sector()
 
 
 def test_flipped_bit_is_mended(
     image: Path, sha256: str, rig: Rig, neighbours: Neighbours, run_module: Run, wanted: Callable[[str], bytes]
 ) -> None:
-    weak = rig.card("weak", CARD, Flaw(flips=SIZE - 100))
+    weak = rig.card("weak", CARD, Flaw(flips_bit_at=SIZE - 100))
     outcome = run_module("card_write", batch(image, sha256, **neighbours.slots(weak.device())))
     assert not outcome.get("failed") and set(results(outcome).values()) == {"written"}
     neighbours.assert_right()
-    assert weak.held.read_bytes()[:SIZE] == wanted("pi-02")
+    assert weak.backing.read_bytes()[:SIZE] == wanted("pi-02")
 
 
 # Slow, or not answering at all
@@ -193,7 +193,7 @@ def test_slow_card_delays_nobody(
     outcome = run_module("card_write", arguments)
     assert not outcome.get("failed") and set(results(outcome).values()) == {"written"}
     neighbours.assert_right()
-    assert slow.held.read_bytes()[:SIZE] == wanted("pi-02")
+    assert slow.backing.read_bytes()[:SIZE] == wanted("pi-02")
     seen = [json.loads(line) for line in events.read_text().splitlines()]
     last = max(at for at, event in enumerate(seen) if event["phase"] == "written" and event["node"] != "pi-02")
     assert [event["phase"] for event in seen[last:] if event["node"] == "pi-02"][-2:] == ["verify", "written"]
@@ -238,7 +238,7 @@ def test_card_that_hangs_holds_nobody_up(image: Path, rig: Rig) -> None:
     writing = threading.Thread(target=lambda: answer.extend(write_plain(image, watch, batch)), daemon=True)
     writing.start()
     assert watch.others_done.wait(60) and watch.done == {"pi-01", "pi-03"}
-    assert all(card.held.read_bytes()[:SIZE] == image.read_bytes() for card in good)
+    assert all(card.backing.read_bytes()[:SIZE] == image.read_bytes() for card in good)
     hung.release()
     writing.join(60)
     assert [result.result for result in answer] == ["written"] * 3
@@ -258,7 +258,7 @@ def test_pulled_while_written(image: Path, rig: Rig, kind: str) -> None:
         re.match(r"(reading|writing) failed at byte [\d,]+: |.* is not the card it was", done[1].error)
         and done[1].bytes_verified == 0
     )
-    assert all(card.held.read_bytes()[:SIZE] == image.read_bytes() for card in (one, three))
+    assert all(card.backing.read_bytes()[:SIZE] == image.read_bytes() for card in (one, three))
 
 
 @pytest.mark.parametrize("change", ["detached", "exchanged"])
@@ -273,13 +273,13 @@ def test_changed_after_the_preflight(image: Path, rig: Rig, change: str) -> None
         two.exchange(stranger)
     with pytest.raises(BrambleError, match=rf"{device}.*Nothing was written\.$"):
         write_plain(image, Progress(), batch)
-    assert all(card.held.read_bytes() == DIRT for card in (one, two, three, stranger))
+    assert all(card.backing.read_bytes() == DIRT for card in (one, two, three, stranger))
     done = write_plain(image, Progress(), batch, only_good=True)
     assert [result.result for result in done] == ["written", "failed", "written"]
     assert str(device) in done[1].error
     for card in (one, three):
-        assert_same(card.held, image, image)
-    assert all(card.held.read_bytes() == DIRT for card in (two, stranger))
+        assert_same(card.backing, image, image)
+    assert all(card.backing.read_bytes() == DIRT for card in (two, stranger))
 
 
 # The image
@@ -317,7 +317,7 @@ def test_image_truncated_while_written(
     outcome = run_module("card_write", arguments)
     assert outcome["failed"] and f"the image {torso} was changed while cards were written" in outcome["msg"]
     neighbours.assert_right()
-    assert not late.begins()
+    assert not late.has_boot_sector()
 
 
 # Power cut
@@ -357,14 +357,14 @@ def test_killed_at_random_moments(image: Path, sha256: str, rig: Rig, tmp_path: 
         if turn % 4 < 2:
             time.sleep(chance.uniform(0.1, 1) * took)
         else:  # in the middle of writing, however short that is here
-            while process.is_alive() and all(card.begins() for card in cards):
+            while process.is_alive() and all(card.has_boot_sector() for card in cards):
                 time.sleep(0.001)
         process.kill()
         process.join()
         killed += process.exitcode != 0
         for node, card in zip(("pi-01", "pi-02"), cards, strict=True):
-            begins = card.begins()
-            assert not begins or matter(card.held.read_bytes(), image) in known
+            begins = card.has_boot_sector()
+            assert not begins or matter(card.backing.read_bytes(), image) in known
             assert begins or ledger.read()[node]["verdict"] == "writing"
             torn += not begins
         assert sorted(path.name for path in image.parent.iterdir()) == [image.name]
@@ -374,7 +374,7 @@ def test_killed_at_random_moments(image: Path, sha256: str, rig: Rig, tmp_path: 
         outcome = json.loads((tmp_path / "outcome").read_text())
         assert expected in results(outcome).values() and not outcome.get("failed")
         for card in cards:
-            assert_same(card.held, image, image)
+            assert_same(card.backing, image, image)
         assert {entry["verdict"] for entry in ledger.read().values()} == {"verified"}
     assert set(results(outcome).values()) == {"unchanged"}
 

@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support import ROOT
-from tests.support.web import Site, certificate
+from tests.support.web import Site, create_certificates
 
 from .conftest import Run
 
@@ -117,14 +117,14 @@ class TestCatalogue:
         put(site, "/b", {"subitems_url": "/a"}, {"subitems_url": "/b"})
         url = put(site, "/a", {"subitems_url": "/b"}, {"subitems_url": "/b"}, {"subitems_url": "/a"})
         Catalogue(url, HTTP)
-        assert [path for _, path, _ in site.seen] == ["/a", "/b"]
+        assert [path for _, path, _ in site.requests] == ["/a", "/b"]
 
     def test_an_endless_one(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(image_catalogue, "MAX_DOCUMENTS", 5)
         for number in range(9):
             put(site, f"/{number}", {"subitems_url": f"/{number + 1}"})
         assert Catalogue(f"{site.url}/0", HTTP).unreadable == ["1 more lists"]
-        assert len(site.seen) == 5
+        assert len(site.requests) == 5
 
     def test_a_list_that_cannot_be_read_does_not_spoil_the_others(self, site: Site) -> None:
         site.add("/b", b"<html>")
@@ -378,10 +378,10 @@ class TestUpdate:
     ) -> None:
         Path(published["keyring"]).write_bytes(signers[1].key + signers[0].key)
         assert run_module("image_catalog", published)["changed"]
-        assert not [path for _, path, _ in site.seen if path.startswith("/key")]
+        assert not [path for _, path, _ in site.requests if path.startswith("/key")]
 
     def test_with_tls(self, published: dict, site: Site, tmp_path: Path, run_module: Run) -> None:
-        ca, server = certificate(tmp_path)
+        ca, server = create_certificates(tmp_path)
         secure = Site(server)
         try:
             secure.pages = site.pages
@@ -407,7 +407,7 @@ class TestRefusals:
 
     def test_http(self, published: dict, run_module: Run, site: Site) -> None:
         self.fails(run_module, published | {"allow_http": False}, "not https")
-        assert site.seen == []
+        assert site.requests == []
 
     def test_tampered_sums(self, published: dict, site: Site, run_module: Run) -> None:
         site.pages["/u/24.04/release/SHA256SUMS"].data += b"x"

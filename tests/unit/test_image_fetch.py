@@ -101,17 +101,17 @@ class TestFetch:
         self, wanted: dict, site: Site, run_module: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         first = run_module("image_fetch", wanted)
-        asked = len(site.seen)
+        asked = len(site.requests)
         monkeypatch.setattr(image_decode, "hash_file", lambda *_: pytest.fail("the image was read"))
         for check in (False, True):
             again = run_module("image_fetch", wanted, check=check)
             assert not again["changed"] and again["sha256"] == first["sha256"] and again["path"] == first["path"]
-        assert len(site.seen) == asked
+        assert len(site.requests) == asked
 
     def test_a_dry_run_says_what_would_be(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
         result = run_module("image_fetch", wanted, check=True)
         assert result["changed"] and "path" not in result
-        assert not cache.exists() and site.seen == []
+        assert not cache.exists() and site.requests == []
 
     def test_what_nobody_knew_is_recorded(self, wanted: dict, cache: Path, run_module: Run) -> None:
         wanted |= {"extracted": {"bytes": None, "sha256": None}, "download": {"bytes": None, "sha256": sha256(XZ)}}
@@ -122,11 +122,11 @@ class TestFetch:
 
     def test_it_is_read_again_when_it_was_touched(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
         run_module("image_fetch", wanted)
-        asked = len(site.seen)
+        asked = len(site.requests)
         image = cache / f"{STEM}.img"
         os.utime(image)
         assert not run_module("image_fetch", wanted)["changed"]
-        assert len(site.seen) == asked
+        assert len(site.requests) == asked
         with image.open("r+b") as file:
             file.seek(5 * MIB)
             file.write(b"a flipped bit")
@@ -143,12 +143,12 @@ class TestFetch:
 
     def test_what_is_said_of_it_may_change(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
         run_module("image_fetch", wanted)
-        asked = len(site.seen)
+        asked = len(site.requests)
         wanted["init_format"] = "systemd"
         assert run_module("image_fetch", wanted, check=True)["changed"]
         assert run_module("image_fetch", wanted)["changed"]
         assert json.loads((cache / "pi-os-arm64.json").read_text())["init_format"] == "systemd"
-        assert not run_module("image_fetch", wanted)["changed"] and len(site.seen) == asked
+        assert not run_module("image_fetch", wanted)["changed"] and len(site.requests) == asked
 
     def test_a_newer_one_beside_the_old_one(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
         run_module("image_fetch", wanted)
@@ -176,14 +176,14 @@ class TestRefusals:
         site.add(DOWNLOAD, XZ[:-1] + b"x")
         self.fails(run_module, wanted, sha256(XZ), sha256(XZ[:-1] + b"x"), "not what is pinned", "image_update=true")
         assert names(cache) == []
-        assert len(site.asked(DOWNLOAD)) == 1
+        assert len(site.requests_for(DOWNLOAD)) == 1
 
     def test_a_wrong_beginning_is_fetched_again(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
         cache.mkdir()
         (cache / f"{STEM}.download").write_bytes(b"x" * 1000)
         site.pages[DOWNLOAD].etag = ""
         assert run_module("image_fetch", wanted)["sha256"] == sha256(IMAGE)
-        assert [headers.get("Range") for headers in site.asked(DOWNLOAD)] == ["bytes=1000-", None]
+        assert [headers.get("Range") for headers in site.requests_for(DOWNLOAD)] == ["bytes=1000-", None]
 
     def test_a_download_of_another_size(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
         site.add(DOWNLOAD, XZ + b"x")
@@ -224,7 +224,7 @@ class TestRefusals:
             result = run_module("image_fetch", wanted, check=check)
             assert result["failed"] and "no space" in result["msg"]
             assert f"{needed:,} bytes" in result["msg"] and f"{needed - 1:,} bytes" in result["msg"]
-        assert site.seen == []
+        assert site.requests == []
         # What is there already is not needed again.
         (cache / f"{STEM}.download").write_bytes(XZ[:1])
         assert "failed" not in run_module("image_fetch", wanted)
@@ -236,7 +236,7 @@ class TestRefusals:
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(image_space.RESERVED_BYTES + 5 * len(XZ)))
         wanted |= {"download": {"sha256": sha256(XZ)}, "extracted": {}}
         self.fails(run_module, wanted, "no space")
-        assert site.asked(DOWNLOAD) == []
+        assert site.requests_for(DOWNLOAD) == []
 
     def test_a_full_disk(self, wanted: dict, machine: Any, run_module: Run, tmp_path: Path) -> None:
         """It says what to do, and leaves nothing half."""
@@ -258,7 +258,7 @@ class TestRefusals:
 
     def test_http_is_not_good_enough(self, wanted: dict, site: Site, run_module: Run) -> None:
         self.fails(run_module, wanted | {"allow_http": False}, "not https", "image_allow_http=true")
-        assert site.seen == []
+        assert site.requests == []
 
     @pytest.mark.parametrize(
         ("change", "words"),
@@ -275,7 +275,7 @@ class TestRefusals:
     )
     def test_what_makes_no_sense(self, wanted: dict, site: Site, run_module: Run, change: dict, words: str) -> None:
         self.fails(run_module, wanted | change, words)
-        assert site.seen == []
+        assert site.requests == []
 
 
 class TestByHand:
@@ -297,7 +297,7 @@ class TestByHand:
         for check in (True, False):
             result = run_module("image_fetch", wanted, check=check)
             assert result["failed"] and sha256(OTHER) in result["msg"] and "pi os.img.xz" in result["msg"]
-        assert site.seen == [] and names(cache) == ["pi os.img.xz"]
+        assert site.requests == [] and names(cache) == ["pi os.img.xz"]
 
 
 class TestInterrupted:
@@ -307,7 +307,7 @@ class TestInterrupted:
         assert result["failed"] and "1,000,000 bytes of it are kept, and the same command goes on" in result["msg"]
         assert names(cache) == KEPT
         assert run_module("image_fetch", wanted)["sha256"] == sha256(IMAGE)
-        assert site.asked(DOWNLOAD)[-1]["Range"] == "bytes=1000000-"
+        assert site.requests_for(DOWNLOAD)[-1]["Range"] == "bytes=1000000-"
         assert names(cache) == COMPLETE
 
     @pytest.mark.parametrize("moment", range(6))
@@ -356,7 +356,7 @@ class TestInterrupted:
             thread.start()
             while not told:
                 time.sleep(0.01)
-            assert told == ["wait for another run"] and site.seen == []
+            assert told == ["wait for another run"] and site.requests == []
         thread.join()
         assert names(cache) == COMPLETE
 

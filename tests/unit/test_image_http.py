@@ -12,7 +12,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.image import http 
 from ansible_collections.bramble.cluster.plugins.module_utils.image.error import BadStatus, Unreachable, WrongImage
 from ansible_collections.bramble.cluster.plugins.module_utils.image.http import HttpClient
 
-from tests.support.web import Site, certificate
+from tests.support.web import Site, create_certificates
 
 pytestmark = pytest.mark.usefixtures("no_retry_delay")
 DATA = os.urandom(3_000_000)
@@ -22,7 +22,7 @@ LIMIT = 10**9
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return certificate(tmp_path_factory.mktemp("certificates"))
+    return create_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ class TestWhatMayBeRead:
     def test_only_https(self, site: Site) -> None:
         with pytest.raises(BrambleError, match="not https"):
             HttpClient().read(site.add("/x", b"x"), 9)
-        assert site.seen == []
+        assert site.requests == []
 
     def test_https_with_a_ca_of_ones_own(self, secure: Site, certificates: tuple[Path, Path]) -> None:
         url = secure.add("/x", b"x")
@@ -67,7 +67,7 @@ class TestWhatMayBeRead:
         url = secure.add("/x", location=site.add("/y", b"y"))
         with pytest.raises(BrambleError, match="not https"):
             HttpClient(ca_path=str(certificates[0])).read(url, 9)
-        assert site.seen == []
+        assert site.requests == []
 
     @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "http://[::1", "http:///x", "http://a b/"])
     def test_no_redirect_to_what_is_no_web_address(self, site: Site, target: str) -> None:
@@ -80,7 +80,7 @@ class TestWhatMayBeRead:
         assert HTTP.read(site.add("/x", location=f"{site.url}/y"), 9) == b"z"
         with pytest.raises(BrambleError, match="redirects"):
             HTTP.read(site.add("/loop", location="/loop"), 9)
-        assert len(site.asked("/loop")) == image_http.MAX_REDIRECTS + 1
+        assert len(site.requests_for("/loop")) == image_http.MAX_REDIRECTS + 1
 
 
 class TestDocuments:
@@ -103,14 +103,14 @@ class TestDocuments:
 
     def test_a_server_that_does_not_answer(self, site: Site) -> None:
         with pytest.raises(Unreachable, match="timed out"):
-            HttpClient(allow_http=True, timeout=0.1).read(site.add("/x", hang=True), 9)
-        assert len(site.asked("/x")) == HTTP.attempts
+            HttpClient(allow_http=True, timeout=0.1).read(site.add("/x", hangs=True), 9)
+        assert len(site.requests_for("/x")) == HTTP.attempts
 
     @pytest.mark.parametrize(("status", "attempts"), [(404, 1), (403, 1), (500, 4), (503, 4), (429, 4)])
     def test_what_may_get_better_is_tried_again(self, site: Site, status: int, attempts: int) -> None:
         with pytest.raises(BadStatus if attempts == 1 else Unreachable, match=str(status)):
             HTTP.read(site.add("/x", status=status), 9)
-        assert len(site.asked("/x")) == attempts
+        assert len(site.requests_for("/x")) == attempts
 
 
 class TestDownload:
@@ -127,14 +127,14 @@ class TestDownload:
         url = site.add("/x", DATA, cuts=[1_000_000, 1, 500_000], **how)
         assert fetch(url, path)
         assert path.read_bytes() == DATA
-        asked = site.asked("/x")
+        asked = site.requests_for("/x")
         assert [headers.get("Range") for headers in asked] == [None, "bytes=1000000-", "bytes=1000001-", "bytes=1500001-"]
         validator = how.get("etag") or how.get("modified")
         assert [headers.get("If-Range") for headers in asked] == [None] + [validator] * 3
 
     def test_a_weak_etag_proves_nothing(self, site: Site, path: Path) -> None:
         assert fetch(site.add("/x", DATA, etag='W/"1"', cuts=[9]), path)
-        assert "If-Range" not in site.asked("/x")[1]
+        assert "If-Range" not in site.requests_for("/x")[1]
 
     def test_another_run_goes_on(self, site: Site, path: Path) -> None:
         url = site.add("/x", DATA, etag='"1"', cuts=[1_000] * HTTP.attempts)
@@ -143,7 +143,7 @@ class TestDownload:
         assert path.read_bytes() == DATA[:4000]
         assert fetch(url, path)
         assert path.read_bytes() == DATA
-        assert site.asked("/x")[-1]["Range"] == "bytes=4000-"
+        assert site.requests_for("/x")[-1]["Range"] == "bytes=4000-"
 
     def test_progress_renews_patience(self, site: Site, path: Path) -> None:
         url = site.add("/x", DATA * 4, etag='"1"', cuts=[1_100_000] * 9)
@@ -155,10 +155,10 @@ class TestDownload:
         assert path.read_bytes() == DATA
 
     def test_a_file_that_changes_meanwhile_begins_anew(self, site: Site, path: Path) -> None:
-        url = site.add("/x", OTHER, etag='"1"', cuts=[1_000_000], then=lambda: site.add("/x", DATA, etag='"2"'))
+        url = site.add("/x", OTHER, etag='"1"', cuts=[1_000_000], after_cut=lambda: site.add("/x", DATA, etag='"2"'))
         assert not fetch(url, path)
         assert path.read_bytes() == DATA
-        assert site.asked("/x")[1]["If-Range"] == '"1"'
+        assert site.requests_for("/x")[1]["If-Range"] == '"1"'
 
     def test_one_that_lies_there_too_long_begins_anew(self, site: Site, path: Path) -> None:
         path.write_bytes(b"x" * 4_000_000)
@@ -168,7 +168,7 @@ class TestDownload:
     def test_nothing_is_asked_when_it_is_all_there(self, site: Site, path: Path) -> None:
         path.write_bytes(DATA)
         assert fetch(f"{site.url}/x", path)
-        assert site.seen == []
+        assert site.requests == []
 
     @pytest.mark.parametrize("length", ["2999999", "3000001", "99999999999"])
     def test_another_length_than_pinned_is_refused_before_the_first_byte(self, site: Site, path: Path, length: str) -> None:
@@ -204,7 +204,7 @@ class TestDownload:
         assert path.read_bytes() == DATA
 
     def test_a_part_that_was_not_asked_for_begins_anew(self, site: Site, path: Path) -> None:
-        url = site.add("/x", DATA, cuts=[1_000_000], shift=7)
+        url = site.add("/x", DATA, cuts=[1_000_000], range_shift=7)
         assert not fetch(url, path)
         assert path.read_bytes() == DATA
-        assert [headers.get("Range") for headers in site.asked("/x")] == [None, "bytes=1000000-", None]
+        assert [headers.get("Range") for headers in site.requests_for("/x")] == [None, "bytes=1000000-", None]

@@ -82,15 +82,15 @@ def failure(run: Play) -> str:
 def test_fetch(run: Run, site: Site, image: Path, tmp_path: Path) -> None:
     dry = run(arguments="--check")
     assert dry.changes() == [FETCH]
-    assert site.seen == [] and not (tmp_path / "cache").exists()
+    assert site.requests == [] and not (tmp_path / "cache").exists()
     first = run()
     assert first.changes() == [FETCH]
     assert "image  tiny  decode  100 % of" in seen(first)
     assert "The sums of tiny are second-hand" in seen(first)
     manifest = json.loads((tmp_path / "cache/tiny-arm64.json").read_text())
     assert (tmp_path / "cache" / manifest["file"]).read_bytes() == image.read_bytes()
-    asked = len(site.seen)
-    assert run().changes() == [] and run(arguments="--check").changes() == [] and len(site.seen) == asked
+    asked = len(site.requests)
+    assert run().changes() == [] and run(arguments="--check").changes() == [] and len(site.requests) == asked
 
 
 def test_update(run: Run, lock: Path, site: Site) -> None:
@@ -121,7 +121,7 @@ def test_update(run: Run, lock: Path, site: Site) -> None:
 )
 def test_bad_input(run: Run, site: Site, variables: dict, words: str) -> None:
     assert words in failure(run(**variables))
-    assert site.seen == []
+    assert site.requests == []
 
 
 def test_offline(run: Run, site: Site, tmp_path: Path, xz: bytes) -> None:

@@ -20,7 +20,7 @@ from scripts import outside
 from tests.support import ROOT, rehearsal
 from tests.support.nodes import scenario
 from tests.support.rehearsal import Play
-from tests.support.tree import differences, tree
+from tests.support.tree import differences, node_snapshot
 
 CLUSTER = scenario("isolated_lab")
 STATE = CLUSTER.state
@@ -50,7 +50,7 @@ def report(phase: str = "isolated") -> dict[str, Any]:
 def trees() -> dict[str, dict[str, str]]:
     """What is on each node."""
     with ThreadPoolExecutor() as pool:
-        return dict(zip(NODES, pool.map(lambda node: tree(partial(told, node)), NODES), strict=True))
+        return dict(zip(NODES, pool.map(lambda node: node_snapshot(partial(told, node)), NODES), strict=True))
 
 
 def why(run: Play) -> str:
