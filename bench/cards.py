@@ -14,11 +14,12 @@ speed or limited to 20 MB/s for reading and for writing. These are compared:
              a card, so the run of bramble that it is compared with adds none either.
 
 Only ratios are compared, as seconds differ between machines. The time of bramble depends on the used bytes and that of dd on all
-bytes, so eight_vs_serial_dd grows with the quotient of both (4/3 here) and not with the size: for the image of a 32 GB card with 3 GB
-in use, the calculated ratio is over 70. In one_vs_limit, the used bytes are those that the file systems use; in one_vs_limit_nonzero,
-only those of them that are not zero, which bmaptool copies. Bramble also reads journals and empty inode tables, as they must be zero.
-The other ratios hardly depend on the size, as the fixed part (reading the image once) grows with it, too. Every figure is the best of
-its rounds. The benchmark needs root, 5 GiB of free memory, an idle machine with two cores, and about six minutes.
+bytes, so eight_vs_serial_dd grows with the quotient of both (4/3 here) and not with the size: for the image of a 32 GB card with
+3 GB in use, the calculated ratio is over 70. In one_vs_limit, the used bytes are those that the file systems use; in
+one_vs_limit_nonzero, only those of them that are not zero, which bmaptool copies. Bramble also reads journals and empty inode
+tables, as they must be zero. The other ratios hardly depend on the size, as the fixed part (reading the image once) grows with it,
+too. Every figure is the best of its rounds. The benchmark needs root, 5 GiB of free memory, an idle machine with two cores, and about
+six minutes.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Measurement:
-    """The measurements of a run: seconds in total, seconds since the first read of a card, MB of memory, and used bytes of a card."""
+    """A run: seconds in total and since the first read of a card, MB of memory, and used bytes of a card."""
 
     seconds: float
     card: float

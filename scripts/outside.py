@@ -5,8 +5,8 @@
     scripts/outside.py down --cluster rehearsal
 
 The simulated internet, called the outside, is a network namespace of this machine without a connection to other networks. Its
-addresses are reserved for documentation (RFC 5737, RFC 3849). The client stand-in gets a port eth1 to it and forwards packets, like a
-client that shares its internet connection. The node of --leak gets a port, too, and a rogue router sends advertisements on the
+addresses are reserved for documentation (RFC 5737, RFC 3849). The client stand-in gets a port eth1 to it and forwards packets, like
+a client that shares its internet connection. The node of --leak gets a port, too, and a rogue router sends advertisements on the
 switch.
 """
 
@@ -90,7 +90,9 @@ class Outside:
             self._ip("link set leak up")
         # Docker drops packets of other subnets on its bridge, even between two nodes.
         change_bridge_rule("-I", self.bridge)
-        server = subprocess.Popen(self.in_namespace(sys.executable, __file__, "serve"), start_new_session=True, stdin=subprocess.DEVNULL)
+        server = subprocess.Popen(
+            self.in_namespace(sys.executable, __file__, "serve"), start_new_session=True, stdin=subprocess.DEVNULL
+        )
         self.state_file.write_text(f"{server.pid} {self.bridge}\n")
         self._configure_port(self.client, UPLINK_IPV4, UPLINK_IPV6)
         if self.leak:
@@ -200,7 +202,9 @@ async def serve() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=["up", "down", "serve"], help="create, remove, or (inside the namespace) run the servers")
+    parser.add_argument(
+        "action", choices=["up", "down", "serve"], help="create, remove, or (inside the namespace) run the servers"
+    )
     parser.add_argument("--cluster", default="rehearsal", help="cluster_name of the stand-ins")
     parser.add_argument("--subnet", default="10.77.77.0/24", help="cluster_subnet of the stand-ins")
     parser.add_argument("--client", default="pi-client", help="name of the client")

@@ -23,5 +23,6 @@ def gather_boot(root: Path, boot: Path, values: dict[str, str]) -> None:
     missing = [word[1] for word in words if word[:1] in (["kernel"], ["initramfs"]) and not (boot / word[1]).is_file()]
     if missing:
         raise BrambleError(
-            f"This image would not boot a Raspberry Pi: its config.txt names {', '.join(missing)}, which is not on the boot partition."
+            f"This image would not boot a Raspberry Pi: its config.txt names {', '.join(missing)}, "
+            "which is not on the boot partition."
         )

@@ -4,11 +4,11 @@
     build.py --architecture amd64 --cache .cache/images
 
 The image has a master boot record, the FAT partition `bootfs` and the ext4 partition `rootfs`. It is never mounted: mtools and
-`mke2fs -d` write the partitions in place. Its name in the cache contains the hash of all its sources, so that a second run finds it.
-It gets this name only when it is complete and on the disk, so an interrupted build can be run again.
+`mke2fs -d` write the partitions in place. Its name in the cache contains the hash of all its sources, so that a second run finds
+it. It gets this name only when it is complete and on the disk, so an interrupted build can be run again.
 
-qemu runs programs of another architecture. It is registered in a user namespace of the build (binfmt_misc, Linux 6.7), so that the
-registration has no effect outside of the build, and ends with it.
+qemu runs programs of another architecture. It is registered in a user namespace of the build (binfmt_misc, Linux 6.7), so that
+the registration has no effect outside of the build, and ends with it.
 
 The last line of standard output is a JSON object for Ansible. Each step is reported on standard error.
 """
@@ -112,7 +112,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Build one image, or find it in the cache, and return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--recipe", type=Path, default=HERE / "debian-trixie.toml", help="recipe file of the image")
-    parser.add_argument("--architecture", default=native_architecture(), help="Debian architecture of the image (default: that of this machine)")
+    parser.add_argument(
+        "--architecture", default=native_architecture(), help="Debian architecture of the image (default: that of this machine)"
+    )
     parser.add_argument("--cache", type=Path, required=True, help="folder of images")
     parser.add_argument("--check", action="store_true", help="only report whether the image would be built")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)

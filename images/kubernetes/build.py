@@ -35,7 +35,15 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 # libprimesieve-dev has the same name in every release, unlike the library itself. dash is for debugging in a container.
 PACKAGES = ("base-files", "dash", "libprimesieve-dev", "python3")
 # Paths of these packages that no container needs.
-EXCLUDED_PATHS = (*(f"usr/share/{name}" for name in ("doc", "info", "locale", "man")), "usr/include", "dev", "proc", "run", "sys", "tmp")
+EXCLUDED_PATHS = (
+    *(f"usr/share/{name}" for name in ("doc", "info", "locale", "man")),
+    "usr/include",
+    "dev",
+    "proc",
+    "run",
+    "sys",
+    "tmp",
+)
 # Mount points of volumes, and other folders that must exist.
 FOLDERS = ("dev", "proc", "sys", "run", "tmp", "report", "shares", "etc/bramble/cluster", "etc/bramble/tls", "usr/local/bin")
 USER = 65532
@@ -171,7 +179,12 @@ def write_archive(work: Path, target: Path, name: str, config: dict[str, Any], l
     config_entry = add_blob(write_json(config), "config.v1+json")
     layer_entries = [add_blob(path, "layer.v1.tar+gzip") for path in layers]
     media = "manifest.v1+json"
-    manifest = {"schemaVersion": 2, "mediaType": f"application/vnd.oci.image.{media}", "config": config_entry, "layers": layer_entries}
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": f"application/vnd.oci.image.{media}",
+        "config": config_entry,
+        "layers": layer_entries,
+    }
     entry = add_blob(write_json(manifest), media)
     # containerd reads the name of the image from the index.
     entry["annotations"] = {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name.rpartition(":")[2]}
@@ -212,7 +225,9 @@ def build(bundle: Path, kind: dict[str, str], name: str, target: Path) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Build one image, or find it in the cache, and return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--bundle", type=Path, required=True, help="folder of a bundle, which determines release, Python and architecture")
+    parser.add_argument(
+        "--bundle", type=Path, required=True, help="folder of a bundle, which determines release, Python and architecture"
+    )
     parser.add_argument("--cache", type=Path, required=True, help="folder of images")
     parser.add_argument("--check", action="store_true", help="only report whether the image would be built")
     args = parser.parse_args(arguments)

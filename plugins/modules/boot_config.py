@@ -173,7 +173,12 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     """Edit. Raises BrambleError, OSError."""
     plan = planned(module)
     diff = [
-        {"before_header": str(path), "after_header": str(path), "before": printable_text(read_text(path)), "after": printable_text(text)}
+        {
+            "before_header": str(path),
+            "after_header": str(path),
+            "before": printable_text(read_text(path)),
+            "after": printable_text(text),
+        }
         for path, text in plan.items()
     ]
     flag = files.ROOT / "run/reboot-required"

@@ -10,8 +10,8 @@ short_description: Create an image of a card that fits other cards
 description:
   - Reads only the bytes that the file systems of a card use. The card is opened for reading only.
   - Refuses a card with a damaged file system before any file is written, and names the command that repairs it.
-  - Removes the identity of the node from the image (host keys, machine-id, first-boot state, leases, logs, histories), and deleted
-    data. Shrinks the root file system as far as possible; it grows again at the first boot.
+  - Removes the identity of the node from the image (host keys, machine-id, first-boot state, leases, logs, histories), and
+    deleted data. Shrinks the root file system as far as possible; it grows again at the first boot.
   - Writes a sparse raw image, a compressed image, and a manifest.
   - The action plugin of the same name shows the progress while the module runs on the control machine.
 author: The Bramble team (!UNKNOWN)
@@ -57,7 +57,7 @@ options:
     description: A file to which events are appended, as lines of JSON with node, phase, done and total (in bytes), and time.
     type: path
 attributes:
-  check_mode: {support: full, description: "Reads the file systems of the card, and returns how many bytes would be read. Writes nothing."}
+  check_mode: {support: full, description: "Returns how many bytes of the card would be read, and writes nothing."}
   diff_mode: {support: none, description: An image has no earlier state to compare with.}
 """
 

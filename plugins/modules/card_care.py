@@ -76,8 +76,8 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     free = root.f_bavail * root.f_frsize  # without the blocks that ext4 reserves for root
     if free < MIN_FREE_BYTES:
         raise BrambleError(
-            f"No space left on /: {free:,} bytes are free. Nothing was changed. Find large files (du -xh / | sort -h), remove what is "
-            "not needed, then run the same command again."
+            f"No space left on /: {free:,} bytes are free. Nothing was changed. "
+            "Find large files (du -xh / | sort -h), remove what is not needed, then run the same command again."
         )
     before = read_text(FSTAB)
     after = fstab.edited(before, module.params["swap"])

@@ -43,7 +43,8 @@ options:
         type: int
         default: 0
       boot_files:
-        description: Text files for the top folder of the FAT partition, content by name. Anyone can read them, so they must not contain secrets.
+        description: >-
+          Text files for the top folder of the FAT partition, content by name. Anyone can read them, so they must not contain secrets.
         type: dict
         default: {}
       root_files:
@@ -133,7 +134,7 @@ results:
     bytes_verified: {description: "The number of bytes that were verified; those of the whole image, or 0.", type: int}
     seconds_write: {description: The time of writing., type: float}
     seconds_verify: {description: The time of reading back., type: float}
-    fingerprint: {description: "The SHA-256 of the image's SHA-256 and the node's own bytes. It identifies the content of the card.", type: str}
+    fingerprint: {description: "Identifies the content: the SHA-256 of the image's SHA-256 and the node's own bytes.", type: str}
     error: {description: "What failed, and at which byte of the card.", type: str}
 cards:
   description: The facts of the cards before anything was written, as returned by M(bramble.cluster.card_facts).
@@ -165,10 +166,10 @@ from ansible_collections.bramble.cluster.plugins.module_utils.card.content impor
 from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import OK, TOO_SMALL, Facts, controller_warnings, table
 from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import Guard
 from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
+from ansible_collections.bramble.cluster.plugins.module_utils.card.overlay import OverlayBuilder, RootFile
 from ansible_collections.bramble.cluster.plugins.module_utils.card.preflight import check_space, create_virtual_cards
 from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Progress
 from ansible_collections.bramble.cluster.plugins.module_utils.card.result import FAILED, SKIPPED, WRITTEN, Result
-from ansible_collections.bramble.cluster.plugins.module_utils.card.overlay import RootFile, OverlayBuilder
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 
@@ -262,7 +263,9 @@ def check_options(options: dict, good: list[Facts], text: str, check_mode: bool)
         if not shutil.which("f3probe"):
             raise BrambleError("The full test needs f3probe. Nothing was written. Next: apt install f3")
         if files := [facts.node for facts in good if facts.kind == "file"]:
-            raise BrambleError(f"The full test works only on disks, but the cards of {', '.join(files)} are files. Nothing was written.")
+            raise BrambleError(
+                f"The full test works only on disks, but the cards of {', '.join(files)} are files. Nothing was written."
+            )
     existing = [facts.node for facts in good if not facts.is_new]
     if existing and not options["confirm"] and not check_mode:
         raise BrambleError(
@@ -313,7 +316,7 @@ def write_cards(module: AnsibleModule, good: list[Facts], ledger: card_ledger.Le
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
-    """Check everything, write the cards, and return the results. Raises BrambleError when a card failed, or nothing was written."""
+    """Check everything, write the cards, and return the results. Raises BrambleError when a card or the batch failed."""
     options = module.params
     cards, path = options["cards"], options["image"]
     nodes = [card["node"] for card in cards]
@@ -330,9 +333,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         names = ",".join(facts.node for facts in bad)
         hint = "" if options["only_good"] else f", or exclude them with --limit 'all:!{names.replace(',', ':!')}'"
         if any(facts.verdict == TOO_SMALL for facts in bad):
-            hint += (
-                ". If the image is a copy of a whole card, create a smaller one from that card: ansible-playbook playbooks/capture.yml"
-            )
+            hint += ". If the image is a copy of a whole card, create a smaller one: ansible-playbook playbooks/capture.yml"
         raise BrambleError(
             f"Nothing was written: {len(bad)} of {len(batch)} cards cannot be used.\n{measured['table']}\nReplace them{hint}.",
             **measured,
@@ -350,7 +351,9 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     written = [result.node for result in results if result.result == WRITTEN]
     for result in results:
         if result.bytes_written >= MIN_MEASURED_BYTES and result.write_mb_s < SLOW_MB_S:
-            module.warn(f"{result.node}: its card was written at {result.write_mb_s} MB/s. A card of speed class 10 reaches {SLOW_MB_S} MB/s.")
+            module.warn(
+                f"{result.node}: its card was written at {result.write_mb_s} MB/s. Speed class 10 is at least {SLOW_MB_S} MB/s."
+            )
     if options["ledger"]:
         entries = ledger.read()
         measured["entries"] = {node: entries[node] for node in nodes if node in entries}

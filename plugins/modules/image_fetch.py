@@ -77,7 +77,8 @@ options:
     type: float
     default: 30
   progress_file:
-    description: A file to which events are appended, as lines of JSON with image, phase, done and total (in bytes; 0 if unknown), and time.
+    description: >-
+      A file to which events are appended, as lines of JSON with image, phase, done and total (in bytes; 0 if unknown), and time.
     type: path
 attributes:
   check_mode: {support: full, description: "Returns whether something would change, without using the network. Writes nothing."}
@@ -135,9 +136,9 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
+from ansible_collections.bramble.cluster.plugins.module_utils.image.cache import ImageCache
 from ansible_collections.bramble.cluster.plugins.module_utils.image.http import HttpClient
 from ansible_collections.bramble.cluster.plugins.module_utils.image.pin import PinnedImage
-from ansible_collections.bramble.cluster.plugins.module_utils.image.cache import ImageCache
 
 EVENT_INTERVAL = 0.5  # seconds between two events of one phase
 PINNED_VALUES = {"type": "dict", "default": {}, "options": {"sha256": {"type": "str"}, "bytes": {"type": "int"}}}
@@ -211,8 +212,8 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         wanted = read_sha256(options, "image_sha256")
         if not wanted:
             raise BrambleError(
-                f"{options['src']} needs an image_sha256. Nothing was changed. Set image_sha256 to the SHA-256 that its publisher "
-                "gives for the file or the image in it."
+                f"{options['src']} needs an image_sha256. Nothing was changed. Set image_sha256 to the SHA-256 that its "
+                "publisher gives for the file or the image in it."
             )
         image = cache.import_file(pin, options["src"], wanted)
     else:

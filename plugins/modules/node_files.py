@@ -64,7 +64,12 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
-from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import place_text, printable_text, read_text, stage_text
+from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import (
+    place_text,
+    printable_text,
+    read_text,
+    stage_text,
+)
 
 FILE = {
     "path": {"type": "path", "required": True},

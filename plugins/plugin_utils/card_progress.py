@@ -58,7 +58,7 @@ class ProgressReader:
             card |= event
 
     def summary_line(self, now: float) -> str:
-        """Return one line with the state of all cards, their speed in total, and the remaining time; "" before the first event."""
+        """Return one line with the state of all cards, their total speed, and the remaining time; "" before the first event."""
         if not self._cards:
             return ""
         self._history.append((now, sum(card["passed"] + card["done"] for card in self._cards.values())))
@@ -122,7 +122,7 @@ class LineView:
         """Show a line if it has changed, or after LINE_INTERVAL."""
         now = time.monotonic()
         line = reader.summary_line(now)
-        if line and (line != self._shown or (now - self._shown_at >= AT_LEAST and not last)):
+        if line and (line != self._shown or (now - self._shown_at >= LINE_INTERVAL and not last)):
             self._display.display(line)
             self._shown, self._shown_at = line, now
 
@@ -154,7 +154,7 @@ def show_progress(path: str, view: LineView | TableView, stop: threading.Event, 
 
 
 class CardAction(ActionBase):
-    """Runs the module of the same name, and shows its progress if it runs on the control machine, where its events can be read."""
+    """Runs the module of the same name, and shows its progress if it runs on the control machine."""
 
     TRANSFERS_FILES = False
 

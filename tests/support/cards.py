@@ -24,7 +24,7 @@ _LOOP_SET_FD, _LOOP_SET_CAPACITY = 0x4C00, 0x4C07  # linux/loop.h
 
 
 class Card:
-    """One virtual card. `file` is the card as a file, `backing` the file with its real content; `device` creates a block device."""
+    """One virtual card. `file` is the card as a file, `backing` the file with its real content, `device` a block device on it."""
 
     def __init__(self, backing: Path, flaw: Flaw | None, cleanup: contextlib.ExitStack) -> None:
         self.backing, self.file, self._cleanup = backing, backing, cleanup

@@ -56,7 +56,9 @@ def ssh(state: Path, node: str, command: str, *options: str, timeout: float = 12
 
     :raises subprocess.TimeoutExpired: after `timeout` seconds
     """
-    return subprocess.run(ssh_command(state, node, command, *options), capture_output=True, text=True, check=False, timeout=timeout)
+    return subprocess.run(
+        ssh_command(state, node, command, *options), capture_output=True, text=True, check=False, timeout=timeout
+    )
 
 
 def _message(result: dict[str, Any]) -> str:

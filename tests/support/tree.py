@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 
-# Running programs change these paths: journals, caches, leases, clock drift, the state of cloud-init, backups of useradd and dpkg,
-# and the lock of the role network. Nothing else may differ after a role was removed.
+# Running programs change these paths: journals, caches, leases, clock drift, the state of cloud-init, backups of useradd and
+# dpkg, and the lock of the role network. Nothing else may differ after a role was removed.
 ALLOWED = (
     "/etc/group-",
     "/etc/gshadow-",
@@ -26,7 +26,7 @@ ALLOWED = (
     "/var/tmp",
 )
 
-# This script runs on the node as root. It prints type, mode, owner, and content or target by path, except for what each boot creates.
+# This script runs on the node as root. It prints type, mode, owner, and content or target of all files that boots do not create.
 SNAPSHOT_SCRIPT = f"""
 import fnmatch, grp, hashlib, json, os, pwd, stat, subprocess
 skipped = ("/dev", "/proc", "/run", "/sys", "/tmp", "/lost+found")

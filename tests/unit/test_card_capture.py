@@ -318,7 +318,9 @@ def test_captured_image_is_valid_and_small(captured: tuple[Path, dict[str, Any]]
     assert (boot.start, boot.size, root.start) == (BOOT, ROOT - BOOT, ROOT)
     assert outcome["bytes"] == root.end == image.stat().st_size
     assert root.size < 45 * MIB  # 3 MiB of files, the journal, 16 MiB of free space, and the reserve of resize2fs
-    assert image.read_bytes()[440:446] == source_card.read_bytes()[440:446]  # the disk identifier, to which cmdline.txt and fstab refer
+    assert (
+        image.read_bytes()[440:446] == source_card.read_bytes()[440:446]
+    )  # the disk identifier, to which cmdline.txt and fstab refer
     fat, old = extract_partition(image, 1, tmp_path / "fat"), extract_partition(source_card, 1, tmp_path / "old")
     run("fsck.vfat", "-n", fat)
     assert run("fatlabel", fat) == run("fatlabel", old) and run("fatlabel", "-i", fat) == run("fatlabel", "-i", old)
@@ -384,7 +386,9 @@ def test_xz_compression(tmp_path: Path, run_module: RunModule) -> None:
         ),
     ],
 )
-def test_captured_image_grows_at_first_boot(files: dict[str, bytes], grow: str, init_format: str, tmp_path: Path, run_module: RunModule) -> None:
+def test_captured_image_grows_at_first_boot(
+    files: dict[str, bytes], grow: str, init_format: str, tmp_path: Path, run_module: RunModule
+) -> None:
     cmdline = {"cmdline.txt": b"root=/dev/mmcblk0p2 systemd.run=/boot/firstrun.sh resize init=/x"}
     make_card(tmp_path / "card.img", {"etc/passwd": b"", **files}, tmp_path, boot_files=cmdline)
     outcome = run_module("card_capture", module_arguments(tmp_path / "card.img", tmp_path))
@@ -442,7 +446,12 @@ def test_a_damaged_bitmap(card_copy: Path, run_module: RunModule) -> None:
 def test_damage_that_only_a_full_check_finds(card_copy: Path, run_module: RunModule) -> None:
     debugfs(card_copy, "clri /usr/share/doc/package140/copyright")
     message = capture_error(run_module, card_copy)
-    assert "Partition 2" in message and "deleted/unused inode" in message and "e2fsck -f" in message and "card was not changed" in message
+    assert (
+        "Partition 2" in message
+        and "deleted/unused inode" in message
+        and "e2fsck -f" in message
+        and "card was not changed" in message
+    )
 
 
 def test_a_damaged_boot_partition(card_copy: Path, run_module: RunModule) -> None:
@@ -549,7 +558,9 @@ def test_a_disk_is_captured_as_a_file_is(source_card: Path, tmp_path: Path, mach
 def test_image_that_is_too_large(source_card: Path, card_copy: Path, run_module: RunModule) -> None:
     message = capture_error(run_module, card_copy, card_bytes=11 * MIB)
     assert "11,534,336 bytes" in message and "capture_card_bytes" in message and "Nothing was captured" in message
-    assert "The image would need a card of" in capture_error(run_module, card_copy, card_bytes=30 * MIB)  # this size is known only after shrinking
+    assert "The image would need a card of" in capture_error(
+        run_module, card_copy, card_bytes=30 * MIB
+    )  # this size is known only after shrinking
 
 
 def test_existing_files_are_not_overwritten(card_copy: Path, run_module: RunModule) -> None:
@@ -686,7 +697,11 @@ def test_capture_playbook(source_card: Path, tmp_path: Path) -> None:
     assert (
         f"{facts['bytes']:,} bytes" in printed and f"-e image_sha256={facts['sha256']}" in printed and "pi-01 compress" in printed
     )
-    flash = {"image_file": str(tmp_path / "cache/images/captured.img"), "image_sha256": facts["sha256"], "card_virtual_bytes": SIZE}
+    flash = {
+        "image_file": str(tmp_path / "cache/images/captured.img"),
+        "image_sha256": facts["sha256"],
+        "card_virtual_bytes": SIZE,
+    }
     play("cards", inventory=HARDWARE, variables=variables | flash, arguments="--limit pi-02")
     new = root_files(tmp_path / "pi-02.img", tmp_path / "new")
     assert new["etc/bramble/ssh/ssh_host_ed25519_key"][4] == (tmp_path / "state/host_keys/pi-02").read_bytes()

@@ -65,5 +65,7 @@ def test_last_of_several_mounts_counts() -> None:
 def test_swap_of_another_machine_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "swap").touch()
     header = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
-    assert card_care.active_swap(f"{header}{tmp_path}/swap file 1 0 -2\n{tmp_path}/theirs partition 1 0 -3\n") == [f"{tmp_path}/swap"]
+    assert card_care.active_swap(f"{header}{tmp_path}/swap file 1 0 -2\n{tmp_path}/theirs partition 1 0 -3\n") == [
+        f"{tmp_path}/swap"
+    ]
     assert card_care.active_swap(header) == []

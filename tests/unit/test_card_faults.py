@@ -25,8 +25,8 @@ from ansible_collections.bramble.cluster.plugins.module_utils.card.content impor
 from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import Guard
 from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
 from ansible_collections.bramble.cluster.plugins.module_utils.card.ledger import Ledger
+from ansible_collections.bramble.cluster.plugins.module_utils.card.overlay import OverlayBuilder, RootFile
 from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Progress
-from ansible_collections.bramble.cluster.plugins.module_utils.card.overlay import RootFile, OverlayBuilder
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import CHUNK
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.modules import card_write
@@ -326,8 +326,8 @@ def test_image_truncated_while_written(
 def test_killed_at_random_moments(image: Path, sha256: str, rig: Rig, tmp_path: Path) -> None:
     """card_write is killed 20 times while it writes two images in turn.
 
-    A card with a partition table always has the complete content of one image, and every card that is verified in the ledger has a
-    partition table.
+    A card with a partition table always has the complete content of one image, and every card that is verified in the ledger has
+    a partition table.
     """
     other = tmp_path / "other.img"
     shutil.copyfile(image, other)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import Facts, controller_warnings, table
 from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import LARGEST_CARD, Guard
-from ansible_collections.bramble.cluster.plugins.module_utils.card.sysfs import Reader, loop_backing_file, find_reader
+from ansible_collections.bramble.cluster.plugins.module_utils.card.sysfs import Reader, find_reader, loop_backing_file
 
 GB = 10**9
 SD_READER = "pci0000:00/0000:00:14.0/usb1/1-1/1-1:1.0/host2/target2:0:0/2:0:0:0/block"
@@ -115,7 +115,9 @@ def test_readers_on_one_usb_2_controller(fake: FakeMachine) -> None:
 
 def test_sectors_of_4_kib_are_refused(fake: FakeMachine) -> None:
     (fake.sysfs_folder("sdb") / "queue/logical_block_size").write_text("4096\n")
-    (fake.sysfs_folder("sdb") / "ro").write_text("1\n")  # reported before the write protection, as a write-protected card can be captured
+    (fake.sysfs_folder("sdb") / "ro").write_text(
+        "1\n"
+    )  # reported before the write protection, as a write-protected card can be captured
     assert fake.verdict("sdb") == ("NOT A CARD", "its sectors are 4,096 bytes; a Raspberry Pi's card has 512")
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from ansible_collections.bramble.cluster.plugins.module_utils.card.content import Content
 from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
+from ansible_collections.bramble.cluster.plugins.module_utils.card.overlay import OverlayBuilder, RootFile
 from ansible_collections.bramble.cluster.plugins.module_utils.card.partition import boot_and_root, parse_mbr
-from ansible_collections.bramble.cluster.plugins.module_utils.card.overlay import RootFile, OverlayBuilder
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import BLOCK, CHUNK, PAGE, SECTOR
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text import format_bytes
@@ -219,7 +219,11 @@ def test_root_file_does_not_change_the_boot_partition(image: Path, tmp_path: Pat
 def test_files_that_cannot_be_written(
     image: Path, tmp_path: Path, boot: dict[str, str], root: list[RootFile], complaint: str
 ) -> None:
-    with Image(str(image)) as opened, OverlayBuilder(opened, str(tmp_path)) as builder, pytest.raises(BrambleError, match=complaint):
+    with (
+        Image(str(image)) as opened,
+        OverlayBuilder(opened, str(tmp_path)) as builder,
+        pytest.raises(BrambleError, match=complaint),
+    ):
         builder.build(boot, root)
 
 

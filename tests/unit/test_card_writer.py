@@ -375,7 +375,9 @@ def test_counterfeit_card_fails(tmp_path: Path, card: Callable[..., Path], monke
     assert result.result == "failed" and "counterfeit" in result.error
 
 
-def test_card_with_many_wrong_chunks_fails_early(tmp_path: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_card_with_many_wrong_chunks_fails_early(
+    tmp_path: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     image = tmp_path / "image"
     image.write_bytes(b"x" * 20 * CHUNK)
     read, write = Card.read, Card.write
@@ -403,7 +405,9 @@ def test_read_error_names_its_byte(image: Path, card: Callable[..., Path], monke
     assert result.result == "failed" and result.error.startswith("reading failed at byte ") and "(EIO)" in result.error
 
 
-def test_unexpected_error_in_a_thread_is_reported(image: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_error_in_a_thread_is_reported(
+    image: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Card, "write_content", lambda *_: 1 / 0)
     assert write_one_card(image, card("card")).error == "ZeroDivisionError: division by zero"
 

@@ -21,8 +21,8 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.bramble.cluster.plugins.filter.port_files import keyfile
 from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
 from ansible_collections.bramble.cluster.plugins.module_utils.card.overlay import (
-    RootFile,
     OverlayBuilder,
+    RootFile,
     check_names,
     set_arguments,
 )

@@ -19,12 +19,12 @@ from typing import Any
 
 import pytest
 from ansible_collections.bramble.cluster.plugins.action import image_fetch as image_fetch_action
+from ansible_collections.bramble.cluster.plugins.module_utils.image import cache as image_cache
 from ansible_collections.bramble.cluster.plugins.module_utils.image import decode as image_decode
 from ansible_collections.bramble.cluster.plugins.module_utils.image import space as image_space
-from ansible_collections.bramble.cluster.plugins.module_utils.image import cache as image_cache
+from ansible_collections.bramble.cluster.plugins.module_utils.image.cache import ImageCache
 from ansible_collections.bramble.cluster.plugins.module_utils.image.http import HttpClient
 from ansible_collections.bramble.cluster.plugins.module_utils.image.pin import PinnedImage
-from ansible_collections.bramble.cluster.plugins.module_utils.image.cache import ImageCache
 
 from tests.support.web import Site
 
@@ -431,7 +431,10 @@ class TestProgress:
         assert self.action.progress_line(first, last) == "image  pi-os  download  40 % of 500 MB  10.0 MB/s  eta 30 s"
         unknown = {"phase": "decode", "done": 0, "total": 0}
         assert self.action.progress_line(first | unknown, first | unknown) == "image  pi-os  decode"
-        assert self.action.progress_line(first | unknown, last | unknown | {"done": 5_000_000}) == "image  pi-os  decode  5 MB  0.5 MB/s"
+        assert (
+            self.action.progress_line(first | unknown, last | unknown | {"done": 5_000_000})
+            == "image  pi-os  decode  5 MB  0.5 MB/s"
+        )
 
     def test_events(self, wanted: dict, run_module: Run, tmp_path: Path) -> None:
         path = tmp_path / "events"

@@ -65,7 +65,14 @@ def remove_boot_identity(path: Path, work: Path, seeds: Mapping[str, str]) -> li
     path.unlink()
     with path.open("wb") as new:
         new.truncate(size)
-    geometry = {"-F": fat.bits, "-S": fat.sector_size, "-s": fat.sectors_per_cluster, "-R": fat.reserved_sectors, "-f": fat.copies, "-h": fat.hidden}
+    geometry = {
+        "-F": fat.bits,
+        "-S": fat.sector_size,
+        "-s": fat.sectors_per_cluster,
+        "-R": fat.reserved_sectors,
+        "-f": fat.copies,
+        "-h": fat.hidden,
+    }
     words = [str(word) for pair in geometry.items() for word in pair] + ["-i", f"{fat.volume_id:08x}"]
     words += ["-r", str(fat.root_entries)] if fat.root_entries else []
     words += ["-n", label] if label not in ("", "NO NAME") else []

@@ -1,8 +1,9 @@
 """Capture a card: create an image of its used bytes, without the identity of its node, and as small as possible.
 
 The card is only read. All changes are made to a private copy of its two file systems, which are not mounted: the root file system
-is changed with e2fsprogs, and the FAT is created again from its files. Deleted data is not in the image. All sizes and offsets are
-in bytes.
+is changed with e2fsprogs, and the FAT is created again from its files. Deleted data is not in the image.
+
+All sizes and offsets are in bytes.
 """
 
 from __future__ import annotations

@@ -51,7 +51,9 @@ class CaptureRequest:
     def check(self, source: SourceCard) -> None:
         """Check that the names are unused and the disk has enough space. Raises BrambleError."""
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
-            raise BrambleError(f"The capture_name {self.name!r} is invalid: it may have letters, digits and . _ - only. Nothing was captured.")
+            raise BrambleError(
+                f"The capture_name {self.name!r} is invalid: it may have letters, digits and . _ - only. Nothing was captured."
+            )
         for path in (self.image, self.archive, self.file_path(".json")):
             if os.path.lexists(path):
                 raise BrambleError(f"{path} already exists. Nothing was captured. Remove it, or set another capture_name.")
@@ -61,6 +63,6 @@ class CaptureRequest:
         if need > free:
             raise BrambleError(
                 f"No space: {folder} needs up to {format_bytes(need)} ({need / 2**30:.2f} GiB), and "
-                f"{format_bytes(free)} ({free / 2**30:.2f} GiB) are free. Nothing was captured. Free space there, then run the same "
-                "command again."
+                f"{format_bytes(free)} ({free / 2**30:.2f} GiB) are free. Nothing was captured. "
+                "Free space there, then run the same command again."
             )

@@ -60,7 +60,9 @@ class RootFileSystem:
         for line in filter(None, lines):
             fields = line.split("/")
             if len(fields) != 8 or not fields[1].isdigit():
-                raise BrambleError(f"a name in {folder} has a line break, which debugfs does not support: rename the file on the card")
+                raise BrambleError(
+                    f"a name in {folder} has a line break, which debugfs does not support: rename the file on the card"
+                )
             if fields[5] not in (".", ".."):
                 found[fields[5]] = fields[2].startswith("04")
         return found
@@ -124,7 +126,7 @@ class RootFileSystem:
             raise BrambleError(f"{', '.join(failed[:5])} on the root file system cannot be changed: {'; '.join(notes[:5])}")
 
     def superblock_number(self, name: str, default: int | None = None) -> int:
-        """Return a number of the superblock by the name that dumpe2fs gives it. Raises BrambleError if it has none and no default."""
+        """Return a number of the superblock by its name in dumpe2fs. Raises BrambleError if it is missing and has no default."""
         found = re.search(rf"^{name}:\s+(\d+)", run_tool("dumpe2fs", "-h", self.path), re.MULTILINE)
         if found:
             return int(found[1])

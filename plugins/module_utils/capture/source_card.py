@@ -116,7 +116,7 @@ def explain_damage(facts: Facts, partition: Partition) -> Iterator[None]:
 def image_too_large(needed: int, max_bytes: int) -> BrambleError:
     """Return the error for an image of `needed` bytes, which is more than `max_bytes`."""
     return BrambleError(
-        f"The image would need a card of {format_bytes(needed)}, but must fit a card of {format_bytes(max_bytes)} (capture_card_bytes). "
-        f"Nothing was captured. Remove files of {format_bytes(needed - max_bytes)} from the card "
+        f"The image would need a card of {format_bytes(needed)}, but must fit a card of {format_bytes(max_bytes)} "
+        f"(capture_card_bytes). Nothing was captured. Remove files of {format_bytes(needed - max_bytes)} from the card "
         "(to find large ones, on its Pi: sudo du -xh / | sort -h | tail), or increase capture_card_bytes."
     )

@@ -18,7 +18,9 @@ def run_tool(*command: str | Path, input: str = "", exit_codes: Collection[int] 
 
     Raises BrambleError, with the first lines of its errors, when its exit code is not one of `exit_codes`.
     """
-    result = process.run_program(command, input=input, env=TOOL_ENV, merge_stderr=True, exit_codes=exit_codes, select_lines=_first_error_lines)
+    result = process.run_program(
+        command, input=input, env=TOOL_ENV, merge_stderr=True, exit_codes=exit_codes, select_lines=_first_error_lines
+    )
     return result.stdout.decode(errors="surrogateescape")
 
 

@@ -57,4 +57,6 @@ def copy_partitions(card: Card, source: SourceCard, boot: Path, root: Path, prog
                     at += len(data)
                     meter(len(data))
     if card.is_file and os.fstat(card.fd).st_mtime_ns != source.mtime:
-        raise BrambleError(f"{card.facts.slot} was written to while it was read. Nothing was captured. Run the same command again.")
+        raise BrambleError(
+            f"{card.facts.slot} was written to while it was read. Nothing was captured. Run the same command again."
+        )

@@ -64,7 +64,13 @@ def _record_outcome(card: Card, result: Result, content: Content, ledger: card_l
 
 
 def _write_card(
-    card: Card, content: Content, result: Result, progress: Progress, check_mode: bool, full_test: bool, ledger: card_ledger.Ledger
+    card: Card,
+    content: Content,
+    result: Result,
+    progress: Progress,
+    check_mode: bool,
+    full_test: bool,
+    ledger: card_ledger.Ledger,
 ) -> None:
     """Write one card unless it has its content already, and set the fields of `result`. Raises BrambleError."""
     total = card.bytes_to_transfer(content)

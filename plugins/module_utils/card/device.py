@@ -18,8 +18,15 @@ from ansible_collections.bramble.cluster.plugins.module_utils.card.content impor
 from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import Facts
 from ansible_collections.bramble.cluster.plugins.module_utils.card.probe import probe
 from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Meter, unmetered
-from ansible_collections.bramble.cluster.plugins.module_utils.card.sysfs import loop_backing_file, find_reader
-from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import BLOCK, CHUNK, PAGE, ZEROS, data_extents, is_zero
+from ansible_collections.bramble.cluster.plugins.module_utils.card.sysfs import find_reader, loop_backing_file
+from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import (
+    BLOCK,
+    CHUNK,
+    PAGE,
+    ZEROS,
+    data_extents,
+    is_zero,
+)
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 
 MAX_BAD_CHUNKS = 16  # with more wrong chunks than this, a card counts as worn or counterfeit
@@ -89,7 +96,9 @@ class Card:
             behind = (status.st_dev, status.st_ino) if self.is_file else loop_backing_file(self.facts.device)
             same = same and behind == self.facts.identity[1:]
         if not same:
-            raise BrambleError(f"{self.facts.device} is not the card that was checked before: check the slots, then run the same command again")
+            raise BrambleError(
+                f"{self.facts.device} is not the card that was checked before: check the slots, then run the same command again"
+            )
 
     def _disable_direct_io(self, error: OSError) -> bool:
         """Return whether a transfer failed because of O_DIRECT, which is then disabled: the caller can try again."""
@@ -246,7 +255,8 @@ class Card:
             bad.append(chunk)
             if len(bad) > MAX_BAD_CHUNKS:
                 raise BrambleError(
-                    f"more than {MAX_BAD_CHUNKS} MiB are read back wrong, from byte {bad[0][2]:,} on: the card is worn or counterfeit. Replace it"
+                    f"more than {MAX_BAD_CHUNKS} MiB are read back wrong, from byte {bad[0][2]:,} on: "
+                    "the card is worn or counterfeit. Replace it"
                 )
         if not bad:
             return
@@ -256,5 +266,6 @@ class Card:
         # Everything is read again: on a counterfeit card, a write to one address also changes another.
         for _, _, first in self.differences(content):
             raise BrambleError(
-                f"it is read back wrong at byte {first:,}, also after writing that again: the card is worn or counterfeit. Replace it"
+                f"it is read back wrong at byte {first:,}, also after writing that again: "
+                "the card is worn or counterfeit. Replace it"
             )

@@ -29,7 +29,9 @@ def used_ext_ranges(fd: int, start: int, size: int, skip_unused_inodes: bool) ->
     command = ["dumpe2fs", f"/proc/self/fd/{fd}?offset={start}"]
     result = run_program(command, env=TOOL_ENV, pass_fds=(fd,), timeout=_SECONDS, exit_codes=None)
     lines = result.stdout.decode(errors="replace").splitlines()
-    notes = [line for line in result.stderr.decode(errors="replace").splitlines()[1:] if line]  # the first line is the version of dumpe2fs
+    notes = [
+        line for line in result.stderr.decode(errors="replace").splitlines()[1:] if line
+    ]  # the first line is the version of dumpe2fs
     if result.returncode or notes or "*** Run e2fsck now!" in lines:
         raise BrambleError("; ".join(["its ext file system is damaged", *notes]))
     head = itertools.takewhile(lambda line: not _GROUP.match(line), lines)
@@ -43,7 +45,9 @@ def used_ext_ranges(fd: int, start: int, size: int, skip_unused_inodes: bool) ->
     except (KeyError, ValueError):
         raise BrambleError("dumpe2fs does not describe its ext file system") from None
     if "needs_recovery" in features:
-        raise BrambleError("its ext file system was not unmounted, and its journal must be replayed before its used space is known")
+        raise BrambleError(
+            "its ext file system was not unmounted, and its journal must be replayed before its used space is known"
+        )
     if state != "clean":
         raise BrambleError(f"its ext file system is {state}")
     if "bigalloc" in features:

@@ -27,9 +27,9 @@ from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import 
 )
 from ansible_collections.bramble.cluster.plugins.module_utils.card.sysfs import (
     Mount,
+    find_reader,
     loop_backing_file,
     read_text,
-    find_reader,
     unescape_field,
 )
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import SECTOR

@@ -45,7 +45,9 @@ class Image:
             self._stat = os.fstat(self.fd)
             self.size = self._stat.st_size
             if self.size == 0 or self.size % SECTOR:
-                raise BrambleError(f"the image {path} has {format_bytes(self.size)}, which is not a whole number of {SECTOR}-byte sectors")
+                raise BrambleError(
+                    f"the image {path} has {format_bytes(self.size)}, which is not a whole number of {SECTOR}-byte sectors"
+                )
             if not (map_path and self._load_map(map_path)):
                 self.sha256, data = self._scan()
                 self.needed_blocks = self._find_needed_blocks()

@@ -52,7 +52,9 @@ class Ledger:
         except (OSError, ValueError) as error:
             raise BrambleError(f"The ledger {self.path} cannot be read: {error}. Repair the file, or move it away.") from error
         if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
-            raise BrambleError(f"{self.path} is not a ledger: it must be a JSON object of objects, by node. Repair the file, or move it away.")
+            raise BrambleError(
+                f"{self.path} is not a ledger: it must be a JSON object of objects, by node. Repair the file, or move it away."
+            )
         return entries
 
     def record(self, node: str, values: Mapping[str, Any], fresh: bool = False) -> bool:

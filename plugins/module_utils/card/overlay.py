@@ -43,13 +43,17 @@ def check_names(boot_files: Mapping[str, str], root_files: Sequence[RootFile]) -
     """Check that all files can be written to a card under their exact names. Raises BrambleError."""
     for name in boot_files:
         if not _BOOT_NAME.fullmatch(name):
-            raise BrambleError(f"The boot file name {name!r} is invalid: it may have letters, digits and _ . + - only, and no folders")
+            raise BrambleError(
+                f"The boot file name {name!r} is invalid: it may have letters, digits and _ . + - only, and no folders"
+            )
     names = [name.lower() for name in boot_files] + [file.path for file in root_files]
     if duplicates := {name for name in names if names.count(name) > 1}:
         raise BrambleError(f"Two files have the same name: {', '.join(sorted(duplicates))}")
     for file in root_files:
         if not _ROOT_PATH.fullmatch(file.path) or {".", ".."} & set(file.path.split("/")):
-            raise BrambleError(f"The root file path {file.path!r} is invalid: it must be absolute and may have letters, digits and _ @ + . - only")
+            raise BrambleError(
+                f"The root file path {file.path!r} is invalid: it must be absolute, with letters, digits and _ @ + . - only"
+            )
         if not 0 <= file.mode <= 0o7777:
             raise BrambleError(f"The root file {file.path} has the mode {file.mode:o}, which is not between 0 and 7777")
 

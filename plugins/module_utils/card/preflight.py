@@ -66,5 +66,6 @@ def check_space(image: Image, batch: Sequence[Facts], extra: int, folder: str) -
         if need > free:
             raise BrambleError(
                 f"No space: {paths[device]} needs {format_bytes(need)} ({need / 2**30:.2f} GiB), and "
-                f"{format_bytes(free)} ({free / 2**30:.2f} GiB) are free. Nothing was written. Free space there, then run the same command again."
+                f"{format_bytes(free)} ({free / 2**30:.2f} GiB) are free. Nothing was written. "
+                "Free space there, then run the same command again."
             )

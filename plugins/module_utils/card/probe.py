@@ -77,8 +77,8 @@ def probe(
         if real <= offsets[0]:
             raise BrambleError(f"a mark at byte {lost[0][0]:,} cannot be read back: the card is worn or counterfeit. Replace it")
         raise BrambleError(
-            f"the card is counterfeit: it holds at most {format_bytes(real)} ({real / 1e9:.2f} GB) and reports {format_bytes(size)} "
-            f"({size / 1e9:.2f} GB). Data beyond its real size is lost. Replace it"
+            f"the card is counterfeit: it holds at most {format_bytes(real)} ({real / 1e9:.2f} GB) and "
+            f"reports {format_bytes(size)} ({size / 1e9:.2f} GB). Data beyond its real size is lost. Replace it"
         )
     for offset, page in before.items():
         write(offset, page)

@@ -32,7 +32,9 @@ def file_system_kind(fd: int, start: int, size: int) -> str:
     return UNKNOWN
 
 
-def used_ranges(fd: int, start: int, size: int, strict: bool = False, alignment: int = PAGE, skip_unused_inodes: bool = False) -> list[Range]:
+def used_ranges(
+    fd: int, start: int, size: int, strict: bool = False, alignment: int = PAGE, skip_unused_inodes: bool = False
+) -> list[Range]:
     """Return the ranges of an open file or disk that the file system of the partition [start, start + size) uses.
 
     The ranges are sorted and do not touch. If it is unknown what is used, as the file system is of another kind or inconsistent,

@@ -23,7 +23,7 @@ def stage_file(
 
     :param mode: permissions; None keeps those of the file, or sets 0644 for a new file
     :param gid: group; None keeps that of the file, or of the process for a new file
-    :param folder_owner: when run by root, take owner and group from the folder, so that with sudo the file still belongs to the user
+    :param folder_owner: when run by root, take owner and group from the folder: with sudo, the file still belongs to the user
     :param fsync: wait until the content is on the disk
     """
     path = Path(path)

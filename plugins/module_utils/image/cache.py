@@ -33,8 +33,8 @@ from ansible_collections.bramble.cluster.plugins.module_utils.image.space import
 
 UPDATE_HINT = "To update the catalog to the newest release: ansible-playbook playbooks/image.yml -e image_update=true"
 Manifest = dict[str, Any]
-"""The description of an image: name, architecture, file (relative to the cache, or absolute), sha256, bytes, init_format, recipe and
-built; for an image that was not built here also source, source_sha256, release_date, inode and mtime_ns."""
+"""The description of an image: name, architecture, file (relative to the cache, or absolute), sha256, bytes, init_format, recipe
+and built; for an image that was not built here also source, source_sha256, release_date, inode and mtime_ns."""
 
 
 class ImageCache:
@@ -119,7 +119,7 @@ class ImageCache:
         return CachedImage(image, sha256, facts["bytes"], path, True)
 
     def _expected_size(self, source: str, pin: PinnedImage) -> int | None:
-        """Return the size of the image in a file, None if it is unknown. Raises BrambleError for a wrong size or too little space."""
+        """Return the size of the image in a file, None if unknown. Raises BrambleError for a wrong size or too little space."""
         decoded = image_decode.decoded_size(source)
         if pin.bytes is not None and decoded not in (None, pin.bytes):
             raise WrongImage(f"{source} decodes to {decoded:,} bytes, but {pin.bytes:,} were expected")
@@ -131,7 +131,7 @@ class ImageCache:
         return size
 
     def _decode(self, stem: str, source: str, pin: PinnedImage) -> tuple[str, str]:
-        """Decode a file to an image in the cache, and return its path and SHA-256. Raises BrambleError if it is not the pinned image."""
+        """Decode a file into the cache, and return the path and SHA-256. Raises BrambleError if it is not the pinned image."""
         temporary, image = self._path(f"{stem}.decoding"), self._path(f"{stem}.img")
         for leftover in glob.glob("*.decoding", root_dir=self.folder):
             os.unlink(self._path(leftover))
@@ -151,7 +151,8 @@ class ImageCache:
                 os.unlink(temporary)
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise BrambleError(
-                    f"The disk of {self.folder} became full while {source} was decoded. Free space there, then run the same command again"
+                    f"The disk of {self.folder} became full while {source} was decoded. "
+                    "Free space there, then run the same command again"
                 ) from None
             raise
         sync_folder(self.folder)
@@ -190,7 +191,8 @@ class ImageCache:
                 image, sha256 = self._decode(stem, provided or download, pin)
             except WrongImage as error:
                 raise BrambleError(
-                    f"{error}\nThe download itself has the pinned SHA-256, so the catalog has wrong values for the image in it.\n{UPDATE_HINT}"
+                    f"{error}\nThe download itself has the pinned SHA-256, so the catalog has wrong values for the image in it.\n"
+                    f"{UPDATE_HINT}"
                 ) from None
             found = self._add_manifest(manifest, pin, image, sha256, pin.url, pin.download_sha256)
             self._link(link, manifest)
@@ -206,7 +208,7 @@ class ImageCache:
         found = image_decode.hash_file(path, self._report)
         if found != pin.download_sha256:
             raise BrambleError(
-                f"{path} does not have the SHA-256 that is pinned for {pin.name}. Remove the file, or replace it by the right one.\n"
+                f"{path} does not have the pinned SHA-256 of {pin.name}. Remove the file, or replace it by the right one.\n"
                 f"  found     {found}\n  expected  {pin.download_sha256}"
             )
         return path
@@ -237,8 +239,8 @@ class ImageCache:
             have = format_bytes(os.path.getsize(path)) if os.path.exists(path) else ""
             kept = f"{have} of it are kept, and the same command resumes the download.\n" if have else ""
             raise BrambleError(
-                f"{error}.\n{kept}If this machine has no internet: download {pin.url} elsewhere, put it into {self.folder} under the name "
-                f"{_file_name(pin.url)}, and run the same command again."
+                f"{error}.\n{kept}If this machine has no internet: download {pin.url} elsewhere, put it into {self.folder} "
+                f"under the name {_file_name(pin.url)}, and run the same command again."
             ) from None
         except WrongImage as error:
             discard(path)

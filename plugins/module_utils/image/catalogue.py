@@ -57,8 +57,8 @@ def parse_catalogue(data: bytes) -> tuple[list[dict[str, Any]], list[str]]:
 class Catalogue:
     """The images of a catalogue and of all documents that it links to.
 
-    `unreadable` has the documents that could not be read, each with its reason. Raises BrambleError when the first document cannot
-    be read.
+    `unreadable` has the documents that could not be read, each with its reason. Raises BrambleError when the first document
+    cannot be read.
     """
 
     def __init__(self, url: str, http: HttpClient) -> None:

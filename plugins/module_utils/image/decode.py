@@ -34,8 +34,8 @@ class Decompressor:
     commands: tuple[tuple[str, ...], ...]
 
 
-# A format is recognised by the first bytes of a file, never by its name. xz and lbzip2 use all cores if a file has several blocks.
-# A dictionary of more than 1 GiB could exhaust the memory of this machine, so xz gets a limit; zstd and bzip2 have built-in limits.
+# A format is recognised by the first bytes of a file, never by its name. xz and lbzip2 use all cores if a file has several
+# blocks. A dictionary of more than 1 GiB could exhaust the memory, so xz gets a limit; zstd and bzip2 have built-in limits.
 DECOMPRESSORS = {
     "xz": Decompressor(re.compile(rb"\xfd7zXZ\0"), (("xz", "-dc", "-T0", "--memlimit-decompress=1GiB"),)),
     "zst": Decompressor(re.compile(rb"\x28\xb5\x2f\xfd"), (("zstd", "-dcq"),)),
@@ -65,7 +65,7 @@ def hash_file(path: str, report: Report = lambda *_: None) -> str:
 
 
 def decoded_size(path: str) -> int | None:
-    """Return the decoded size that a file states; None if its format does not state it. Raises BrambleError for a damaged file."""
+    """Return the decoded size that a file states; None if its format has no size. Raises BrambleError for a damaged file."""
     compression = detect_compression(path)
     if compression == RAW:
         return os.path.getsize(path)
@@ -138,7 +138,9 @@ def _decoded_content(path: str) -> Iterator[IO[bytes]]:
 def _run_decompressor(path: str, compression: str) -> Iterator[IO[bytes]]:
     """Yield the output of a decompressor. It ends when its reader does, or by its closed pipe if this process is killed."""
     with open(path, "rb") as source, tempfile.TemporaryFile() as errors:
-        with subprocess.Popen(_decompressor_command(compression), stdin=source, stdout=subprocess.PIPE, stderr=errors, bufsize=CHUNK) as process:
+        with subprocess.Popen(
+            _decompressor_command(compression), stdin=source, stdout=subprocess.PIPE, stderr=errors, bufsize=CHUNK
+        ) as process:
             assert process.stdout
             try:
                 yield process.stdout
@@ -163,7 +165,9 @@ def _zip_member(path: str) -> Iterator[tuple[zipfile.ZipFile, zipfile.ZipInfo]]:
                     f"{path} contains {len(images)} files instead of one image. Unpack it, and set image_file to the image itself"
                 )
             if images[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise BrambleError(f"{path} uses a compression method that is not supported. Unpack it, and set image_file to the image itself")
+                raise BrambleError(
+                    f"{path} uses a compression method that is not supported. Unpack it, and set image_file to the image itself"
+                )
             yield archive, images[0]
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise WrongImage(f"{path} is damaged or incomplete: {error}") from None

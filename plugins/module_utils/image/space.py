@@ -19,6 +19,6 @@ def check_space(folder: str, size: int, purpose: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < size + RESERVED_BYTES:
         raise BrambleError(
-            f"There is no space for {purpose} in {folder}: it needs {format_bytes(size + RESERVED_BYTES)}, and {format_bytes(free)} are "
-            "free. Free space there, or set image_cache_dir to a folder on a larger disk"
+            f"There is no space for {purpose} in {folder}: it needs {format_bytes(size + RESERVED_BYTES)}, "
+            f"and {format_bytes(free)} are free. Free space there, or set image_cache_dir to a folder on a larger disk"
         )
