@@ -17,9 +17,9 @@ Only ratios are compared, as seconds differ between machines. The time of brambl
 bytes, so eight_vs_serial_dd grows with the quotient of both (4/3 here) and not with the size: for the image of a 32 GB card with
 3 GB in use, the calculated ratio is over 70. In one_vs_limit, the used bytes are those that the file systems use; in
 one_vs_limit_nonzero, only those of them that are not zero, which bmaptool copies. Bramble also reads journals and empty inode
-tables, as they must be zero. The other ratios hardly depend on the size, as the fixed part (reading the image once) grows with it,
-too. Every figure is the best of its rounds. The benchmark needs root, 5 GiB of free memory, an idle machine with two cores, and about
-six minutes.
+tables, as they must be zero. The other ratios hardly depend on the size, as the fixed part (reading the image once) grows with
+it, too. Every figure is the best of its rounds. The benchmark needs root, 5 GiB of free memory, an idle machine with two cores,
+and about six minutes.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@
     scripts/outside.py down --cluster rehearsal
 
 The simulated internet, called the outside, is a network namespace of this machine without a connection to other networks. Its
-addresses are reserved for documentation (RFC 5737, RFC 3849). The client stand-in gets a port eth1 to it and forwards packets, like
-a client that shares its internet connection. The node of --leak gets a port, too, and a rogue router sends advertisements on the
-switch.
+addresses are reserved for documentation (RFC 5737, RFC 3849). The client stand-in gets a port eth1 to it and forwards packets,
+like a client that shares its internet connection. The node of --leak gets a port, too, and a rogue router sends advertisements on
+the switch.
 """
 
 from __future__ import annotations

@@ -27,7 +27,8 @@ options:
         required: true
       virtual_bytes:
         description: >-
-          The size of the virtual card that would be created, if the slot is a file that does not exist. With 0, the card is absent.
+          The size of the virtual card that would be created, if the slot is a file that does not exist. With 0, the card is
+          absent.
         type: int
         default: 0
   image:

@@ -44,7 +44,8 @@ options:
         default: 0
       boot_files:
         description: >-
-          Text files for the top folder of the FAT partition, content by name. Anyone can read them, so they must not contain secrets.
+          Text files for the top folder of the FAT partition, content by name. Anyone can read them, so they must not contain
+          secrets.
         type: dict
         default: {}
       root_files:

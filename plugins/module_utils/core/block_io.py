@@ -18,7 +18,7 @@ Range = tuple[int, int]
 
 
 def data_extents(fd: int, start: int, end: int) -> Iterator[Range]:
-    """Yield the ranges of [start, end) of a file that are not holes (lseek(2), SEEK_DATA); all of it without support for holes."""
+    """Yield the ranges of [start, end) of a file that are not holes (lseek(2), SEEK_DATA); all of it if holes are unsupported."""
     while start < end:
         try:
             start = os.lseek(fd, start, os.SEEK_DATA)
