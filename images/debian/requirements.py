@@ -37,7 +37,8 @@ def check_architecture(recipe: Recipe, architecture: str, native: str, release: 
         needed = ".".join(map(str, MIN_EMULATION_KERNEL))
         raise BrambleError(
             f"{problem} and runs Linux {release}: emulation needs Linux {needed} or newer (Debian 13, Ubuntu 24.04, "
-            f"or the kernel of bookworm-backports on Debian 12). Build it on such a machine or on one that is {architecture}, {alternative}"
+            f"or the kernel of bookworm-backports on Debian 12). Build it on such a machine or on one that is {architecture}, "
+            f"{alternative}"
         )
 
 

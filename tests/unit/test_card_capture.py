@@ -485,7 +485,7 @@ def test_a_root_that_was_not_unmounted(card_copy: Path, tmp_path: Path, machine:
         shutil.copyfileobj(source, card)
     assert "needs_recovery" in run("dumpe2fs", "-h", f"{card_copy}?offset={ROOT}")
     message = capture_error(run_module, card_copy)
-    assert "journal" in message and "shut it down" in message
+    assert "journal" in message and "shut the Pi down" in message
     try:
         run("sh", "-c", message.rpartition(": ")[2].replace("e2fsck -f", "e2fsck -fp"), exit_codes=(0, 1))  # as the message says
     finally:
@@ -509,8 +509,8 @@ def test_missing_tools(tmp_path: Path) -> None:
         (lambda card: patch(card, 450, b"\xee"), "GPT"),
         (lambda card: patch(card, 510, b"\0\0"), "no partition table"),
         (lambda card: patch(card, 446 + 32, struct.pack("<B3xB3xII", 0, 0x83, 8, 8)), "more than two partitions"),
-        (lambda card: patch(card, BOOT, bytes(512)), "partition 1 holds no FAT"),
-        (lambda card: patch(card, ROOT + 1024, bytes(512)), "partition 2 holds no ext2, ext3 or ext4"),
+        (lambda card: patch(card, BOOT, bytes(512)), "partition 1 holds no valid FAT"),
+        (lambda card: patch(card, ROOT + 1024, bytes(512)), "partition 2 holds no valid ext2, ext3 or ext4"),
         (lambda card: os.truncate(card, 100 * MIB), "beyond the end"),
         (lambda card: run("mdel", "-i", f"{card}@@{BOOT}", "::/cmdline.txt"), "no cmdline.txt"),
         (lambda card: debugfs(card, f"write {card}x /var/log/x", "mkdir /tmp/y"), "line break"),
