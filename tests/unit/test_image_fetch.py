@@ -403,7 +403,7 @@ class TestUserFile:
             assert not run_module("image_fetch", user_file)["changed"]
         with open(user_file["src"], "r+b") as file:
             file.write(b"changed")
-        assert "not the image that was count for" in run_module("image_fetch", user_file)["msg"]
+        assert "does not have the SHA-256 that image_sha256 gives" in run_module("image_fetch", user_file)["msg"]
 
     @pytest.mark.parametrize("suffix", ["bin", "img"])
     def test_file_with_another_hash(self, user_file: dict, cache: Path, run_module: Run, suffix: str) -> None:
