@@ -102,17 +102,17 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.boot import cmdline, config_txt, files
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
-from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import read, shown
+from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import printable_text, read_text
 
 LINE_OPTIONS = {"setting": {"type": "str", "required": True}, "section": {"type": "str", "default": "all"}}
 
 
 def edit_cmdline(path: Path, wanted: dict) -> str:
     """Return the edited text of a file with kernel parameters. Raises BrambleError, OSError."""
-    line = read(path)
+    line = read_text(path)
     for name in wanted["cmdline_restored"]:
         if files.backup_path(path).exists():
-            line = cmdline.restore_parameter(line, name, read(files.backup_path(path)))
+            line = cmdline.restore_parameter(line, name, read_text(files.backup_path(path)))
     for parameter in wanted["cmdline_absent"]:
         line = cmdline.remove_parameter(line, parameter)
     for parameter in wanted["cmdline_present"]:
@@ -123,13 +123,13 @@ def edit_cmdline(path: Path, wanted: dict) -> str:
 
 def edit_config(path: Path, wanted: dict) -> str:
     """Return the edited text of a file with the firmware's settings. Raises OSError."""
-    text = read(path)
+    text = read_text(path)
     for entry in wanted["config_absent"]:
         text = config_txt.remove_setting(text, **entry)
     for entry in wanted["config_restored"]:
         backup = files.backup_path(path)
         # To set a line that the original has would not change the original.
-        if backup.exists() and config_txt.set_setting(read(backup), **entry) != read(backup):
+        if backup.exists() and config_txt.set_setting(read_text(backup), **entry) != read_text(backup):
             text = config_txt.remove_setting(text, **entry)
     for entry in wanted["config_present"]:
         text = config_txt.set_setting(text, **entry)
@@ -165,7 +165,7 @@ def plan_edits(module: AnsibleModule) -> dict[Path, str]:
                 text = edit(file, wanted)
             except BrambleError as error:
                 raise BrambleError(f"{file} cannot be edited: {error}. Nothing was changed.") from error
-            if text != read(file):
+            if text != read_text(file):
                 plan[file] = text
     return plan
 
@@ -174,14 +174,19 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     """Edit the files; return the result of the module. Raises BrambleError, OSError."""
     plan = plan_edits(module)
     diff = [
-        {"before_header": str(path), "after_header": str(path), "before": shown(read(path)), "after": shown(text)}
+        {
+            "before_header": str(path),
+            "after_header": str(path),
+            "before": printable_text(read_text(path)),
+            "after": printable_text(text),
+        }
         for path, text in plan.items()
     ]
     flag = files.ROOT / "run/reboot-required"
     if not module.check_mode:
         for path, text in plan.items():
             files.save_with_backup(path, text)
-            if module.params["config_restored"] and text == read(files.backup_path(path)):
+            if module.params["config_restored"] and text == read_text(files.backup_path(path)):
                 files.backup_path(path).unlink()
         if plan:
             flag.write_text("*** System restart required ***\n", encoding="utf-8")

@@ -103,7 +103,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.bundle.bundle impo
 )
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.module import as_sentence, run_module
-from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import write
+from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import write_text
 
 TIMEOUT = 30.0  # seconds without a byte
 # Attempts to fetch a file, and the seconds between them: a switch or a client that has just started may need a moment.
@@ -222,7 +222,7 @@ class NodeFolders(NamedTuple):
     def record_debs(self, packages: set[str]) -> None:
         """Add packages to the record."""
         before = set(self.debs_record.read_text().split()) if self.debs_record.exists() else set()
-        write(self.debs_record, "".join(f"{name}\n" for name in sorted(before | packages)))
+        write_text(self.debs_record, "".join(f"{name}\n" for name in sorted(before | packages)))
 
     def check_free_space(self, needed: int) -> None:
         """Check that both folders have `needed` bytes free. Raises BrambleError."""
@@ -281,7 +281,7 @@ def install_bundle(node: NodeFolders, module: AnsibleModule) -> list[str]:
             if any(file.startswith("wheels/") for file in manifest.files):
                 install_wheels(folder / "wheels", node.prefix / name)
             (node.prefix / name).mkdir(exist_ok=True)
-    write(node.marker(name), f"{parameters['manifest']}\n")
+    write_text(node.marker(name), f"{parameters['manifest']}\n")
     node.remove_old_environments(name)
     return sorted(new_debs)
 

@@ -44,7 +44,7 @@ url:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
-from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import read, write
+from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import read_text, write_text
 from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import microk8s
 
 
@@ -63,10 +63,10 @@ def main() -> None:
     wanted = module.params
     try:
         if wanted["url"]:
-            before = read(microk8s.TOKENS_FILE)
+            before = read_text(microk8s.TOKENS_FILE)
             after = microk8s.remove_token(before, wanted["url"].split("/")[1])
             if before != after and not module.check_mode:
-                write(microk8s.TOKENS_FILE, after)
+                write_text(microk8s.TOKENS_FILE, after)
             module.exit_json(changed=before != after)
         if module.check_mode:
             module.exit_json(changed=True)

@@ -64,7 +64,12 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
-from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import place, read, shown, stage
+from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import (
+    place_text,
+    printable_text,
+    read_text,
+    stage_text,
+)
 
 FILE_OPTIONS = {
     "path": {"type": "path", "required": True},
@@ -85,7 +90,7 @@ def current_content(path: Path, group: str | None) -> tuple[str, str]:
         return f"-> {os.readlink(path)}\n", "link"
     if not path.exists():
         return "", ""
-    return read(path), f"{path.stat().st_mode & 0o777:04o}{(group and ' ' + path.group()) or ''}"
+    return read_text(path), f"{path.stat().st_mode & 0o777:04o}{(group and ' ' + path.group()) or ''}"
 
 
 def wanted_content(entry: dict) -> tuple[str, str]:
@@ -135,7 +140,7 @@ def stage_all(changes: list[tuple[Path, dict]]) -> list[tuple[str | None, Path]]
                 staged.append((temporary, path))
             else:
                 gid = grp.getgrnam(entry["group"]).gr_gid if entry["group"] else None
-                staged.append((stage(path, entry["content"], int(entry["mode"], 8), gid), path))
+                staged.append((stage_text(path, entry["content"], int(entry["mode"], 8), gid), path))
     except (OSError, KeyError):
         for name in filter(None, (name for name, _ in staged)):
             os.unlink(name)
@@ -159,11 +164,11 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         if before != after:
             changes.append((path, entry))
             headers = {"before_header": f"{path} {before[1]}".strip(), "after_header": f"{path} {after[1]}".strip()}
-            diff.append({**headers, "before": shown(before[0]), "after": after[0]})
+            diff.append({**headers, "before": printable_text(before[0]), "after": after[0]})
     if not module.check_mode:
         for temporary, path in stage_all(changes):
             if temporary:
-                place(temporary, path)
+                place_text(temporary, path)
             else:
                 path.unlink()
     return {"changed": bool(changes), "files": [entry["path"] for _, entry in changes], "diff": diff}

@@ -44,7 +44,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import read, write
+from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import read_text, write_text
 
 PROC = Path("/proc/sys")
 PREVIOUS_VALUE = re.compile(r"^# (\S+) was (.*)$", re.MULTILINE)
@@ -62,12 +62,12 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     wanted = {name: str(value) for name, value in module.params["settings"].items() if ipv6 or not name.startswith("net.ipv6.")}
     if missing := [name for name in wanted if not absent and not kernel_file(name).exists()]:
         raise OSError(f"The kernel has no parameter {', '.join(missing)}. Nothing was changed.")
-    kernel_values = {name: read(kernel_file(name)).strip() for name in wanted}
-    text = read(path)
+    kernel_values = {name: read_text(kernel_file(name)).strip() for name in wanted}
+    text = read_text(path)
     previous: dict[str, str] = dict(PREVIOUS_VALUE.findall(text))
     if absent:
         wanted, after = {name: value for name, value in previous.items() if kernel_file(name).exists()}, ""
-        kernel_values = {name: read(kernel_file(name)).strip() for name in wanted}
+        kernel_values = {name: read_text(kernel_file(name)).strip() for name in wanted}
     else:
         lines = [
             line
@@ -79,7 +79,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     if not module.check_mode:
         # The file comes first, because it records the previous values.
         if after != text and not absent:
-            write(path, after)
+            write_text(path, after)
         for name in differ:
             kernel_file(name).write_text(wanted[name], encoding="ascii")
         if absent:

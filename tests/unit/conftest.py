@@ -14,7 +14,7 @@ import pytest
 from ansible.module_utils.testing import patch_module_args
 
 from tests.support import tiny_image
-from tests.support.load_plugin import plugin
+from tests.support.load_plugin import load_plugin
 from tests.support.web import Site
 
 Run = Callable[..., dict[str, Any]]
@@ -94,7 +94,7 @@ def run_module(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("ansible.module_utils._internal.is_controller", False)
 
     def run(name: str, arguments: dict[str, Any], check: bool = False, diff: bool = False) -> dict[str, Any]:
-        module = plugin("modules", name)
+        module = load_plugin("modules", name)
         extra = {"_ansible_check_mode": check, "_ansible_diff": diff}
         with patch_module_args({**arguments, **extra}), pytest.raises(SystemExit):
             module.main()
@@ -105,14 +105,14 @@ def run_module(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_retry_delay(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pause between attempts to reach a server, and no proxy for this machine."""
-    monkeypatch.setattr("ansible_collections.bramble.cluster.plugins.module_utils.image.http.PAUSE", 0.0)
+    monkeypatch.setattr("ansible_collections.bramble.cluster.plugins.module_utils.image.http.RETRY_DELAY", 0.0)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
 @pytest.fixture
-def site(impatient: None) -> Iterator[Site]:
+def site(no_retry_delay: None) -> Iterator[Site]:
     """A web server on this machine, which can misbehave as a test asks."""
     site = Site()
     yield site

@@ -16,9 +16,9 @@ import pytest
 from ansible_collections.bramble.cluster.plugins.module_utils.lab import packets
 
 from tests.support import ROOT
-from tests.support.load_plugin import load
+from tests.support.load_plugin import load_script
 
-capture = load(ROOT / "roles/isolated_lab/files/capture.py")
+capture = load_script(ROOT / "roles/isolated_lab/files/capture.py")
 IMPORT = "from ansible_collections.bramble.cluster.plugins.module_utils.lab.{} import"
 HERE, THERE, THERE6 = "10.99.0.1", "10.99.0.2", "fd00:99::2"
 OPEN = f"""

@@ -21,10 +21,10 @@ import pytest
 from ansible_collections.bramble.cluster.plugins.lookup.lab_secrets import SHORT_PASSWORD_LENGTH, lab_secrets
 
 from tests.support import ROOT
-from tests.support.load_plugin import load
+from tests.support.load_plugin import load_script
 
 SCRIPT = ROOT / "roles/lab_target/files/targets.py"
-targets = load(SCRIPT)
+targets = load_script(SCRIPT)
 WORDS = (ROOT / "roles/lab_tools/files/words.txt").read_text().split()
 INJECTION = "' UNION SELECT coupon, 0 FROM vault --"
 

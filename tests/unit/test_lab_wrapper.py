@@ -15,10 +15,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tests.support import ROOT
-from tests.support.load_plugin import load
+from tests.support.load_plugin import load_script
 
 SCRIPT = ROOT / "roles/lab_tools/files/lab.py"
-lab = load(SCRIPT)
+lab = load_script(SCRIPT)
 SUBNET = IPv4Network("10.77.124.0/24")
 NAMES = {
     "pi-01": ["10.77.124.101"],

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ansible_collections.bramble.cluster.plugins.module_utils.boot.config_txt import parse_lines
-from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import read, write
+from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import read_text, write_text
 
 ROOT = Path("/")
 _GENERATOR = "etc/kernel/postinst.d/z50-raspi-firmware"
@@ -30,7 +30,7 @@ def find_boot_files() -> BootFiles:
         folder = ROOT / "boot"
     config = folder / "config.txt"
     found = {"os_prefix": "", "cmdline": "cmdline.txt"}
-    for line in parse_lines(read(config)):
+    for line in parse_lines(read_text(config)):
         if line.key in found and not line.filters:
             found[line.key] = line.text.partition("=")[2].strip()
     names = (found["os_prefix"] + found["cmdline"], found["cmdline"])
@@ -51,5 +51,5 @@ def backup_path(path: Path) -> Path:
 def save_with_backup(path: Path, text: str) -> None:
     """Replace a file, after a backup of the original if there is none yet. Raises OSError."""
     if not backup_path(path).exists():
-        write(backup_path(path), read(path))
-    write(path, text)
+        write_text(backup_path(path), read_text(path))
+    write_text(path, text)

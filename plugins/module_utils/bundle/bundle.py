@@ -106,7 +106,7 @@ def run_command(*command: str | Path, stdin: bytes = b"", env: Mapping[str, str]
 
     Raises BrambleError with the last lines of its output when it fails, and when it is not installed.
     """
-    return process.run(command, input=stdin, env=env, cwd=cwd, words=_error_lines).stdout.decode(errors="replace")
+    return process.run_program(command, input=stdin, env=env, cwd=cwd, select_lines=_error_lines).stdout.decode(errors="replace")
 
 
 def _error_lines(output: str) -> Sequence[str]:
