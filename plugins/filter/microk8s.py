@@ -12,7 +12,7 @@ MEMORY_PARAMETERS = ["cgroup_enable=memory", "cgroup_memory=1"]
 """Kernel parameters that give containers memory limits on a Raspberry Pi, whose firmware disables them."""
 
 
-def _name(release: tuple[int, int]) -> str:
+def _release_name(release: tuple[int, int]) -> str:
     """Return the name of a release, such as 1.36."""
     return f"{release[0]}.{release[1]}"
 
@@ -28,12 +28,12 @@ def step_problem(target: str, current: str) -> str:
     except ValueError as error:
         return str(error)
     if target_release < current_release:
-        return f"It has {_name(current_release)}, and Kubernetes cannot be downgraded to {_name(target_release)}."
+        return f"It has {_release_name(current_release)}, and Kubernetes cannot be downgraded to {_release_name(target_release)}."
     if target_release[0] != current_release[0] or target_release[1] - current_release[1] > 1:
-        following = _name((current_release[0], current_release[1] + 1))
+        following = _release_name((current_release[0], current_release[1] + 1))
         return (
-            f"The step from {_name(current_release)} to {_name(target_release)} skips a release, which Kubernetes does not "
-            f"support. First upgrade to {following}, for example -e microk8s_channel={following}/stable"
+            f"The step from {_release_name(current_release)} to {_release_name(target_release)} skips a release, which "
+            f"Kubernetes does not support. First upgrade to {following}, for example -e microk8s_channel={following}/stable"
         )
     return ""
 

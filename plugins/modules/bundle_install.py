@@ -263,7 +263,7 @@ def install_bundle(node: NodeFolders, module: AnsibleModule) -> list[str]:
     if (manifest.kind.python, manifest.kind.architecture) != (python, platform.machine()):
         raise BrambleError(f"the bundle is for {manifest.kind}, and this node has Python {python} on {platform.machine()}")
     has_wheels = node.marker(name).exists()
-    node.check_free_space(manifest.bytes * (1 if has_wheels else UNPACKED_FACTOR))
+    node.check_free_space(manifest.total_bytes * (1 if has_wheels else UNPACKED_FACTOR))
     for path in (node.prefix, node.state):
         path.mkdir(parents=True, exist_ok=True, mode=0o755)
     for leftover in node.state.glob("fetched-*"):  # of an interrupted run

@@ -314,7 +314,7 @@ class Node:
         commands = self.commands(owner, facts)
         name = str(uuids.uuid4())
         self.change.stage(name, files, commands._asdict(), self.options["program"] or "")
-        self.change.arm(self.options["timeout"])
+        self.change.start_timers(self.options["timeout"])
         return name
 
     def pending_change_name(self) -> str:

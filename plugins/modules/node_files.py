@@ -121,7 +121,7 @@ def check_content(module: AnsibleModule, entry: dict) -> None:
         raise BrambleError(f"The new content of {entry['path']} is not valid, so nothing was changed: {message}", rc=code)
 
 
-def stage_all(changes: list[tuple[Path, dict]]) -> list[tuple[str | None, Path]]:
+def stage_files(changes: list[tuple[Path, dict]]) -> list[tuple[str | None, Path]]:
     """Write all new files beside the old ones, so that a full disk is found before anything is changed. Raises OSError.
 
     :returns: the path of each new file, None for a file to remove, and the path of the file that it replaces
@@ -166,7 +166,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
             headers = {"before_header": f"{path} {before[1]}".strip(), "after_header": f"{path} {after[1]}".strip()}
             diff.append({**headers, "before": printable_text(before[0]), "after": after[0]})
     if not module.check_mode:
-        for temporary, path in stage_all(changes):
+        for temporary, path in stage_files(changes):
             if temporary:
                 place_text(temporary, path)
             else:
@@ -174,7 +174,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     return {"changed": bool(changes), "files": [entry["path"] for _, entry in changes], "diff": diff}
 
 
-def explain(error: Exception) -> str:
+def explain_error(error: Exception) -> str:
     """Return the message for an error: what happened, and what to do next."""
     if isinstance(error, KeyError):  # of the group database
         return f"{error.args[0]!s}. Nothing was changed."
@@ -193,7 +193,7 @@ def main() -> None:
         "mutually_exclusive": [["content", "link"]],
         "required_if": [["state", "present", ["content", "link"], True]],
     }
-    run_module({"files": entries}, run, explain, errors=(BrambleError, OSError, KeyError))
+    run_module({"files": entries}, run, explain_error, errors=(BrambleError, OSError, KeyError))
 
 
 if __name__ == "__main__":

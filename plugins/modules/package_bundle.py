@@ -348,7 +348,7 @@ def make_missing_bundles(maker: BundleMaker, module: AnsibleModule) -> dict[str,
                 raise BrambleError(
                     f"the bundle {path} cannot be used: {error}. Delete the folder, then run the same command again"
                 ) from None
-            bundle["bytes"] = manifest.bytes
+            bundle["bytes"] = manifest.total_bytes
     if not module.check_mode:
         remove_old_bundles(maker.dest, parameters["keep"], [bundle["id"] for bundle in bundles])
     return {"changed": changed, "bundles": bundles, "keys": keys}

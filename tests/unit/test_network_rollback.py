@@ -85,7 +85,7 @@ def test_confirmed_change_stays(node: Node) -> None:
     }
     after = node.tree()
     node.change.confirm("x")
-    node.change.undo()
+    node.change.roll_back()
     assert node.tree() == after and not node.is_pending() and node.calls() == ["down", "new"]
 
 
@@ -93,7 +93,7 @@ def test_unconfirmed_change_is_undone(node: Node) -> None:
     before = node.tree()
     node.stage()
     node.change.apply()
-    node.change.undo()
+    node.change.roll_back()
     assert node.tree() == before and not node.is_pending()
     assert node.calls() == ["down", "new", "down", "old"]
     assert node.change.outcome("x")["why"] == "it was not confirmed in time"
@@ -108,7 +108,7 @@ def test_after_a_restart_only_the_files_are_restored(node: Node) -> None:
     node.stage()
     node.change.apply()
     (node.folder / "boot_id").write_text("second\n")
-    node.change.undo()
+    node.change.roll_back()
     assert node.tree() == before and not node.is_pending()
     assert node.calls() == ["down", "new", "boot"]
     assert node.change.outcome("x")["why"] == "the node was restarted"
@@ -142,7 +142,7 @@ def test_power_cut_leaves_the_old_files_or_a_change_that_is_undone(
         try:
             node.stage()
             node.change.apply()
-            node.change.undo()
+            node.change.roll_back()
         except PowerCutError:
             pass
         else:
@@ -151,7 +151,7 @@ def test_power_cut_leaves_the_old_files_or_a_change_that_is_undone(
     # systemd does this at boot if the service exists.
     if os.path.exists(f"{node.state}/change"):
         assert os.path.islink(f"{node.units}/multi-user.target.wants/{rollback.UNIT}.service")
-        node.change.undo()
+        node.change.roll_back()
     left = {path: file for path, file in node.tree().items() if not path.endswith(".new")}
     assert left == before
     # The change can be made again.
@@ -164,7 +164,7 @@ def test_power_cut_leaves_the_old_files_or_a_change_that_is_undone(
 def test_last_commands_run_when_the_old_ones_fail(node: Node) -> None:
     node.stage(old=node.log_command("old", 1))
     node.change.apply()
-    node.change.undo()
+    node.change.roll_back()
     assert node.calls()[-2:] == ["old", "last"]
     assert "ended with 1" in node.change.outcome("x")["wrong"]
 
@@ -172,7 +172,7 @@ def test_last_commands_run_when_the_old_ones_fail(node: Node) -> None:
 def test_failed_command_is_the_reason(node: Node) -> None:
     node.stage(new=[["sh", "-c", "echo no such port >&2; exit 3"]])
     node.change.apply()
-    node.change.undo()
+    node.change.roll_back()
     assert node.change.outcome("x")["why"].endswith("ended with 3: no such port")
 
 

@@ -133,7 +133,7 @@ def test_complete_and_signed_bundle_is_read(bundle: tuple[Path, str]) -> None:
     manifest, digest = read_bundle(folder, [key])
     assert manifest.kind == KIND and manifest.debs == ("chrony",) and len(manifest.files) == 3
     assert digest == hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
-    assert manifest.bytes == sum(path.stat().st_size for path in folder.glob("*/*"))
+    assert manifest.total_bytes == sum(path.stat().st_size for path in folder.glob("*/*"))
 
 
 def test_all_missing_and_altered_files_are_named(bundle: tuple[Path, str]) -> None:

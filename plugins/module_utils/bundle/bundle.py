@@ -75,7 +75,7 @@ class Manifest:
         return manifest
 
     @property
-    def bytes(self) -> int:
+    def total_bytes(self) -> int:
         """The size of all files together, in bytes."""
         return sum(size for _, size in self.files.values())
 

@@ -187,7 +187,8 @@ def _exchange_frame(interface: str, protocol: int, frame: bytes, answers: Callab
         _wait_for_answer(sock, lambda received: answers(received[14:]))
 
 
-def _own_mac(interface: str) -> bytes:
+def _interface_mac(interface: str) -> bytes:
+    """Return the hardware address of a port of this host. Raises OSError."""
     with open(f"/sys/class/net/{interface}/address", encoding="ascii") as file:
         return mac_bytes(file.read().strip())
 
@@ -197,7 +198,7 @@ def probe_frame(row: Row) -> Answer:
 
     def attempt() -> str:
         number = secrets.randbelow(65536)
-        head = mac_bytes(row["mac"]) + _own_mac(row["interface"]) + struct.pack(">H", ETH_P_IP)
+        head = mac_bytes(row["mac"]) + _interface_mac(row["interface"]) + struct.pack(">H", ETH_P_IP)
         sent = (socket.inet_aton(row["host"]), struct.pack(">H", number))
         _exchange_frame(
             row["interface"],
@@ -214,7 +215,7 @@ def probe_arp(row: Row) -> Answer:
     """Ask on `interface` which host has the address `host`, from the address `source`."""
 
     def attempt() -> str:
-        query = arp_request(_own_mac(row["interface"]), row["source"], row["host"])
+        query = arp_request(_interface_mac(row["interface"]), row["source"], row["host"])
         reply = (struct.pack(">H", 2), socket.inet_aton(row["host"]))
         _exchange_frame(row["interface"], ETH_P_ARP, query, lambda packet: (packet[6:8], packet[14:18]) == reply)
         return "answered"

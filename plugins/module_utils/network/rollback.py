@@ -227,7 +227,7 @@ class PendingChange:
         os.rename(f"{self.folder}.new", self.folder)
         sync_folder(self.state)
 
-    def arm(self, seconds: int) -> None:
+    def start_timers(self, seconds: int) -> None:
         """Start the rollback timer, of `seconds`, then the timer that applies the change in one second. Raises RollbackError."""
         timer = ["systemd-run", "--quiet", "--collect", "--timer-property=AccuracySec=100ms"]
         problem = run_commands(
@@ -266,9 +266,9 @@ class PendingChange:
                 old_connections=peer_ports(file_text(read_file(f"/proc/net/{name}")) for name in ("tcp", "tcp6"))
             )
 
-    def undo(self) -> None:
+    def roll_back(self) -> None:
         """Restore the old files and apply them. At boot only restore them, before the network is set up. Raises OSError."""
-        with self._locked(fcntl.LOCK_EX):
+        with self._lock(fcntl.LOCK_EX):
             plan = self.plan()
             if not plan:
                 return
@@ -293,7 +293,7 @@ class PendingChange:
 
     def confirm(self, name: str) -> None:
         """Confirm the change. Raises RollbackError if it was rolled back, or if this login is older than the change; OSError."""
-        with self._locked(fcntl.LOCK_EX | fcntl.LOCK_NB):
+        with self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB):
             plan = self.plan()
             if not plan or plan["name"] != name:
                 raise RollbackError(f"The change is undone already: {self._read_outcome().get('why', 'the reason is unknown')}.")
@@ -343,7 +343,7 @@ class PendingChange:
         run_command(["systemctl", "daemon-reload"])
 
     @contextlib.contextmanager
-    def _locked(self, how: int) -> Iterator[None]:
+    def _lock(self, how: int) -> Iterator[None]:
         """Hold the lock of undo and confirm (flock(2)). Raises RollbackError if another process has it and `how` has LOCK_NB."""
         os.makedirs(self.state, mode=0o700, exist_ok=True)
         with open(f"{self.state}/lock", "w", encoding="ascii") as lock:
@@ -355,4 +355,4 @@ class PendingChange:
 
 
 if __name__ == "__main__":
-    {"apply": PendingChange().apply, "undo": PendingChange().undo}[sys.argv[1]]()
+    {"apply": PendingChange().apply, "undo": PendingChange().roll_back}[sys.argv[1]]()
