@@ -24,8 +24,8 @@ HERE, THERE, THERE6 = "10.99.0.1", "10.99.0.2", "fd00:99::2"
 OPEN = f"""
 import asyncio
 from scripts import outside
-outside.INTERNET, outside.HOME, outside.advertise = ({THERE!r}, {THERE6!r}), ({THERE!r},), asyncio.Event().wait
-outside.HOME = ("127.0.0.5",)
+outside.INTERNET, outside.UPLINK_IPV4, outside.advertise = ({THERE!r}, {THERE6!r}), ({THERE!r},), asyncio.Event().wait
+outside.UPLINK_IPV4 = ("127.0.0.5",)
 asyncio.run(outside.serve())
 """
 SHUT = """table inet t {
