@@ -19,8 +19,8 @@ _split = transport_config.parse_python_path
 
 
 def parse_python_path(path: str, *arguments: Any, **options: Any) -> list[str]:
-    """Return the words of an interpreter. Mitogen splits them at blanks, but Ansible means a path, and a clone may have blanks in its own."""
+    """Return the words of an interpreter. Mitogen splits a path at its blanks, but the path of a clone may have some."""
     return [path] if path and os.path.isfile(path) else _split(path, *arguments, **options)
 
 
-transport_config.parse_python_path = parse_python_path
+transport_config.parse_python_path = parse_python_path  # type: ignore[assignment]
