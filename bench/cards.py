@@ -1,23 +1,25 @@
-"""How fast cards are written and read back, side by side in one run with what else there is.
+"""Compare writing and reading back cards with other tools, side by side in one run.
 
     make bench-cards      writes reports/bench/cards.json
 
-The image is 512 MiB, three quarters of it used, as publishers' are. Every card is a loop device in memory, which is held
-to 20 MB/s for reading and for writing, or at full speed. Compared are:
+The image has 512 MiB, of which three quarters are used, as in publishers' images. Every card is a loop device in memory, at full
+speed or limited to 20 MB/s for reading and for writing. These are compared:
 
-  bramble    the card_write module, from the start of its process to its end: sha256 of the image, the nodes' own files,
-             preflight, writing, reading back. Of that, `card` is from the first look at a card to the last verdict.
-  dd         dd of all of the image (not of the card), then cmp of all of it. In series eight cards take eight times one.
-  capture    the card_capture module on a card that was written so, against the time of reading its used bytes
-  bmaptool   bmaptool copy of the mapped blocks, checking their sha256 as it reads, then cmp of the mapped blocks. It lays no
-             files on a card, so bramble lays none there either.
+  bramble    the module card_write, from the start to the end of its process: SHA-256 of the image, overlays of the nodes,
+             preflight, writing, reading back. `card` is the part from the first read of a card to the last result.
+  dd         dd of the whole image (not of the whole card), then cmp of all of it. In series, eight cards take eight times as long
+             as one.
+  capture    the module card_capture on a card that was written before, compared with the time of reading its used bytes
+  bmaptool   bmaptool copy of the mapped blocks, which checks their SHA-256, then cmp of the mapped blocks. It adds no files to
+             a card, so the run of bramble that it is compared with adds none either.
 
-Ratios only: seconds differ from machine to machine. Bramble's cost is in the used bytes and dd's in all of them, so that
-eight_vs_serial_dd grows with their quotient (4/3 here) and not with the size: by arithmetic the capture of a 32 GB card with 3
-GB used gives over 70. In one_vs_limit, used is what the file systems use; in one_vs_limit_nonzero only what of that is not
-zero, which is what bmaptool copies: a journal and empty inode tables must be zeros, so Bramble reads them, too. The others
-hardly depend on the size, since the fixed part (reading the image once) grows with it too. Every figure is the best of its
-rounds. Needs root, 5 GiB of memory to spare, a quiet machine of two cores, and about six minutes.
+Only ratios are compared, as seconds differ between machines. The time of bramble depends on the used bytes and that of dd on all
+bytes, so eight_vs_serial_dd grows with the quotient of both (4/3 here) and not with the size: for the image of a 32 GB card with
+3 GB in use, the calculated ratio is over 70. In one_vs_limit, the used bytes are those that the file systems use; in
+one_vs_limit_nonzero, only those of them that are not zero, which bmaptool copies. Bramble also reads journals and empty inode
+tables, as they must be zero. The other ratios hardly depend on the size, as the fixed part (reading the image once) grows with
+it, too. Every figure is the best of its rounds. The benchmark needs root, 5 GiB of free memory, an idle machine with two cores,
+and about six minutes.
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ AT_LEAST = {"eight_vs_serial_dd": 8}
 
 @dataclass
 class Image:
-    """The image all of them write; `used` is how many bytes of it are not zero, by 4 KiB."""
+    """The image that all tools write; `used` is the number of its bytes in blocks of 4 KiB that are not zero."""
 
     path: Path
     size: int = field(init=False)
@@ -65,7 +67,7 @@ class Image:
     mapped: list[tuple[int, int]] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Map its blocks, for bmaptool too."""
+        """Create the block map of the image, which bmaptool uses, too."""
         subprocess.run(["fallocate", "--dig-holes", self.path], check=True)
         subprocess.run(["bmaptool", "--quiet", "create", "--output", self.bmap, self.path], check=True)
         tree = ElementTree.parse(self.bmap).getroot()
@@ -78,13 +80,13 @@ class Image:
 
     @property
     def bmap(self) -> Path:
-        """Its block map."""
+        """The path of the block map."""
         return self.path.with_suffix(".bmap")
 
 
 @dataclass(frozen=True)
-class Took:
-    """What a run took: seconds in all and from the first look at a card on, megabytes of memory, and bytes used of a card."""
+class Measurement:
+    """A run: seconds in total and since the first read of a card, MB of memory, and used bytes of a card."""
 
     seconds: float
     card: float
@@ -92,8 +94,8 @@ class Took:
     used: int
 
 
-def card_write(image: Image, devices: Sequence[Path], folder: Path, identities: bool = True) -> Took:
-    """Write and verify the cards with the module, in a process of its own."""
+def card_write(image: Image, devices: Sequence[Path], folder: Path, identities: bool = True) -> Measurement:
+    """Write and verify cards with the module card_write, in a process of its own."""
     events = folder / "events.jsonl"
     events.unlink(missing_ok=True)
     cards: list[dict[str, object]] = [
@@ -115,60 +117,60 @@ def card_write(image: Image, devices: Sequence[Path], folder: Path, identities: 
     if {result["result"] for result in outcome["results"]} != {"written"}:
         raise SystemExit(f"bench: the cards were not written: {outcome}")
     times = [event["time"] for line in events.read_text().splitlines() if (event := json.loads(line))["phase"] != "prepare"]
-    return Took(seconds, times[-1] - times[0], memory_mb, max(result["bytes_verified"] for result in outcome["results"]))
+    return Measurement(seconds, times[-1] - times[0], memory_mb, max(result["bytes_verified"] for result in outcome["results"]))
 
 
 def run_module(name: str, options: dict[str, Any], folder: Path) -> tuple[dict[str, Any], float, float]:
-    """What a module returns, the seconds it took, and its peak memory in megabytes."""
-    arguments, said = folder / "arguments.json", folder / "result.json"
+    """Run a module, and return its result, the seconds that it took, and its peak memory in MB."""
+    arguments, result_file = folder / "arguments.json", folder / "result.json"
     arguments.write_text(json.dumps(options))
     start = time.monotonic()
-    with said.open("wb") as output:
+    with result_file.open("wb") as output:
         process = subprocess.Popen([sys.executable, "-m", "tests.support.module", name, arguments], cwd=ROOT, stdout=output)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     seconds = time.monotonic() - start
-    outcome = json.loads(said.read_text())
+    outcome = json.loads(result_file.read_text())
     if outcome.get("failed"):
         raise SystemExit(f"bench: {name} failed: {outcome}")
     return outcome, seconds, usage.ru_maxrss * 1024 / 1e6
 
 
-def capture(device: Path, folder: Path) -> float:
-    """How many times as long as reading its used bytes at 20 MB/s a card takes to be captured."""
+def capture_ratio(device: Path, folder: Path) -> float:
+    """Capture a card, and return the quotient of the time and that of reading its used bytes at 20 MB/s."""
     outcome, seconds, _ = run_module("card_capture", {"slot": str(device), "folder": str(folder), "name": "captured"}, folder)
     return seconds / (int(outcome["used_bytes"]) / RATE)
 
 
-def timed(work: Callable[[Image, Path], None], image: Image, device: Path) -> float:
-    """The seconds that some work takes."""
+def measure_seconds(copy: Callable[[Image, Path], None], image: Image, device: Path) -> float:
+    """Copy an image to a card, and return the seconds that this takes."""
     start = time.monotonic()
-    work(image, device)
+    copy(image, device)
     return time.monotonic() - start
 
 
-def forget(device: Path) -> None:
-    """Nothing of a device is in memory."""
+def drop_cache(device: Path) -> None:
+    """Drop the cached data of a device from memory."""
     subprocess.run(["blockdev", "--flushbufs", device], check=True)
 
 
 def dd_and_cmp(image: Image, device: Path) -> None:
-    """All of the image, as one does by hand."""
+    """Copy the whole image with dd, and compare it with cmp."""
     subprocess.run(["dd", f"if={image.path}", f"of={device}", "bs=4M", "oflag=direct", "conv=fsync", "status=none"], check=True)
-    forget(device)
+    drop_cache(device)
     subprocess.run(["cmp", f"--bytes={image.size}", image.path, device], check=True)
 
 
 def bmaptool_and_cmp(image: Image, device: Path) -> None:
-    """The mapped blocks of the image."""
+    """Copy the mapped blocks of the image with bmaptool, and compare them with cmp."""
     subprocess.run(["bmaptool", "--quiet", "copy", "--bmap", image.bmap, image.path, device], check=True)
-    forget(device)
+    drop_cache(device)
     for start, length in image.mapped:
         subprocess.run(["cmp", f"--ignore-initial={start}", f"--bytes={length}", image.path, device], check=True)
 
 
-def rig_rate(devices: Sequence[Path], amount: int) -> float:
-    """What a plain dd gets out of the slowest of some cards, all at once, in MB/s: how true the rig is."""
+def measure_rig_rate(devices: Sequence[Path], amount: int) -> float:
+    """Return the speed of dd to the slowest of some cards, all at the same time, in MB/s: the real speed of the rig."""
     command = ["dd", "if=/dev/zero", "bs=1M", f"count={amount // MIB}", "oflag=direct", "status=none"]
     start = time.monotonic()
     running = [subprocess.Popen([*command, f"of={device}"]) for device in devices]
@@ -178,8 +180,8 @@ def rig_rate(devices: Sequence[Path], amount: int) -> float:
 
 
 @contextlib.contextmanager
-def memory(size: int) -> Iterator[Path]:
-    """A folder in memory for so many bytes. Not /dev/shm: the guard takes nothing in /dev for a card."""
+def memory_folder(size: int) -> Iterator[Path]:
+    """Yield a folder in memory for `size` bytes. /dev/shm cannot be used, as the guard refuses cards in /dev."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     if free < size + 2**29:
@@ -193,58 +195,58 @@ def memory(size: int) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def cards(number: int, image: Image, rate: float = 0) -> Iterator[tuple[list[Path], Path]]:
-    """The devices of new, blank cards, paced where a rate is given, and a folder."""
+def blank_cards(number: int, image: Image, rate: float = 0) -> Iterator[tuple[list[Path], Path]]:
+    """Yield the devices of new, blank cards, and a folder. With a `rate` (bytes per second), the cards are limited to it."""
     with tempfile.TemporaryDirectory(dir=image.path.parent) as name, Rig(Path(name)) as rig:
         size = image.size + 64 * MIB
         names = [f"card{at}" for at in range(number)]
-        yield [rig.paced(name, size, rate) if rate else rig.card(name, size).device() for name in names], Path(name)
+        yield [rig.throttled_device(name, size, rate) if rate else rig.card(name, size).device() for name in names], Path(name)
 
 
 def main() -> int:
-    """Measure, show, write it down."""
+    """Run the benchmark, print the report, write it to reports/bench/cards.json, and return the exit code."""
     options = argparse.ArgumentParser()
-    options.add_argument("--used", type=int, default=384, help="MiB used of an image of a third more")
-    options.add_argument("--rounds", type=int, default=2)
+    options.add_argument("--used", type=int, default=384, help="used MiB of the image, which is a third larger")
+    options.add_argument("--rounds", type=int, default=2, help="rounds of each measurement")
     chosen = options.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: terminated"))  # and clean up
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: terminated"))  # SystemExit runs the clean-up
     need = (CARDS + 3) * chosen.used * MIB
-    with memory(need) as folder:
+    with memory_folder(need) as folder:
         path = folder / "image.img"
         tiny_image.build(path, root_size=(4 * chosen.used // 3 - 6) * MIB, blob=chosen.used * MIB)
         report = measure(Image(path), chosen.rounds)
     reports = ROOT / "reports/bench"
     reports.mkdir(parents=True, exist_ok=True)
     (reports / "cards.json").write_text(json.dumps(report, indent=2) + "\n")
-    show(report)
+    print_report(report)
     return 0
 
 
 def measure(image: Image, rounds: int) -> dict[str, Any]:
-    """Everything, one after another, in turns."""
-    with cards(CARDS, image, RATE) as (devices, _):
-        rig = rig_rate(devices, image.used // 4)
-    one, eight, plain, bmaptool = list[Took](), list[Took](), list[Took](), list[float]()
+    """Run all measurements one after another, and return the report."""
+    with blank_cards(CARDS, image, RATE) as (devices, _):
+        rig = measure_rig_rate(devices, image.used // 4)
+    one, eight, plain, bmaptool = list[Measurement](), list[Measurement](), list[Measurement](), list[float]()
     for _ in range(rounds):
         for number, runs in ((1, one), (CARDS, eight)):
-            with cards(number, image, RATE) as (devices, folder):
+            with blank_cards(number, image, RATE) as (devices, folder):
                 runs.append(card_write(image, devices, folder))
-    with cards(1, image, RATE) as ((device,), folder):
+    with blank_cards(1, image, RATE) as ((device,), folder):
         card_write(image, [device], folder)
-        forget(device)
-        captured = capture(device, folder)
-    with cards(1, image, RATE) as ((device,), _):
-        slow_dd = timed(dd_and_cmp, image, device)
-    with cards(1, image, RATE) as ((device,), _):
-        slow_bmaptool = timed(bmaptool_and_cmp, image, device)
-    for _ in range(3 * rounds):  # these are short
-        with cards(1, image) as ((device,), folder):
+        drop_cache(device)
+        captured = capture_ratio(device, folder)
+    with blank_cards(1, image, RATE) as ((device,), _):
+        slow_dd = measure_seconds(dd_and_cmp, image, device)
+    with blank_cards(1, image, RATE) as ((device,), _):
+        slow_bmaptool = measure_seconds(bmaptool_and_cmp, image, device)
+    for _ in range(3 * rounds):  # these runs are short
+        with blank_cards(1, image) as ((device,), folder):
             plain.append(card_write(image, [device], folder, identities=False))
-        with cards(1, image) as ((device,), folder):
-            bmaptool.append(timed(bmaptool_and_cmp, image, device))
-    with cards(1, image) as ((device,), _):
-        quick_dd = timed(dd_and_cmp, image, device)
-    with cards(CARDS, image) as (devices, folder):
+        with blank_cards(1, image) as ((device,), folder):
+            bmaptool.append(measure_seconds(bmaptool_and_cmp, image, device))
+    with blank_cards(1, image) as ((device,), _):
+        quick_dd = measure_seconds(dd_and_cmp, image, device)
+    with blank_cards(CARDS, image) as (devices, folder):
         quick_eight = card_write(image, devices, folder)
 
     limit, nonzero = (2 * used / RATE for used in (one[0].used, image.used))
@@ -290,12 +292,12 @@ def measure(image: Image, rounds: int) -> dict[str, Any]:
     }
 
 
-def show(report: dict[str, Any]) -> None:
-    """The report as a table."""
+def print_report(report: dict[str, Any]) -> None:
+    """Print the report as a table."""
     for name, value in report["sizes"].items():
         print(f"{name:<38}{value:10.2f}")
     if report["sizes"]["rig_mb_per_second"] < 0.97 * RATE / 1e6:
-        print("The rig does not reach 20 MB/s: this machine is too busy, and the ratios say little.")
+        print("The rig does not reach 20 MB/s, as this machine is too busy. The ratios are not reliable.")
     for name, value in report["seconds"].items():
         print(f"{name:<38}{value:10.2f} s")
     for name, ratio in report["ratios"].items():

@@ -1,18 +1,19 @@
-"""The engine against bare dask and dispy, and how well it uses more nodes: all in one run.
+"""Compare the engine with bare dask and dispy, and measure how well it uses more nodes, in one run.
 
     make bench-engine      writes reports/bench/engine.json
 
-On this machine, two jobs at once, in turns: no-op jobs per second and what is lost of 1000 jobs of 10 ms, by bramble.engine, by
-bare dask on the same TLS cluster, and by dispy 4.15.2 (in .cache/bench-dispy, with the fix that it needs since Python 3.13); then
-50,000 no-op jobs by ours. On 1, 2, 4 and 8 stand-ins of 0.2 core: pi in chunks of a second or more, jobs that only sleep, and the
-sixteen jobs.
+On this machine, with two jobs at once and in turns: no-op jobs per second, and lost jobs of 1000 jobs of 10 ms, with
+bramble.engine, with bare dask on the same TLS cluster, and with dispy 4.15.2 (in .cache/bench-dispy, with the fix that it needs
+since Python 3.13); then 50,000 no-op jobs with bramble.engine. On 1, 2, 4 and 8 stand-ins of 0.2 core: pi in chunks of a second
+or more, jobs that only sleep, and the sixteen jobs.
 
   efficiency_8_pi       speed-up of pi on 8 nodes, divided by 8; at least 0.95
-  makespan_vs_optimal   sixteen jobs on two nodes, against what no schedule can be below; at most 1.05
-  tasks_vs_bare_dask    no-op jobs per second, ours divided by dask's; at least 0.8
-  lost_of_1000          ours; 0
+  makespan_vs_optimal   time of sixteen jobs on two nodes, divided by the lower bound of all schedules; at most 1.05
+  tasks_vs_bare_dask    no-op jobs per second of bramble.engine, divided by those of bare dask; at least 0.8
+  lost_of_1000          lost jobs of bramble.engine; 0
 
-Needs root, a Docker engine, a quiet machine of two cores or more, half an hour. --only tasks or --only nodes is one half of it.
+Needs root, a Docker engine, an otherwise idle machine of two cores or more, and half an hour. --only tasks or --only nodes runs
+one half.
 """
 
 from __future__ import annotations
@@ -33,13 +34,14 @@ from tests.support import ROOT, standins
 AT_LEAST = {"efficiency_8_pi": 0.95, "tasks_vs_bare_dask": 0.8}
 AT_MOST = {"makespan_vs_optimal": 1.05, "lost_of_1000": 0}
 NAME, SUBNET = "bench-engine", "10.77.112.0/24"
-CHUNK, ROUNDS = 80_000_000, 10
-"""Points of a chunk: more than a second on one of the four threads of such a node. Chunks for each thread of the most nodes."""
-NAP = 0.5
+CHUNK_POINTS, CHUNKS_PER_THREAD = 80_000_000, 10
+"""The points of a chunk, which take more than a second on one of the four threads of a stand-in; and the chunks for each thread
+of the largest cluster."""
+SLEEP_SECONDS = 0.5
 DISPY = ROOT / ".cache/bench-dispy"
 DISPY_PACKAGES = ["dispy==4.15.2", "pycos==4.12.2", "psutil==7.2.2"]
 
-# Run by dispy's own Python: what it says of `count` jobs that sleep `seconds`.
+# A program for dispy's own Python: run `count` jobs that sleep `seconds`, and print the time and the lost jobs.
 DISPY_PROGRAM = """
 import json, sys, time
 import dispy
@@ -63,12 +65,12 @@ if __name__ == "__main__":
     import os
     os._exit(0)
 """
-# With Python 3.13, dbm's default is SQLite, which does not go with dispy's threads.
+# Since Python 3.13 the default of dbm is SQLite, which does not work with the threads of dispy.
 DISPY_FIX = "import dbm, dbm.dumb\ndbm._defaultmod = dbm.dumb\n"
 
 
-def dispy(count: int, seconds: float) -> dict[str, float]:
-    """Jobs that sleep, by dispy with two slots on the loopback: seconds that it took, how many were lost."""
+def run_dispy(count: int, seconds: float) -> dict[str, float]:
+    """Run `count` jobs that sleep, with dispy and two slots on the loopback. Return the seconds and the lost jobs."""
     python = DISPY / "bin/python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", DISPY], check=True)
@@ -99,31 +101,31 @@ def dispy(count: int, seconds: float) -> dict[str, float]:
     return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
 
 
-def tasks(rounds: int) -> dict[str, Any]:
-    """Tasks per second and lost jobs of ours, bare dask and dispy, two jobs at once each, in turns; the best round counts."""
+def measure_tasks(rounds: int) -> dict[str, Any]:
+    """Return jobs per second and lost jobs of bramble.engine, bare dask and dispy, with two jobs at once, of the best round."""
     from bramble.engine import places
 
     from workloads.tests.conftest import start_cluster
 
-    def ours(count: int, seconds: float) -> dict[str, float]:
+    def run_bramble(count: int, seconds: float) -> dict[str, float]:
         begin = time.perf_counter()
         ends = [outcome.lost for outcome in engine.map(time.sleep, [seconds] * count)]
         return {"seconds": time.perf_counter() - begin, "lost": count - ends.count(None)}
 
-    def bare(count: int, seconds: float) -> dict[str, float]:
+    def run_dask(count: int, seconds: float) -> dict[str, float]:
         begin = time.perf_counter()
         futures = engine.client.map(time.sleep, [seconds] * count, pure=False)
         found = engine.client.gather(futures, errors="skip")
         return {"seconds": time.perf_counter() - begin, "lost": count - len(found)}
 
-    programs: dict[str, Callable[[int, float], dict[str, float]]] = {"ours": ours, "dask": bare, "dispy": dispy}
+    programs: dict[str, Callable[[int, float], dict[str, float]]] = {"ours": run_bramble, "dask": run_dask, "dispy": run_dispy}
     with tempfile.TemporaryDirectory() as folder:
         cluster = start_cluster(Path(folder), ["pi-01"])
         os.environ["BRAMBLE_CONFIG"] = str(cluster.config)
         try:
             with places.connect_to(["pi-01"], 30) as engine:
                 engine.warm_up(time.sleep)
-                bare(200, 0)
+                run_dask(200, 0)
                 found: dict[str, Any] = {name: {"tasks_per_second": 0.0, "lost_of_1000": 0} for name in programs}
                 for _ in range(rounds):
                     for name, program in programs.items():
@@ -134,7 +136,7 @@ def tasks(rounds: int) -> dict[str, Any]:
                         found[name]["lost_of_noop"] = [*found[name].get("lost_of_noop", []), noop["lost"]]
                         found[name]["lost_of_1000"] = max(found[name]["lost_of_1000"], program(1000, 0.01)["lost"])
                         print(f"{name}: {found[name]}", flush=True)
-                many = ours(50_000, 0)
+                many = run_bramble(50_000, 0)
                 found["ours"] |= {
                     "lost_of_50000": many["lost"],
                     "milliseconds_per_task": round(1000 * many["seconds"] / 50_000, 3),
@@ -144,56 +146,62 @@ def tasks(rounds: int) -> dict[str, Any]:
     return found
 
 
-def efficiency(nodes: int, first: float, seconds: float) -> float:
+def efficiency_of(nodes: int, first: float, seconds: float) -> float:
+    """Return the speed-up divided by the number of nodes.
+
+    :param first: the seconds on one node
+    :param seconds: the seconds on these nodes
+    """
     return round(first / seconds / nodes, 3)
 
 
-def nodes(sizes: list[int]) -> dict[str, Any]:
-    """pi and sleeping jobs on so many stand-ins each, and the sixteen jobs on two."""
+def measure_nodes(sizes: list[int]) -> dict[str, Any]:
+    """Measure pi and sleeping jobs on clusters of these sizes, and the sixteen jobs on two nodes."""
     with standins.cluster(NAME, SUBNET, sizes[-1]) as client:
-        return curves(sizes, client)
+        return measure_sizes(sizes, client)
 
 
-def curves(sizes: list[int], client: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+def measure_sizes(sizes: list[int], client: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    """Measure on the first nodes of a cluster; `client` runs a command on the client and returns its record."""
     slots = 4 * sizes[-1]
     counts = ",".join(map(str, sizes))
-    pi = client(f"bramble pi --points {slots * ROUNDS * CHUNK} --chunk {CHUNK} --nodes {counts}")
-    print("pi", [round(each["seconds"], 1) for each in pi["runs"]], flush=True)
-    # As many sleeping jobs for each slot of the most nodes.
-    naps = {}
+    pi = client(f"bramble pi --points {slots * CHUNKS_PER_THREAD * CHUNK_POINTS} --chunk {CHUNK_POINTS} --nodes {counts}")
+    print("pi", [round(run["seconds"], 1) for run in pi["runs"]], flush=True)
+    # The same number of sleeping jobs for each slot of the largest cluster.
+    sleep_seconds = {}
     for count in sizes:
-        record = client(f"bramble compute --jobs {slots * ROUNDS} --scale {NAP / 12.5} --nodes {count}")
-        naps[count] = record["seconds"]
+        record = client(f"bramble compute --jobs {slots * CHUNKS_PER_THREAD} --scale {SLEEP_SECONDS / 12.5} --nodes {count}")
+        sleep_seconds[count] = record["seconds"]
     sixteen = client(f"bramble compute --scale 0.5 --nodes {min(2, sizes[-1])}")
     return {
-        "pi": {each["nodes"]: {key: round(each[key], 3) for key in ("seconds", "speedup", "efficiency")} for each in pi["runs"]},
+        "pi": {run["nodes"]: {key: round(run[key], 3) for key in ("seconds", "speedup", "efficiency")} for run in pi["runs"]},
         "chunk_seconds": round(pi["runs"][-1]["job_seconds"] / pi["runs"][-1]["jobs"], 2),
         "naps": {
-            count: {"seconds": round(took, 2), "efficiency": efficiency(count, naps[sizes[0]], took)}
-            for count, took in naps.items()
+            count: {"seconds": round(took, 2), "efficiency": efficiency_of(count, sleep_seconds[sizes[0]], took)}
+            for count, took in sleep_seconds.items()
         },
         "sixteen": {key: round(sixteen[key], 3) for key in ("seconds", "seconds_at_best", "job_seconds", "lost")},
     }
 
 
 def main() -> int:
-    """Measure, show, write it down."""
+    """Measure, print the ratios, and write the report."""
     options = argparse.ArgumentParser()
     options.add_argument("--only", choices=["tasks", "nodes"])
     options.add_argument("--nodes", default="1,2,4,8", help="numbers of nodes, ascending from 1")
-    options.add_argument("--rounds", type=int, default=2, help="of the comparison on this machine")
+    options.add_argument("--rounds", type=int, default=2, help="rounds of the comparison on this machine")
     chosen = options.parse_args()
     sizes = [int(number) for number in chosen.nodes.split(",")]
     found: dict[str, Any] = {}
     ratios: dict[str, float] = {}
     if chosen.only != "nodes":
-        found["tasks"] = tasks(chosen.rounds)
+        found["tasks"] = measure_tasks(chosen.rounds)
         ratios["tasks_vs_bare_dask"] = round(
             found["tasks"]["ours"]["tasks_per_second"] / found["tasks"]["dask"]["tasks_per_second"], 3
         )
         ratios["lost_of_1000"] = found["tasks"]["ours"]["lost_of_1000"]
     if chosen.only != "tasks":
-        found["nodes"] = nodes(sizes)
+        found["nodes"] = measure_nodes(sizes)
         ratios[f"efficiency_{sizes[-1]}_pi"] = found["nodes"]["pi"][sizes[-1]]["efficiency"]
         ratios["makespan_vs_optimal"] = round(
             found["nodes"]["sixteen"]["seconds"] / found["nodes"]["sixteen"]["seconds_at_best"], 3

@@ -1,9 +1,9 @@
-"""How much faster more nodes are: Monte Carlo pi on 1, 2, 4 and 8 stand-ins, side by side in one run of the demo.
+"""Measure how much faster more nodes are: Monte Carlo pi on 1, 2, 4 and 8 stand-ins, in one run of the demo.
 
     make bench-speedup      writes reports/bench/speedup.json
 
-Ratios only: seconds differ from machine to machine. Targets: at least 3.6 with 4 nodes and 7 with 8. Needs a quiet machine of two
-cores or more, since eight nodes of 0.2 core and their client use nearly all of two.
+Only ratios, since seconds differ between machines. Targets: at least 3.6 with 4 nodes and 7 with 8. Needs an otherwise idle
+machine of two cores or more, since eight nodes of 0.2 core and their client use nearly all of two.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ TARGETS = {"pi_4_vs_1": 3.6, "pi_8_vs_1": 7.0}
 
 
 def main() -> int:
+    """Run the demo, print the ratios, and write the report."""
     reports = ROOT / "reports/bench"
     reports.mkdir(parents=True, exist_ok=True)
     subprocess.run(

@@ -1,4 +1,4 @@
-"""What the builders of images share: this machine, the programs they run, the hash of what shapes an image."""
+"""Functions that the builders of images share: run programs, report steps, and hash the sources of an image."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def report_step(message: str) -> None:
-    """Write a line to standard error about what is being done."""
+    """Write a line about the current step to standard error."""
     print(message, file=sys.stderr, flush=True)
 
 
 def run(*command: str | Path) -> None:
-    """Run a program. Raises BrambleError with its last words when it fails; else its output is not shown."""
-    result = process.run(command, merge=True, accept=None)
+    """Run a program. Raises BrambleError with the end of its output when it fails; otherwise, its output is not shown."""
+    result = process.run_program(command, merge_stderr=True, exit_codes=None)
     if result.returncode:
         tail = "\n".join(result.stdout.decode(errors="replace").splitlines()[-20:])
         raise BrambleError(
-            f"{' '.join(map(str, command))}\nfailed with exit code {result.returncode}. Its last words:\n{tail}\n"
-            "What was half-built has been removed: when the cause is gone, run the same command again."
+            f"{' '.join(map(str, command))}\nfailed with exit code {result.returncode}. The end of its output:\n{tail}\n"
+            "The incomplete image was removed. Correct the cause, then run the same command again."
         )
 
 
 def native_architecture() -> str:
-    """Return the architecture of this machine, in Debian's words."""
+    """Return the Debian architecture of this machine."""
     return ARCHITECTURES.get(platform.machine(), platform.machine())
 
 
 def fingerprint(paths: Iterable[Path], *words: str) -> str:
-    """Return the SHA-256 of file trees (names, contents, links) and words."""
+    """Return the SHA-256 of file trees (names, contents and links) and of words."""
     digest = hashlib.sha256()
     for word in words:
         digest.update(f"{len(word)} {word}\n".encode())

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""A small outside for rehearsing the isolated lab: an "internet" that answers, behind a second port of the client. As root:
+"""Simulate an internet for rehearsals of the isolated lab, behind a second port of the client. Run it as root:
 
     scripts/outside.py up --cluster rehearsal --subnet 10.77.77.0/24 [--client pi-client] [--leak pi-01]
     scripts/outside.py down --cluster rehearsal
 
-It is a network namespace of this machine that nothing leaves, with addresses kept for documentation (RFC 5737, RFC 3849). The
-client stand-in gets a port eth1 into it and forwards, as one does that shares its internet; the node --leak gets one as well; and
-a router that nobody asked for sends advertisements on the switch.
+The simulated internet, called the outside, is a network namespace of this machine without a connection to other networks. Its
+addresses are reserved for documentation (RFC 5737, RFC 3849). The client stand-in gets a port eth1 to it and forwards packets,
+like a client that shares its internet connection. The node of --leak gets a port, too, and a rogue router sends advertisements on
+the switch.
 """
 
 from __future__ import annotations
@@ -24,81 +25,83 @@ from collections.abc import Sequence
 from pathlib import Path
 
 INTERNET = ("198.51.100.80", "2001:db8:80::80")
-HOME = ("203.0.113.1", "203.0.113.2")  # the client's gateway, the client
-HOME6 = ("2001:db8:51::1", "2001:db8:51::2")
-LEAK = ("192.0.2.1", "192.0.2.2")
+UPLINK_IPV4 = ("203.0.113.1", "203.0.113.2")  # the client's gateway, and the client's address
+UPLINK_IPV6 = ("2001:db8:51::1", "2001:db8:51::2")
+LEAK_IPV4 = ("192.0.2.1", "192.0.2.2")
 ADVERTISED = "2001:db8:77::"
-UPLINK = "uplink"  # the outside's end of the client's cable
+UPLINK = "uplink"  # the port of the outside that is connected to the client
 TCP, UDP = (22, 80, 443), (123, 443)
 
 
 def run(*words: str, check: bool = True) -> str:
-    """What a command says. Raises subprocess.CalledProcessError."""
+    """Run a command, and return its standard output. Raises subprocess.CalledProcessError."""
     return subprocess.run(words, check=check, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
 class Outside:
-    """The outside of one cluster of stand-ins."""
+    """The simulated internet of one cluster of stand-ins."""
 
     def __init__(self, cluster: str, subnet: str = "", client: str = "pi-client", leak: str = "") -> None:
         self.cluster, self.subnet, self.client, self.leak = cluster, subnet, client, leak
         self.name = f"{cluster}-outside"
-        self.note = Path(f"/run/{self.name}")
+        self.state_file = Path(f"/run/{self.name}")
 
-    def inside(self, *words: str) -> list[str]:
-        """What to put before a command to run it in the outside."""
+    def in_namespace(self, *words: str) -> list[str]:
+        """Return a command that runs `words` in the namespace of the outside."""
         return ["ip", "netns", "exec", self.name, *words]
 
     def _ip(self, words: str) -> None:
         run("ip", "-n", self.name, *words.split())
 
     def _run_on_node(self, node: str, *words: str, check: bool = True) -> None:
-        """Run a command on a stand-in."""
+        """Run a command on a stand-in. Raises subprocess.CalledProcessError, unless `check` is false."""
         run("docker", "exec", f"{self.cluster}-{node}", "run-on-node", *words, check=check)
 
-    def _cable(self, end: str, node: str) -> None:
+    def _connect_node(self, end: str, node: str) -> None:
         pid = run("docker", "inspect", "--format", "{{.State.Pid}}", f"{self.cluster}-{node}")
         self._ip(f"link add {end} type veth peer name eth1 netns {pid}")
 
     @property
     def bridge(self) -> str:
-        """The cluster's switch."""
+        """The name of the bridge that is the switch of the cluster."""
         return f"br-{run('docker', 'network', 'inspect', '--format', '{{.Id}}', self.cluster)[:12]}"
 
     def up(self) -> None:
-        """Make it. Raises subprocess.CalledProcessError."""
+        """Create the outside, and connect nodes to it. Raises subprocess.CalledProcessError."""
         run("ip", "netns", "add", self.name)
-        self._cable(UPLINK, self.client)
+        self._connect_node(UPLINK, self.client)
         self._ip("link set lo up")
         for address in INTERNET:
             self._ip(f"address add {address}/{128 if ':' in address else 32} dev lo{' nodad' if ':' in address else ''}")
-        for address in (f"{HOME[0]}/24", f"{HOME6[0]}/64"):
+        for address in (f"{UPLINK_IPV4[0]}/24", f"{UPLINK_IPV6[0]}/64"):
             self._ip(f"address add {address} dev {UPLINK}{' nodad' if ':' in address else ''}")
         self._ip(f"link set {UPLINK} up")
-        self._ip(f"route add {self.subnet} via {HOME[1]}")
-        # The router that nobody asked for.
+        self._ip(f"route add {self.subnet} via {UPLINK_IPV4[1]}")
+        # The rogue router.
         port = f"{self.cluster[:10]}-rtr"
         run("ip", "link", "add", port, "type", "veth", "peer", "name", "lab", "netns", self.name)
         run("ip", "link", "set", port, "master", self.bridge, "up")
         self._ip(f"address add {ADVERTISED}1/64 dev lab nodad")
         self._ip("link set lab up")
-        run(*self.inside("sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/all/forwarding"))
+        run(*self.in_namespace("sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/all/forwarding"))
         if self.leak:
-            self._cable("leak", self.leak)
-            self._ip(f"address add {LEAK[0]}/24 dev leak")
+            self._connect_node("leak", self.leak)
+            self._ip(f"address add {LEAK_IPV4[0]}/24 dev leak")
             self._ip("link set leak up")
-        # Docker lets nothing through its switch that is of another subnet, not even from one node to another.
-        passing("-I", self.bridge)
-        serve = subprocess.Popen(self.inside(sys.executable, __file__, "serve"), start_new_session=True, stdin=subprocess.DEVNULL)
-        self.note.write_text(f"{serve.pid} {self.bridge}\n")
-        self._plug(self.client, HOME, HOME6)
+        # Docker drops packets of other subnets on its bridge, even between two nodes.
+        change_bridge_rule("-I", self.bridge)
+        server = subprocess.Popen(
+            self.in_namespace(sys.executable, __file__, "serve"), start_new_session=True, stdin=subprocess.DEVNULL
+        )
+        self.state_file.write_text(f"{server.pid} {self.bridge}\n")
+        self._configure_port(self.client, UPLINK_IPV4, UPLINK_IPV6)
         if self.leak:
-            self._plug(self.leak, LEAK)
+            self._configure_port(self.leak, LEAK_IPV4)
         forward = "for name in ipv4/ip_forward ipv6/conf/all/forwarding; do echo 1 >/proc/sys/net/$name; done"
         self._run_on_node(self.client, "sh", "-c", forward)
 
-    def _plug(self, node: str, *nets: tuple[str, str]) -> None:
-        """Have a stand-in set up eth1, now and after each reboot: gateway and own address, of IPv4 and perhaps IPv6."""
+    def _configure_port(self, node: str, *nets: tuple[str, str]) -> None:
+        """Configure eth1 of a stand-in permanently, with pairs of gateway and own address for IPv4 and, optionally, IPv6."""
         words = ["ipv6.method", "disabled"] if len(nets) == 1 else []
         for gateway, own in nets:
             family, length = ("ipv6", 64) if ":" in own else ("ipv4", 24)
@@ -108,26 +111,26 @@ class Outside:
         self._run_on_node(node, "nmcli", "connection", "up", "outside")
 
     def down(self) -> None:
-        """Remove all of it, as far as it is there."""
-        if self.note.exists():
-            pid, bridge = self.note.read_text().split()
+        """Remove the outside, as far as it exists."""
+        if self.state_file.exists():
+            pid, bridge = self.state_file.read_text().split()
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGTERM)
-            passing("-D", bridge)
-            self.note.unlink()
+            change_bridge_rule("-D", bridge)
+            self.state_file.unlink()
         for node in filter(None, (self.client, self.leak)):
             self._run_on_node(node, "nmcli", "connection", "delete", "outside", check=False)
-        # The ends of its cables go with it.
+        # This also removes the ports that connect to it.
         run("ip", "netns", "delete", self.name, check=False)
 
 
-def passing(how: str, bridge: str) -> None:
-    """Have Docker let through what goes from one port of a switch to another (-I), or no more (-D)."""
-    run("iptables", how, "DOCKER-USER", "--in-interface", bridge, "--out-interface", bridge, "--jump", "ACCEPT")
+def change_bridge_rule(action: str, bridge: str) -> None:
+    """Insert (-I) or delete (-D) the rule that lets packets pass from one port of a bridge to another."""
+    run("iptables", action, "DOCKER-USER", "--in-interface", bridge, "--out-interface", bridge, "--jump", "ACCEPT")
 
 
-class Echo(asyncio.DatagramProtocol):
-    """Answers whatever comes, in its own words."""
+class EchoProtocol(asyncio.DatagramProtocol):
+    """Sends every packet back."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
@@ -136,8 +139,8 @@ class Echo(asyncio.DatagramProtocol):
         self.transport.sendto(data, address)  # type: ignore[attr-defined]
 
 
-def answer(question: bytes) -> bytes:
-    """An answer of a name server: every name has the address INTERNET (RFC 1035)."""
+def dns_answer(question: bytes) -> bytes:
+    """Return the answer of a name server to a question: every name has the address INTERNET (RFC 1035)."""
     end = question.index(b"\0", 12) + 5
     kind = question[end - 4 : end - 2]
     address = socket.inet_pton(socket.AF_INET6, INTERNET[1]) if kind == b"\0\x1c" else socket.inet_aton(INTERNET[0])
@@ -145,31 +148,31 @@ def answer(question: bytes) -> bytes:
     return question[:2] + b"\x81\x80" + struct.pack(">4H", 1, 1, 0, 0) + question[12:end] + record
 
 
-class Names(Echo):
-    """A name server."""
+class DnsProtocol(EchoProtocol):
+    """Answers DNS questions over UDP."""
 
     def datagram_received(self, data: bytes, address: tuple) -> None:
-        self.transport.sendto(answer(data), address)  # type: ignore[attr-defined]
+        self.transport.sendto(dns_answer(data), address)  # type: ignore[attr-defined]
 
 
-async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Say something at once, whatever is asked."""
+async def answer_tcp(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Send an HTTP response at once, whatever the request is."""
     writer.write(b"HTTP/1.0 200 OK\r\n\r\nthe outside\n")
     await writer.drain()
     writer.close()
 
 
-async def names(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A name server over TCP."""
+async def answer_dns_tcp(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer a DNS question over TCP."""
     length = struct.unpack(">H", await reader.readexactly(2))[0]
-    said = answer(await reader.readexactly(length))
-    writer.write(struct.pack(">H", len(said)) + said)
+    response = dns_answer(await reader.readexactly(length))
+    writer.write(struct.pack(">H", len(response)) + response)
     await writer.drain()
     writer.close()
 
 
 async def advertise() -> None:
-    """Say every two seconds that this is the way out for IPv6, with a prefix for addresses (RFC 4861, sections 4.2 and 4.6.2)."""
+    """Send a router advertisement for IPv6 with a prefix every two seconds (RFC 4861, sections 4.2 and 4.6.2)."""
     prefix = struct.pack(">BBBBIII", 3, 4, 64, 0xC0, 86400, 14400, 0) + socket.inet_pton(socket.AF_INET6, ADVERTISED)
     message = struct.pack(">BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0) + prefix
     with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as wire:
@@ -178,38 +181,40 @@ async def advertise() -> None:
         while True:
             try:
                 wire.sendto(message, target)
-            except OSError as error:  # the port is only just coming up
+            except OSError as error:  # the port is not up yet
                 print(error, file=sys.stderr)
             await asyncio.sleep(2)
 
 
 async def serve() -> None:
-    """What answers, until it is ended."""
+    """Run all servers of the outside until the process is terminated."""
     loop = asyncio.get_running_loop()
-    for host in (*INTERNET, HOME[0]):
+    for host in (*INTERNET, UPLINK_IPV4[0]):
         for port in TCP:
-            await asyncio.start_server(greet, host, port)
-        await asyncio.start_server(names, host, 53)
+            await asyncio.start_server(answer_tcp, host, port)
+        await asyncio.start_server(answer_dns_tcp, host, 53)
         for port in UDP:
-            await loop.create_datagram_endpoint(Echo, local_addr=(host, port))
-        await loop.create_datagram_endpoint(Names, local_addr=(host, 53))
+            await loop.create_datagram_endpoint(EchoProtocol, local_addr=(host, port))
+        await loop.create_datagram_endpoint(DnsProtocol, local_addr=(host, 53))
     await advertise()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["up", "down", "serve"])
-    parser.add_argument("--cluster", default="rehearsal", help="cluster_name")
-    parser.add_argument("--subnet", default="10.77.77.0/24", help="cluster_subnet")
-    parser.add_argument("--client", default="pi-client", help="the client's name")
-    parser.add_argument("--leak", default="", help="a node that gets a second port into the outside")
+    parser.add_argument(
+        "action", choices=["up", "down", "serve"], help="create, remove, or (inside the namespace) run the servers"
+    )
+    parser.add_argument("--cluster", default="rehearsal", help="cluster_name of the stand-ins")
+    parser.add_argument("--subnet", default="10.77.77.0/24", help="cluster_subnet of the stand-ins")
+    parser.add_argument("--client", default="pi-client", help="name of the client")
+    parser.add_argument("--leak", default="", help="name of a node that gets a port to the outside")
     options = parser.parse_args(arguments)
-    if options.what == "serve":
+    if options.action == "serve":
         asyncio.run(serve())
         return
     outside = Outside(options.cluster, options.subnet, options.client, options.leak)
-    {"up": outside.up, "down": outside.down}[options.what]()
+    {"up": outside.up, "down": outside.down}[options.action]()
 
 
 if __name__ == "__main__":

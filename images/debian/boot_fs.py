@@ -1,4 +1,4 @@
-"""The boot file system of a card: our files, and the kernel and firmware of the packages."""
+"""The boot file system of a card: the files in bootfs/, and the kernel and firmware of the packages."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.error import 
 
 
 def gather_boot(root: Path, boot: Path, values: dict[str, str]) -> None:
-    """Make the tree of the boot partition: our files, then those that the packages in the root tree have put there.
+    """Create the tree of the boot partition from bootfs/, then from the files that packages have installed in the root tree.
 
-    :raises BrambleError: if its config.txt names a file that is not there
+    :raises BrambleError: if its config.txt names a file that does not exist
     """
     copy_templates(HERE / "bootfs", boot, values)
     for path in sorted((root / "boot/firmware").iterdir()):
@@ -23,5 +23,6 @@ def gather_boot(root: Path, boot: Path, values: dict[str, str]) -> None:
     missing = [word[1] for word in words if word[:1] in (["kernel"], ["initramfs"]) and not (boot / word[1]).is_file()]
     if missing:
         raise BrambleError(
-            f"A Raspberry Pi would not start: config.txt names {', '.join(missing)}, which is not on the boot partition."
+            f"This image would not boot a Raspberry Pi: its config.txt names {', '.join(missing)}, "
+            "which is not on the boot partition."
         )

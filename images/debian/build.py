@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Build a card image from Debian packages, laid out as a Raspberry Pi OS image is.
+"""Build a card image from Debian packages, with the layout of a Raspberry Pi OS image.
 
     build.py --architecture amd64 --cache .cache/images
 
-One file holds the master boot record, the FAT partition `bootfs` and the ext4 partition `rootfs`. It is never mounted: mtools and
-`mke2fs -d` write the partitions in place. The image is kept in the cache under the hash of everything that shapes it, so a second
-run finds it; it gets its name only when it is complete and on the disk, so an interrupted build can simply be run again.
+The image has a master boot record, the FAT partition `bootfs` and the ext4 partition `rootfs`. It is never mounted: mtools and
+`mke2fs -d` write the partitions in place. Its name in the cache contains the hash of all its sources, so that a second run finds
+it. It gets this name only when it is complete and on the disk, so an interrupted build can be run again.
 
-Programs of another architecture are run by qemu. That is registered in a user namespace of the build's own, where it holds for
-this build alone and ends with it (binfmt_misc, Linux 6.7).
+qemu runs programs of another architecture. It is registered in a user namespace of the build (binfmt_misc, Linux 6.7), so that
+the registration has no effect outside of the build, and ends with it.
 
-The last line of standard output is a JSON object for Ansible; each step is reported on standard error.
+The last line of standard output is a JSON object for Ansible. Each step is reported on standard error.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import NoReturn
 from ansible_collections.bramble.cluster.images.debian.boot_fs import gather_boot
 from ansible_collections.bramble.cluster.images.debian.cache import CacheEntry, link_current, publish, workspace
 from ansible_collections.bramble.cluster.images.debian.disk import partuuid, write_image
-from ansible_collections.bramble.cluster.images.debian.emulation import emulate, run_in_user_namespace
+from ansible_collections.bramble.cluster.images.debian.emulation import register_emulator, run_in_user_namespace
 from ansible_collections.bramble.cluster.images.debian.packages import mmdebstrap_command
 from ansible_collections.bramble.cluster.images.debian.recipe import HERE, Recipe
 from ansible_collections.bramble.cluster.images.debian.requirements import (
@@ -44,25 +44,26 @@ from ansible_collections.bramble.cluster.images.host import fingerprint, native_
 from ansible_collections.bramble.cluster.plugins.module_utils.core.digest import file_sha256
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 
-# What is mounted in namespaces of its own is mounted for nobody else and needs no unmounting. All is killed if the builder is.
-OWN_NAMESPACES = ["setpriv", "--pdeathsig=KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-# With this much free memory, the tree is made there: it has twenty thousand small files.
-MEMORY_BYTES = 2_500_000_000
+# Mounts in these namespaces are not visible outside, and end with the build. If the builder is killed, so are all its processes.
+NEW_NAMESPACES = ["setpriv", "--pdeathsig=KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+# With this much available memory, the tree is created in memory, which is faster, as it has twenty thousand small files.
+MIN_MEMORY_BYTES = 2_500_000_000
 
 
 def build(args: argparse.Namespace, recipe: Recipe, entry: CacheEntry) -> None:
-    """Build an image into the cache. Raises BrambleError."""
+    """Build an image, and move it into the cache. Raises BrambleError."""
     if os.geteuid():
-        raise BrambleError("Building an image needs root, to own the files in it. Run the same command with sudo.")
+        raise BrambleError("Building an image needs root, which owns the files in it. Run the same command with sudo.")
     check_tools()
     check_space(entry.cache)
     with workspace(entry.cache) as work:
-        if entry.is_complete():  # by another build, while this one waited for the lock
+        if entry.is_complete():  # another build has finished while this one waited for the lock
             return
-        again = ["--recipe", args.recipe, "--architecture", args.architecture, "--cache", entry.cache, "--inside", work]
-        command = [*OWN_NAMESPACES, sys.executable, __file__, *map(str, again)]
-        native = args.architecture == native_architecture()
-        if subprocess.run(command, check=False).returncode if native else run_in_user_namespace(command):
+        options = ["--recipe", args.recipe, "--architecture", args.architecture, "--cache", entry.cache, "--inside", work]
+        command = [*NEW_NAMESPACES, sys.executable, __file__, *map(str, options)]
+        is_native = args.architecture == native_architecture()
+        exit_code = subprocess.run(command, check=False).returncode if is_native else run_in_user_namespace(command)
+        if exit_code:
             raise SystemExit(1)
         image = work / "image.img"
         publish(
@@ -81,39 +82,41 @@ def build(args: argparse.Namespace, recipe: Recipe, entry: CacheEntry) -> None:
         )
 
 
-def build_inside(recipe: Recipe, architecture: str, recipe_hash: str, work: Path) -> None:
-    """Build the image file in a work folder, in namespaces of its own. Raises BrambleError."""
+def build_in_namespaces(recipe: Recipe, architecture: str, recipe_hash: str, work: Path) -> None:
+    """Build the image file in a work folder. This runs inside the new namespaces. Raises BrambleError."""
     root, boot, early = work / "root", work / "boot", work / "early"
     for path in (root, boot, early):
         path.mkdir()
     values = {"PARTUUID": partuuid(recipe_hash)}
     copy_templates(HERE / f"rootfs-{architecture}", early, values)
-    if available_memory(Path("/proc/meminfo").read_text()) >= MEMORY_BYTES:
+    if available_memory(Path("/proc/meminfo").read_text()) >= MIN_MEMORY_BYTES:
         run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", root)
     name = f"{recipe.name} {architecture}"
     if architecture != native_architecture():
-        report_step(f"{name}: qemu, as this machine is of another architecture")
-        emulate(recipe, architecture, work)
-    report_step(f"{name}: packages of Debian {recipe.suite}")
+        report_step(f"{name}: installing qemu, as this machine has another architecture")
+        register_emulator(recipe, architecture, work)
+    report_step(f"{name}: installing packages of Debian {recipe.suite}")
     run(*mmdebstrap_command(recipe, architecture, root, early))
-    report_step(f"{name}: file systems")
+    report_step(f"{name}: writing the file systems")
     finish_root(recipe, root, values)
     gather_boot(root, boot, values)
     write_image(recipe, recipe_hash, root, boot, work / "image.img")
 
 
 def exit_on_signal(signum: int, _frame: object) -> NoReturn:
-    """Exit by an exception, so that the workspace is removed."""
+    """Raise SystemExit, so that the workspace is removed."""
     raise SystemExit(128 + signum)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Build one image, or find it in the cache, and return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--recipe", type=Path, default=HERE / "debian-trixie.toml")
-    parser.add_argument("--architecture", default=native_architecture(), help="in Debian's words")
-    parser.add_argument("--cache", type=Path, required=True, help="where images are kept")
-    parser.add_argument("--check", action="store_true", help="only tell whether there is something to do")
+    parser.add_argument("--recipe", type=Path, default=HERE / "debian-trixie.toml", help="recipe file of the image")
+    parser.add_argument(
+        "--architecture", default=native_architecture(), help="Debian architecture of the image (default: that of this machine)"
+    )
+    parser.add_argument("--cache", type=Path, required=True, help="folder of images")
+    parser.add_argument("--check", action="store_true", help="only report whether the image would be built")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -125,7 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
         sources = [*sorted(HERE.glob("*.py")), HERE / "bootfs", HERE / "rootfs", HERE / f"rootfs-{args.architecture}"]
         recipe_hash = fingerprint([args.recipe, *sources], args.architecture)
         if args.inside:
-            build_inside(recipe, args.architecture, recipe_hash, args.inside)
+            build_in_namespaces(recipe, args.architecture, recipe_hash, args.inside)
             return 0
         entry = CacheEntry(args.cache.resolve(), f"{recipe.name}-{args.architecture}", recipe_hash)
         found = entry.is_complete()

@@ -1,4 +1,4 @@
-"""The image file: a partition table, a FAT and an ext4, written in place and never mounted."""
+"""Write the image file: a partition table, a FAT and an ext4 file system, in place and without mounting them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FAT32_LBA, LINUX = 0x0C, 0x83
 
 
 class ImagePartition(NamedTuple):
-    """A partition of an image, in bytes."""
+    """A partition of an image; sizes and offsets are in bytes."""
 
     type: int
     start: int
@@ -29,7 +29,7 @@ class ImagePartition(NamedTuple):
 
 
 def disk_id(recipe_hash: str) -> int:
-    """Return the image's disk identifier: derived from the recipe, never 0."""
+    """Return the disk identifier of an image, which is derived from the hash of its recipe and never 0."""
     return int(recipe_hash[:8], 16) or 1
 
 
@@ -39,7 +39,7 @@ def partuuid(recipe_hash: str) -> str:
 
 
 def place_partitions(recipe: Recipe, tree_bytes: int) -> tuple[ImagePartition, ImagePartition]:
-    """Return the two partitions; the second one holds a tree of `tree_bytes` with some slack."""
+    """Return the boot and root partitions; the root partition has space for a tree of `tree_bytes`, and some free space."""
     boot = ImagePartition(FAT32_LBA, recipe.first_partition * MIB, recipe.bootfs * MIB)
     wanted = tree_bytes + tree_bytes // 16 + recipe.slack * MIB
     unit = 8 * MIB
@@ -59,7 +59,7 @@ def master_boot_record(identifier: int, partitions: Iterable[ImagePartition]) ->
 
 
 def write_image(recipe: Recipe, recipe_hash: str, root: Path, boot: Path, image: Path) -> None:
-    """Write a root tree and a boot tree as one image file. Its identifiers come from the recipe's hash: the same every time."""
+    """Write a root tree and a boot tree to an image file. Its identifiers are derived from the hash of the recipe."""
     part1, part2 = place_partitions(recipe, tree_size(root))
     with image.open("wb") as file:
         file.write(master_boot_record(disk_id(recipe_hash), [part1, part2]))

@@ -1,7 +1,8 @@
-"""Turn Debian packages into a tree, with mmdebstrap."""
+"""Install Debian packages into a tree with mmdebstrap."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from ansible_collections.bramble.cluster.images.debian.recipe import HERE, Recipe
@@ -10,9 +11,9 @@ KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 
 def mmdebstrap_command(recipe: Recipe, architecture: str, root: Path, early: Path) -> list[str]:
-    """Return the command that turns packages into a tree.
+    """Return the command that installs packages into a tree.
 
-    :param early: a tree of configuration files that the packages find when they are configured
+    :param early: a tree of configuration files that must exist before the packages are configured
     """
     return [
         "mmdebstrap",
@@ -22,13 +23,13 @@ def mmdebstrap_command(recipe: Recipe, architecture: str, root: Path, early: Pat
         f"--keyring={KEYRING}",
         f"--components={','.join(recipe.components)}",
         f"--include={','.join(recipe.packages)}",
-        # The tree is not worth keeping if the machine fails meanwhile: nothing waits for the disk. (Not kept in the image.)
+        # If the machine fails, the tree is built again, so dpkg need not wait for the disk. The image does not get this option.
         "--dpkgopt=force-unsafe-io",
-        # By a hook, as --dpkgopt would send every essential package through a slow filter. `lean` removes what came before it.
-        f"--extract-hook=copy-in {HERE}/rootfs/etc/dpkg/dpkg.cfg.d/bramble /etc/dpkg/dpkg.cfg.d",
-        *(f"--essential-hook=copy-in {path} /" for path in sorted(early.iterdir())),
+        # With --dpkgopt, every essential package would pass a slow filter. Files unpacked before the hook: remove_excluded().
+        f"--extract-hook=copy-in {shlex.quote(f'{HERE}/rootfs/etc/dpkg/dpkg.cfg.d/bramble')} /etc/dpkg/dpkg.cfg.d",
+        *(f"--essential-hook=copy-in {shlex.quote(str(path))} /" for path in sorted(early.iterdir())),
         "--dpkgopt=force-confold",
-        # It knows only the programs that the whole machine can run.
+        # This check does not recognise an emulator that is registered only in the user namespace.
         "--skip=check/qemu",
         *(f"--customize-hook={command}" for command in recipe.customize),
         recipe.suite,

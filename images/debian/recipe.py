@@ -1,4 +1,4 @@
-"""What a Debian image is made of, read from a recipe file."""
+"""The recipe of a Debian image, read from a file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HERE = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Recipe:
-    """What an image is made of, for one architecture. Sizes are in MiB."""
+    """The recipe of an image for one architecture. Sizes are in MiB."""
 
     name: str
     suite: str
@@ -26,12 +26,15 @@ class Recipe:
     first_partition: int
     bootfs: int
     slack: int
-    customize: tuple[str, ...] = ()  # shell commands at the end of mmdebstrap; "$1" is the tree
-    without: tuple[str, ...] = ()  # files of rootfs/ that this image does not have, as globs
+    customize: tuple[str, ...] = ()  # shell commands that mmdebstrap runs at its end; "$1" is the tree
+    without: tuple[str, ...] = ()  # glob patterns of files in rootfs/ that this image does not get
 
     @classmethod
     def load(cls, path: Path, architecture: str) -> Recipe:
-        """Read a recipe file. In a table named after an architecture, lists are added to and numbers replace those for all."""
+        """Return the recipe in a file. Raises BrambleError.
+
+        In the table of an architecture, lists extend the lists of the recipe, and numbers replace its numbers.
+        """
         try:
             data = tomllib.loads(path.read_text())
             tables = {key: data.pop(key) for key, value in list(data.items()) if isinstance(value, dict)}
@@ -40,4 +43,4 @@ class Recipe:
             fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
             return cls(**fields)
         except (OSError, tomllib.TOMLDecodeError, LookupError, TypeError) as error:
-            raise BrambleError(f"The recipe {path} can not be used: {error}. Name another one with --recipe.") from error
+            raise BrambleError(f"The recipe {path} cannot be used: {error}. Set another one with --recipe.") from error

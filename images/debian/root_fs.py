@@ -1,4 +1,4 @@
-"""The root file system of a card: a fresh Debian tree, without identity and with our files."""
+"""The root file system of a card: a new Debian tree, without an identity, and with the files in rootfs/."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INODE = 256
 
 
 def remove_excluded(root: Path) -> None:
-    """Remove what was unpacked before dpkg had read its configuration, and what belongs to the build."""
+    """Remove files that were unpacked before dpkg had its configuration, and the configuration of the build."""
     share = root / "usr/share"
     for directory in ("info", "locale", "man"):
         shutil.rmtree(share / directory, ignore_errors=True)
@@ -25,7 +25,7 @@ def remove_excluded(root: Path) -> None:
 
 
 def remove_identity(root: Path) -> None:
-    """Remove everything that two nodes of one image must not share."""
+    """Remove all files that two nodes with the same image must not share."""
     for path in [
         *root.glob("etc/ssh/ssh_host_*"),
         root / "var/lib/dbus/machine-id",
@@ -39,7 +39,7 @@ def remove_identity(root: Path) -> None:
 
 
 def mark_updated(root: Path) -> None:
-    """Mark the caches of this tree as current, which systemd would otherwise make again at the first boot."""
+    """Mark the caches of this tree as current, so that systemd does not create them again at the first boot."""
     now = time.time()
     for path in (root / "etc/.updated", root / "var/.updated"):
         path.touch()
@@ -48,7 +48,7 @@ def mark_updated(root: Path) -> None:
 
 
 def copy_templates(source: Path, target: Path, values: dict[str, str]) -> None:
-    """Copy a tree of text files, with @NAME@ replaced by its value. Only owner and mode 0644 or, for netplan, 0600."""
+    """Copy a tree of text files, and replace @NAME@ by its value. Files get mode 0644, or 0600 for netplan."""
     for path in sorted(source.rglob("*")):
         copy = target / path.relative_to(source)
         if path.is_dir():
@@ -62,7 +62,7 @@ def copy_templates(source: Path, target: Path, values: dict[str, str]) -> None:
 
 
 def finish_root(recipe: Recipe, root: Path, values: dict[str, str]) -> None:
-    """Turn a fresh Debian tree into the root file system of a card."""
+    """Change a new Debian tree into the root file system of a card."""
     remove_excluded(root)
     copy_templates(HERE / "rootfs", root, values)
     for path in [path for pattern in recipe.without for path in root.glob(pattern)]:
@@ -72,7 +72,7 @@ def finish_root(recipe: Recipe, root: Path, values: dict[str, str]) -> None:
         (units / unit).unlink(missing_ok=True)
         (units / unit).symlink_to("/dev/null")
     (root / "boot/firmware").mkdir(parents=True, exist_ok=True)
-    # The card's own host key goes here.
+    # The identity of a node has its host key in this folder.
     (root / "etc/bramble/ssh").mkdir(parents=True)
     (root / "etc/bramble/ssh").chmod(0o700)
     remove_identity(root)
@@ -80,7 +80,7 @@ def finish_root(recipe: Recipe, root: Path, values: dict[str, str]) -> None:
 
 
 def tree_size(root: Path) -> int:
-    """Return the bytes that a tree takes in an ext4 file system: whole blocks and inodes."""
+    """Return the size of a tree in an ext4 file system, in bytes: its whole blocks and inodes."""
     total = 0
     for directory, _, files in os.walk(root):
         total += BLOCK + INODE

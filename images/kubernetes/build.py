@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Build the container image of the workloads: a few Debian packages, and the wheels of a bundle. No registry is asked.
+"""Build the container image of the workloads from a few Debian packages and the wheels of a bundle, without a registry.
 
     images/kubernetes/build.py --bundle .cache/bundles/ID --cache .cache/kubernetes
 
-The packages are unpacked, not installed, so none of their programs has to run: the image for a Raspberry Pi is made on a PC
-without emulation. What Python compiles is the same on all architectures, so this machine's compiles it: the containers can not,
-as their root file system is read-only. The archive (OCI image layout 1.0, and what `docker load` wants) has only times of 1970
-and no owners but root. It is kept under the hash of what shapes it. `ctr image import`, `microk8s images import` and
-`docker load` take it.
+The packages are unpacked but not installed, so none of their programs has to run, and a PC builds the image for a Raspberry Pi
+without emulation. Python's byte code is the same on all architectures, so the Python of this machine's architecture compiles it;
+the containers cannot, as their root file system is read-only. In the archive (OCI image layout 1.0, and the format of
+`docker load`), all files have the time 1970 and the owner root. Its name contains the hash of its sources. `ctr image import`,
+`microk8s images import` and `docker load` can import it.
 
-The last line of standard output is a JSON object for Ansible; each step is reported on standard error.
+The last line of standard output is a JSON object for Ansible. Each step is reported on standard error.
 """
 
 from __future__ import annotations
@@ -32,11 +32,19 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.digest import
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-# libprimesieve-dev: under this name in every release. dash: for whoever looks into a container.
+# libprimesieve-dev has the same name in every release, unlike the library itself. dash is for debugging in a container.
 PACKAGES = ("base-files", "dash", "libprimesieve-dev", "python3")
-# What is in these packages and no container needs.
-WITHOUT = (*(f"usr/share/{name}" for name in ("doc", "info", "locale", "man")), "usr/include", "dev", "proc", "run", "sys", "tmp")
-# Where volumes are mounted, and what else must be there.
+# Paths of these packages that no container needs.
+EXCLUDED_PATHS = (
+    *(f"usr/share/{name}" for name in ("doc", "info", "locale", "man")),
+    "usr/include",
+    "dev",
+    "proc",
+    "run",
+    "sys",
+    "tmp",
+)
+# Mount points of volumes, and other folders that must exist.
 FOLDERS = ("dev", "proc", "sys", "run", "tmp", "report", "shares", "etc/bramble/cluster", "etc/bramble/tls", "usr/local/bin")
 USER = 65532
 HOME = "opt/bramble"
@@ -50,8 +58,11 @@ ENVIRONMENT = {
 }
 
 
-def settings(architecture: str, layers: list[str]) -> dict[str, Any]:
-    """Return the image's configuration (OCI image specification 1.0, config.md); `layers`: SHA-256 of what is not compressed."""
+def image_config(architecture: str, layers: list[str]) -> dict[str, Any]:
+    """Return the configuration of an image (OCI image specification 1.0, config.md).
+
+    :param layers: the SHA-256 of each layer before compression
+    """
     return {
         "architecture": architecture,
         "os": "linux",
@@ -65,20 +76,20 @@ def settings(architecture: str, layers: list[str]) -> dict[str, Any]:
     }
 
 
-def kind_of(bundle: Path) -> dict[str, str]:
-    """Return what a bundle is for: release, python, architecture (in the kernel's words). Raises BrambleError."""
+def read_bundle_kind(bundle: Path) -> dict[str, str]:
+    """Return the release, python and architecture (the kernel's name) of a bundle. Raises BrambleError."""
     try:
         manifest = json.loads((bundle / "manifest.json").read_text())
         return {name: str(manifest[name]) for name in ("release", "python", "architecture")}
     except (OSError, ValueError, LookupError) as error:
-        raise BrambleError(f"{bundle} is no bundle: {error}. playbooks/kubernetes_image.yml makes one") from error
+        raise BrambleError(f"{bundle} is not a bundle: {error}. Next: ansible-playbook playbooks/kubernetes_image.yml") from error
 
 
-def unpack(release: str, architecture: str, tree: Path) -> None:
-    """Unpack the Debian packages, and lay what their installation would have made."""
+def unpack_packages(release: str, architecture: str, tree: Path) -> None:
+    """Unpack the Debian packages, and create the files that their installation would create."""
     options = ["--variant=extract", "--format=directory", f"--architectures={architecture}", f"--keyring={KEYRING}"]
     run("mmdebstrap", *options, "--skip=check/qemu", f"--include={','.join(PACKAGES)}", release, tree)
-    for name in WITHOUT:
+    for name in EXCLUDED_PATHS:
         shutil.rmtree(tree / name, ignore_errors=True)
     for name in FOLDERS:
         (tree / name).mkdir(parents=True, exist_ok=True)
@@ -90,8 +101,8 @@ def unpack(release: str, architecture: str, tree: Path) -> None:
     command.chmod(0o755)
 
 
-def install(bundle: Path, python: str, home: Path) -> None:
-    """Unpack the wheels of a bundle, verified by hash, for the architecture that they are for."""
+def install_wheels(bundle: Path, python: str, home: Path) -> None:
+    """Unpack the wheels of a bundle, verified by their hashes, for the architecture of the bundle."""
     wheels = bundle / "wheels"
     platforms = sorted({name for wheel in wheels.glob("*.whl") for name in wheel.stem.rpartition("-")[2].split(".")} - {"any"})
     run(
@@ -100,58 +111,58 @@ def install(bundle: Path, python: str, home: Path) -> None:
         *(f"--platform={platform}" for platform in platforms),
         *(f"--find-links={wheels}", f"--requirement={wheels}/requirements.txt", f"--target={home}"),
     )
-    # Commands for the Python of this machine.
+    # These commands are for the Python of this machine.
     shutil.rmtree(home / "bin", ignore_errors=True)
 
 
-def compile_all(tree: Path, python: str) -> None:
-    """Compile what is in a tree of this machine's architecture, with its own Python. Raises BrambleError."""
-    # One after the other: in there is no /dev/shm.
+def compile_python(tree: Path, python: str) -> None:
+    """Compile the Python files in a tree of this machine's architecture with the tree's own Python. Raises BrambleError."""
+    # One file at a time, as the tree has no /dev/shm for parallel processes.
     command = ["chroot", str(tree), "/usr/bin/python3", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
     done = subprocess.run([*command, f"/usr/lib/python{python}", f"/{HOME}"], capture_output=True, text=True, check=False)
-    # A few files are for other Pythons or for tests of errors, and do not compile; nobody imports them.
+    # The exit code is ignored, as a few files that are never imported do not compile: they test errors or need other Pythons.
     if not any((tree / HOME / "bramble/__pycache__").glob("cli.*.pyc")):
-        raise BrambleError(f"nothing was compiled: {done.stdout[-500:]}{done.stderr[-500:]}")
+        raise BrambleError(f"compileall has compiled nothing: {done.stdout[-500:]}{done.stderr[-500:]}")
 
 
-def take_compiled(source: Path, target: Path) -> None:
-    """Copy what was compiled from files that are the same in both trees."""
+def copy_compiled(source: Path, target: Path) -> None:
+    """Copy the byte code of files that are the same in both trees."""
     for compiled in source.rglob("__pycache__/*.pyc"):
         name = compiled.parent.parent.relative_to(source) / f"{compiled.name.partition('.')[0]}.py"
-        there = target / name
-        if there.is_file() and there.read_bytes() == (source / name).read_bytes():
-            folder = there.parent / "__pycache__"
+        module = target / name
+        if module.is_file() and module.read_bytes() == (source / name).read_bytes():
+            folder = module.parent / "__pycache__"
             folder.mkdir(exist_ok=True)
             shutil.copy(compiled, folder)
 
 
-def layer(tree: Path, names: Iterable[str], target: Path) -> str:
-    """Write a layer with some folders of a tree, the same bytes for the same tree; return the SHA-256 before compression."""
+def write_layer(tree: Path, names: Iterable[str], target: Path) -> str:
+    """Write some folders of a tree as a layer, and return its SHA-256 before compression. The same tree gives the same bytes."""
 
-    def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
-        """Return a member without owner and time."""
+    def normalise(member: tarfile.TarInfo) -> tarfile.TarInfo:
+        """Return a member of the archive without owner and time."""
         member.uid = member.gid = member.mtime = 0
         member.uname = member.gname = ""
         return member
 
-    loose = target.with_suffix(".tar")
-    with tarfile.open(loose, "w", format=tarfile.GNU_FORMAT) as tar:
+    uncompressed = target.with_suffix(".tar")
+    with tarfile.open(uncompressed, "w", format=tarfile.GNU_FORMAT) as tar:
         for name in sorted(names):
-            tar.add(tree / name, name, filter=plain)
-    with loose.open("rb") as file, target.open("wb") as packed, gzip.GzipFile("", "wb", 6, packed, mtime=0) as zipped:
+            tar.add(tree / name, name, filter=normalise)
+    with uncompressed.open("rb") as file, target.open("wb") as packed, gzip.GzipFile("", "wb", 6, packed, mtime=0) as zipped:
         shutil.copyfileobj(file, zipped, 1 << 20)
-    digest = file_sha256(loose)
-    loose.unlink()
+    digest = file_sha256(uncompressed)
+    uncompressed.unlink()
     return digest
 
 
-def archive(work: Path, target: Path, name: str, config: dict[str, Any], layers: Sequence[Path]) -> None:
-    """Write an image archive: its configuration and its layers, each under its SHA-256, and the lists that name them."""
+def write_archive(work: Path, target: Path, name: str, config: dict[str, Any], layers: Sequence[Path]) -> None:
+    """Write an image archive: the configuration and the layers, named by their SHA-256, and the indices that refer to them."""
     blobs = work / "blobs/sha256"
     blobs.mkdir(parents=True)
 
-    def blob(file: Path, media: str) -> dict[str, Any]:
-        """Move a file among the blobs, and return its descriptor."""
+    def add_blob(file: Path, media: str) -> dict[str, Any]:
+        """Move a file to the blobs, and return its descriptor."""
         digest = file_sha256(file)
         file.rename(blobs / digest)
         return {
@@ -160,62 +171,69 @@ def archive(work: Path, target: Path, name: str, config: dict[str, Any], layers:
             "size": (blobs / digest).stat().st_size,
         }
 
-    def written(content: Any) -> Path:
-        """Write a file of JSON, and return its path."""
+    def write_json(content: Any) -> Path:
+        """Write a JSON file, and return its path."""
         (work / "json").write_text(json.dumps(content))
         return work / "json"
 
-    described = blob(written(config), "config.v1+json")
-    contents = [blob(path, "layer.v1.tar+gzip") for path in layers]
+    config_entry = add_blob(write_json(config), "config.v1+json")
+    layer_entries = [add_blob(path, "layer.v1.tar+gzip") for path in layers]
     media = "manifest.v1+json"
-    manifest = {"schemaVersion": 2, "mediaType": f"application/vnd.oci.image.{media}", "config": described, "layers": contents}
-    entry = blob(written(manifest), media)
-    # containerd takes the name from here,
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": f"application/vnd.oci.image.{media}",
+        "config": config_entry,
+        "layers": layer_entries,
+    }
+    entry = add_blob(write_json(manifest), media)
+    # containerd reads the name of the image from the index.
     entry["annotations"] = {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name.rpartition(":")[2]}
-    written({"schemaVersion": 2, "manifests": [entry]}).rename(work / "index.json")
-    written({"imageLayoutVersion": "1.0.0"}).rename(work / "oci-layout")
-    # and Docker before version 25 all of it from here.
-    places = [f"blobs/sha256/{part['digest'].partition(':')[2]}" for part in (described, *contents)]
-    written([{"Config": places[0], "RepoTags": [name], "Layers": places[1:]}]).rename(work / "manifest.json")
+    write_json({"schemaVersion": 2, "manifests": [entry]}).rename(work / "index.json")
+    write_json({"imageLayoutVersion": "1.0.0"}).rename(work / "oci-layout")
+    # Docker before version 25 reads only manifest.json.
+    paths = [f"blobs/sha256/{part['digest'].partition(':')[2]}" for part in (config_entry, *layer_entries)]
+    write_json([{"Config": paths[0], "RepoTags": [name], "Layers": paths[1:]}]).rename(work / "manifest.json")
     with tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as tar:
         for path in ("oci-layout", "index.json", "manifest.json", "blobs"):
             tar.add(work / path, path)
 
 
 def build(bundle: Path, kind: dict[str, str], name: str, target: Path) -> None:
-    """Build the archive. Raises BrambleError."""
+    """Build the archive of an image. Raises BrambleError."""
     architecture, native = ARCHITECTURES[kind["architecture"]], native_architecture()
     with tempfile.TemporaryDirectory(prefix=".making-", dir=target.parent) as scratch:
         work = Path(scratch)
-        own = work / native
-        report_step(f"{name}: packages of Debian {kind['release']}")
-        unpack(kind["release"], native, own)
-        tree = own
+        native_tree = work / native
+        report_step(f"{name}: unpacking packages of Debian {kind['release']}")
+        unpack_packages(kind["release"], native, native_tree)
+        tree = native_tree
         if architecture != native:
             tree = work / architecture
-            unpack(kind["release"], architecture, tree)
-        report_step(f"{name}: wheels")
-        install(bundle, kind["python"], own / HOME)
-        compile_all(own, kind["python"])
-        if tree is not own:
-            take_compiled(own / f"usr/lib/python{kind['python']}", tree / f"usr/lib/python{kind['python']}")
-        report_step(f"{name}: layers")
+            unpack_packages(kind["release"], architecture, tree)
+        report_step(f"{name}: installing wheels")
+        install_wheels(bundle, kind["python"], native_tree / HOME)
+        compile_python(native_tree, kind["python"])
+        if tree is not native_tree:
+            copy_compiled(native_tree / f"usr/lib/python{kind['python']}", tree / f"usr/lib/python{kind['python']}")
+        report_step(f"{name}: writing layers")
         base = [path.name for path in tree.iterdir() if path.name != "opt"]
-        digests = [layer(tree, base, work / "base"), layer(own, [HOME], work / "home")]
-        archive(work, work / "image", name, settings(architecture, digests), [work / "base", work / "home"])
+        digests = [write_layer(tree, base, work / "base"), write_layer(native_tree, [HOME], work / "home")]
+        write_archive(work, work / "image", name, image_config(architecture, digests), [work / "base", work / "home"])
         (work / "image").rename(target)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Build one image, or find it in the cache, and return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--bundle", type=Path, required=True, help="the folder of a bundle: its kind is the image's")
-    parser.add_argument("--cache", type=Path, required=True, help="where images are kept")
-    parser.add_argument("--check", action="store_true", help="only tell whether there is something to do")
+    parser.add_argument(
+        "--bundle", type=Path, required=True, help="folder of a bundle, which determines release, Python and architecture"
+    )
+    parser.add_argument("--cache", type=Path, required=True, help="folder of images")
+    parser.add_argument("--check", action="store_true", help="only report whether the image would be built")
     args = parser.parse_args(arguments)
     os.umask(0o022)
     try:
-        kind = kind_of(args.bundle)
+        kind = read_bundle_kind(args.bundle)
         tag = fingerprint([Path(__file__), args.bundle / "manifest.json"])[:12]
         target = args.cache.resolve() / f"bramble-{kind['architecture']}-{tag}.tar"
         changed = not target.exists()

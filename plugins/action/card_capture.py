@@ -1,4 +1,4 @@
-"""Runs the module card_capture, and shows how far it is."""
+"""Run the module card_capture, and show its progress."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from ansible_collections.bramble.cluster.plugins.plugin_utils.card_progress impo
 
 
 class ActionModule(CardAction):
-    """Runs the module card_capture, and shows how far it is."""
+    """Runs the module card_capture, and shows its progress."""

@@ -1,4 +1,4 @@
-"""Runs the module card_write, and shows how far each card is."""
+"""Run the module card_write, and show the progress of each card."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from ansible_collections.bramble.cluster.plugins.plugin_utils.card_progress impo
 
 
 class ActionModule(CardAction):
-    """Runs the module card_write, and shows how far each card is."""
+    """Runs the module card_write, and shows the progress of each card."""

@@ -1,4 +1,4 @@
-"""Runs the image_fetch module, and shows on the terminal how far it is while it runs."""
+"""Run the module image_fetch, and show its progress."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 LOCAL_TMP: str = C.DEFAULT_LOCAL_TMP  # type: ignore[attr-defined]  # Ansible makes its constants at run time
-EVERY = 1.0  # seconds between two looks at the progress file
-AT_LEAST = 5.0  # seconds between two lines about one phase
+POLL_INTERVAL = 1.0  # seconds between two reads of the progress file
+LINE_INTERVAL = 5.0  # seconds between two lines about one phase
 
 
-def line(first: dict[str, Any], last: dict[str, Any]) -> str:
-    """What people see of a phase, from its first event and its last: how far, how fast, how long yet."""
+def progress_line(first: dict[str, Any], last: dict[str, Any]) -> str:
+    """Return a line for the user about a phase, from its first and its last event: progress, speed, and remaining time."""
     done, total = last["done"], last["total"]
     words = [f"image  {last['image']}", last["phase"]]
     if total:
@@ -36,38 +36,38 @@ def line(first: dict[str, Any], last: dict[str, Any]) -> str:
     return "  ".join(words)
 
 
-def show(path: str, display: Display, stop: threading.Event) -> None:
-    """Print a line now and then: for each phase that lasts, and how it ends. An error only ends the progress."""
+def show_progress(path: str, display: Display, stop: threading.Event) -> None:
+    """Show lines about the phases until `stop` is set. An error in the file only ends the display, not the module."""
     first: dict[str, Any] = {"phase": None}
     last: dict[str, Any] = {}
     shown, shown_at, offset = "", 0.0, 0
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         stopping = False
         while not stopping:
-            stopping = stop.wait(EVERY)
+            stopping = stop.wait(POLL_INTERVAL)
             with open(path, "rb") as file:
                 file.seek(offset)
                 new = file.read().rpartition(b"\n")[0]
             offset += len(new) + 1 if new else 0
-            begins = False
+            is_new_phase = False
             for event in map(json.loads, new.splitlines()):
                 if event["phase"] != first["phase"]:
-                    first, begins = event, True
+                    first, is_new_phase = event, True
                 last = event
             if last:
-                text, now = line(first, last), time.monotonic()
-                if text != shown and (begins or stopping or now >= shown_at + AT_LEAST):
+                text, now = progress_line(first, last), time.monotonic()
+                if text != shown and (is_new_phase or stopping or now >= shown_at + LINE_INTERVAL):
                     display.display(text)
                     shown, shown_at = text, now
 
 
 class ActionModule(ActionBase):
-    """image_fetch with progress, where its events can be read: on the control machine."""
+    """Runs the module image_fetch, and shows its progress if it runs on the control machine, where its events can be read."""
 
     TRANSFERS_FILES = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Run the module; a progress_file of the caller's own is used, kept, and not shown."""
+        """Run the module. With a progress_file of the caller, the events are only written to this file."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         arguments = dict(self._task.args)
         if self._connection.transport != "local" or arguments.get("progress_file"):
@@ -75,7 +75,7 @@ class ActionModule(ActionBase):
         handle, path = tempfile.mkstemp(prefix="image-", suffix=".jsonl", dir=LOCAL_TMP)
         os.close(handle)
         stop = threading.Event()
-        thread = threading.Thread(target=show, args=(path, Display(), stop), daemon=True)
+        thread = threading.Thread(target=show_progress, args=(path, Display(), stop), daemon=True)
         thread.start()
         try:
             return result | self._execute_module(module_args=arguments | {"progress_file": path}, task_vars=task_vars)

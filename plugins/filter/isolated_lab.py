@@ -1,4 +1,4 @@
-"""What must not and what must be reachable in the isolated lab, and what the answers mean."""
+"""Plan the probes of the isolation proof, and evaluate their results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 Row = dict[str, Any]
 
-# Kinds of probes that look at a state of the node itself; all others send something.
+# The kinds of probes that read a setting of the node itself; all others send something.
 STATES = {"default_route", "resolver", "ipv6", "links", "radios", "packages", "firewall", "forwarding"}
 
 
@@ -16,8 +16,8 @@ def _row(what: str, to: str, kind: str, *, must: str = "fail", **options: Any) -
     return {"what": what, "to": to, "must": must, "kind": kind, **options}
 
 
-def _outside(lab: Mapping[str, Any]) -> list[Row]:
-    """Return the probes to the internet, by every common way."""
+def _internet_rows(lab: Mapping[str, Any]) -> list[Row]:
+    """Return the probes of the internet, in every common way."""
     rows: list[Row] = []
     for host in (lab["outside_ipv4"], lab["outside_ipv6"]):
         if not host:
@@ -30,37 +30,37 @@ def _outside(lab: Mapping[str, Any]) -> list[Row]:
         rows.append(_row(f"name server by tcp, {version}", "internet", "dns", host=host, name=lab["outside_name"], tcp=True))
     if lab["outside_ipv4"]:
         rows.append(_row("tcp 80 as another user", "internet", "user", host=lab["outside_ipv4"], port=80))
-    rows.append(_row("any name server it knows", "internet", "resolvers", name=lab["outside_name"]))
+    rows.append(_row("any known name server", "internet", "resolvers", name=lab["outside_name"]))
     rows.append(_row("the address of a name", "internet", "lookup", name=lab["outside_name"]))
     return rows
 
 
-def _client(lab: Mapping[str, Any], address: str, about: Mapping[str, Any], own: str) -> list[Row]:
-    """Return the probes through the client, and to it."""
+def _client_rows(lab: Mapping[str, Any], address: str, client_facts: Mapping[str, Any], own: str) -> list[Row]:
+    """Return the probes of the client, and of what lies behind it."""
     interface, rows = lab["interface"], []
-    for host, gateway in ((lab["outside_ipv4"], address), (lab["outside_ipv6"], about["link_local"])):
+    for host, gateway in ((lab["outside_ipv4"], address), (lab["outside_ipv6"], client_facts["link_local"])):
         if host and gateway:
-            what = f"tcp 80 by the client as gateway, IPv{ipaddress.ip_address(host).version}"
+            what = f"tcp 80 with the client as gateway, IPv{ipaddress.ip_address(host).version}"
             rows.append(_row(what, "internet", "via", host=host, port=80, via=gateway, interface=interface))
-    if lab["outside_ipv4"] and about["mac"]:
-        raw = {"interface": interface, "source": own, "mac": about["mac"]}
-        rows.append(_row("a frame made by hand, by the client", "internet", "frame", host=lab["outside_ipv4"], **raw))
-    homes = [home for home in [lab["home"] or about["gateway"]] if home]
+    if lab["outside_ipv4"] and client_facts["mac"]:
+        raw = {"interface": interface, "source": own, "mac": client_facts["mac"]}
+        rows.append(_row("a hand-made frame through the client", "internet", "frame", host=lab["outside_ipv4"], **raw))
+    homes = [home for home in [lab["home"] or client_facts["gateway"]] if home]
     for home in homes:
         rows.append(_row("ping", "home network", "icmp", host=home))
         rows.append(_row("tcp 80", "home network", "tcp", host=home, port=80))
-    for uplink in about["uplink_addresses"]:
+    for uplink in client_facts["uplink_addresses"]:
         rows.append(_row(f"ping its uplink {uplink}", "client", "icmp", host=uplink))
         rows.append(_row(f"tcp 22 at its uplink {uplink}", "client", "tcp", host=uplink, port=22))
         if ":" not in uplink:
             rows.append(_row(f"arp for its uplink {uplink}", "client", "arp", host=uplink, interface=interface, source=own))
-    for port in sorted({22, *about["listening"]} - set(lab["client_tcp_ports"])):
+    for port in sorted({22, *client_facts["listening"]} - set(lab["client_tcp_ports"])):
         rows.append(_row(f"tcp {port}", "client", "tcp", host=address, port=port))
     return rows
 
 
-def _states(lab: Mapping[str, Any]) -> list[Row]:
-    """Return the probes of what the node itself must not have."""
+def _state_rows(lab: Mapping[str, Any]) -> list[Row]:
+    """Return the probes of the settings of the node itself."""
     port = {"interface": lab["interface"]}
     return [
         _row("a default route, IPv4", "itself", "default_route", family=4, layer="route"),
@@ -78,27 +78,27 @@ def lab_plan(host: str, lab: Mapping[str, Any], hostile: bool = False) -> list[R
     """Return the probes that a host runs.
 
     :param host: its name
-    :param lab: addresses (name -> address, of all), client (its name), about (lab_probe.about of it), interface, table, overlays,
-        outside_ipv4, outside_ipv6, outside_name, home, mirror (URL), client_tcp_ports and client_udp_ports (those that nodes may
-        reach), services (name -> ports, of what must be reachable), lab_port
-    :param hostile: only what a hostile root could use: a state that root has set proves nothing
+    :param lab: addresses (of all hosts, by name), client (its name), client_facts (host_facts that the module lab_probe returned
+        there), interface, table, overlays, outside_ipv4, outside_ipv6, outside_name, home, mirror (URL), client_tcp_ports and
+        client_udp_ports (the ports that nodes may reach), services (name -> ports that must be reachable), lab_port
+    :param hostile: only probes that send something, since a hostile root can change all settings
     """
-    addresses, client, about = lab["addresses"], lab["client"], lab["about"]
+    addresses, client, client_facts = lab["addresses"], lab["client"], lab["client_facts"]
     peers = {name: address for name, address in addresses.items() if name not in (host, client)}
     if host == client:
         rows = [
-            _row("it forwards", "itself", "forwarding", layer="client"),
+            _row("forwarding", "itself", "forwarding", layer="client"),
             _row("no firewall", "itself", "firewall", layer="client", table=lab["table"], hooks=["forward"]),
         ]
         for name, address in peers.items():
             rows.append(_row("ssh", name, "tcp", host=address, port=22, service=True, must="pass"))
             rows.append(_row("ping", name, "icmp", host=address, must="pass"))
         return rows
-    rows = _outside(lab) + _client(lab, addresses[client], about, addresses[host])
+    rows = _internet_rows(lab) + _client_rows(lab, addresses[client], client_facts, addresses[host])
     rows += [_row("ssh", name, "tcp", host=address, port=22) for name, address in peers.items()]
     if hostile:
         return [row for row in rows if row["kind"] != "via"]
-    rows += _states(lab)
+    rows += _state_rows(lab)
     for name, address in peers.items():
         rows.append(_row("ping", name, "icmp", host=address, must="pass"))
         rows.append(_row(f"tcp {lab['lab_port']}", name, "tcp", host=address, port=lab["lab_port"], must="pass"))
@@ -111,68 +111,76 @@ def lab_plan(host: str, lab: Mapping[str, Any], hostile: bool = False) -> list[R
 
 
 def lab_rows(results: Mapping[str, Mapping[str, Any]], hostile: bool = False) -> list[Row]:
-    """The rows of all hosts, each with `from` and, tried by a hostile root, `as`. `results`: host -> what lab_probe returned."""
-    who = {"as": "hostile root"} if hostile else {}
-    return [{"from": host, **who, **row} for host, result in results.items() for row in result.get("rows", [])]
+    """Return the rows of all hosts, each with `from` and, for a hostile root, `as`.
+
+    :param results: the results of the module lab_probe, by host
+    """
+    role = {"as": "hostile root"} if hostile else {}
+    return [{"from": host, **role, **row} for host, result in results.items() for row in result.get("rows", [])]
 
 
-def _words(row: Mapping[str, Any]) -> str:
-    where = "" if row["to"] == "itself" else f" to {row['to']}"
-    return f"{row['from']}{', hostile root' if row.get('as') else ''}: {row['what']}{where} ({row['seen']})"
+def _describe_row(row: Mapping[str, Any]) -> str:
+    """Return a description of a probe and of what it saw."""
+    target = "" if row["to"] == "itself" else f" to {row['to']}"
+    return f"{row['from']}{', hostile root' if row.get('as') else ''}: {row['what']}{target} ({row['seen']})"
 
 
 def lab_verdict(rows: Sequence[Mapping[str, Any]], frames: Mapping[str, int] | None = None) -> dict[str, Any]:
     """Return the verdict of an isolation proof.
 
     :param rows: of all hosts (lab_rows)
-    :param frames: what the capture at the uplink counted, of the lab (`lab`); None or empty where there was none
-    :returns: forbidden, reached (of those), allowed, failed (of those), and red: what is wrong, a sentence each
+    :param frames: the counts of the capture at the uplink (`lab`: frames of the lab); None or empty without a capture
+    :returns: the numbers forbidden, reached (of those), allowed and failed (of those); and red, one sentence for each failure
     """
     forbidden = [row for row in rows if row["must"] == "fail"]
     allowed = [row for row in rows if row["must"] == "pass"]
     reached = [row for row in forbidden if row["reached"]]
     failed = [row for row in allowed if not row["reached"]]
-    red = [f"REACHED, and must not be: {_words(row)}" for row in reached]
-    red += [f"not reached, and must be: {_words(row)}" for row in failed]
+    red = [f"REACHED, and must be blocked: {_describe_row(row)}" for row in reached]
+    red += [f"NOT REACHED, and must be reachable: {_describe_row(row)}" for row in failed]
     if frames and frames["lab"]:
         red.append(f"{frames['lab']} frames of the lab were seen at the client's uplink")
     if not forbidden or not allowed:
-        red.append("nothing was tried")
+        red.append("there was no probe that must fail, or none that must pass")
     return {"forbidden": len(forbidden), "reached": len(reached), "allowed": len(allowed), "failed": len(failed), "red": red}
 
 
 def lab_baseline(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The probes that could not get through before the isolation either, so that a later pass of theirs proves nothing.
+    """Return the probes that did not get through before the isolation. That they do not get through later proves nothing.
 
-    A second port need only be in one node.
+    Only one node needs a second port.
     """
     rows = list(rows)
-    other = any(row["kind"] == "links" and row["reached"] for row in rows)
-    return [_words(row) for row in rows if not row["reached"] and not (row["kind"] == "links" and other)]
+    second_port_seen = any(row["kind"] == "links" and row["reached"] for row in rows)
+    return [_describe_row(row) for row in rows if not row["reached"] and not (row["kind"] == "links" and second_port_seen)]
 
 
 def lab_problems(proof: Mapping[str, Any], is_rehearsal: bool, reports: str) -> list[str]:
-    """Return why a play must not go on after a proof, or an empty list.
+    """Return why a play must stop after a proof; an empty list when it may continue.
 
     :param proof: the verdict (lab_verdict) with its phase, rows and frames
-    :param is_rehearsal: whether there is an outside that must have been reached before the isolation
+    :param is_rehearsal: whether the stand-ins' outside exists, which must be reached before the isolation
     :param reports: the folder of the report
     """
     if proof["phase"] != "before":
-        return [f"The lab is not proven to be isolated. The report: {reports}/report.html", *proof["red"]] if proof["red"] else []
+        return (
+            [f"The lab is not proven to be isolated. Read the report: {reports}/report.html", *proof["red"]]
+            if proof["red"]
+            else []
+        )
     frames = (proof["frames"] or {}).get("lab", 0)
     unreached = lab_baseline(proof["rows"])
     if not is_rehearsal or (frames and not unreached):
         return []
     return [
-        "The rehearsal network is broken, so that a later proof would prove nothing. Not reached before the isolation:",
+        "The network of the rehearsal is broken, so a later proof would prove nothing. Not reached before the isolation:",
         *unreached,
         f"frames of the lab at the uplink: {frames}",
     ]
 
 
 def lab_masks(units: Iterable[str], masked: bool) -> list[dict[str, str]]:
-    """Return the masks of units for the module node_files. One of another origin stays: ours have another path to /dev/null."""
+    """Return the masks of units for the module node_files. Masks of others stay: those link to /dev/null by its absolute path."""
     return [
         {
             "path": f"/etc/systemd/system/{unit}",
@@ -189,7 +197,7 @@ class FilterModule:
     """Filters for the role isolated_lab."""
 
     def filters(self) -> dict[str, Any]:
-        """Name -> function."""
+        """Return the filters by name."""
         return {
             "lab_plan": lab_plan,
             "lab_problems": lab_problems,

@@ -1,4 +1,4 @@
-"""The isolation proof for people: what the page and the picture of roles/isolated_lab/templates show."""
+"""Prepare isolation proofs for the page and the picture in roles/isolated_lab/templates."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 Phase = Mapping[str, Any]
 
-# In pixels. WIDTH and HEIGHT are those of a panel; of each box the left upper corner and the width.
+# In pixels. WIDTH and HEIGHT are the size of a panel; a box has its left edge, its top edge and its width.
 WIDTH, HEIGHT, BOX_HEIGHT = 640, 366, 64
 BOXES: dict[str, tuple[int, int, int]] = {
     "nodes": (30, 150, 130),
@@ -18,13 +18,13 @@ BOXES: dict[str, tuple[int, int, int]] = {
 OUTSIDE = ("internet", "home network")
 
 
-def ordered(phases: Iterable[Phase]) -> list[Phase]:
-    """Return the phases by time, the one before the isolation first."""
+def sort_phases(phases: Iterable[Phase]) -> list[Phase]:
+    """Return the phases in the order of time, with the phase before the isolation first."""
     return sorted(phases, key=lambda phase: (phase["phase"] != "before", phase["at"]))
 
 
-def ways(phase: Phase) -> dict[tuple[str, str, str], tuple[int, int]]:
-    """Return, for each way in the picture (from, to, must), how many probes took it and how many got through."""
+def count_ways(phase: Phase) -> dict[tuple[str, str, str], tuple[int, int]]:
+    """Return the number of probes, and of those that got through, for each arrow of the picture (from, to, must)."""
     # Only the client is probed for whether it forwards.
     client = {"client", *(row["from"] for row in phase["rows"] if row["kind"] == "forwarding")}
     counts: dict[tuple[str, str, str], tuple[int, int]] = {}
@@ -36,8 +36,8 @@ def ways(phase: Phase) -> dict[tuple[str, str, str], tuple[int, int]]:
     return counts
 
 
-def _line(start: str, end: str, good: bool) -> dict[str, float]:
-    """Return where the line of a way between two boxes goes, and where its label is."""
+def _way_line(start: str, end: str, is_allowed: bool) -> dict[str, float]:
+    """Return the ends of the arrow between two boxes, and the position of its label."""
     (left, top, width), (other_left, other_top, other_width) = BOXES[start], BOXES[end]
     if end in OUTSIDE:
         x1: float = left + width * 0.75
@@ -45,8 +45,8 @@ def _line(start: str, end: str, good: bool) -> dict[str, float]:
         y2: float = other_top + BOX_HEIGHT / 2
     else:
         x1 = left + width if left < other_left else left
-        # To and from the client one below the other, what is forbidden first.
-        y1 = y2 = top + BOX_HEIGHT / 2 + (26 if start == "client" else 4 if good else -18)
+        # The arrows between nodes and client are one below the other, with the forbidden one first.
+        y1 = y2 = top + BOX_HEIGHT / 2 + (26 if start == "client" else 4 if is_allowed else -18)
     x2 = other_left if left < other_left else other_left + other_width
     return {"x1": x1, "y1": y1, "x2": x2, "y2": y2, "x": (x1 + x2) / 2, "y": (y1 + y2) / 2 - (14 if y1 > y2 else 6)}
 
@@ -54,19 +54,19 @@ def _line(start: str, end: str, good: bool) -> dict[str, float]:
 def panel(phase: Phase) -> dict[str, Any]:
     """Return the picture of a phase.
 
-    :returns: title, footer, and ways, each with label, its place x and y, colour (open, shut, good), whether it is dashed, and,
-        except among the nodes themselves, the ends of a line x1, y1, x2, y2
+    :returns: title, footer, and ways, each with label, its position x and y, colour (open, shut, good), dashed, and, except among
+        the nodes themselves, the ends of an arrow x1, y1, x2, y2
     """
     shown: list[dict[str, Any]] = []
-    for (start, end, must), (tried, through) in ways(phase).items():
-        good, label = must == "pass", f"{through} of {tried}"
-        colour = "good" if good and through == tried else "open" if good or through else "shut"
+    for (start, end, must), (tried, through) in count_ways(phase).items():
+        is_allowed, label = must == "pass", f"{through} of {tried}"
+        colour = "good" if is_allowed and through == tried else "open" if is_allowed or through else "shut"
         if start == end:
             left, top, width = BOXES[start]
-            label = f"{'lab ports' if good else 'ssh'}: {label}"
-            place: dict[str, float] = {"x": left + width / 2, "y": top + BOX_HEIGHT + (58 if good else 34)}
+            label = f"{'lab ports' if is_allowed else 'ssh'}: {label}"
+            place: dict[str, float] = {"x": left + width / 2, "y": top + BOX_HEIGHT + (58 if is_allowed else 34)}
         else:
-            place = _line(start, end, good)
+            place = _way_line(start, end, is_allowed)
         shown.append({**place, "label": label, "colour": colour, "dashed": not through})
     when = "before the isolation" if phase["phase"] == "before" else None
     title = f"probes that got through {when}" if when else f"probes that got through, {phase['phase']}"
@@ -77,7 +77,7 @@ def panel(phase: Phase) -> dict[str, Any]:
 
 def _cell(row: Mapping[str, Any] | None) -> dict[str, str]:
     if row is None:
-        return {"colour": "shut", "word": "not tried", "seen": ""}
+        return {"colour": "shut", "word": "not probed", "seen": ""}
     must_pass = row["must"] == "pass"
     if row["reached"] != must_pass:
         return {"colour": "open", "word": "REACHED" if row["reached"] else "NOT REACHED", "seen": str(row["seen"])}
@@ -85,13 +85,13 @@ def _cell(row: Mapping[str, Any] | None) -> dict[str, str]:
 
 
 def lab_report(phases: Iterable[Phase]) -> dict[str, Any]:
-    """Return what the report shows.
+    """Return the content of the report.
 
     :param phases: the proofs, as roles/isolated_lab/tasks/prove.yml makes them
     :returns: phases in their order; rows, each with start, what, to, must and cells, one per phase (colour, word, seen); panels
         (see `panel`) and boxes (name, left, top, width), in pixels with width, height and box_height
     """
-    shown = ordered(phases)
+    shown = sort_phases(phases)
     found: list[dict[tuple[str, str, str, str], Mapping[str, Any]]] = [
         {(row["from"], row.get("as", ""), row["what"], row["to"]): row for row in phase["rows"]} for phase in shown
     ]
@@ -121,5 +121,5 @@ class FilterModule:
     """The filter lab_report."""
 
     def filters(self) -> dict[str, Any]:
-        """Name -> function."""
+        """Return the filters by name."""
         return {"lab_report": lab_report}

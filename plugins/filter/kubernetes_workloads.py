@@ -1,4 +1,4 @@
-"""What the role kubernetes_workloads reads from the output of kubectl and ctr."""
+"""Parse the output of kubectl and ctr for the role kubernetes_workloads."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def has_indexed_jobs(version: Mapping[str, Any]) -> bool:
 
 
 def containerd_aliases(lines: Iterable[str], prefix: str) -> list[str]:
-    """Return all names of the images that have a name with a prefix: containerd lists an image once for each of its names.
+    """Return all names of the images that have a name with a prefix. containerd lists an image once for each of its names.
 
-    :param lines: what `ctr images list` prints: name, type, digest and more
-    :param prefix: of a name, such as localhost/bramble:
+    :param lines: the output of `ctr images list`: name, type, digest and more
+    :param prefix: the beginning of a name, such as localhost/bramble:
     """
     images = [words for line in lines if len(words := line.split()) > 2]
     digests = {words[2] for words in images if words[0].startswith(prefix)}
@@ -34,5 +34,5 @@ class FilterModule:
     """Filters for the role kubernetes_workloads."""
 
     def filters(self) -> dict[str, Any]:
-        """Name -> function."""
+        """Return the filters by name."""
         return {"kubernetes_has_indexed_jobs": has_indexed_jobs, "containerd_aliases": containerd_aliases}

@@ -1,4 +1,4 @@
-"""What only real Raspberry Pis with MicroK8s from its publisher can show: `playbooks/microk8s.yml --tags verify`."""
+"""The checklist of `playbooks/microk8s.yml --tags verify`: what only Raspberry Pis with the published MicroK8s can prove."""
 
 from __future__ import annotations
 
@@ -8,101 +8,134 @@ from typing import Any
 import yaml
 
 OK, NOT_HERE, FAILED = "OK", "NOT HERE", "FAILED"
-Row = tuple[str, str, str]
-"""Where, verdict, why."""
+Verdict = tuple[str, str]
+"""OK, NOT HERE or FAILED, and why."""
+Row = tuple[str, str, Verdict]
+"""The check, the node, and the verdict."""
 Answers = Mapping[str, Mapping[str, Any]]
-VOTERS = 3
+DQLITE_VOTERS = 3
 
 
-def _bool(good: bool, why: str) -> tuple[str, str]:
-    return (OK, "") if good else (FAILED, why)
+def _verdict(passed: bool, why: str) -> Verdict:
+    """Return the verdict of a check; `why` it failed."""
+    return (OK, "") if passed else (FAILED, why)
 
 
-def _unless(absent: str, good: bool, why: str) -> tuple[str, str]:
-    return (NOT_HERE, absent) if absent else _bool(good, why)
+def _verdict_unless(impossible: str, passed: bool, why: str) -> Verdict:
+    """Return the verdict of a check that is `impossible` here for some reason, empty if it is possible."""
+    return (NOT_HERE, impossible) if impossible else _verdict(passed, why)
 
 
-def _node_rows(host: str, answer: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[tuple[str, str, tuple[str, str]]]:
-    """The checks of one node: (check, node, (verdict, why))."""
+def _node_rows(host: str, answer: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[Row]:
+    """Yield the checks of one node."""
     snap, facts, found = answer["snaps"]["microk8s"], answer["host"], answer["details"]
-    local = "" if snap["asserted"] else f"revision {snap['revision']} comes from a file that nobody has signed"
-    by_file = "it was installed from a file" if wanted["source"] == "file" else ""
-    standin = "a stand-in of MicroK8s has no Calico" if "standin" in snap["version"] else ""
+    unsigned = "" if snap["asserted"] else f"revision {snap['revision']} comes from an unsigned file"
+    from_file = "it was installed from a file" if wanted["source"] == "file" else ""
+    no_calico = "a stand-in of MicroK8s has no Calico" if "standin" in snap["version"] else ""
     yield (
         "snap from the store, channel pinned",
         host,
-        _unless(by_file, snap["channel"] == wanted["channel"], f"it follows {snap['channel']!r}, not {wanted['channel']!r}"),
+        _verdict_unless(
+            from_file, snap["channel"] == wanted["channel"], f"it follows {snap['channel']!r}, not {wanted['channel']!r}"
+        ),
     )
-    yield "snap signed by its publisher", host, _unless(local if wanted["dangerous"] else "", not local, local)
-    yield "refresh held", host, _bool(snap["held"], "snapd may refresh it when it likes: run playbooks/microk8s.yml")
-    off = "" if found["apparmor"] else "the kernel has no AppArmor"
-    yield "AppArmor confines snaps", host, _unless(off, True, "")
-    other = "" if facts["architecture"] == "aarch64" else f"its processor is {facts['architecture']}"
-    yield "arm64", host, _unless(other, True, "")
+    yield "snap signed by its publisher", host, _verdict_unless(unsigned if wanted["dangerous"] else "", not unsigned, unsigned)
+    yield "refresh held", host, _verdict(snap["held"], "snapd may refresh it at any time: run playbooks/microk8s.yml")
+    no_apparmor = "" if found["apparmor"] else "the kernel has no AppArmor"
+    yield "AppArmor confines snaps", host, _verdict_unless(no_apparmor, True, "")
+    not_arm64 = "" if facts["architecture"] == "aarch64" else f"its processor is {facts['architecture']}"
+    yield "arm64", host, _verdict_unless(not_arm64, True, "")
     no_cgroup = "" if wanted["memory_cgroup"] else "a stand-in has the controllers of its host"
     yield (
         "kernel can limit memory",
         host,
-        _unless(no_cgroup, "memory" in facts["controllers"], "no memory in cgroup.controllers: run playbooks/microk8s.yml"),
+        _verdict_unless(
+            no_cgroup, "memory" in facts["controllers"], "no memory in cgroup.controllers: run playbooks/microk8s.yml"
+        ),
     )
-    yield "pods' network (vxlan.calico)", host, _unless(standin, "vxlan.calico" in found["links"], "there is no such interface")
+    yield (
+        "pods' network (vxlan.calico)",
+        host,
+        _verdict_unless(no_calico, "vxlan.calico" in found["links"], "there is no such interface"),
+    )
 
 
-def _memory_row(answers: Answers, pods: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """Whether the kernel gives containers the limits that their pods ask for."""
-    wrong, seen = [], 0
+def _memory_verdict(answers: Answers, pods: Sequence[Mapping[str, Any]]) -> Verdict:
+    """Return whether the kernel enforces the memory limits that the pods set for their containers."""
+    unenforced, checked = [], 0
     for pod in pods:
         limits = answers.get(pod["node"], {}).get("details", {}).get("memory")
         for container, limit in pod["limits"].items():
             if limits is None or not pod["ready"]:
                 continue
-            seen += 1
+            checked += 1
             if limits.get(container) != limit:
-                wrong.append(
-                    f"{pod['namespace']}/{pod['name']} on {pod['node']}: {limits.get(container, 'none')} in the place of {limit}"
+                unenforced.append(
+                    f"{pod['namespace']}/{pod['name']} on {pod['node']}: {limits.get(container, 'none')} instead of {limit} bytes"
                 )
-    if not seen:
-        return NOT_HERE, "no pod that runs has a memory limit; the add-on dns brings one"
-    return _bool(not wrong, "; ".join(wrong))
+    if not checked:
+        return NOT_HERE, "no running pod has a memory limit; the add-on dns starts one that has"
+    return _verdict(not unenforced, "; ".join(unenforced))
 
 
-def _cluster_rows(
-    answers: Answers, leader: str, expected: Mapping[str, bool], wanted: Mapping[str, Any]
-) -> Iterator[tuple[str, str, tuple[str, str]]]:
-    """The checks of the cluster as the leader sees it; expected: whether each node is a worker."""
+def _cluster_rows(answers: Answers, leader: str, expected: Mapping[str, bool], wanted: Mapping[str, Any]) -> Iterator[Row]:
+    """Yield the checks of the cluster as the leader sees it.
+
+    :param expected: the nodes of the inventory, and whether each is a worker
+    """
     nodes, found = answers[leader]["nodes"], answers[leader]["details"]
-    standin = "standin" in answers[leader]["snaps"]["microk8s"]["version"]
+    is_standin = "standin" in answers[leader]["snaps"]["microk8s"]["version"]
     missing = [host for host in expected if not nodes.get(host, {}).get("ready")]
-    yield "all nodes ready", leader, _bool(not missing, f"{', '.join(missing)}: not in the cluster, or not ready")
-    strange = sorted(set(nodes) - set(expected))
-    yield "no nodes but the inventory's", leader, _bool(not strange, f"{', '.join(strange)}: microk8s remove-node NAME --force")
+    yield "all nodes ready", leader, _verdict(not missing, f"{', '.join(missing)}: not in the cluster, or not ready")
+    unexpected = sorted(set(nodes) - set(expected))
+    yield (
+        "no nodes but the inventory's",
+        leader,
+        _verdict(not unexpected, f"{', '.join(unexpected)}: microk8s remove-node NAME --force"),
+    )
     status = yaml.safe_load(found["status"])
     voters = [node for node in status.get("high-availability", {}).get("nodes", []) if node["role"] == "datastore-master"]
-    few = "" if list(expected.values()).count(False) >= VOTERS else f"the control plane has fewer than {VOTERS} nodes"
-    why = f"it has {len(voters)} of {VOTERS}: microk8s status"
-    yield "dqlite voters", leader, _unless("a stand-in of MicroK8s has no dqlite" if standin else few, len(voters) == VOTERS, why)
+    few_nodes = (
+        "" if list(expected.values()).count(False) >= DQLITE_VOTERS else f"the control plane has fewer than {DQLITE_VOTERS} nodes"
+    )
+    why = f"the cluster has {len(voters)} of {DQLITE_VOTERS} voters: microk8s status"
+    yield (
+        "dqlite voters",
+        leader,
+        _verdict_unless("a stand-in of MicroK8s has no dqlite" if is_standin else few_nodes, len(voters) == DQLITE_VOTERS, why),
+    )
     enabled = {addon["name"] for addon in status["addons"] if addon["status"] == "enabled"}
-    off = [name for words in wanted["addons"] if (name := words.split(":")[0].split("/")[-1]) not in enabled]
-    no_addons = "add-ons of a stand-in do nothing" if standin else ""
-    yield "add-ons enabled", leader, _unless(no_addons, not off, f"{', '.join(off)}: run playbooks/microk8s.yml")
-    idle = [
+    disabled = [name for words in wanted["addons"] if (name := words.split(":")[0].split("/")[-1]) not in enabled]
+    no_addons = "the add-ons of a stand-in do nothing" if is_standin else ""
+    yield (
+        "add-ons enabled",
+        leader,
+        _verdict_unless(no_addons, not disabled, f"{', '.join(disabled)}: run playbooks/microk8s.yml"),
+    )
+    unready = [
         f"{pod['namespace']}/{pod['name']}" for pod in found["pods"] if pod["namespace"] == "kube-system" and not pod["ready"]
     ]
-    no_pods = "a stand-in of MicroK8s has no pods of the system" if standin else ""
-    yield "system pods ready", leader, _unless(no_pods, not idle and bool(found["pods"]), ", ".join(idle) or "there are none")
+    no_pods = "a stand-in of MicroK8s has no system pods" if is_standin else ""
+    yield (
+        "system pods ready",
+        leader,
+        _verdict_unless(no_pods, not unready and bool(found["pods"]), ", ".join(unready) or "there are no system pods"),
+    )
     no_limits = (NOT_HERE, "a stand-in of MicroK8s limits no memory")
-    yield "memory limits enforced", leader, no_limits if standin else _memory_row(answers, found["pods"])
+    yield "memory limits enforced", leader, no_limits if is_standin else _memory_verdict(answers, found["pods"])
 
 
-def checklist(answers: Answers, leader: str, expected: Mapping[str, bool], wanted: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The checklist: check, node, verdict (OK, NOT HERE, FAILED) and why.
+def evaluate_checklist(
+    answers: Answers, leader: str, expected: Mapping[str, bool], wanted: Mapping[str, Any]
+) -> list[dict[str, str]]:
+    """Return the checklist: check, node, verdict (OK, NOT HERE, FAILED) and why.
 
-    :param answers: what the module microk8s_facts said on each node, with `host` and `details`
-    :param leader: who speaks for the cluster, or ""
-    :param expected: the nodes there should be, and whether each is a worker
+    :param answers: the results of the module microk8s_facts, by node, with `host` and `details`
+    :param leader: the node whose view of the cluster counts (microk8s_leader), or ""
+    :param expected: the nodes of the inventory, and whether each is a worker
     :param wanted: source, channel, dangerous, memory_cgroup, addons
     """
-    rows: list[tuple[str, str, tuple[str, str]]] = []
+    rows: list[Row] = []
     for host in expected:
         answer = answers.get(host, {})
         if "details" in answer:
@@ -113,12 +146,12 @@ def checklist(answers: Answers, leader: str, expected: Mapping[str, bool], wante
     if "details" in answers.get(leader, {}):
         rows += _cluster_rows(answers, leader, expected, wanted)
     else:
-        rows.append(("the cluster answers", "", (FAILED, "no node with the control plane does")))
+        rows.append(("the cluster answers", "", (FAILED, "no node of the control plane answers")))
     return [{"check": check, "node": node, "verdict": verdict, "why": why} for check, node, (verdict, why) in rows]
 
 
-def lines(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """The same for people, a line per check and verdict, with the nodes that have it."""
+def format_checklist(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the lines of the checklist: one for each check and verdict, with the nodes that have this verdict."""
     grouped: dict[tuple[str, str, str], list[str]] = {}
     for row in rows:
         grouped.setdefault((row["verdict"], row["check"], row["why"]), []).append(row["node"])
@@ -128,7 +161,7 @@ def lines(rows: Sequence[Mapping[str, str]]) -> list[str]:
     ]
 
 
-def expected(control_plane: Sequence[str], workers: Sequence[str]) -> dict[str, bool]:
+def expected_nodes(control_plane: Sequence[str], workers: Sequence[str]) -> dict[str, bool]:
     """Return the nodes that the cluster must have, and whether each is a worker."""
     return {**dict.fromkeys(control_plane, False), **dict.fromkeys(workers, True)}
 
@@ -137,5 +170,9 @@ class FilterModule:
     """Filters for the checklist of playbooks/microk8s.yml."""
 
     def filters(self) -> dict[str, Any]:
-        """Name -> function."""
-        return {"microk8s_checklist": checklist, "microk8s_checklist_lines": lines, "microk8s_expected": expected}
+        """Return the filters by name."""
+        return {
+            "microk8s_checklist": evaluate_checklist,
+            "microk8s_checklist_lines": format_checklist,
+            "microk8s_expected": expected_nodes,
+        }

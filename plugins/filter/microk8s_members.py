@@ -1,4 +1,4 @@
-"""Which node speaks for a MicroK8s cluster, and which nodes are its members."""
+"""Find the node whose view of a MicroK8s cluster counts, and tell which nodes are members of the cluster."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import Any
 
 
 def leader(answers: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the node that speaks for the cluster: the first node of the largest cluster; "" when none answers.
+    """Return the node whose view of the cluster counts: the first node of the largest cluster; "" when no node answers.
 
-    A first node with a new card is alone in a cluster of its own: it must join the others, not the others it.
+    A node with a new card is alone in its own cluster. It must join the others, so the largest cluster counts.
 
     :param answers: the results of the module microk8s_facts, by node of the control plane
     """
-    led = {host: answer["nodes"] for host, answer in answers.items() if answer.get("role") == "control-plane"}
-    return max(led, key=lambda host: len(led[host]), default="")
+    clusters = {host: answer["nodes"] for host, answer in answers.items() if answer.get("role") == "control-plane"}
+    return max(clusters, key=lambda host: len(clusters[host]), default="")
 
 
 def membership(name: str, own: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return what a node is in the cluster: `member`, `missing`, or `stale`, when the record of its name is of an earlier node.
+    """Return the membership of a node: `member`, `missing`, or `stale` if the cluster knows an earlier node of this name.
 
-    A node with a new card, and a node that left and was not removed, have their names in the cluster and are not in it. A node of
-    the control plane then sees another record of itself than the cluster has. A worker sees none.
+    The cluster still has a record of a node that has got a new card, or has left without being removed. A node of the control
+    plane then sees another record of itself than the cluster has. A worker sees no records.
 
     :param own: the result of the module microk8s_facts on the node
-    :param nodes: the cluster's nodes, by name
+    :param nodes: the nodes that the cluster has, by name
     """
     if name not in nodes:
         return "missing"
@@ -37,5 +37,5 @@ class FilterModule:
     """Filters for the members of the cluster."""
 
     def filters(self) -> dict[str, Any]:
-        """Name -> function."""
+        """Return the filters by name."""
         return {"microk8s_leader": leader, "microk8s_membership": membership}

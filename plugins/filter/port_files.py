@@ -1,4 +1,4 @@
-"""A wired port in the words of each program that may have it, from the way netplan writes it."""
+"""Translate the configuration of a wired port from the form of netplan into those of the other network stacks."""
 
 from __future__ import annotations
 
@@ -9,82 +9,90 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-# `optional` is for those who wait for the network at boot: a keyfile has no such thing, and systemd-networkd-wait-online waits in
-# vain where networkd has no port to wait for.
-PORT = {"dhcp4", "dhcp6", "accept-ra", "link-local", "optional", "addresses", "routes", "nameservers"}
-ROUTE = {"to", "via", "metric"}
-NAMESERVERS = {"addresses", "search"}
-EVERYWHERE = {4: "0.0.0.0/0", 6: "::/0"}
+# The supported settings. `optional` is used only for netplan: a keyfile has no such setting, and with networkd it would make
+# systemd-networkd-wait-online wait until its timeout, because no port is required.
+PORT_KEYS = {"dhcp4", "dhcp6", "accept-ra", "link-local", "optional", "addresses", "routes", "nameservers"}
+ROUTE_KEYS = {"to", "via", "metric"}
+NAMESERVERS_KEYS = {"addresses", "search"}
+DEFAULT_ROUTES = {4: "0.0.0.0/0", 6: "::/0"}
 
 
-def _known(what: str, given: Mapping[str, Any], known: set[str]) -> None:
-    if odd := sorted(set(given) - known):
-        raise AnsibleFilterError(f"{what}: {', '.join(odd)} can not be said by Bramble, only {', '.join(sorted(known))}.")
+def _check_keys(what: str, given: Mapping[str, Any], known: set[str]) -> None:
+    """Check that a mapping has only known keys. Raises AnsibleFilterError."""
+    if unknown := sorted(set(given) - known):
+        raise AnsibleFilterError(
+            f"{what} has settings that Bramble does not support: {', '.join(unknown)}. Use only {', '.join(sorted(known))}."
+        )
 
 
-def _of(version: int, addresses: Iterable[str]) -> list[str]:
+def _addresses_of_version(version: int, addresses: Iterable[str]) -> list[str]:
+    """Return the addresses of an IP version, 4 or 6."""
     return [str(address) for address in addresses if ipaddress.ip_interface(str(address)).version == version]
 
 
 def _routes(version: int, port: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Target, gateway and metric, empty if there is none."""
+    """Return the routes of an IP version: target, gateway and metric, which is empty if there is none."""
     routes = []
     for route in port.get("routes") or []:
-        _known("A route", route, ROUTE)
-        if _of(version, [route["via"]]):
-            target = EVERYWHERE[version] if route["to"] == "default" else str(route["to"])
+        _check_keys("A route", route, ROUTE_KEYS)
+        if _addresses_of_version(version, [route["via"]]):
+            target = DEFAULT_ROUTES[version] if route["to"] == "default" else str(route["to"])
             routes.append((target, str(route["via"]), str(route.get("metric", ""))))
     return routes
 
 
-def _family(version: int, port: Mapping[str, Any]) -> list[str]:
-    addresses = _of(version, port.get("addresses") or [])
+def _keyfile_section(version: int, port: Mapping[str, Any]) -> list[str]:
+    """Return the lines of the section ipv4 or ipv6 of a keyfile."""
+    addresses = _addresses_of_version(version, port.get("addresses") or [])
     automatic = bool(port.get(f"dhcp{version}")) or (version == 6 and bool(port.get("accept-ra")))
-    # Only link-local: without this, IPv6 would take what a router advertises.
-    without = "link-local" if version == 6 and port.get("link-local") != [] else "disabled"
-    method = "auto" if automatic else "manual" if addresses else without
+    # The method auto would accept the addresses that a router advertises.
+    without_addresses = "link-local" if version == 6 and port.get("link-local") != [] else "disabled"
+    method = "auto" if automatic else "manual" if addresses else without_addresses
     lines = [f"[ipv{version}]", f"method={method}"]
     lines += [f"address{number}={address}" for number, address in enumerate(addresses, 1)]
     routes = _routes(version, port)
     lines += [f"route{number}={','.join(filter(None, route))}" for number, route in enumerate(routes, 1)]
-    if method == "manual" and not any(target in EVERYWHERE.values() for target, _, _ in routes):
+    if method == "manual" and not any(target in DEFAULT_ROUTES.values() for target, _, _ in routes):
         lines.append("never-default=true")
     names = port.get("nameservers") or {}
-    _known("nameservers", names, NAMESERVERS)
-    for key, values in (("dns", _of(version, names.get("addresses") or [])), ("dns-search", names.get("search") or [])):
+    _check_keys("nameservers", names, NAMESERVERS_KEYS)
+    for key, values in (
+        ("dns", _addresses_of_version(version, names.get("addresses") or [])),
+        ("dns-search", names.get("search") or []),
+    ):
         if values and method not in ("disabled", "link-local"):
             lines.append(f"{key}={''.join(f'{value};' for value in values)}")
     return lines
 
 
 def keyfile(port: Mapping[str, Any], interface: str, uuid: str) -> str:
-    """A NetworkManager connection in keyfile format (nm-settings-keyfile(5)).
+    """Return a NetworkManager connection in keyfile format (nm-settings-keyfile(5)).
 
     :param port: one of ``ethernets`` of netplan's network-config version 2
     :param interface: the name of the port, such as eth0
-    :param uuid: identifies the connection
-    :raises AnsibleFilterError: when the port has a setting that this does not know
+    :param uuid: the id of the connection
+    :raises AnsibleFilterError: when the port has a setting that is not supported
     """
-    _known(interface, port, PORT)
+    _check_keys(interface, port, PORT_KEYS)
     lines = [
         "[connection]",
         f"id=bramble-{interface}",
         f"uuid={uuid}",
         "type=ethernet",
         f"interface-name={interface}",
-        # Before any other connection of the port that the image may have.
+        # This connection has priority over others of the port that the image may have.
         "autoconnect-priority=999",
     ]
     for version in (4, 6):
-        lines += ["", *_family(version, port)]
+        lines += ["", *_keyfile_section(version, port)]
     return "\n".join([*lines, ""])
 
 
 def networkd(port: Mapping[str, Any], interface: str) -> str:
-    """The same as a file of systemd-networkd (systemd.network(5)). Raises AnsibleFilterError."""
-    _known(interface, port, PORT)
+    """Return the configuration of a port as a file of systemd-networkd (systemd.network(5)). Raises AnsibleFilterError."""
+    _check_keys(interface, port, PORT_KEYS)
     names = port.get("nameservers") or {}
-    _known("nameservers", names, NAMESERVERS)
+    _check_keys("nameservers", names, NAMESERVERS_KEYS)
     dhcp = {(True, True): "yes", (True, False): "ipv4", (False, True): "ipv6", (False, False): "no"}
     lines = [
         "# From Bramble's inventory.",
@@ -105,27 +113,27 @@ def networkd(port: Mapping[str, Any], interface: str) -> str:
 
 
 def ifupdown(port: Mapping[str, Any], interface: str) -> str:
-    """The same as stanzas of ifupdown (interfaces(5)). Raises AnsibleFilterError."""
-    _known(interface, port, PORT)
+    """Return the configuration of a port as stanzas of ifupdown (interfaces(5)). Raises AnsibleFilterError."""
+    _check_keys(interface, port, PORT_KEYS)
     names = port.get("nameservers") or {}
-    _known("nameservers", names, NAMESERVERS)
+    _check_keys("nameservers", names, NAMESERVERS_KEYS)
     lines = ["# From Bramble's inventory.", f"auto {interface}"]
     for version, family in ((4, "inet"), (6, "inet6")):
-        addresses = _of(version, port.get("addresses") or [])
+        addresses = _addresses_of_version(version, port.get("addresses") or [])
         if port.get(f"dhcp{version}"):
             lines += [f"iface {interface} {family} dhcp"]
         elif version == 6 and port.get("accept-ra"):
             lines += [f"iface {interface} inet6 auto"]
         elif version == 4 and not addresses:
             lines += [f"iface {interface} inet manual"]
-        # Without a stanza the kernel does what it is told elsewhere (net.ipv6.conf).
+        # Without a stanza the settings of the kernel apply (net.ipv6.conf).
         for address in addresses:
             lines += [f"iface {interface} {family} static", f"    address {address}"]
         if addresses:
             for target, gateway, metric in _routes(version, port):
                 rest = f" metric {metric}" if metric else ""
                 lines += [f"    up ip -{version} route replace {target} via {gateway} dev {interface}{rest}"]
-            if servers := _of(version, names.get("addresses") or []):
+            if servers := _addresses_of_version(version, names.get("addresses") or []):
                 lines += [f"    dns-nameservers {' '.join(servers)}"]
             if version == 4 and names.get("search"):
                 lines += [f"    dns-search {' '.join(names['search'])}"]
@@ -133,7 +141,7 @@ def ifupdown(port: Mapping[str, Any], interface: str) -> str:
 
 
 def port_files(port: Mapping[str, Any], interface: str, uuid: str) -> dict[str, str]:
-    """A port in the words of each stack, as the module network_static takes them. Raises AnsibleFilterError."""
+    """Return the configuration of a port for each stack, as the module network_static takes them. Raises AnsibleFilterError."""
     return {
         "networkmanager": keyfile(port, interface, uuid),
         "netplan": json.dumps({"network": {"version": 2, "ethernets": {interface: port}}}),
@@ -143,21 +151,22 @@ def port_files(port: Mapping[str, Any], interface: str, uuid: str) -> dict[str, 
 
 
 def rollback_outcome(before: str, undone: Mapping[str, Any], back: Mapping[str, Any]) -> str:
-    """Return a sentence on how a change ended that was not confirmed.
+    """Return a sentence that tells how a change that was not confirmed has ended.
 
-    :param before: the addresses that the node had
+    :param before: the addresses that the node had before
     :param undone: the result of the module network_static with state undone
-    :param back: the result of waiting for the node at its old address, which has a message if it did not answer
+    :param back: the result of waiting for the node at its old address, which has a message if the node did not answer
     """
     if "why" in undone:
-        return f"It was undone ({undone['why']}): the node has {before} again."
+        return f"The change was undone ({undone['why']}): the node has {before} again."
     if "msg" in back:
-        return "The node does not answer at its old address yet. Restart it: that undoes the change, too."
-    return f"The node answers at its old address, but: {undone.get('msg', 'no answer')}"
+        return "The node does not answer at its old address yet. Restart the node, which also undoes the change."
+    return f"The node answers at its old address, but the outcome is unknown: {undone.get('msg', 'no answer')}"
 
 
 class FilterModule:
     """Filters for the network of a node."""
 
     def filters(self) -> dict[str, Any]:
+        """Return the filters by name."""
         return {"keyfile": keyfile, "port_files": port_files, "rollback_outcome": rollback_outcome}

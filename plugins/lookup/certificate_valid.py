@@ -1,30 +1,30 @@
-"""Ansible lookup: whether a node's certificate can still be used."""
+"""Ansible lookup: check that certificates of the cluster's authority can still be used."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: certificate_valid
-short_description: Whether certificates of the cluster's authority can still be used
+short_description: Check that certificates of the cluster's authority can still be used
 description:
-  - Reads FOLDER/ca.pem, and FOLDER/nodes/NAME.pem and NAME.key of each name. Returns whether the certificate is signed by the
-    authority, belongs to the key, names all that it must name and nothing else, and is valid for long enough.
-  - Runs on the control machine, without a process for each node. A file that is missing or damaged gives V(false).
+  - Reads FOLDER/ca.pem, and for each name FOLDER/nodes/NAME.pem and FOLDER/nodes/NAME.key. Returns whether the authority has
+    signed the certificate, the key belongs to it, it has exactly the required names, and it is valid for long enough.
+  - Runs on the control machine, without a process for each node. A missing or damaged file returns V(false).
 author: Bramble
 options:
   _terms:
-    description: The names of the certificates' files, such as V(pi-01).
+    description: The names of the certificates, such as V(pi-01).
     required: true
   folder:
     description: The folder of the authority.
     type: path
     required: true
   names:
-    description: Host names and IP addresses, all that the certificate is for (RFC 5280, section 4.2.1.6).
+    description: The host names and IP addresses that the certificate must have, and no others (RFC 5280, section 4.2.1.6).
     type: list
     elements: str
     required: true
   days:
-    description: For how many days from now it must be valid.
+    description: The number of days from now for which the certificate must be valid.
     type: int
     default: 0
 """
@@ -52,22 +52,22 @@ from ansible.plugins.lookup import LookupBase
 
 def certificate_valid(folder: str, name: str, names: Sequence[str], days: int) -> bool:
     """Return whether FOLDER/nodes/NAME.pem can be used: see DOCUMENTATION."""
-    # Here, because these imports cost 50 ms, and not all who load this file ask.
+    # Imported here, because these imports take 50 ms, and Ansible loads this file also for plays that do not call it.
     from cryptography import x509
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    place = Path(folder)
+    authority_folder = Path(folder)
     try:
-        authority = x509.load_pem_x509_certificate((place / "ca.pem").read_bytes())
-        certificate = x509.load_pem_x509_certificate((place / f"nodes/{name}.pem").read_bytes())
-        key = load_pem_private_key((place / f"nodes/{name}.key").read_bytes(), None)
+        authority = x509.load_pem_x509_certificate((authority_folder / "ca.pem").read_bytes())
+        certificate = x509.load_pem_x509_certificate((authority_folder / f"nodes/{name}.pem").read_bytes())
+        key = load_pem_private_key((authority_folder / f"nodes/{name}.key").read_bytes(), None)
         certificate.verify_directly_issued_by(authority)
-        given = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        alternative_names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (OSError, ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
         return False
     return (
-        {str(entry.value) for entry in given} == {str(entry) for entry in names}
+        {str(entry.value) for entry in alternative_names} == {str(entry) for entry in names}
         and certificate.public_key() == key.public_key()
         and certificate.not_valid_after_utc > datetime.now(UTC) + timedelta(days=int(days))
     )

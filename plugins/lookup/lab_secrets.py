@@ -1,19 +1,19 @@
-"""Ansible lookup: new secrets for the lab's targets."""
+"""Ansible lookup: draw new secrets for the targets of the isolated lab."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: lab_secrets
-short_description: New secrets for the targets of the isolated lab
+short_description: Draw new secrets for the targets of the isolated lab
 description:
-  - Draws all secrets of a set-up, new ones each time, known to the instructor and to be found by those who learn.
+  - Draws all secrets of a set-up, new ones in each call. The instructor knows them, and the learners find them.
 author: Bramble
 options:
   _terms:
-    description: The words that weak passwords are drawn from, at least six different ones.
+    description: The words to draw weak passwords from, at least six different ones.
     required: true
   defended:
-    description: Draw good passwords, and use slow hashes, instead.
+    description: Draw strong passwords and use slow hashes instead.
     type: bool
     default: false
 """
@@ -47,14 +47,14 @@ from typing import Any
 from ansible.plugins.lookup import LookupBase
 
 NAMES = ("ada", "grace", "joan", "karen", "radia")
-LETTERS = 4
-"""Characters, a to z, of passwords whose unsalted hashes are to be found by a small rainbow table."""
+SHORT_PASSWORD_LENGTH = 4
+"""The length, in letters a to z, of the passwords whose unsalted hashes a small rainbow table can find."""
 
 
-def crypted(password: str, prefix: str) -> str:
+def hash_password(password: str, prefix: str) -> str:
     """Return a password's hash as /etc/shadow has it (crypt(5)), with a new salt.
 
-    Python's own crypt module is gone; every Debian has libcrypt.
+    Python no longer has a module crypt, and every Debian has libcrypt.
 
     :param prefix: "$1$" for MD5, "$6$" for SHA-512, "$y$" for yescrypt
     :raises OSError: when libcrypt does not know the prefix
@@ -68,7 +68,7 @@ def crypted(password: str, prefix: str) -> str:
         function.argtypes, function.restype = arguments, ctypes.c_char_p
     found = library.crypt(password.encode(), library.crypt_gensalt(prefix.encode(), 0, None, 0))
     if not found or not found.startswith(prefix.encode()):
-        raise OSError(f"libcrypt does not know {prefix}")
+        raise OSError(f"libcrypt does not support hashes with the prefix {prefix}. Upgrade libcrypt1 on the control machine")
     return str(found.decode())
 
 
@@ -80,25 +80,27 @@ def lab_secrets(words: Sequence[str], defended: bool = False) -> dict[str, Any]:
     """Return all secrets of a set-up: see DOCUMENTATION and RETURN."""
     strong = string.ascii_letters + string.digits
     weak = secrets.SystemRandom().sample(sorted(set(words)), len(NAMES) + 1)
-    password: Callable[[], str] = (lambda: _random_text(strong, 20)) if defended else weak.pop
-    short = {name: _random_text(string.ascii_lowercase, LETTERS) for name in NAMES}
-    salted = {name: password() for name in NAMES}
-    intern = password()
-    md5 = {name: hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() for name, text in short.items()}
+    draw_password: Callable[[], str] = (lambda: _random_text(strong, 20)) if defended else weak.pop
+    unsalted_passwords = {name: _random_text(string.ascii_lowercase, SHORT_PASSWORD_LENGTH) for name in NAMES}
+    salted_passwords = {name: draw_password() for name in NAMES}
+    intern_password = draw_password()
+    md5 = {name: hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() for name, text in unsalted_passwords.items()}
     files = {
         "unsalted.txt": "".join(f"{name}:{digest}\n" for name, digest in md5.items()),
-        "salted.txt": "".join(f"{name}:{crypted(text, '$y$' if defended else '$1$')}\n" for name, text in salted.items()),
+        "salted.txt": "".join(
+            f"{name}:{hash_password(text, '$y$' if defended else '$1$')}\n" for name, text in salted_passwords.items()
+        ),
     }
     if defended:
         del files["unsalted.txt"]
     return {
-        "ssh": {"user": "intern", "password": intern, "hash": crypted(intern, "$6$")},
+        "ssh": {"user": "intern", "password": intern_password, "hash": hash_password(intern_password, "$6$")},
         "desk": {"user": "clerk", "password": _random_text(strong, 12), "files": files},
         "shop": {
             "coupon": f"BRAMBLE-{_random_text(string.ascii_uppercase, 8)}",
             "customers": [{"name": name, "md5": md5[name]} for name in NAMES],
         },
-        "solution": {"unsalted": short, "salted": salted},
+        "solution": {"unsalted": unsalted_passwords, "salted": salted_passwords},
     }
 
 

@@ -1,10 +1,10 @@
-"""Ansible lookup: what is missing for a strict login to the nodes."""
+"""Ansible lookup: what the control machine lacks for a strict login to the nodes."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: login_problems
-short_description: What is missing on the control machine for a strict login to the nodes
+short_description: What the control machine lacks for a strict login to the nodes
 description:
   - Checks that the cluster's private key exists, and that the OpenSSH known_hosts file has a host key of each node.
 author: Bramble
@@ -23,7 +23,7 @@ options:
 """
 
 EXAMPLES = r"""
-- name: Fail if a node cannot be logged in to
+- name: Check that a strict login to the nodes is possible
   ansible.builtin.assert:
     that: __problems | length == 0
     fail_msg: "{{ __problems }}"
@@ -46,10 +46,10 @@ from ansible.plugins.lookup import LookupBase
 
 
 def login_problems(hosts: Iterable[str], ssh_key: str, known_hosts: str) -> list[str]:
-    """Return what is missing for a strict login, one sentence each: see DOCUMENTATION."""
+    """Return what is missing for a strict login, one sentence for each problem: see DOCUMENTATION."""
     problems = []
     if not Path(ssh_key).is_file():
-        problems.append(f"The cluster's SSH key {ssh_key} is missing. playbooks/cards.yml makes it, or put yours there.")
+        problems.append(f"The cluster's SSH key {ssh_key} is missing. playbooks/cards.yml generates it; or copy your key there.")
     known: set[str] = set()
     if Path(known_hosts).is_file():
         for line in Path(known_hosts).read_text(encoding="utf-8").splitlines():
@@ -59,7 +59,7 @@ def login_problems(hosts: Iterable[str], ssh_key: str, known_hosts: str) -> list
     if missing:
         problems.append(
             f"No host key is known for {', '.join(missing)} ({known_hosts}). "
-            f"Flash with: ansible-playbook playbooks/cards.yml --limit {','.join(missing)}"
+            f"Flash the cards: ansible-playbook playbooks/cards.yml --limit {','.join(missing)}"
         )
     return problems
 

@@ -1,4 +1,4 @@
-"""Ansible lookup: the container images in a tar file of the control machine."""
+"""Ansible lookup: the names of the container images in tar files on the control machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ DOCUMENTATION = r"""
 name: microk8s_image_names
 short_description: The names of the container images in tar files
 description:
-  - Reads files of C(docker save), or of C(microk8s images export-local) (an OCI layout).
+  - Reads tar files of C(docker save), and of C(microk8s images export-local) (an OCI layout).
 author: Bramble
 options:
   _terms:
@@ -22,7 +22,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _raw:
-  description: The names in full, as containerd has them, such as V(docker.io/library/busybox:1).
+  description: The full names, as containerd has them, such as V(docker.io/library/busybox:1).
   type: list
   elements: str
 """
@@ -37,7 +37,7 @@ from ansible.plugins.lookup import LookupBase
 
 
 def image_names(path: str) -> list[str]:
-    """Return the names of the images in a tar file, in full. Raises ValueError when there are none, OSError."""
+    """Return the full names of the images in a tar file. Raises ValueError when it has none, OSError."""
     with tarfile.open(path) as tar:
         members = {member.name.removeprefix("./"): member for member in tar if member.isfile() and member.name.count("/") < 2}
 
@@ -50,12 +50,12 @@ def image_names(path: str) -> list[str]:
             names = [tag for entry in load("manifest.json") for tag in entry.get("RepoTags") or []]
         elif "index.json" in members:
             annotations = [entry.get("annotations", {}) for entry in load("index.json")["manifests"]]
-            names = [each["io.containerd.image.name"] for each in annotations if "io.containerd.image.name" in each]
+            names = [entry["io.containerd.image.name"] for entry in annotations if "io.containerd.image.name" in entry]
         else:
             names = []
     if not names:
         raise ValueError(
-            f"{path} has no images with names. Make it with `docker save NAME:TAG` or `microk8s images export-local`"
+            f"{path} has no images with names. Write it with `docker save NAME:TAG` or `microk8s images export-local`."
         )
     return [_full_name(name) for name in names]
 

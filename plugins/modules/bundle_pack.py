@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Pack a bundle of packages into one file, to be sent."""
+"""Ansible module: pack a bundle of packages into one file, to send it to the client."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ DOCUMENTATION = r"""
 module: bundle_pack
 short_description: Pack a bundle of packages into one file
 description:
-  - Checks the signature and every file of a bundle, then packs it into a tar file whose last members are the signature and the
-    manifest, so that where there is a manifest, everything was unpacked. Its members are in a folder named like the bundle.
+  - Checks the signature and every file of a bundle, then packs it into a tar file. The signature and the manifest are its last
+    members, so that an unpacked manifest proves that everything was unpacked. All members are in a folder named after the bundle.
 options:
   src:
     description: The bundle's folder.
@@ -20,7 +20,7 @@ options:
     type: path
     required: true
   keys:
-    description: The public keys (OpenSSH) whose signatures are good.
+    description: The public keys (OpenSSH) whose signatures are accepted.
     type: list
     elements: str
     required: true
@@ -48,13 +48,13 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bramble.cluster.plugins.module_utils.bundle.bundle import MANIFEST, SIGNATURE, read
+from ansible_collections.bramble.cluster.plugins.module_utils.bundle.bundle import MANIFEST, SIGNATURE, read_bundle
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 
 
-def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    """A member that is root's, and readable by all."""
+def normalise_member(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Return a member of the archive that belongs to root and that everybody can read."""
     member.uid = member.gid = 0
     member.uname = member.gname = "root"
     member.mode = 0o644
@@ -62,19 +62,20 @@ def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
-    """Check and pack. Raises BrambleError, OSError."""
+    """Check and pack the bundle; return the result of the module. Raises BrambleError, OSError."""
     src, dest = Path(module.params["src"]), Path(module.params["dest"])
     try:
-        manifest, _ = read(src, module.params["keys"])
+        manifest, _ = read_bundle(src, module.params["keys"])
     except BrambleError as error:
         raise BrambleError(
-            f"The bundle {src} can not be used: {error}. Nothing was sent. Delete it to have it made again."
+            f"The bundle {src} cannot be used: {error}. Nothing was sent. Delete the folder and run the same command again: that "
+            "makes the bundle anew."
         ) from None
     if module.check_mode:
         return {"changed": True}
     with tarfile.open(dest, "w") as archive:
         for name in [*manifest.files, SIGNATURE, MANIFEST]:
-            archive.add(src / name, f"{src.name}/{name}", filter=plain)
+            archive.add(src / name, f"{src.name}/{name}", filter=normalise_member)
     return {"changed": True, "bytes": dest.stat().st_size}
 
 

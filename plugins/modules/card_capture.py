@@ -1,109 +1,109 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Ansible module: read a golden card back into an image that fits other cards."""
+"""Ansible module: create an image of a card that fits other cards."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: card_capture
-short_description: Make an image of a golden card
+short_description: Create an image of a card that fits other cards
 description:
-  - Reads the bytes that the file systems of a card use, and nothing else. The card is opened for reading only.
-  - Refuses a card with a damaged file system, saying what to run, before anything is kept.
-  - Removes what tells one node from another (host keys, machine-id, first-boot state, leases, logs, histories), and what was
-    deleted; makes the root file system as small as it goes; and has it grow again at the first boot.
-  - Leaves a raw image (sparse), the same compressed, and a manifest.
-  - With the action plugin of the same name, progress is shown while it runs on the control machine.
+  - Reads only the bytes that the file systems of a card use. The card is opened for reading only.
+  - Refuses a card with a damaged file system before any file is written, and names the command that repairs it.
+  - Removes the identity of the node from the image (host keys, machine-id, first-boot state, leases, logs, histories), and
+    deleted data. Shrinks the root file system as far as possible; it grows again at the first boot.
+  - Writes a sparse raw image, a compressed image, and a manifest.
+  - The action plugin of the same name shows the progress while the module runs on the control machine.
 author: The Bramble team (!UNKNOWN)
 options:
   slot:
-    description: The card, as for M(bramble.cluster.card_facts).
+    description: The slot of the card, as for M(bramble.cluster.card_facts).
     type: path
     required: true
   node:
-    description: What the card is called in messages.
+    description: The name of the card in messages.
     type: str
     default: card
   folder:
-    description: Where the files go. Three times the used bytes of the card are needed there meanwhile.
+    description: The folder of the image. During the capture, it needs free space of three times the used bytes of the card.
     type: path
     required: true
   name:
-    description: The name of the image, without C(.img). By default the node and the time.
+    description: The name of the image, without C(.img). The default is the node and the time.
     type: str
     default: ""
   compression:
-    description: How the image is compressed, with all cores. C(xz) is smaller and takes many times as long.
+    description: The compression of the image, which uses all cores. C(xz) is smaller, and takes many times as long.
     type: str
     choices: [zst, xz]
     default: zst
   card_bytes:
-    description: The smallest card that the image must fit, in bytes. By default 95 % of what a 32 GB card's label says.
+    description: The size of the smallest card that the image must fit, in bytes. The default is 95 % of 32 GB.
     type: int
     default: 30400000000
   architecture:
-    description: What the card is made for, in Debian's words. It goes into the manifest.
+    description: The Debian architecture of the card's system, for the manifest.
     type: str
     default: ""
   init_format:
-    description: How a card is told who it is. It goes into the manifest; by default it is found out.
+    description: How a card gets its identity, for the manifest. By default, it is detected.
     type: str
     default: ""
   boot_files:
-    description: Neutral first-boot files, content by name, that replace those of the same name on the boot partition.
+    description: Neutral first-boot files, content by name, which replace files of the same name on the boot partition.
     type: dict
     default: {}
   progress_file:
-    description: Where to append events, as lines of JSON with node, phase, done and total (in bytes), and time.
+    description: A file to which events are appended, as lines of JSON with node, phase, done and total (in bytes), and time.
     type: path
 attributes:
-  check_mode: {support: full, description: "Looks at the card's file systems and says what would be read; writes nothing."}
-  diff_mode: {support: none, description: There is nothing to compare with.}
+  check_mode: {support: full, description: "Returns how many bytes of the card would be read, and writes nothing."}
+  diff_mode: {support: none, description: An image has no earlier state to compare with.}
 """
 
 EXAMPLES = r"""
-- name: Capture a golden card
+- name: Capture a card
   card_capture:
     slot: /dev/disk/by-path/pci-0000:00:14.0-usb-0:1.2:1.0-scsi-0:0:0:0
     folder: .cache/images
-    name: golden
+    name: octapi
 """
 
 RETURN = r"""
 used_bytes:
-  description: How many bytes of the card are read.
+  description: The number of bytes of the card that are read.
   returned: success
   type: int
 card_size:
-  description: How many bytes the card has.
+  description: The size of the card, in bytes.
   returned: success
   type: int
 image:
-  description: The raw image, sparse. It is to be (in check mode) or was written.
+  description: The path of the raw image, which is a sparse file. In check mode, it does not exist yet.
   returned: success
   type: str
 archive:
-  description: The compressed image.
+  description: The path of the compressed image.
   returned: success
   type: str
 sha256:
-  description: The sha256 of the raw image.
+  description: The SHA-256 of the raw image.
   returned: when captured
   type: str
 bytes:
-  description: The size of the raw image; the smallest card that it fits.
+  description: The size of the raw image in bytes, which is that of the smallest card that it fits.
   returned: when captured
   type: int
 init_format:
-  description: How a card is told who it is.
+  description: How a card of this image gets its identity.
   returned: when captured
   type: str
 grow:
-  description: What makes the root file system grow at the first boot, C(initramfs), C(cloud-init) or C(unit) (one of Bramble's).
+  description: What grows the root file system at the first boot, C(initramfs), C(cloud-init) or C(unit) (which Bramble adds).
   returned: when captured
   type: str
 cleaned:
-  description: What was removed or changed on the boot and root file system.
+  description: The paths that were removed or changed on the boot and root file systems.
   returned: when captured
   type: list
   elements: str
@@ -137,7 +137,7 @@ SPEC = {
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
-    """Look at the card, then capture it. Raises BrambleError when nothing was captured."""
+    """Check the card, then capture it. Raises BrambleError when nothing was captured."""
     options = module.params
     request = CaptureRequest(
         folder=Path(os.path.abspath(options["folder"])),
@@ -154,14 +154,14 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         request.check(source)
         outcome = {
             "changed": True,
-            "used_bytes": source.bytes,
+            "used_bytes": source.used_bytes,
             "card_size": card.facts.bytes,
             "image": str(request.image),
             "archive": str(request.archive),
         }
         if not module.check_mode:
-            made = capture(card, source, request, Progress(options["progress_file"]))
-            outcome |= {name: made[name] for name in ("sha256", "bytes", "init_format", "grow", "cleaned")}
+            captured = capture(card, source, request, Progress(options["progress_file"]))
+            outcome |= {name: captured[name] for name in ("sha256", "bytes", "init_format", "grow", "cleaned")}
     return outcome
 
 

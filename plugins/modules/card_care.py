@@ -1,42 +1,42 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Ansible module: make a node easy on its card, and safe against power cuts."""
+"""Ansible module: reduce writes to the card of a node, and check its file systems at boot."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: card_care
-short_description: File systems that are easy on a card and checked at boot
+short_description: Reduce writes to a card, and check its file systems at boot
 description:
-  - Edits C(/etc/fstab), in which nothing else changes. The root file system gets C(noatime), at once by a remount; each file
-    system that fsck knows gets a pass number, so that it is checked at boot.
-  - Switches off the swap that is on, and comments out what would switch it on again. Swap of a machine that this node only shares
-    a kernel with is left alone.
-  - Fails where the root file system is full.
+  - Edits C(/etc/fstab) and keeps its other lines. The root file system gets the option C(noatime), which a remount applies at
+    once. Each file system that fsck supports gets a pass number, so that it is checked at boot.
+  - Switches off active swap, and comments out its entries. Swap of a machine that only shares its kernel with the node, as with a
+    stand-in, is not changed.
+  - Fails if the root file system is full.
 author: The Bramble team (!UNKNOWN)
 options:
   swap:
-    description: Whether there may be swap. What this module has commented out is then put in again, for the next boot.
+    description: Whether swap is allowed. If so, entries that this module commented out are restored, for the next boot.
     type: bool
     default: false
 attributes:
-  check_mode: {support: full, description: "Says what it would change, and changes nothing."}
+  check_mode: {support: full, description: "Returns what would change, and changes nothing."}
   diff_mode: {support: full, description: Shows the lines that change.}
 """
 
 EXAMPLES = r"""
-- name: Spare the card
+- name: Reduce writes to the card
   card_care:
     swap: false
 """
 
 RETURN = r"""
 remounted:
-  description: Whether the root file system was, or would be, mounted anew.
+  description: Whether the root file system was remounted (in check mode, would be).
   returned: always
   type: bool
 swap_off:
-  description: The swap that was, or would be, switched off.
+  description: The swap files and devices that were switched off (in check mode, would be).
   returned: always
   type: list
   elements: str
@@ -50,41 +50,44 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.boot import fstab
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
-from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import read, write
+from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import read_text, write_text
 
 FSTAB = Path("/etc/fstab")
-LEAST_FREE = 4 << 20  # with less, services do not even start, and say anything but why
+MIN_FREE_BYTES = 4 << 20  # with less free space, services fail to start, with misleading messages
 
 
-def mounted_noatime(mounts: str) -> bool:
-    """Whether / does not note when a file was read, from /proc/self/mounts; of mounts over each other the last counts."""
+def is_mounted_noatime(mounts: str) -> bool:
+    """Return whether / is mounted with noatime, from /proc/self/mounts. If there are several mounts on /, the last one counts."""
     entries = [line.split() for line in mounts.splitlines()]
     return "noatime" in [entry[3] for entry in entries if entry[1] == "/"][-1].split(",")
 
 
-def swap_on(swaps: str) -> list[str]:
-    """The files and devices that are swap, from /proc/swaps; in a stand-in these may be the machine's, and not be there."""
+def active_swap(swaps: str) -> list[str]:
+    """Return the active swap files and devices from /proc/swaps.
+
+    In a stand-in, this file lists the swap of the control machine, whose paths do not exist there and are left out.
+    """
     return [path for line in swaps.splitlines()[1:] if os.path.exists(path := line.split()[0])]
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
-    """Edit and apply. Raises OSError."""
+    """Edit fstab, and apply the changes at once. Raises BrambleError, OSError."""
     root = os.statvfs("/")
-    free = root.f_bavail * root.f_frsize  # of what is free, ext4 keeps a part back
-    if free < LEAST_FREE:
+    free = root.f_bavail * root.f_frsize  # without the blocks that ext4 reserves for root
+    if free < MIN_FREE_BYTES:
         raise BrambleError(
-            f"No space left on /: {free:,} bytes are free. Nothing was changed. See what takes it (du -xh / | sort -h), "
-            "remove what is not needed, then run the same again."
+            f"No space left on /: {free:,} bytes are free. Nothing was changed. "
+            "Find large files (du -xh / | sort -h), remove what is not needed, then run the same command again."
         )
-    before = read(FSTAB)
-    after = fstab.edited(before, module.params["swap"])
-    if not fstab.has_root(after):
-        module.warn(f"{FSTAB} has no entry for /: it is mounted as the kernel's command line says.")
-    remount = not mounted_noatime(Path("/proc/self/mounts").read_text(encoding="utf-8"))
-    swaps = [] if module.params["swap"] else swap_on(Path("/proc/swaps").read_text(encoding="utf-8"))
+    before = read_text(FSTAB)
+    after = fstab.edit_fstab(before, module.params["swap"])
+    if not fstab.has_root_entry(after):
+        module.warn(f"{FSTAB} has no entry for /, so / is mounted with the options of the kernel's command line.")
+    remount = not is_mounted_noatime(Path("/proc/self/mounts").read_text(encoding="utf-8"))
+    swaps = [] if module.params["swap"] else active_swap(Path("/proc/swaps").read_text(encoding="utf-8"))
     if not module.check_mode:
         if after != before:
-            write(FSTAB, after)
+            write_text(FSTAB, after)
         for command in (*([["mount", "-o", "remount,noatime", "/"]] if remount else []), *(["swapoff", path] for path in swaps)):
             module.run_command(command, check_rc=True)
     changed = after != before or remount or bool(swaps)

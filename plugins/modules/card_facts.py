@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Ansible module: what is in each card slot, and whether it may be overwritten."""
+"""Ansible module: measure the cards of a batch, and decide which may be overwritten."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ DOCUMENTATION = r"""
 module: card_facts
 short_description: Measure the cards of a batch before anything is written
 description:
-  - Says for each slot what is in it, in exact bytes, and whether it may be overwritten with an image.
-  - Never changes anything, and fails only for wrong options. What it cannot establish counts against the card.
+  - Returns for each slot what is in it, its exact size, and whether it may be overwritten with an image.
+  - Never changes anything, and fails only for wrong options. A card whose state cannot be established is refused.
 author: The Bramble team (!UNKNOWN)
 options:
   cards:
@@ -21,24 +21,26 @@ options:
       node: {description: The node that the card is for., type: str, required: true}
       slot:
         description: >-
-          Where the card is. A whole disk, best by its name in C(/dev/disk/by-path) which belongs to the slot and not to
-          the card; or a file (a virtual card); or a loop device.
+          The card, as a whole disk, a file (a virtual card), or a loop device. For a disk, use its name in C(/dev/disk/by-path),
+          which belongs to the slot and not to the card.
         type: path
         required: true
       virtual_bytes:
-        description: When the slot is a file that does not exist, it is a blank virtual card of this many bytes; 0, it is absent.
+        description: >-
+          The size of the virtual card that would be created, if the slot is a file that does not exist. With 0, the card is
+          absent.
         type: int
         default: 0
   image:
-    description: The raw image that is meant for the cards. Its size is what they need; without it any size will do.
+    description: The raw image for the cards. They need at least its size; without an image, any size is accepted.
     type: path
   needed_bytes:
-    description: What the cards need, where the image is not on the machine that the cards are in.
+    description: The size that the cards need, in bytes, for when the image is not on the machine that has the cards.
     type: int
     default: 0
 attributes:
-  check_mode: {support: full, description: It only looks.}
-  diff_mode: {support: none, description: It only looks.}
+  check_mode: {support: full, description: The module never changes anything.}
+  diff_mode: {support: none, description: The module never changes anything.}
 """
 
 EXAMPLES = r"""
@@ -50,7 +52,7 @@ EXAMPLES = r"""
       - {node: pi-01, slot: /dev/disk/by-path/pci-0000:00:14.0-usb-0:1.2:1.0-scsi-0:0:0:0}
   register: card_batch
 
-- name: Stop when one is not right
+- name: Fail unless all cards are usable
   ansible.builtin.assert:
     that: card_batch.ok
     fail_msg: "{{ card_batch.table }}"
@@ -65,29 +67,29 @@ cards:
   contains:
     node: {description: As given., type: str}
     slot: {description: As given., type: str}
-    device: {description: What the slot's name leads to., type: str, sample: /dev/sda}
-    kind: {description: "C(block), C(file), or empty when there is nothing.", type: str}
-    bus: {description: "C(usb), C(mmc), C(loop), C(file), or the kernel's name of another.", type: str}
-    model: {description: What the reader or card calls itself., type: str}
+    device: {description: "The device or file of the slot, after symbolic links.", type: str, sample: /dev/sda}
+    kind: {description: "C(block), C(file), or empty if the slot is empty.", type: str}
+    bus: {description: "C(usb), C(mmc), C(loop), C(file), or the kernel's name of another bus.", type: str}
+    model: {description: The vendor and model that the reader or the card reports., type: str}
     serial: {description: "The reader's serial number; may be empty.", type: str}
-    controller: {description: "The USB controller that the reader hangs on, for example C(usb1).", type: str}
-    controller_speed: {description: "What it carries for all its readers together, in Mbit/s.", type: int}
-    bytes: {description: Its exact size., type: int, sample: 31914983424}
+    controller: {description: "The USB controller of the reader, for example C(usb1).", type: str}
+    controller_speed: {description: "The speed of this controller for all its readers together, in Mbit/s.", type: int}
+    bytes: {description: The exact size of the card., type: int, sample: 31914983424}
     gb: {description: The size in GB (10^9 bytes)., type: float, sample: 31.91}
     gib: {description: The size in GiB (2^30 bytes)., type: float, sample: 29.72}
-    needed_bytes: {description: The size of the image., type: int}
+    needed_bytes: {description: The size that the card needs., type: int}
     verdict:
       description: >-
         C(OK), C(TOO SMALL), C(IN USE), C(SYSTEM DISK), C(NOT REMOVABLE), C(NOT A CARD), C(READ ONLY),
         C(SAME CARD TWICE) or C(ABSENT).
       type: str
-    reason: {description: "Why, and what to do; empty when it is C(OK).", type: str, sample: "by 1,234 bytes"}
+    reason: {description: "The reason of the verdict, and what to do; empty if it is C(OK).", type: str, sample: "by 1,234 bytes"}
 ok:
   description: Whether every verdict is C(OK).
   returned: always
   type: bool
 table:
-  description: All of it for people, one line per slot.
+  description: The batch as a table for the user, one line per slot.
   returned: always
   type: str
 """
@@ -96,20 +98,20 @@ import os
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import OK, table, warnings
+from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import OK, controller_warnings, table
 from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import Guard
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
-    """Look at each slot. Raises BrambleError."""
+    """Return the facts of each slot. Raises BrambleError."""
     image = module.params["image"]
     if image and not os.path.isfile(image):
-        raise BrambleError(f"There is no image {image}. Make it with: ansible-playbook playbooks/image.yml")
+        raise BrambleError(f"The image {image} does not exist. Next: ansible-playbook playbooks/image.yml")
     needed = os.path.getsize(image) if image else module.params["needed_bytes"]
     batch = Guard(image).facts(module.params["cards"], needed)
-    for warning in warnings(batch):
+    for warning in controller_warnings(batch):
         module.warn(warning)
     return {
         "cards": [facts.report() for facts in batch],

@@ -1,24 +1,24 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Ansible module: add to what is known about the nodes' cards."""
+"""Ansible module: record values in the ledger of the cards."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: card_ledger
-short_description: Add to what is known about the nodes' cards
+short_description: Record values in the ledger of the cards
 description:
-  - The ledger is a JSON file with an object by node. M(bramble.cluster.card_write) records in it what became of each card; this
-    module adds what shows only elsewhere, such as the card's CID, which no USB reader tells.
-  - A value that is empty is not added.
+  - The ledger is a JSON file with one object per node. M(bramble.cluster.card_write) records the result of each card in it; this
+    module adds other values, such as the CID of the card, which a USB reader does not report.
+  - Empty values are not added.
 author: The Bramble team (!UNKNOWN)
 options:
   path:
-    description: The file. It is made when it is missing.
+    description: The file of the ledger. It is created if it is missing.
     type: path
     required: true
   nodes:
-    description: Values by name, by node.
+    description: The values to add, as objects of values by name, by node.
     type: dict
     required: true
   fresh:
@@ -26,12 +26,12 @@ options:
     type: bool
     default: false
 attributes:
-  check_mode: {support: full, description: "Says whether it would change, and changes nothing."}
+  check_mode: {support: full, description: "Returns whether the ledger would change, and changes nothing."}
   diff_mode: {support: full, description: Shows the entries that change.}
 """
 
 EXAMPLES = r"""
-- name: Note whose card it is
+- name: Record the numbers of the card and the Pi
   card_ledger:
     path: .state/octapi/cards.json
     nodes:
@@ -40,7 +40,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 table:
-  description: The entries of these nodes for people, one line each.
+  description: The entries of these nodes as a table for the user, one line each.
   returned: always
   type: str
 """
@@ -55,13 +55,13 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.module import
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
-    """Add, and say what there is. Raises BrambleError, OSError."""
+    """Record the values, and return the entries. Raises BrambleError, OSError."""
     ledger, fresh = Ledger(module.params["path"]), module.params["fresh"]
     before = ledger.read()
     known: Entries = {}
     for node, values in module.params["nodes"].items():
         if not isinstance(values, dict):
-            raise BrambleError(f"The values of {node} are not an object. Nothing was noted.")
+            raise BrambleError(f"The values of {node} are not an object of values by name. Nothing was recorded.")
         known[node] = {name: value for name, value in values.items() if value not in ("", None)}
     after = {node: merge_entry(before.get(node, {}), values, fresh) for node, values in known.items()}
     changed = [node for node in after if after[node] != before.get(node, {})]

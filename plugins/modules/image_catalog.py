@@ -1,68 +1,69 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Ansible module: bring the lock file of images up to date with what their publishers say."""
+"""Ansible module: update the catalog of images to the newest releases of their publishers."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: image_catalog
-short_description: Bring the lock file of images up to date
+short_description: Update the catalog of images to the newest releases
 description:
-  - Reads Raspberry Pi Imager's catalogue (version 4, with all lists it leads to) and Ubuntu's signed SHA256SUMS, and rewrites
-    the entries of the lock file that have a C(source). Comments, order and all other entries stay as they are.
-  - Everything is read over https unless told otherwise. Ubuntu's sums must be signed by the key that the entry names.
-  - When one image cannot be brought up to date, none is.
+  - The catalog is a lock file, which pins the URL and the SHA-256 of each image that is downloaded.
+  - Reads Raspberry Pi Imager's catalogue (version 4, with all lists that it links to) and Ubuntu's signed SHA256SUMS, and updates
+    the entries of the lock file that have a C(source). Comments, order and all other entries are kept.
+  - Uses https unless I(allow_http) is set. Ubuntu's SHA256SUMS must be signed by the key that the entry names.
+  - If one image cannot be updated, none is.
 author: The Bramble team (!UNKNOWN)
 requirements: [ruamel.yaml, gpgv]
 options:
   path:
-    description: The lock file.
+    description: The file of the catalog.
     type: path
     required: true
   names:
-    description: The images to bring up to date. By default all that have a C(source).
+    description: The images to update. The default is all that have a C(source).
     type: list
     elements: str
     default: []
   raspberrypi_url:
-    description: Raspberry Pi Imager's catalogue.
+    description: The URL of Raspberry Pi Imager's catalogue.
     type: str
     default: https://downloads.raspberrypi.com/os_list_imagingutility_v4.json
   ubuntu_url:
-    description: Where Ubuntu's folders of releases are.
+    description: The base URL of Ubuntu's folders of releases.
     type: str
     default: https://cdimage.ubuntu.com/releases
   keyring:
-    description: A file with Ubuntu's keys. If there is none, the one key that an entry names is taken from I(key_url).
+    description: A file with Ubuntu's keys. If it does not exist, the key that an entry names is downloaded from I(key_url).
     type: path
     default: /usr/share/keyrings/ubuntu-archive-keyring.gpg
   key_url:
-    description: Where a key is to be had; its fingerprint is appended.
+    description: The URL of a key, without the fingerprint, which is appended.
     type: str
     default: https://keyserver.ubuntu.com/pks/lookup?op=get&options=mr&search=0x
   allow_http:
-    description: Whether to read without TLS. Anyone on the way can then change what is published; not what Ubuntu signs.
+    description: Whether to allow http. Anyone on the way can then change the published data, except for what Ubuntu signs.
     type: bool
     default: false
   ca_path: {description: A file of certificates to trust instead of the system's., type: path}
   timeout:
-    description: Seconds without a byte after which a server is taken for dead. It is tried again a few times.
+    description: Seconds without a byte after which an attempt fails. A few attempts are made.
     type: float
     default: 30
 attributes:
-  check_mode: {support: full, description: "Reads what is published, and writes nothing."}
-  diff_mode: {support: full, description: Shows the lock file before and after.}
+  check_mode: {support: full, description: "Reads the published data, and writes nothing."}
+  diff_mode: {support: full, description: Shows the catalog before and after.}
 """
 
 EXAMPLES = r"""
-- name: Bring the lock file up to date
+- name: Update the catalog of images
   image_catalog:
     path: images/catalog.yml
 """
 
 RETURN = r"""
 changes:
-  description: What is new, as lines for people.
+  description: The changes, as lines for the user.
   returned: always
   type: list
   elements: str
@@ -77,7 +78,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.atomic import
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 from ansible_collections.bramble.cluster.plugins.module_utils.image.catalogue import Catalogue
-from ansible_collections.bramble.cluster.plugins.module_utils.image.http import Web
+from ansible_collections.bramble.cluster.plugins.module_utils.image.http import HttpClient
 from ansible_collections.bramble.cluster.plugins.module_utils.image.release import Release
 from ansible_collections.bramble.cluster.plugins.module_utils.image.signature import public_key
 from ansible_collections.bramble.cluster.plugins.module_utils.image.ubuntu import newest_ubuntu
@@ -108,8 +109,8 @@ SPEC = {
 }
 
 
-def read(path: str) -> tuple[Any, str, Any]:
-    """The YAML reader, the text of a lock file, and what is in it. Raises BrambleError."""
+def read_catalog(path: str) -> tuple[Any, str, Any]:
+    """Return the YAML parser, the text of the catalog, and its content. Raises BrambleError."""
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096
@@ -119,77 +120,76 @@ def read(path: str) -> tuple[Any, str, Any]:
         document = yaml.load(text)
         entries = document["images"].items()
     except (YAMLError, AttributeError, LookupError, TypeError) as error:
-        raise BrambleError(f"{path} is not a catalog of images: {error}") from None
+        raise BrambleError(f"{path} is not a catalog of images: {error}. Nothing was changed") from None
     if not all(isinstance(entry, dict) for _, entry in entries):
-        raise BrambleError(f"{path} is not a catalog of images: every one of them must be a mapping")
+        raise BrambleError(f"{path} is not a catalog of images, as each image must be a mapping. Nothing was changed")
     return yaml, text, document
 
 
-def newest(source: dict, options: dict, catalogue: Catalogue, web: Web) -> Release:
-    """What the publisher of an image has to offer. Raises BrambleError."""
+def newest_release(source: dict, options: dict, catalogue: Catalogue, http: HttpClient) -> Release:
+    """Return the newest release of an image. Raises BrambleError."""
     try:
         if source["publisher"] == "raspberrypi":
             return catalogue.newest(source["url"])
         if source["publisher"] == "ubuntu":
-            key = public_key(options["keyring"], options["key_url"], source["signer"], web)
-            found = newest_ubuntu(options["ubuntu_url"], source["folder"], source["file"], source["signer"], key, web)
+            key = public_key(options["keyring"], options["key_url"], source["signer"], http)
+            found = newest_ubuntu(options["ubuntu_url"], source["folder"], source["file"], source["signer"], key, http)
             return catalogue.with_extracted(found)
     except (LookupError, TypeError) as error:
-        raise BrambleError(f"its source makes no sense: {error} is missing") from None
-    raise BrambleError(f"its publisher is {source['publisher']!r}; raspberrypi and ubuntu are known")
+        raise BrambleError(f"its source is invalid: {error} is missing") from None
+    raise BrambleError(f"its publisher {source['publisher']!r} is unknown; use raspberrypi or ubuntu")
 
 
-def rewrite(entry: Any, one: Release) -> list[str]:
-    """Make an entry say what its publisher says; returns the changes. What the publisher does not say is emptied."""
+def update_entry(entry: Any, release: Release) -> list[str]:
+    """Update an entry to a release, and return the changes. Values that the publisher does not give are emptied."""
     changes = []
 
-    def put(fields: Any, field: str, value: Any, label: str) -> None:
+    def set_field(fields: Any, field: str, value: Any, label: str) -> None:
         if fields.get(field) != value:
-            changes.append(f"{label}: {_words(fields.get(field))} -> {_words(value)}")
+            changes.append(f"{label}: {_display_value(fields.get(field))} -> {_display_value(value)}")
             fields[field] = value
 
-    put(entry, "release_date", DoubleQuotedScalarString(one.release_date), "release_date")
-    put(entry, "init_format", one.init_format or entry.get("init_format"), "init_format")
-    put(entry, "url", one.url, "url")
-    sums = {"download": (one.download_bytes, one.download_sha256), "extracted": (one.bytes, one.sha256)}
+    set_field(entry, "release_date", DoubleQuotedScalarString(release.release_date), "release_date")
+    set_field(entry, "init_format", release.init_format or entry.get("init_format"), "init_format")
+    set_field(entry, "url", release.url, "url")
+    sums = {"download": (release.download_bytes, release.download_sha256), "extracted": (release.bytes, release.sha256)}
     for part, (size, digest) in sums.items():
         if not isinstance(entry.get(part), dict):
             entry[part] = {}
-        put(entry[part], "bytes", size, f"{part}.bytes")
-        put(entry[part], "sha256", digest, f"{part}.sha256")
+        set_field(entry[part], "bytes", size, f"{part}.bytes")
+        set_field(entry[part], "sha256", digest, f"{part}.sha256")
     if "verified" in entry:
         changes.append(f"verified: {entry.pop('verified')} -> by its publisher")
     return changes
 
 
-def _words(value: Any) -> str:
+def _display_value(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value or "unknown")
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
-    """Read all, then write. Raises BrambleError."""
+    """Read all releases, then update the catalog. Raises BrambleError."""
     if not HAS_RUAMEL:
         raise BrambleError(missing_required_lib("ruamel.yaml"))
     options = module.params
-    yaml, before, document = read(options["path"])
+    yaml, before, document = read_catalog(options["path"])
     images = document["images"]
     names = options["names"] or [name for name, entry in images.items() if "source" in entry]
     for name in names:
         if "source" not in images.get(name, {}):
             known = ", ".join(name for name, entry in images.items() if "source" in entry)
-            raise BrambleError(f"There is no image {name} with a source in {options['path']}. There are: {known}")
-    web = Web(options["allow_http"], options["ca_path"], options["timeout"])
-    catalogue = Catalogue(options["raspberrypi_url"], web)
+            raise BrambleError(f"{options['path']} has no image {name} with a source. Images with a source: {known}")
+    http = HttpClient(options["allow_http"], options["ca_path"], options["timeout"])
+    catalogue = Catalogue(options["raspberrypi_url"], http)
     changes, errors = list[str](), list[str]()
     for name in names:
         try:
-            changes += [
-                f"{name}: {change}" for change in rewrite(images[name], newest(images[name]["source"], options, catalogue, web))
-            ]
+            release = newest_release(images[name]["source"], options, catalogue, http)
+            changes += [f"{name}: {change}" for change in update_entry(images[name], release)]
         except BrambleError as error:
             errors.append(f"{name}: {error}")
     if errors:
-        raise BrambleError("\n".join(["Not every image could be brought up to date, and nothing was changed.", *errors]))
+        raise BrambleError("\n".join(["Some images cannot be updated, so nothing was changed.", *errors]))
     after = before
     if changes:
         buffer = io.StringIO()

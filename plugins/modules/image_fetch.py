@@ -1,87 +1,88 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Ansible module: have a card image in the cache, downloaded or from a file, verified, and decoded once."""
+"""Ansible module: provide a card image in the cache, from a download or a file, verified and decoded."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: image_fetch
-short_description: Have a card image in the cache, verified and decoded once
+short_description: Provide a card image in the cache, verified and decoded
 description:
-  - Downloads an image, going on from where an earlier run broke off, and compares the download with its pinned sha256 before
-    anything looks into it. Or takes a file of the user's, which may be compressed, and needs no network.
-  - Decodes it (xz, zst, gz, bz2, zip, told by what the file begins with) into a sparse file, never more than the size that is
-    pinned, and compares that with the pinned sha256 too. The image gets its name only when it is complete and right; the
-    download is removed then.
-  - An image that is there, and was not touched since it was verified, is not read again.
-  - Refuses before the first byte when there is no space for download and image.
-  - With the action plugin of the same name, progress is shown while it runs.
+  - Downloads an image, resuming an interrupted download, and compares it with its pinned SHA-256 before it is decoded. Or uses a
+    file of the user, which can be compressed; no network is needed then.
+  - Decodes it (xz, zst, gz, bz2 or zip, recognised by the first bytes of the file) into a sparse file of at most the pinned size,
+    and compares this with the pinned SHA-256, too. The image gets its name only when it is complete and verified; the download is
+    removed then.
+  - Does not read an image again that was not changed since it was verified.
+  - Fails before the first byte if there is too little space for the download and the image.
+  - The action plugin of the same name shows the progress while the module runs.
 author: The Bramble team (!UNKNOWN)
 options:
   cache:
-    description: The folder of images. It is made when missing.
+    description: The folder of images. It is created if it is missing.
     type: path
     required: true
   name:
-    description: What the image is called.
+    description: The name of the image.
     type: str
     required: true
   architecture:
-    description: What it runs on, in Debian's words.
+    description: The Debian architecture of the image.
     type: str
     required: true
   init_format:
-    description: How a card of it is told who it is; handed on to the manifest.
+    description: How a card of this image gets its identity, for the manifest.
     type: str
     required: true
   release_date:
-    description: When it was published; handed on to the manifest.
+    description: The release date of the image, for the manifest.
     type: str
     default: ""
   url:
-    description: Where the download is. Not read when a file of that name is in I(cache).
+    description: The URL of the download. It is not requested if a file of this name is in I(cache).
     type: str
   download:
-    description: What the download must be. Required with I(url).
+    description: The pinned values of the download. The SHA-256 is required with I(url).
     type: dict
     default: {}
     suboptions:
-      sha256: {description: Its sha256., type: str}
-      bytes: {description: Its size., type: int}
+      sha256: {description: The SHA-256 of the download., type: str}
+      bytes: {description: The size of the download., type: int}
   src:
-    description: A card image of the user's, raw or compressed. A raw one is used where it is.
+    description: A card image of the user, raw or compressed. A raw image is used in place.
     type: path
   sha256:
-    description: With I(src), the sha256 of that file, or of the image in it.
+    description: With I(src), the SHA-256 of that file, or of the image in it.
     type: str
   extracted:
-    description: What the image must be, as far as that is known; what is not is recorded in the manifest when it was decoded.
+    description: The pinned values of the image. Unknown ones are recorded in the manifest when the image is decoded.
     type: dict
     default: {}
     suboptions:
-      sha256: {description: Its sha256., type: str}
-      bytes: {description: Its size., type: int}
+      sha256: {description: The SHA-256 of the image., type: str}
+      bytes: {description: The size of the image., type: int}
   verified:
     description: >-
-      C(second-hand) when the sums are not from the publisher itself: the module warns then.
+      Set this to C(second-hand) if the pinned values do not come from the publisher itself. The module then shows a warning.
     type: str
     choices: [publisher, second-hand]
     default: publisher
   allow_http:
-    description: Whether the download may be read without TLS. Its sha256 is compared all the same.
+    description: Whether to allow http for the download. Its SHA-256 is compared in any case.
     type: bool
     default: false
   ca_path: {description: A file of certificates to trust instead of the system's., type: path}
   timeout:
-    description: Seconds without a byte after which the server is taken for dead. It is tried again a few times.
+    description: Seconds without a byte after which an attempt fails. A few attempts are made.
     type: float
     default: 30
   progress_file:
-    description: Where to append events, as lines of JSON with image, phase, done and total (in bytes, 0 for unknown), and time.
+    description: >-
+      A file to which events are appended, as lines of JSON with image, phase, done and total (in bytes; 0 if unknown), and time.
     type: path
 attributes:
-  check_mode: {support: full, description: "Tells whether there is something to do; reads no network, writes nothing."}
-  diff_mode: {support: none, description: An image is too large to be compared line by line.}
+  check_mode: {support: full, description: "Returns whether something would change, without using the network. Writes nothing."}
+  diff_mode: {support: none, description: An image is too large for a comparison by line.}
 """
 
 EXAMPLES = r"""
@@ -96,34 +97,34 @@ EXAMPLES = r"""
       bytes: 550466056
       sha256: 483db18a48da399b5b7022ffae9a07bc6d99daab30e593aedac09b69ff422843
 
-- name: Use a file
+- name: Provide the image in a file
   image_fetch:
     cache: .cache/images
     name: mine
     architecture: arm64
     init_format: cloudinit
     src: /home/me/mine.img.zst
-    sha256: "{{ sum }}"
+    sha256: "{{ image_sha256 }}"
 """
 
 RETURN = r"""
 path:
-  description: The raw image.
-  returned: when it is there
+  description: The path of the raw image.
+  returned: when the image exists
   type: str
 sha256:
-  description: Its sha256.
-  returned: when it is there
+  description: The SHA-256 of the image.
+  returned: when the image exists
   type: str
 bytes:
-  description: Its size; the file is sparse.
-  returned: when it is there
+  description: The size of the image, which is a sparse file.
+  returned: when the image exists
   type: int
 manifest:
   description: >-
-    Its description in JSON: name, architecture, file, sha256, bytes, init_format, recipe, built, source, source_sha256,
-    release_date, inode, mtime_ns.
-  returned: when it is there
+    The path of the description of the image in JSON, with name, architecture, file, sha256, bytes, init_format, recipe, built,
+    source, source_sha256, release_date, inode and mtime_ns.
+  returned: when the image exists
   type: str
 """
 
@@ -135,12 +136,12 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
-from ansible_collections.bramble.cluster.plugins.module_utils.image.http import Web
-from ansible_collections.bramble.cluster.plugins.module_utils.image.pin import Pin
-from ansible_collections.bramble.cluster.plugins.module_utils.image.store import Store
+from ansible_collections.bramble.cluster.plugins.module_utils.image.cache import ImageCache
+from ansible_collections.bramble.cluster.plugins.module_utils.image.http import HttpClient
+from ansible_collections.bramble.cluster.plugins.module_utils.image.pin import PinnedImage
 
-EVERY = 0.5  # seconds between two events of one phase
-SUMS = {"type": "dict", "default": {}, "options": {"sha256": {"type": "str"}, "bytes": {"type": "int"}}}
+EVENT_INTERVAL = 0.5  # seconds between two events of one phase
+PINNED_VALUES = {"type": "dict", "default": {}, "options": {"sha256": {"type": "str"}, "bytes": {"type": "int"}}}
 SPEC = {
     "cache": {"type": "path", "required": True},
     "name": {"type": "str", "required": True},
@@ -148,10 +149,10 @@ SPEC = {
     "init_format": {"type": "str", "required": True},
     "release_date": {"type": "str", "default": ""},
     "url": {"type": "str"},
-    "download": SUMS,
+    "download": PINNED_VALUES,
     "src": {"type": "path"},
     "sha256": {"type": "str"},
-    "extracted": SUMS,
+    "extracted": PINNED_VALUES,
     "verified": {"type": "str", "choices": ["publisher", "second-hand"], "default": "publisher"},
     "allow_http": {"type": "bool", "default": False},
     "ca_path": {"type": "path"},
@@ -161,70 +162,73 @@ SPEC = {
 
 
 class Progress:
-    """Appends events to a file, so that someone can watch; does nothing without one."""
+    """Appends events to a file; does nothing without one."""
 
     def __init__(self, image: str, path: str | None) -> None:
         self._image, self._path = image, path
         self._phase, self._reported_at = "", 0.0
 
     def report(self, phase: str, done: int, total: int) -> None:
-        """Say how far a phase is: now and then, when it begins, and when it is done."""
+        """Append an event when a phase begins, when it is done, and every EVENT_INTERVAL in between."""
         now = time.time()
-        if self._path and (phase != self._phase or now >= self._reported_at + EVERY or done == total):
+        if self._path and (phase != self._phase or now >= self._reported_at + EVENT_INTERVAL or done == total):
             self._phase, self._reported_at = phase, now
             event = {"image": self._image, "phase": phase, "done": done, "total": total, "time": now}
             with open(self._path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(event) + "\n")
 
 
-def sum_of(options: dict, name: str) -> str:
-    """A sha256 among options, in lower case; "" when it is not given. Raises BrambleError."""
+def read_sha256(options: dict, name: str) -> str:
+    """Return the sha256 of some options in lower case; "" if it is not set. Raises BrambleError for an invalid one.
+
+    :param name: the name of the option in the message
+    """
     text = (options.get("sha256") or "").strip().lower()
     if text and not re.fullmatch("[0-9a-f]{64}", text):
-        raise BrambleError(f"{name} is not a sha256 (64 hexadecimal digits): {text!r}. Nothing was changed.")
+        raise BrambleError(f"{name} is not a SHA-256 (64 hexadecimal digits): {text!r}. Nothing was changed.")
     return text
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
-    """Have the image. Raises BrambleError."""
+    """Provide the image. Raises BrambleError."""
     options = module.params
     download, extracted = options["download"], options["extracted"]
-    pin = Pin(
+    pin = PinnedImage(
         name=options["name"],
         architecture=options["architecture"],
         init_format=options["init_format"],
         url=options["url"] or "",
-        download_sha256=sum_of(download, f"download.sha256 of {options['name']}"),
+        download_sha256=read_sha256(download, f"download.sha256 of {options['name']}"),
         download_bytes=download.get("bytes"),
-        sha256=sum_of(extracted, f"extracted.sha256 of {options['name']}"),
+        sha256=read_sha256(extracted, f"extracted.sha256 of {options['name']}"),
         bytes=extracted.get("bytes"),
         release_date=options["release_date"],
     )
-    for word in (pin.name, pin.architecture):
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", word):
-            raise BrambleError(f"{word!r} cannot be part of a file name: letters, digits and . _ - only")
-    store = Store(options["cache"], Progress(pin.name, options["progress_file"]).report, module.check_mode)
+    for part in (pin.name, pin.architecture):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", part):
+            raise BrambleError(f"{part!r} cannot be part of a file name, which may have letters, digits and . _ - only")
+    cache = ImageCache(options["cache"], Progress(pin.name, options["progress_file"]).report, module.check_mode)
     if options["src"]:
-        wanted = sum_of(options, "image_sha256")
+        wanted = read_sha256(options, "image_sha256")
         if not wanted:
             raise BrambleError(
-                f"{options['src']} is used only with its SHA-256. Nothing was changed. Set image_sha256 to what its maker "
-                "published, for the file or for the image in it."
+                f"{options['src']} needs an image_sha256. Nothing was changed. Set image_sha256 to the SHA-256 that its "
+                "publisher gives for the file or the image in it."
             )
-        found = store.import_file(pin, options["src"], wanted)
+        image = cache.import_file(pin, options["src"], wanted)
     else:
         if not pin.download_sha256:
-            raise BrambleError(f"{pin.name} has no download.sha256: what cannot be verified is not downloaded")
+            raise BrambleError(f"{pin.name} has no download.sha256, and an image that cannot be verified is not downloaded")
         if options["verified"] == "second-hand":
             module.warn(
-                f"The sums of {pin.name} are second-hand: nobody took them from its publisher yet. To do that: "
+                f"The pinned hashes of {pin.name} are second-hand, not from its publisher. To update them from there: "
                 "ansible-playbook playbooks/image.yml -e image_update=true"
             )
-        found = store.fetch(pin, Web(options["allow_http"], options["ca_path"], options["timeout"]))
-    if found:
-        outcome = {"path": found.path, "sha256": found.sha256, "bytes": found.bytes, "manifest": found.manifest}
-        return {"changed": found.changed, **outcome}
-    return dict(changed=True)
+        image = cache.fetch(pin, HttpClient(options["allow_http"], options["ca_path"], options["timeout"]))
+    if image:
+        outcome = {"path": image.path, "sha256": image.sha256, "bytes": image.bytes, "manifest": image.manifest}
+        return {"changed": image.changed, **outcome}
+    return {"changed": True}
 
 
 def main() -> None:

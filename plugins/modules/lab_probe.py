@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Ansible module: what this node can reach, by probes."""
+"""Ansible module: probe what this node can reach."""
 
 from __future__ import annotations
 
@@ -8,30 +8,34 @@ DOCUMENTATION = r"""
 module: lab_probe
 short_description: Probe what a node can reach
 description:
-  - Runs probes, and returns of each whether it got through. Nothing is installed and nothing stays.
-  - With O(hostile), as a hostile root would. The node's whole nftables ruleset is flushed, IPv6 is enabled and default routes by
-    O(gateways) are set, while the probes run. All is rolled back in any case, also when this is killed (systemd-run(1)).
+  - Runs probes, and returns for each whether it got through. Installs nothing.
+  - With O(hostile) it probes as a hostile root would. While the probes run, the node's whole nftables ruleset is flushed, IPv6 is
+    enabled, and default routes over O(gateways) are set. All of this is rolled back, also when the module is killed
+    (systemd-run(1)).
 author: The Bramble team (!UNKNOWN)
 options:
   rows: {description: "The probes, as plugins/module_utils/lab/probe.py takes them.", type: list, elements: dict, default: []}
   interface: {description: The wired port., type: str, required: true}
   hostile: {description: Probe as a hostile root., type: bool, default: false}
-  gateways: {description: "The gateways that a hostile root would use, of IPv4 and IPv6.", type: list, elements: str, default: []}
+  gateways: {description: "The IPv4 and IPv6 gateways that a hostile root would use.", type: list, elements: str, default: []}
   capture:
     description:
-      - V(start) begins to count the frames at O(uplink) that have an address in O(networks); V(stop) returns the count.
+      - V(start) starts to count the frames at O(uplink) that have an address in O(networks). V(stop) returns the count.
     type: str
     choices: [start, stop]
-  uplink: {description: "The way out. Empty: the port of the default route, if it is not I(interface).", type: str, default: ""}
-  program: {description: "The program that counts: roles/isolated_lab/files/capture.py.", type: str}
-  networks: {description: What is counted., type: list, elements: str, default: []}
+  uplink:
+    description: The port to the outside. By default that of the default route, unless it is O(interface).
+    type: str
+    default: ""
+  program: {description: "The text of the program that counts, roles/isolated_lab/files/capture.py.", type: str}
+  networks: {description: The networks whose frames are counted., type: list, elements: str, default: []}
 attributes:
   check_mode: {support: none, description: A probe that is not run proves nothing.}
   diff_mode: {support: none, description: Nothing to show.}
 """
 
 EXAMPLES = r"""
-- name: Does anything answer outside?
+- name: Probe a web server outside the lab
   lab_probe:
     interface: eth0
     rows: [{kind: tcp, host: 198.51.100.80, port: 80}]
@@ -43,12 +47,12 @@ rows:
   returned: always
   type: list
   elements: dict
-about:
-  description: What others need to know to try their way through this node (plugins/module_utils/lab/host.py).
+host_facts:
+  description: What the probes of other nodes need to know of this node (plugins/module_utils/lab/host.py).
   returned: always
   type: dict
 frames:
-  description: "What was counted: C(lab), of the networks, and C(all). Empty where there is no uplink."
+  description: "The numbers of frames: C(lab), of the networks, and C(all). Empty without an uplink."
   returned: when capture is stop
   type: dict
 """
@@ -65,28 +69,28 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.lab import host, probe
 
-UNIT = "bramble-lab-capture"
+CAPTURE_UNIT = "bramble-lab-capture"
 FRAMES = Path("/run/bramble-lab-frames.json")
-UNDO = "bramble-lab-hostile-undo"
-UNDO_AFTER = 120  # seconds; the probes take fewer
+ROLLBACK_UNIT = "bramble-lab-hostile-undo"
+ROLLBACK_SECONDS = 120  # longer than the probes take
 
 
-def start(module: AnsibleModule, uplink: str) -> None:
-    """Start counting, beside this. Raises OSError."""
+def start_capture(module: AnsibleModule, uplink: str) -> None:
+    """Start to count frames in the background. Raises OSError."""
     FRAMES.unlink(missing_ok=True)
-    unit = ["systemd-run", "--quiet", "--collect", f"--unit={UNIT}"]
+    unit = ["systemd-run", "--quiet", "--collect", f"--unit={CAPTURE_UNIT}"]
     command = ["python3", "-c", module.params["program"], uplink, str(FRAMES), *module.params["networks"]]
     module.run_command([*unit, *command], check_rc=True)
     end = time.monotonic() + 20
     while not FRAMES.exists():
         if time.monotonic() > end:
-            raise OSError(f"The capture at {uplink} did not start: journalctl -u {UNIT}")
+            raise OSError(f"The capture at {uplink} did not start. On the node: journalctl -u {CAPTURE_UNIT}")
         time.sleep(0.1)
 
 
-def stop(module: AnsibleModule) -> dict[str, int]:
-    """Stop it; what was counted. Raises OSError, ValueError."""
-    module.run_command(["systemctl", "stop", UNIT], check_rc=True)
+def stop_capture(module: AnsibleModule) -> dict[str, int]:
+    """Stop counting, and return the counts. Raises OSError, ValueError."""
+    module.run_command(["systemctl", "stop", CAPTURE_UNIT], check_rc=True)
     counts: dict[str, int] = json.loads(FRAMES.read_text(encoding="ascii"))
     FRAMES.unlink()
     return counts
@@ -94,33 +98,33 @@ def stop(module: AnsibleModule) -> dict[str, int]:
 
 @contextlib.contextmanager
 def hostile_root(module: AnsibleModule) -> Iterator[None]:
-    """What a hostile root does first; undone at the end, and by itself if this is killed. Raises OSError."""
+    """Open all that a hostile root could open, and roll it back at the end, also if this process is killed. Raises OSError."""
     interface, run = module.params["interface"], module.run_command
     routes = [[f"-{6 if ':' in gateway else 4}", gateway] for gateway in module.params["gateways"]]
-    switch = f"/proc/sys/net/ipv6/conf/{interface}/disable_ipv6"
-    before = Path(switch).read_text(encoding="ascii").strip() if os.path.exists(switch) else ""
+    ipv6_setting = f"/proc/sys/net/ipv6/conf/{interface}/disable_ipv6"
+    before = Path(ipv6_setting).read_text(encoding="ascii").strip() if os.path.exists(ipv6_setting) else ""
     rules = run(["nft", "list", "ruleset"], check_rc=True)[1]
     with tempfile.NamedTemporaryFile("w", dir="/run", prefix="bramble-lab-", suffix=".nft", delete=False) as file:
         file.write(f"flush ruleset\n{rules}")
     undo = [f"nft --file {file.name}", f"rm {file.name}"]
     undo += [f"ip {family} route delete default via {gateway} dev {interface} metric 4000" for family, gateway in routes]
-    undo += [f"echo {before} >{switch}"] if before else []
-    timer = ["systemd-run", "--quiet", "--collect", f"--unit={UNDO}", f"--on-active={UNDO_AFTER}"]
+    undo += [f"echo {before} >{ipv6_setting}"] if before else []
+    timer = ["systemd-run", "--quiet", "--collect", f"--unit={ROLLBACK_UNIT}", f"--on-active={ROLLBACK_SECONDS}"]
     run([*timer, "sh", "-c", "; ".join(undo)], check_rc=True)
     try:
         run(["nft", "flush", "ruleset"], check_rc=True)
         if before:
-            Path(switch).write_text("0", encoding="ascii")
+            Path(ipv6_setting).write_text("0", encoding="ascii")
         for family, gateway in routes:
             run(["ip", family, "route", "replace", "default", "via", gateway, "dev", interface, "metric", "4000"])
         yield
     finally:
         run(["sh", "-c", "; ".join(undo)])
-        run(["systemctl", "stop", f"{UNDO}.timer"])
+        run(["systemctl", "stop", f"{ROLLBACK_UNIT}.timer"])
 
 
 def main() -> None:
-    """Run, and turn what is wrong into a message."""
+    """Run the module."""
     module = AnsibleModule(
         argument_spec={
             "rows": {"type": "list", "elements": "dict", "default": []},
@@ -136,15 +140,15 @@ def main() -> None:
     )
     wanted: dict[str, Any] = module.params
     try:
-        about = host.about(wanted["interface"], wanted["uplink"])
+        host_facts = host.host_facts(wanted["interface"], wanted["uplink"])
         with hostile_root(module) if wanted["hostile"] else contextlib.nullcontext():
-            rows = probe.run(wanted["rows"])
+            rows = probe.run_probes(wanted["rows"])
         frames: dict[str, int] = {}
-        if wanted["capture"] == "start" and about["uplink"]:
-            start(module, about["uplink"])
+        if wanted["capture"] == "start" and host_facts["uplink"]:
+            start_capture(module, host_facts["uplink"])
         if wanted["capture"] == "stop" and FRAMES.exists():
-            frames = stop(module)
-        module.exit_json(changed=False, rows=rows, about=about, frames=frames)
+            frames = stop_capture(module)
+        module.exit_json(changed=False, rows=rows, host_facts=host_facts, frames=frames)
     except (OSError, ValueError) as error:
         module.fail_json(msg=str(error))
 

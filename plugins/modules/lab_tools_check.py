@@ -1,15 +1,15 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Ansible module: whether a node can have a set of security tools."""
+"""Ansible module: check that a node can have a set of security tools."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: lab_tools_check
-short_description: Fail if a node cannot have a set of security tools
+short_description: Check that a node can have a set of security tools
 description:
-  - Reads what distribution a node has, what its apt gets packages from and which keys it trusts. Fails when the set is not for
-    that distribution, when a foreign repository is mixed in, or when the archive's key is not the one that its publisher has.
+  - Reads the distribution of a node, its apt sources and the keys that apt trusts. Fails when the set is not for that
+    distribution, when a source belongs to another distribution, and when the archive's key is not that of its publisher.
   - Changes nothing.
 options:
   set:
@@ -17,12 +17,12 @@ options:
     type: str
     required: true
   groups:
-    description: The groups of tools that are wanted.
+    description: The groups of tools to install.
     type: list
     elements: str
     required: true
   known:
-    description: The groups that there are.
+    description: All groups of tools.
     type: list
     elements: str
     required: true
@@ -34,7 +34,7 @@ author: The Bramble team (!UNKNOWN)
 """
 
 EXAMPLES = r"""
-- name: Refuse what this node can not have
+- name: Check that this node can have the tools
   lab_tools_check:
     set: debian
     groups: [scanning]
@@ -43,7 +43,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 distribution:
-  description: What the node has, os-release's ID.
+  description: The distribution of the node, ID in os-release.
   returned: success
   type: str
 """
@@ -52,10 +52,11 @@ import platform
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bramble.cluster.plugins.module_utils.lab.tool_sets import choice_problems, node_problems, release
+from ansible_collections.bramble.cluster.plugins.module_utils.lab.tool_sets import choice_problems, node_problems, read_release
 
 
 def main() -> None:
+    """Run the module."""
     strings = {"type": "list", "elements": "str", "required": True}
     module = AnsibleModule(
         argument_spec={
@@ -71,7 +72,7 @@ def main() -> None:
     problems = problems or node_problems(wanted, root, platform.machine())
     if problems:
         module.fail_json(msg=" ".join(f"{problem[:1].upper()}{problem[1:]}." for problem in [*problems, "nothing was changed"]))
-    module.exit_json(changed=False, distribution=release(root).id)
+    module.exit_json(changed=False, distribution=read_release(root).id)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Ansible module: an add-on of MicroK8s."""
+"""Ansible module: enable or disable an add-on of MicroK8s."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: microk8s_addon
-short_description: Enable an add-on of MicroK8s, or disable it
+short_description: Enable or disable an add-on of MicroK8s
 description:
-  - Runs on a node with the control plane. An add-on is the whole cluster's, so one node is enough.
+  - Runs on a node with the control plane. An add-on belongs to the whole cluster, so one node is enough.
 author: The Bramble team (!UNKNOWN)
 options:
   name:
@@ -16,17 +16,17 @@ options:
     type: str
     required: true
   state:
-    description: Whether it is enabled. Arguments of one that is enabled already are not compared.
+    description: Whether the add-on is enabled. The arguments of an add-on that is already enabled are not compared.
     type: str
     choices: [enabled, disabled]
     default: enabled
 attributes:
   check_mode: {support: full, description: Shows whether it would change.}
-  diff_mode: {support: full, description: Shows it.}
+  diff_mode: {support: full, description: Shows the state before and after.}
 """
 
 EXAMPLES = r"""
-- name: Have names for services
+- name: Enable name resolution for services
   microk8s_addon:
     name: dns
 """
@@ -36,19 +36,19 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.error import 
 from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import microk8s
 
 
-def enabled(answer: str) -> dict[str, bool]:
-    """The add-ons, by name, of what `microk8s status --format yaml` prints. Raises BrambleError."""
-    # It comes with cloud-init and netplan, which every image has.
+def parse_addons(answer: str) -> dict[str, bool]:
+    """Return whether each add-on is enabled, by name, from the output of `microk8s status --format yaml`. Raises BrambleError."""
+    # PyYAML comes with cloud-init and with netplan, of which every image has one.
     import yaml
 
     try:
         return {addon["name"]: addon["status"] == "enabled" for addon in yaml.safe_load(answer)["addons"]}
     except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise BrambleError(f"microk8s status did not answer with add-ons but with: {answer[:200]!r}") from error
+        raise BrambleError(f"`microk8s status --format yaml` did not print add-ons but: {answer[:200]!r}") from error
 
 
 def main() -> None:
-    """Look, then enable or disable."""
+    """Run the module."""
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "required": True},
@@ -59,12 +59,12 @@ def main() -> None:
     words, state = module.params["name"], module.params["state"]
     name = words.split(":")[0].split("/")[-1]
     try:
-        before = enabled(microk8s.call(module.run_command, "status", "--format", "yaml"))
+        before = parse_addons(microk8s.run_microk8s(module.run_command, "status", "--format", "yaml"))
         if name not in before:
-            raise BrambleError(f"This release of MicroK8s has no add-on {name}. It has: {', '.join(sorted(before))}")
+            raise BrambleError(f"This release of MicroK8s has no add-on {name}. Its add-ons are: {', '.join(sorted(before))}")
         changed = before[name] != (state == "enabled")
         if changed and not module.check_mode:
-            microk8s.call(module.run_command, *(["enable", words] if state == "enabled" else ["disable", name]))
+            microk8s.run_microk8s(module.run_command, *(["enable", words] if state == "enabled" else ["disable", name]))
     except BrambleError as error:
         module.fail_json(msg=str(error))
     diff = {"before": f"{name}: {before[name]}\n", "after": f"{name}: {state == 'enabled'}\n"} if changed else {}

@@ -1,28 +1,28 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Ansible module: what MicroK8s needs of a node, and what it is there."""
+"""Ansible module: gather what MicroK8s needs of a node, and the state of MicroK8s there."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: microk8s_facts
-short_description: What MicroK8s needs of a node, and what it is there
+short_description: Gather what MicroK8s needs of a node, and the state of MicroK8s there
 description:
-  - Reads, in one question, what a node offers to Kubernetes, which snaps it has, and how it sees its cluster. Changes nothing.
+  - Gathers, in one round trip, what a node offers to Kubernetes, its snaps, and its cluster as the node sees it. Changes nothing.
 author: The Bramble team (!UNKNOWN)
 options:
   clock:
-    description: The time of the control machine, in seconds since 1970-01-01 UTC, to compare the node's with.
+    description: The time of the control machine, in seconds since 1970-01-01 UTC, to compare the node's clock with.
     type: float
   store_channel:
-    description: Ask the snap store whether it has MicroK8s in this channel, for example V(1.36/stable).
+    description: Query the snap store whether it has MicroK8s in this channel, for example V(1.36/stable).
     type: str
   host:
-    description: Read what the node offers to Kubernetes.
+    description: Gather what the node offers to Kubernetes.
     type: bool
     default: false
   details:
-    description: Read also what only a running cluster shows, such as the memory limits of containers.
+    description: Gather also what only a running cluster shows, such as the memory limits of containers.
     type: bool
     default: false
 attributes:
@@ -30,7 +30,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: See what is there
+- name: Gather what the node offers to Kubernetes
   microk8s_facts:
     host: true
     clock: "{{ now().timestamp() }}"
@@ -40,9 +40,9 @@ EXAMPLES = r"""
 RETURN = r"""
 host:
   description: >-
-    With O(host): architecture, distribution, hostname, memory (bytes), disk (bytes free in /var), controllers (of the cgroup),
-    cmdline (the kernel's parameters), vxlan (the kernel has it), clock_offset (seconds), default_route, snapd (its version, or
-    empty), store (the channel is in the store; null when not asked).
+    architecture, distribution, hostname, memory (bytes), disk (bytes free in /var), controllers (of the cgroup), cmdline (the
+    kernel's parameters), vxlan (whether the kernel has it), clock_offset (seconds), default_route (whether there is one), snapd
+    (its version, empty without it), store (whether the store has O(store_channel); null without that option).
   returned: with O(host)
   type: dict
 snaps:
@@ -50,7 +50,7 @@ snaps:
   returned: always
   type: dict
 role:
-  description: control-plane or worker; empty without MicroK8s, or when it does not answer.
+  description: control-plane or worker; empty without MicroK8s, and when MicroK8s does not answer.
   returned: always
   type: str
 nodes:
@@ -59,13 +59,13 @@ nodes:
   returned: always
   type: dict
 problem:
-  description: Why the cluster could not be asked.
+  description: Why the cluster could not be queried; empty when it could.
   returned: always
   type: str
 details:
   description: >-
-    With O(details): links (network interfaces), apparmor (it is on in the kernel), memory (limits by container), status (what
-    C(microk8s status --format yaml) prints) and pods (name, namespace, node, ready, limits), both on a control plane.
+    links (network interfaces), apparmor (whether the kernel has enabled it) and memory (limits by container); on a control plane
+    also status (what C(microk8s status --format yaml) prints) and pods (name, namespace, node, ready, limits).
   returned: with O(details)
   type: dict
 """
@@ -88,8 +88,8 @@ from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import 
 ROOT = Path("/")
 
 
-def text(path: str) -> str:
-    """A small file, or "" when it is not there."""
+def read_text(path: str) -> str:
+    """Return the text of a small file; "" when it does not exist."""
     try:
         return (ROOT / path).read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -97,15 +97,15 @@ def text(path: str) -> str:
 
 
 def distribution() -> str:
-    """ID of os-release(5)."""
+    """Return the ID of os-release(5)."""
     return platform.freedesktop_os_release()["ID"]
 
 
 def host_facts(module: AnsibleModule) -> dict[str, Any]:
-    """What the node offers: see RETURN."""
-    found = re.search(r"^MemTotal:\s+(\d+) kB", text("proc/meminfo"), re.MULTILINE)
+    """Return what the node offers to Kubernetes: see RETURN."""
+    found = re.search(r"^MemTotal:\s+(\d+) kB", read_text("proc/meminfo"), re.MULTILINE)
     route = module.run_command(["ip", "route", "show", "default"])[1]
-    # In a network of its own, which ends with the command: the kernel loads the module as it will for the real one.
+    # In a network namespace that ends with the command: the kernel loads the module vxlan as it will for the pods' network.
     vxlan = module.run_command(["unshare", "--net", "ip", "link", "add", "v", "type", "vxlan", "id", "1", "dstport", "4789"])[0]
     clock, channel = module.params["clock"], module.params["store_channel"]
     store = None
@@ -113,7 +113,7 @@ def host_facts(module: AnsibleModule) -> dict[str, Any]:
         code, out, _ = module.run_command(["snap", "info", "--unicode=never", "microk8s"])
         store = code == 0 and f"\n  {channel}:" in out
     try:
-        version = snapd.get("/v2/system-info")["version"]
+        version = snapd.get_resource("/v2/system-info")["version"]
     except BrambleError:
         version = ""
     return {
@@ -122,8 +122,8 @@ def host_facts(module: AnsibleModule) -> dict[str, Any]:
         "hostname": socket.gethostname(),
         "memory": int(found[1]) * 1024 if found else 0,
         "disk": shutil.disk_usage(ROOT / "var").free,
-        "controllers": text("sys/fs/cgroup/cgroup.controllers").split(),
-        "cmdline": text("proc/cmdline").split(),
+        "controllers": read_text("sys/fs/cgroup/cgroup.controllers").split(),
+        "cmdline": read_text("proc/cmdline").split(),
         "vxlan": vxlan == 0,
         "clock_offset": 0.0 if clock is None else time.time() - clock,
         "default_route": bool(route.strip()),
@@ -133,7 +133,7 @@ def host_facts(module: AnsibleModule) -> dict[str, Any]:
 
 
 def memory_limits() -> dict[str, int]:
-    """Of each container, by its id, the bytes of memory that the kernel lets it have; cgroup v2, either driver of the kubelet."""
+    """Return the memory limit of each container in bytes, by the container's id: cgroup v2, with either driver of the kubelet."""
     limits = {}
     for path in (ROOT / "sys/fs/cgroup").glob("kubepods*/**/memory.max"):
         name = re.search(r"[0-9a-f]{64}", path.parent.name)
@@ -143,48 +143,49 @@ def memory_limits() -> dict[str, int]:
     return limits
 
 
-def quantity(written: str) -> int:
-    """Bytes of a Kubernetes quantity, such as 170Mi. Raises ValueError."""
+def parse_quantity(written: str) -> int:
+    """Return the bytes of a Kubernetes quantity, such as 170Mi. Raises ValueError."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]i|[kMGT])?", written)
     if not found:
-        raise ValueError(f"{written!r} is no quantity")
+        raise ValueError(f"{written!r} is not a quantity of Kubernetes, such as 170Mi")
     unit = found[2] or ""
     base = 1024 if unit.endswith("i") else 1000
     return int(float(found[1]) * base ** " KMGT".index(unit[:1].upper() or " "))
 
 
-def pod(item: dict[str, Any]) -> dict[str, Any]:
-    """Of a pod what the checklist needs: name, namespace, node, ready, and the memory limits (bytes) by container id."""
+def pod_facts(item: dict[str, Any]) -> dict[str, Any]:
+    """Return what the checklist needs of a pod: name, namespace, node, ready, and the memory limits (bytes) by container id."""
     status = item.get("status", {})
-    limits = {each["name"]: each.get("resources", {}).get("limits", {}).get("memory") for each in item["spec"]["containers"]}
-    ids = {each["name"]: each.get("containerID", "").rpartition("/")[2] for each in status.get("containerStatuses", [])}
+    containers = item["spec"]["containers"]
+    limits = {container["name"]: container.get("resources", {}).get("limits", {}).get("memory") for container in containers}
+    ids = {entry["name"]: entry.get("containerID", "").rpartition("/")[2] for entry in status.get("containerStatuses", [])}
     return {
         "name": item["metadata"]["name"],
         "namespace": item["metadata"]["namespace"],
         "node": item["spec"].get("nodeName", ""),
         "ready": microk8s.is_ready(status),
-        "limits": {ids[name]: quantity(limit) for name, limit in limits.items() if limit and ids.get(name)},
+        "limits": {ids[name]: parse_quantity(limit) for name, limit in limits.items() if limit and ids.get(name)},
     }
 
 
-def details(module: AnsibleModule, role: str) -> dict[str, Any]:
-    """What only a running cluster shows: see RETURN. Raises BrambleError."""
+def cluster_details(module: AnsibleModule, role: str) -> dict[str, Any]:
+    """Return what only a running cluster shows: see RETURN. Raises BrambleError."""
     found: dict[str, Any] = {
         "links": sorted(os.listdir(ROOT / "sys/class/net")),
-        "apparmor": text("sys/module/apparmor/parameters/enabled").strip() == "Y",
+        "apparmor": read_text("sys/module/apparmor/parameters/enabled").strip() == "Y",
         "memory": memory_limits(),
         "status": "",
         "pods": [],
     }
     if role == "control-plane":
-        found["status"] = microk8s.call(module.run_command, "status", "--format", "yaml")
-        listed = json.loads(microk8s.call(module.run_command, "kubectl", "get", "pods", "-A", "-o", "json"))
-        found["pods"] = [pod(item) for item in listed["items"]]
+        found["status"] = microk8s.run_microk8s(module.run_command, "status", "--format", "yaml")
+        pod_list = json.loads(microk8s.run_microk8s(module.run_command, "kubectl", "get", "pods", "-A", "-o", "json"))
+        found["pods"] = [pod_facts(item) for item in pod_list["items"]]
     return found
 
 
 def main() -> None:
-    """Read, and say it."""
+    """Run the module."""
     module = AnsibleModule(
         argument_spec={
             "clock": {"type": "float"},
@@ -198,12 +199,12 @@ def main() -> None:
     if module.params["host"]:
         result["host"] = host_facts(module)
     with contextlib.suppress(BrambleError):
-        result["snaps"] = snapd.installed()
+        result["snaps"] = snapd.installed_snaps()
     if "microk8s" in result["snaps"]:
         try:
-            result.update(microk8s.ask(module.run_command))
+            result.update(microk8s.query_cluster(module.run_command))
             if module.params["details"]:
-                result["details"] = details(module, result["role"])
+                result["details"] = cluster_details(module, result["role"])
         except BrambleError as error:
             result["problem"] = str(error)
     module.exit_json(**result)

@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Ansible module: make this machine a member of a MicroK8s cluster."""
+"""Ansible module: make this node a member of a MicroK8s cluster."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ DOCUMENTATION = r"""
 module: microk8s_join
 short_description: Join a MicroK8s cluster
 description:
-  - Runs C(microk8s join) on the machine that joins, and waits for its end. Whether it has to join is for the caller to know
-    (M(bramble.cluster.microk8s_facts)).
-  - Not M(ansible.builtin.command), which shows the token in its result, or with C(no_log) not even why a join failed.
+  - Runs C(microk8s join) on the node that joins, and waits for its end. It always joins; M(bramble.cluster.microk8s_facts)
+    returns whether the node is a member already.
+  - Use it instead of M(ansible.builtin.command), whose result has the token, or with C(no_log) hides why a join failed.
 author: The Bramble team (!UNKNOWN)
 options:
   url:
-    description: Address and token to join with, from M(bramble.cluster.microk8s_token).
+    description: The address and the token to join with, from M(bramble.cluster.microk8s_token).
     type: str
     required: true
   worker:
-    description: Join without the control plane.
+    description: Join as a worker, without the control plane.
     type: bool
     default: false
 attributes:
@@ -40,15 +40,15 @@ from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import 
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
-    """Join; return the result of the module. Raises BrambleError, without the token: no_log of the argument removes it."""
+    """Join the cluster; return the result of the module. Raises BrambleError, from whose text no_log removes the token."""
     url, worker = module.params["url"], module.params["worker"]
     if not module.check_mode:
-        microk8s.call(module.run_command, "join", url, *(["--worker"] if worker else []))
+        microk8s.run_microk8s(module.run_command, "join", url, *(["--worker"] if worker else []))
     return {"changed": True}
 
 
 def main() -> None:
-    """Join the cluster."""
+    """Run the module."""
     run_module({"url": {"type": "str", "required": True, "no_log": True}, "worker": {"type": "bool", "default": False}}, run)
 
 

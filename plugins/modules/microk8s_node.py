@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Ansible module: a node of a MicroK8s cluster, as its control plane sees it."""
+"""Ansible module: change a node of a MicroK8s cluster, or wait for it."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ DOCUMENTATION = r"""
 module: microk8s_node
 short_description: Wait for a node, drain it, make it schedulable, or remove it
 description:
-  - Runs on a node with the control plane. Nodes are identified by their exact names in the cluster.
+  - Runs on a node with the control plane. The exact name in the cluster identifies a node.
 author: The Bramble team (!UNKNOWN)
 options:
   name:
-    description: The node.
+    description: The name of the node.
     type: str
     required: true
   state:
     description:
-      - V(ready) waits until it is in the cluster and ready.
-      - V(drained) evicts its pods and accepts no new ones; V(schedulable) accepts new ones.
-      - V(absent) removes it from the cluster, also when it is dead and could not leave.
+      - V(ready) waits until the node is in the cluster and ready.
+      - V(drained) evicts the node's pods, and lets the cluster place no new ones there. V(schedulable) lets it place new ones.
+      - V(absent) removes the node from the cluster, also when it is dead and could not leave.
     type: str
     choices: [ready, drained, schedulable, absent]
     required: true
   timeout:
-    description: How many seconds to wait.
+    description: The longest time to wait, in seconds.
     type: int
     default: 300
 attributes:
@@ -33,7 +33,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Drain
+- name: Drain the node
   microk8s_node:
     name: pi-05
     state: drained
@@ -41,7 +41,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 node:
-  description: The node before, as M(bramble.cluster.microk8s_facts) has it; empty when there was none.
+  description: The node before the change, as M(bramble.cluster.microk8s_facts) returns it; empty if it was not in the cluster.
   returned: always
   type: dict
 """
@@ -54,52 +54,52 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.error import 
 from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import microk8s
 
 
-def look(module: AnsibleModule) -> dict[str, Any]:
-    """The node; empty when the cluster has none of its name. Raises BrambleError."""
-    told = microk8s.ask(module.run_command)
-    if told["role"] == "worker":
-        raise BrambleError("This is a worker. A node with the control plane has to be asked.")
-    node: dict[str, Any] = told["nodes"].get(module.params["name"], {})
+def read_node(module: AnsibleModule) -> dict[str, Any]:
+    """Return the node; empty when it is not in the cluster. Raises BrambleError."""
+    answer = microk8s.query_cluster(module.run_command)
+    if answer["role"] == "worker":
+        raise BrambleError("This node is a worker. Run the module on a node of the group microk8s_control_plane.")
+    node: dict[str, Any] = answer["nodes"].get(module.params["name"], {})
     return node
 
 
-def wait(module: AnsibleModule) -> dict[str, Any]:
-    """The node when it is ready. Raises BrambleError."""
+def wait_until_ready(module: AnsibleModule) -> dict[str, Any]:
+    """Wait until the node is ready, and return it. Raises BrambleError."""
     deadline = time.monotonic() + module.params["timeout"]
     while True:
         try:
-            node, said = look(module), ""
+            node, problem = read_node(module), ""
         except BrambleError as error:
-            # An API server that has just been started refuses for a while.
-            node, said = {}, f" ({error})"
+            # An API server that has just started refuses requests for a while.
+            node, problem = {}, f" ({error})"
         if node.get("ready"):
             return node
         if time.monotonic() > deadline:
-            what = "is not ready" if node else "is not in the cluster"
+            state = "is not ready" if node else "is not in the cluster"
             raise BrambleError(
-                f"{module.params['name']} {what} after {module.params['timeout']} s{said}. On it: microk8s inspect"
+                f"{module.params['name']} {state} after {module.params['timeout']} s{problem}. On that node: microk8s inspect"
             )
         time.sleep(1)
 
 
-def change(module: AnsibleModule, node: dict[str, Any]) -> dict[str, Any]:
-    """Change a node to the state asked for; return the node afterwards. Raises BrambleError."""
+def change_node(module: AnsibleModule, node: dict[str, Any]) -> dict[str, Any]:
+    """Change a node to the requested state; return the node afterwards. Raises BrambleError."""
     name, state, timeout = (module.params[option] for option in ("name", "state", "timeout"))
     if state == "absent":
         command, after = ["remove-node", name, "--force"], {}
     elif state == "drained":
-        # What pods lose by this belongs to the node itself, or is in an emptyDir.
+        # The flags also evict pods with data in an emptyDir, and leave those of DaemonSets, which belong to the node.
         flags = ["--ignore-daemonsets", "--delete-emptydir-data", "--force", f"--timeout={timeout}s"]
         command, after = ["kubectl", "drain", name, *flags], {"schedulable": False}
     else:
         command, after = ["kubectl", "uncordon", name], {"schedulable": True}
     if not module.check_mode:
-        microk8s.call(module.run_command, *command)
+        microk8s.run_microk8s(module.run_command, *command)
     return after and {**node, **after}
 
 
 def main() -> None:
-    """Look, then wait or change."""
+    """Run the module."""
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "required": True},
@@ -111,12 +111,12 @@ def main() -> None:
     state = module.params["state"]
     try:
         if state == "ready":
-            module.exit_json(changed=False, node={} if module.check_mode else wait(module))
-        node = look(module)
+            module.exit_json(changed=False, node={} if module.check_mode else wait_until_ready(module))
+        node = read_node(module)
         if not node and state != "absent":
-            raise BrambleError(f"The cluster has no node {module.params['name']}.")
+            raise BrambleError(f"The cluster has no node {module.params['name']}. List its nodes: microk8s kubectl get nodes")
         needed = {"absent": bool(node), "drained": node.get("schedulable"), "schedulable": not node.get("schedulable")}[state]
-        after = change(module, node) if needed else node
+        after = change_node(module, node) if needed else node
     except BrambleError as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=bool(needed), node=node, diff={"before": node, "after": after} if needed else {})

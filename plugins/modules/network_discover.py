@@ -1,17 +1,17 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Ansible module: who is on the cluster's network."""
+"""Ansible module: find the hosts on the cluster's network, and match them to the nodes."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: network_discover
-short_description: Find the hosts of the cluster's network, and match them to the nodes
+short_description: Find the hosts on the cluster's network, and match them to the nodes
 description:
-  - Searches the subnet with C(nmap -sn), at a bounded rate, and nothing else. As root C(arp-scan) also asks who claims each
-    address, so that two hosts with one address show.
-  - A host is matched to a node by its SSH host key (C(ssh-keyscan)), which came with the node's card; where SSH does not answer,
-    by its hardware address. Where the cluster's key logs in, the Pi is asked for its serial number.
+  - Searches only the subnet, with C(nmap -sn) at a limited rate. As root it also runs C(arp-scan), which finds two hosts with the
+    same address.
+  - Matches a host to a node by its SSH host key (C(ssh-keyscan)), which was written to the node's card, or, if SSH does not
+    answer, by its hardware address. Where the cluster's key logs in, it reads the serial number of the Pi.
   - Changes nothing.
 author: The Bramble team (!UNKNOWN)
 options:
@@ -20,11 +20,11 @@ options:
     type: str
     required: true
   nodes:
-    description: The nodes by name, each with C(address) and whether it is C(spare).
+    description: The nodes by name, each with its C(address) and whether it is C(spare).
     type: dict
     required: true
   known_hosts:
-    description: The host keys that were made for the cards, by node name (sshd(8)).
+    description: The known_hosts file (sshd(8)) with the host keys of the cards, by node name.
     type: path
     required: true
   ledger:
@@ -36,28 +36,28 @@ options:
     type: path
     required: true
   ssh_user:
-    description: Who logs in.
+    description: The user that logs in to the nodes.
     type: str
     required: true
   interface:
-    description: The wired port of a node.
+    description: The wired port of the nodes.
     type: str
     default: eth0
   max_rate:
-    description: At most so many packets per second.
+    description: The greatest number of packets per second.
     type: int
     default: 100
   max_addresses:
-    description: A larger subnet is refused.
+    description: The greatest number of addresses of a subnet that is searched. A larger subnet is refused.
     type: int
     default: 1024
 attributes:
-  check_mode: {support: full, description: It only looks.}
-  diff_mode: {support: none, description: It only looks.}
+  check_mode: {support: full, description: The module changes nothing.}
+  diff_mode: {support: none, description: The module changes nothing.}
 """
 
 EXAMPLES = r"""
-- name: See who is there
+- name: Find the hosts on the cluster's network
   network_discover:
     subnet: 192.168.1.0/24
     nodes:
@@ -71,34 +71,34 @@ EXAMPLES = r"""
 
 RETURN = r"""
 findings:
-  description: The nodes in use, then what else was found.
+  description: The active nodes, then the other hosts.
   returned: always
   type: list
   elements: dict
   contains:
-    name: {description: "The node; empty where it is none.", type: str}
+    name: {description: "The name of the node; empty for another host.", type: str}
     verdict:
       description: >-
         C(up), C(missing), C(wrong address), C(duplicate), C(not itself) (another SSH host key at a node's address), C(unknown),
         C(spare) or C(this machine).
       type: str
-    address: {description: "Where it is, or should be.", type: str}
+    address: {description: "The address of the host; of a missing node the address that it should have.", type: str}
     macs: {description: The hardware addresses that answer there., type: list}
-    vendor: {description: Who made the first of them., type: str}
-    serial: {description: "The Pi's serial number; may be empty.", type: str}
-    note: {description: What else there is to say., type: str}
+    vendor: {description: The vendor of the first hardware address., type: str}
+    serial: {description: "The serial number of the Pi; empty if it is unknown.", type: str}
+    note: {description: Further facts of the host., type: str}
 problems:
-  description: One sentence for each thing that is wrong, with what to do.
+  description: A text for each problem, with what to do.
   returned: always
   type: list
   elements: str
 blind:
-  description: What could not be seen, and why.
+  description: Sentences on what could not be found out, and why.
   returned: always
   type: list
   elements: str
 table:
-  description: All of it for people, one line each.
+  description: The findings as a table, one line for each.
   returned: always
   type: str
 """
@@ -117,29 +117,29 @@ from ansible_collections.bramble.cluster.plugins.module_utils.network.discovery 
     MAC,
     Host,
     Node,
-    as_dict,
-    judge,
-    network,
+    describe_problems,
+    finding_as_dict,
+    findings_table,
+    match_hosts,
     parse_arp_scan,
     parse_keys,
     parse_nmap,
-    problems,
-    table,
+    parse_subnet,
 )
 
 SERIAL = "/proc/device-tree/serial-number"
 
 
-def needed(module: AnsibleModule, program: str, package: str) -> str:
-    """The path of a program. Raises BrambleError, naming its Debian package."""
+def program_path(module: AnsibleModule, program: str, package: str) -> str:
+    """Return the path of a program. Raises BrambleError, which names its Debian package, if it is missing."""
     path = module.get_bin_path(program, opt_dirs=["/usr/sbin", "/sbin"])
     if not path:
-        raise BrambleError(f"{program} is missing on this machine. Next: apt-get install {package}")
+        raise BrambleError(f"{program} is missing on the control machine. Install it: apt-get install {package}")
     return str(path)
 
 
-def ask(module: AnsibleModule, *command: str, data: str = "") -> str:
-    """What a program says. Raises BrambleError when it ends with an error."""
+def program_output(module: AnsibleModule, *command: str, data: str = "") -> str:
+    """Return the standard output of a program. Raises BrambleError when it fails."""
     code, out, error = module.run_command(list(command), data=data)
     if code:
         raise BrambleError(f"{os.path.basename(command[0])} ended with {code}: {(error or out).strip()}")
@@ -147,12 +147,15 @@ def ask(module: AnsibleModule, *command: str, data: str = "") -> str:
 
 
 def mac_file(options: dict) -> str:
-    """Where a node has the hardware address of its wired port."""
+    """Return the file of a node that has the hardware address of its wired port."""
     return f"/sys/class/net/{options['interface']}/address"
 
 
-def log_in(options: dict, name: str, address: str) -> str:
-    """The numbers of a Pi, as grep's lines "FILE:TEXT", strictly from the host with the node's key; or "" when it is closed."""
+def read_pi_numbers(options: dict, name: str, address: str) -> str:
+    """Return the serial number and the MAC of a Pi as lines of grep, "FILE:TEXT"; "" if the login fails.
+
+    The login is strict: only the host with the node's host key is asked.
+    """
     command = [
         "ssh", "-F", "none", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5", "-o", "StrictHostKeyChecking=yes",
         "-o", f"UserKnownHostsFile={options['known_hosts']}", "-o", f"HostKeyAlias={name}", "-o", "IdentitiesOnly=yes",
@@ -164,35 +167,45 @@ def log_in(options: dict, name: str, address: str) -> str:
         return ""
 
 
-def search(module: AnsibleModule, blind: list[str]) -> tuple[dict[str, Host], set[str]]:
-    """What answers, by address, and this machine's own address in the subnet. Appends to `blind` what could not be seen."""
+def search_subnet(module: AnsibleModule, blind: list[str]) -> tuple[dict[str, Host], set[str]]:
+    """Return the hosts that answer, by address, and the control machine's addresses in the subnet.
+
+    Raises BrambleError.
+
+    :param blind: gets a sentence for each fact that cannot be found out
+    """
     options = module.params
-    subnet = network(options["subnet"], options["max_addresses"])
+    subnet = parse_subnet(options["subnet"], options["max_addresses"])
     rate = options["max_rate"]
-    # Without root nmap can only knock: at the port of SSH, besides its own choice.
+    # Without root nmap only tries TCP connections: to the port of SSH, besides its default ports.
     ping = ["-sn", "-n", "-PS22", f"--max-rate={rate}", "-oX", "-", str(subnet)]
-    hosts = parse_nmap(ask(module, needed(module, "nmap", "nmap"), *ping))
-    (route, *_) = json.loads(ask(module, needed(module, "ip", "iproute2"), "-json", "route", "get", str(subnet[1])))
-    if route.get("dev") == "lo":  # that is this machine's own address: another tells the way
-        (route, *_) = json.loads(ask(module, needed(module, "ip", "iproute2"), "-json", "route", "get", str(subnet[2])))
+    hosts = parse_nmap(program_output(module, program_path(module, "nmap", "nmap"), *ping))
+    (route, *_) = json.loads(
+        program_output(module, program_path(module, "ip", "iproute2"), "-json", "route", "get", str(subnet[1]))
+    )
+    if route.get("dev") == "lo":  # the control machine has this address, so another one tells the route
+        (route, *_) = json.loads(
+            program_output(module, program_path(module, "ip", "iproute2"), "-json", "route", "get", str(subnet[2]))
+        )
     if "gateway" in route or route.get("prefsrc") is None:
         blind.append(
-            f"This machine has no address in {subnet}: hardware addresses, and two hosts with one address, cannot be seen."
+            f"The control machine has no address in {subnet}, so hardware addresses, and two hosts with one address, cannot be "
+            "found."
         )
         return hosts, set()
     if os.geteuid():
         blind.append(
-            "Not root: hardware addresses, two hosts with one address, and hosts that answer no knock, cannot be seen. "
-            "With sudo: -e discover_become=true --ask-become-pass"
+            "Without root, hardware addresses, two hosts with one address, and hosts that refuse no connection cannot be found. "
+            "To search as root: -e discover_become=true --ask-become-pass"
         )
         return hosts, {route["prefsrc"]}
     try:
-        scan = needed(module, "arp-scan", "arp-scan")
+        scan = program_path(module, "arp-scan", "arp-scan")
     except BrambleError as error:
-        blind.append(f"Two hosts with one address cannot be seen: {error}")
+        blind.append(f"Two hosts with one address cannot be found: {error}")
         return hosts, {route["prefsrc"]}
     # An ARP request is 64 bytes on the wire.
-    answers = ask(
+    answers = program_output(
         module, scan, f"--interface={route['dev']}", "--plain", "--format=${ip}\t${mac}", f"--bandwidth={rate * 64 * 8}",
         "--retry=2", str(subnet),
     )  # fmt: skip
@@ -202,29 +215,30 @@ def search(module: AnsibleModule, blind: list[str]) -> tuple[dict[str, Host], se
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
-    """Look, match, and say. Raises BrambleError, OSError."""
+    """Find the hosts and match them to nodes; return the result of the module. Raises BrambleError, OSError."""
     options = module.params
     blind: list[str] = []
-    hosts, own = search(module, blind)
-    if others := [address for address in hosts if address not in own]:
-        said = ask(module, needed(module, "ssh-keyscan", "openssh-client"), "-T", "5", "-t", "ed25519,ecdsa,rsa", "-f", "-",
+    hosts, own_addresses = search_subnet(module, blind)
+    if others := [address for address in hosts if address not in own_addresses]:
+        stdout = program_output(module, program_path(module, "ssh-keyscan", "openssh-client"),
+                                "-T", "5", "-t", "ed25519,ecdsa,rsa", "-f", "-",
                    data="\n".join(others) + "\n")  # fmt: skip
-        for address, keys in parse_keys(said).items():
+        for address, keys in parse_keys(stdout).items():
             if address in hosts:
                 hosts[address].keys = keys
     try:
         with open(options["known_hosts"], encoding="utf-8") as file:
-            made = parse_keys(file.read())
+            card_keys = parse_keys(file.read())
     except FileNotFoundError:
-        made = {}
-        blind.append(f"There are no host keys yet ({options['known_hosts']}): nodes are known by their MAC alone.")
+        card_keys = {}
+        blind.append(f"There are no host keys yet ({options['known_hosts']}), so nodes are identified only by their MAC.")
     ledger = Ledger(options["ledger"]).read()
     nodes = [
         Node(
             name,
             node["address"],
             bool(node.get("spare")),
-            next(iter(made.get(name, ())), ""),
+            next(iter(card_keys.get(name, ())), ""),
             str(ledger.get(name, {}).get("mac", "")).lower(),
             str(ledger.get(name, {}).get("pi_serial", "")),
         )
@@ -233,20 +247,20 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     known = [(node.name, host) for host in hosts.values() for node in nodes if node.key and node.key in host.keys]
     if os.access(options["ssh_key"], os.R_OK) and known:
         with ThreadPoolExecutor(16) as pool:
-            told = pool.map(lambda pair: log_in(options, pair[0], pair[1].address), known)
-        for (_, host), text in zip(known, told, strict=True):
+            outputs = pool.map(lambda pair: read_pi_numbers(options, pair[0], pair[1].address), known)
+        for (_, host), text in zip(known, outputs, strict=True):
             numbers = {file: value.strip("\0 \n") for file, _, value in (line.partition(":") for line in text.splitlines())}
             host.serial = numbers.get(SERIAL, "")
             mac = numbers.get(mac_file(options), "")
             if not host.macs and MAC.fullmatch(mac):
                 host.macs = {mac}
-    findings = judge(nodes, hosts, own)
+    findings = match_hosts(nodes, hosts, own_addresses)
     return dict(
         changed=False,
-        findings=[as_dict(finding) for finding in findings],
-        problems=problems(findings),
+        findings=[finding_as_dict(finding) for finding in findings],
+        problems=describe_problems(findings),
         blind=blind,
-        table=table(findings),
+        table=findings_table(findings),
     )
 
 

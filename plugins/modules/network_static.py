@@ -1,58 +1,60 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Ansible module: give a node its static network, by whatever has its wired port, so that a wrong one undoes itself."""
+"""Ansible module: configure the static network of a node, with a rollback unless the change is confirmed."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: network_static
-short_description: Give a node its static network, so that a wrong one undoes itself
+short_description: Configure the static network of a node, with a rollback unless the change is confirmed
 description:
-  - Finds out what has the wired port (NetworkManager, netplan, systemd-networkd or ifupdown), gives it the configuration, and
-    takes the port out of all other configuration, cloud-init's included. Writes C(/etc/hosts) and the kernel's settings for the
-    port's IPv6.
-  - What only says the same in other words is just written. What changes the network is noted with what undoes it, applied a
-    second after the module has ended, and undone unless C(state=confirmed) follows within I(timeout), by a login that is newer
-    than the change. A node that is restarted meanwhile undoes it before the network comes up.
-  - Before, it asks the wire whether somebody else has the address (RFC 5227).
+  - Finds the network stack that manages the wired port (NetworkManager, netplan, systemd-networkd or ifupdown), writes the
+    configuration for it, and removes the port from all other configuration, including that of cloud-init. Writes C(/etc/hosts)
+    and the kernel parameters for the port's IPv6.
+  - New files that mean the same as the old ones are written at once. A change of the network is recorded together with its
+    rollback, and applied one second after the module has ended. It is rolled back unless O(state=confirmed) follows within
+    O(timeout), in a login that is newer than the change. When the node restarts before that, the change is rolled back before the
+    network is set up.
+  - Before a change, ARP probes check that no other host has the address (RFC 5227).
 author: The Bramble team (!UNKNOWN)
 options:
   state:
     description:
-      - C(present) looks, and changes what differs.
-      - C(confirmed) lets a change stay, after it has seen that the port is as it shall be.
-      - C(undone) tells why a change was undone. It changes nothing.
+      - V(present) changes the network if it differs.
+      - V(confirmed) confirms a change, after it has checked that the port is configured.
+      - V(undone) returns why a change was undone. It changes nothing.
     type: str
     choices: [present, confirmed, undone]
     default: present
   change:
-    description: The change that C(confirmed) and C(undone) are about, as C(present) has returned it.
+    description: The change to confirm, or that was undone, as O(state=present) has returned it.
     type: str
   interface:
-    description: The wired port. Not for C(undone), nor is I(port).
+    description: The wired port. Required by V(present) and V(confirmed).
     type: str
   port:
-    description: Its configuration, as in C(ethernets) of netplan and cloud-init (network-config version 2).
+    description: The configuration of the port, as in C(ethernets) of netplan (network-config version 2). See O(interface).
     type: dict
   files:
     description: >-
-      The same in the words of each stack, as the filter C(port_files) makes them. For C(present), as are I(uuid) and I(hosts).
+      The configuration of the port for each stack, as the filter C(port_files) returns it. Required by V(present), as are O(uuid)
+      and O(hosts).
     type: dict
   uuid:
-    description: What NetworkManager knows our connection by.
+    description: The uuid of the connection in NetworkManager.
     type: str
   hosts:
-    description: What C(/etc/hosts) says.
+    description: The text of C(/etc/hosts).
     type: str
   timeout:
-    description: Seconds until a change that is not confirmed is undone.
+    description: The time in seconds after which a change is undone unless it is confirmed.
     type: int
     default: 90
   program:
-    description: The text of network/rollback.py, which undoes a change. By default asked of Python; not under mitogen.
+    description: The text of network/rollback.py, which undoes a change. By default Python reads it, which fails under mitogen.
     type: str
 attributes:
-  check_mode: {support: full, description: "Says what it would change, and changes nothing. It does not ask the wire."}
+  check_mode: {support: full, description: "Reports what it would change, and changes nothing. Sends no ARP probes."}
   diff_mode: {support: full, description: Shows the files that change.}
 """
 
@@ -66,7 +68,7 @@ EXAMPLES = r"""
     hosts: "127.0.0.1 localhost\n192.168.1.103 pi-03\n"
   register: network
 
-- name: Let it stay
+- name: Confirm the change
   network_static:
     state: confirmed
     change: "{{ network.change }}"
@@ -79,15 +81,15 @@ EXAMPLES = r"""
 
 RETURN = r"""
 change:
-  description: Names the change that waits to be confirmed; empty when there is none.
+  description: The name of the change that waits to be confirmed; empty without one.
   returned: always
   type: str
 stack:
-  description: What has the port.
+  description: The network stack that manages the port.
   returned: with C(state=present)
   type: str
 before:
-  description: Address and gateway before, for people.
+  description: A text with address and gateway before the change.
   returned: with C(state=present)
   type: str
 why:
@@ -114,7 +116,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 from ansible_collections.bramble.cluster.plugins.module_utils.network.arp import ETH_P_ARP, arp_conflict, arp_probe
-from ansible_collections.bramble.cluster.plugins.module_utils.network.commands import Commands, stack_commands
+from ansible_collections.bramble.cluster.plugins.module_utils.network.commands import StackCommands, stack_commands
 from ansible_collections.bramble.cluster.plugins.module_utils.network.owner import (
     Owner,
     PortFacts,
@@ -122,13 +124,13 @@ from ansible_collections.bramble.cluster.plugins.module_utils.network.owner impo
     parse_networkctl,
     parse_nmcli,
 )
-from ansible_collections.bramble.cluster.plugins.module_utils.network.places import PLACES, own_path
+from ansible_collections.bramble.cluster.plugins.module_utils.network.places import PLACES, configuration_path
 from ansible_collections.bramble.cluster.plugins.module_utils.network.port import (
-    Live,
+    PortState,
     check_gateways,
     ipv4_differences,
     ipv6_settings,
-    parse_live,
+    parse_port_state,
 )
 from ansible_collections.bramble.cluster.plugins.module_utils.network.rollback import (
     File,
@@ -142,241 +144,253 @@ from ansible_collections.bramble.cluster.plugins.module_utils.network.rollback i
 )
 from ansible_collections.bramble.cluster.plugins.module_utils.network.stack import changed_files, means_same
 
-CLOUD = "/etc/cloud/cloud.cfg.d"
-CLOUD_FILE = f"{CLOUD}/99-bramble-network.cfg"
+CLOUD_FOLDER = "/etc/cloud/cloud.cfg.d"
+CLOUD_FILE = f"{CLOUD_FOLDER}/99-bramble-network.cfg"
 CLOUD_TEXT = "# Bramble's network role has taken over.\nnetwork: {config: disabled}\n"
 SYSCTL_FILE = "/etc/sysctl.d/60-bramble-network.conf"
-SECRET = re.compile("passw|psk|secret|private", re.IGNORECASE)
-SETTLE = 8.0  # seconds until a port must be as it was told
+SECRET_KEY = re.compile("passw|psk|secret|private", re.IGNORECASE)
+CONFIGURE_SECONDS = 8.0  # in which a port must be configured after a change
 
 
-def ask(*command: str) -> str:
-    """What a command says; nothing where it fails or does not exist."""
+def command_output(*command: str) -> str:
+    """Return the standard output of a command; empty if it does not exist or does not end."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30).stdout
     except (OSError, subprocess.TimeoutExpired):
         return ""
 
 
-def look(interface: str) -> PortFacts:
-    """What the node says of the port."""
+def read_port_facts(interface: str) -> PortFacts:
+    """Return the facts of the node about the port."""
     services = ("NetworkManager", "systemd-networkd", "networking")
-    states = ask("systemctl", "is-active", *services).split()
+    states = command_output("systemctl", "is-active", *services).split()
     active = frozenset(name for name, state in zip(services, states, strict=False) if state == "active")
     state = nm_uuid = file = networkd_state = networkd_file = ""
     if "NetworkManager" in active:
-        said = parse_nmcli(ask("nmcli", "--terse", "--fields", "GENERAL.STATE,GENERAL.CON-UUID", "device", "show", interface))
-        state, nm_uuid = said.get("GENERAL.STATE", ""), said.get("GENERAL.CON-UUID", "")
-        file = parse_nmcli(ask("nmcli", "--terse", "--fields", "UUID,FILENAME", "connection", "show")).get(nm_uuid, "")
+        device = parse_nmcli(
+            command_output("nmcli", "--terse", "--fields", "GENERAL.STATE,GENERAL.CON-UUID", "device", "show", interface)
+        )
+        state, nm_uuid = device.get("GENERAL.STATE", ""), device.get("GENERAL.CON-UUID", "")
+        file = parse_nmcli(command_output("nmcli", "--terse", "--fields", "UUID,FILENAME", "connection", "show")).get(nm_uuid, "")
     if "systemd-networkd" in active:
-        networkd_state, networkd_file = parse_networkctl(ask("networkctl", "--json=short", "status", interface))
-    ifupdown = ask("ifquery", "--state", interface).startswith(f"{interface}=")
+        networkd_state, networkd_file = parse_networkctl(command_output("networkctl", "--json=short", "status", interface))
+    ifupdown = command_output("ifquery", "--state", interface).startswith(f"{interface}=")
     return PortFacts(interface, active, state, nm_uuid, file, networkd_state, networkd_file, ifupdown)
 
 
-def live(interface: str) -> Live:
-    """What the kernel has of the port."""
-    address = json.loads(ask("ip", "-json", "address", "show", "dev", interface) or "[]")
-    route = json.loads(ask("ip", "-json", "route", "show", "default") or "[]")
-    return parse_live(address, route, interface)
+def read_port_state(interface: str) -> PortState:
+    """Return the state of the port in the kernel."""
+    address = json.loads(command_output("ip", "-json", "address", "show", "dev", interface) or "[]")
+    route = json.loads(command_output("ip", "-json", "route", "show", "default") or "[]")
+    return parse_port_state(address, route, interface)
 
 
-def ports() -> dict[str, str]:
-    """The wired ports that there are, with their hardware addresses."""
+def wired_ports() -> dict[str, str]:
+    """Return the wired ports of the node, with their hardware addresses."""
     found = {}
     for folder in sorted(glob.glob("/sys/class/net/*")):
-        # ARPHRD_ETHER; what software made has no device, but a stand-in's port has none either.
+        # ARPHRD_ETHER. Only hardware has a folder `device`, but the port of a stand-in has none either, so that is not checked.
         if file_text(read_file(f"{folder}/type")).strip() == "1" and not os.path.exists(f"{folder}/wireless"):
             found[os.path.basename(folder)] = file_text(read_file(f"{folder}/address")).strip()
     return found
 
 
-def taken(interface: str, mac: str, address: str) -> str:
-    """Whoever else has an address on the wire: a hardware address, empty if nobody answers. Raises OSError."""
+def find_address_owner(interface: str, mac: str, address: str) -> str:
+    """Return the hardware address of another host that has an IPv4 address; empty if none answers. Raises OSError."""
     own = bytes.fromhex(mac.replace(":", ""))
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ARP)) as wire:
-        wire.bind((interface, 0))
-        # On a wire an answer takes a millisecond: no need for the seconds that RFC 5227 gives a radio.
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ARP)) as sock:
+        sock.bind((interface, 0))
+        # On a cable an answer takes a millisecond, so the seconds of RFC 5227, which are also for radio, are not needed.
         for _ in range(3):
-            wire.send(arp_probe(own, address))
+            sock.send(arp_probe(own, address))
             end = time.monotonic() + 0.5
             while (left := end - time.monotonic()) > 0:
-                if select.select([wire], [], [], left)[0] and (other := arp_conflict(wire.recv(2048), own, address)):
+                if select.select([sock], [], [], left)[0] and (other := arp_conflict(sock.recv(2048), own, address)):
                     return other
     return ""
 
 
 def check_netplan(texts: Mapping[str, str], changes: Mapping[str, str | None]) -> None:
-    """Let netplan parse what it is going to have, in an empty root. Raises BrambleError, OSError."""
+    """Check that netplan accepts its new files, in an empty root. Raises BrambleError, OSError."""
     with tempfile.TemporaryDirectory() as root:
         for path, content in {**texts, **changes}.items():
             if path.startswith("/etc/netplan/") and content is not None:
                 write_file(f"{root}{path}", File(content.encode(errors="surrogateescape"), 0o600))
         command = ["netplan", "generate", "--root-dir", root]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise BrambleError(f"netplan refuses the network: {done.stderr.strip().replace(root, '')} Nothing was changed.")
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode:
+            raise BrambleError(f"netplan refuses its new files: {result.stderr.strip().replace(root, '')} Nothing was changed.")
 
 
 class Node:
-    """The node and what it shall have."""
+    """The node, with the wanted configuration of its port."""
 
     def __init__(self, options: Mapping[str, Any], warn: Callable[[str], None]) -> None:
         self.interface, self.port, self.options, self._warn = options["interface"], options["port"], options, warn
-        there = ports()
-        if self.interface not in there:
-            names = ", ".join(f"{name} ({mac})" for name, mac in there.items()) or "none"
+        existing_ports = wired_ports()
+        if self.interface not in existing_ports:
+            names = ", ".join(f"{name} ({mac})" for name, mac in existing_ports.items()) or "none"
             raise BrambleError(
                 f"There is no port {self.interface}. The wired ports are: {names}. Set cluster_interface to one of them. "
                 "Nothing was changed."
             )
         check_gateways(self.port)
-        self.mac = there[self.interface]
-        self.now = live(self.interface)
+        self.mac = existing_ports[self.interface]
+        self.state = read_port_state(self.interface)
         self.change = PendingChange()
 
     def plan(self) -> tuple[Owner, PortFacts, dict[str, File | None], bool]:
-        """Who has the port, the files that differ, and whether that changes the network. Raises BrambleError, OSError."""
+        """Plan the change. Raises BrambleError, OSError.
+
+        :returns: the stack that manages the port, the facts of the port, the files that differ, and whether the network changes
+        """
         entries = {path: read_file(path) for places in PLACES.values() for path in glob.glob(places) if os.path.isfile(path)}
         texts = {path: file_text(entry) for path, entry in entries.items()}
-        facts = look(self.interface)
-        who = find_owner(facts, texts)
-        ours, mode = own_path(who.stack, self.interface)
-        changes = changed_files(who, self.interface, self.options["files"][who.stack], texts, self.mac)
-        if changes and who.stack == "netplan":
+        facts = read_port_facts(self.interface)
+        owner = find_owner(facts, texts)
+        bramble_file, mode = configuration_path(owner.stack, self.interface)
+        changes = changed_files(owner, self.interface, self.options["files"][owner.stack], texts, self.mac)
+        if changes and owner.stack == "netplan":
             check_netplan(texts, changes)
-        differs = bool(ipv4_differences(self.port, self.now)) or not means_same(who.stack, texts, changes)
+        differs = bool(ipv4_differences(self.port, self.state)) or not means_same(owner.stack, texts, changes)
         files: dict[str, File | None] = {}
         for path, content in changes.items():
             old = entries.get(path)
-            keep = old.mode if old and path != ours else mode if path == ours else 0o644
-            files[path] = None if content is None else File(content.encode(errors="surrogateescape"), keep)
-        if ours not in changes and (old := entries[ours]) and old.mode != mode:
-            files[ours] = old._replace(mode=mode)
+            file_mode = old.mode if old and path != bramble_file else mode if path == bramble_file else 0o644
+            files[path] = None if content is None else File(content.encode(errors="surrogateescape"), file_mode)
+        if bramble_file not in changes and (old := entries[bramble_file]) and old.mode != mode:
+            files[bramble_file] = old._replace(mode=mode)
         others = {"/etc/hosts": File(self.options["hosts"].encode())}
-        if os.path.isdir(CLOUD):
+        if os.path.isdir(CLOUD_FOLDER):
             others[CLOUD_FILE] = File(CLOUD_TEXT.encode())
         files.update({path: file for path, file in others.items() if read_file(path) != file})
-        if self.port.get("nameservers") and who.backend != "NetworkManager" and not os.path.exists("/run/systemd/resolve"):
-            self._warn(f"{who.backend} leaves name servers to systemd-resolved or resolvconf: cluster_dns may have no effect.")
-        return who, facts, files, differs
+        if self.port.get("nameservers") and owner.backend != "NetworkManager" and not os.path.exists("/run/systemd/resolve"):
+            self._warn(f"{owner.backend} leaves name servers to systemd-resolved or resolvconf: cluster_dns may have no effect.")
+        return owner, facts, files, differs
 
-    def ipv6(self, dry: bool) -> dict[str, File | None]:
-        """Set the kernel's settings for IPv6. Returns the file of them if it or the kernel differed."""
+    def apply_ipv6_settings(self, dry_run: bool) -> dict[str, File | None]:
+        """Set the kernel parameters for IPv6, unless it is a dry run. Return their file if it or the kernel differed."""
         kernel = f"/proc/sys/net/ipv6/conf/{self.interface}"
         if not os.path.isdir(kernel):
             return {}
         settings = ipv6_settings(self.port)
         lines = [f"net.ipv6.conf.{self.interface.replace('.', '/')}.{name} = {value}" for name, value in settings.items()]
         file = File("\n".join(["# From Bramble's inventory.", *lines, ""]).encode())
-        # NetworkManager and networkd take advertisements by themselves, and tell the kernel not to.
+        # NetworkManager and networkd handle advertisements themselves, and set accept_ra to 0 for the kernel.
         checked = settings if settings["accept_ra"] == "0" else {"disable_ipv6": settings["disable_ipv6"]}
-        stale = [address for address in self.now.dynamic_ipv6 if settings["accept_ra"] == "0"]
-        right = read_file(SYSCTL_FILE) == file and all(
+        stale = [address for address in self.state.dynamic_ipv6 if settings["accept_ra"] == "0"]
+        is_set = read_file(SYSCTL_FILE) == file and all(
             file_text(read_file(f"{kernel}/{name}")).strip() == value for name, value in checked.items()
         )
-        if right and not stale:
+        if is_set and not stale:
             return {}
-        if not dry:
+        if not dry_run:
             write_file(SYSCTL_FILE, file)
             for name, value in settings.items():
                 with open(f"{kernel}/{name}", "w", encoding="ascii") as setting:
                     setting.write(value)
             for address in stale:
-                ask("ip", "address", "delete", address, "dev", self.interface)
+                command_output("ip", "address", "delete", address, "dev", self.interface)
         return {SYSCTL_FILE: file}
 
-    def free(self) -> None:
-        """Refuse an address that somebody else has. Raises BrambleError, OSError."""
+    def check_addresses_are_free(self) -> None:
+        """Check that no other host has the wanted addresses. Raises BrambleError, OSError."""
         for address in self.port.get("addresses") or []:
             wanted = ipaddress.ip_interface(str(address))
-            if wanted.version == 6 or any(entry.split("/")[0] == str(wanted.ip) for entry in self.now.ipv4):
+            if wanted.version == 6 or any(entry.split("/")[0] == str(wanted.ip) for entry in self.state.ipv4):
                 continue
-            if other := taken(self.interface, self.mac, str(wanted.ip)):
+            if other := find_address_owner(self.interface, self.mac, str(wanted.ip)):
                 raise BrambleError(
-                    f"The address {wanted.ip} is in use: {other} answers to it at {self.interface}. Give that machine another, "
-                    "or change cluster_subnet, cluster_first_host or this node's node_number. Nothing was changed."
+                    f"The address {wanted.ip} is in use: {other} answers to it at {self.interface}. Give that machine another "
+                    "address, or change cluster_subnet, cluster_first_host or this node's node_number. Nothing was changed."
                 )
 
-    def commands(self, who: Owner, facts: PortFacts) -> Commands:
-        """How the stack is told."""
-        return stack_commands(who, self.interface, self.options["uuid"], facts.nm_uuid)
+    def commands(self, owner: Owner, facts: PortFacts) -> StackCommands:
+        """Return the commands that make the stack apply changed files."""
+        return stack_commands(owner, self.interface, self.options["uuid"], facts.nm_uuid)
 
-    def stage(self, who: Owner, facts: PortFacts, files: Mapping[str, File | None]) -> str:
-        """Have the change made, and undone unless it is confirmed; its name. Raises RollbackError, OSError."""
-        commands = self.commands(who, facts)
+    def stage(self, owner: Owner, facts: PortFacts, files: Mapping[str, File | None]) -> str:
+        """Stage the change and start its timers; return its name. Raises RollbackError, OSError."""
+        commands = self.commands(owner, facts)
         name = str(uuids.uuid4())
         self.change.stage(name, files, commands._asdict(), self.options["program"] or "")
-        self.change.arm(self.options["timeout"])
+        self.change.start_timers(self.options["timeout"])
         return name
 
-    def waiting(self) -> str:
-        """The change of an earlier run that waits to be confirmed, if it is what is wanted; else empty. Raises RollbackError."""
+    def pending_change_name(self) -> str:
+        """Return the name of a pending change of an earlier run that has the wanted files; empty without a pending change.
+
+        Raises RollbackError when another change is pending.
+        """
         plan = self.change.plan()
         if not plan:
             return ""
-        applied = all(read_file(path) == (entry and File.unpack(entry)) for path, entry in plan["new"].items())
-        if applied and not ipv4_differences(self.port, self.now):
+        is_applied = all(read_file(path) == (entry and File.unpack(entry)) for path, entry in plan["new"].items())
+        if is_applied and not ipv4_differences(self.port, self.state):
             return str(plan["name"])
         raise RollbackError(
-            "A change of an earlier run was not confirmed and undoes itself in a minute or two. Then run this again."
+            "A change of an earlier run was not confirmed, and is undone within two minutes. Then run the same command again."
         )
 
-    def settled(self) -> None:
-        """Wait until the port is as it shall be. Raises BrambleError."""
-        end = time.monotonic() + SETTLE
-        while wrong := ipv4_differences(self.port, live(self.interface)):
+    def wait_until_configured(self) -> None:
+        """Wait until the port is configured. Raises BrambleError after CONFIGURE_SECONDS."""
+        end = time.monotonic() + CONFIGURE_SECONDS
+        while problem := ipv4_differences(self.port, read_port_state(self.interface)):
             if time.monotonic() > end:
-                raise BrambleError(f"{self.interface} is not as it shall be: {'; '.join(wrong)}.")
+                raise BrambleError(
+                    f"{self.interface} is not configured: {'; '.join(problem)}. The rollback timer undoes the change."
+                )
             time.sleep(0.5)
 
 
-def shown(path: str, before: File | None, after: File | None) -> dict[str, str]:
-    """A file in a diff; not the text if it may hold a secret, as that of a wireless network does."""
+def diff_entry(path: str, before: File | None, after: File | None) -> dict[str, str]:
+    """Return the diff of a file, without its text if it may have a secret, such as the password of a wireless network."""
     old, new = file_text(before), file_text(after)
-    if SECRET.search(old + new):
+    if SECRET_KEY.search(old + new):
         old, new = "(with secrets)\n", "(with secrets, changed)\n" if after else ""
     return {"before_header": path, "after_header": path, "before": old, "after": new}
 
 
-def present(module: AnsibleModule) -> dict[str, Any]:
-    """Look, and change what differs. Raises BrambleError, RollbackError, OSError."""
+def apply_present(module: AnsibleModule) -> dict[str, Any]:
+    """Change the network if it differs; return the result of the module. Raises BrambleError, RollbackError, OSError."""
     node = Node(module.params, module.warn)
-    if name := node.waiting():
-        return {"changed": True, "change": name, "stack": "", "before": node.now.words()}
-    who, facts, files, differs = node.plan()
-    by = who.stack if who.stack == who.backend.lower() else f"{who.stack}, carried out by {who.backend}"
-    result: dict[str, Any] = {"change": "", "stack": by, "before": node.now.words()}
-    policy = node.ipv6(dry=True)
-    after = {**files, **policy}
+    if name := node.pending_change_name():
+        return {"changed": True, "change": name, "stack": "", "before": node.state.summary()}
+    owner, facts, files, differs = node.plan()
+    stack_name = owner.stack if owner.stack == owner.backend.lower() else f"{owner.stack}, carried out by {owner.backend}"
+    result: dict[str, Any] = {"change": "", "stack": stack_name, "before": node.state.summary()}
+    ipv6_files = node.apply_ipv6_settings(dry_run=True)
+    after = {**files, **ipv6_files}
     result["changed"] = bool(after) or differs
     if module._diff:
-        result["diff"] = [shown(path, read_file(path), file) for path, file in after.items()]
+        result["diff"] = [diff_entry(path, read_file(path), file) for path, file in after.items()]
     if module.check_mode or not result["changed"]:
         return result
     if differs:
-        node.free()
-        return {**result, "change": node.stage(who, facts, files)}
+        node.check_addresses_are_free()
+        return {**result, "change": node.stage(owner, facts, files)}
     write_files(files)
-    if own_path(who.stack, node.interface)[0] in files and (wrong := run_commands(node.commands(who, facts).same)):
-        raise RollbackError(f"The files are changed, the network is not: {wrong}. Restart the node.")
-    node.ipv6(dry=False)
+    if configuration_path(owner.stack, node.interface)[0] in files and (
+        problem := run_commands(node.commands(owner, facts).same)
+    ):
+        raise RollbackError(f"The files are changed, but the network is not: {problem}. Restart the node.")
+    node.apply_ipv6_settings(dry_run=False)
     return result
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
-    """Do what is asked. Raises BrambleError, RollbackError, OSError."""
+    """Do what `state` asks for; return the result of the module. Raises BrambleError, RollbackError, OSError."""
     name = module.params["change"] or ""
     if module.params["state"] == "present":
-        return present(module)
+        return apply_present(module)
     if module.params["state"] == "undone":
         outcome = PendingChange().outcome(name)
         return {"changed": False, "change": "", "why": "; ".join(filter(None, [outcome["why"], outcome["wrong"]]))}
     node = Node(module.params, module.warn)
     if node.change.plan():
-        node.settled()
+        node.wait_until_configured()
     node.change.confirm(name)
-    node.ipv6(dry=False)
+    node.apply_ipv6_settings(dry_run=False)
     return {"changed": True, "change": ""}
 
 

@@ -1,21 +1,23 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Ansible module: a table of nftables with a rollback timer."""
+"""Ansible module: load a table of nftables, with a rollback unless the change is confirmed."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: nft_table
-short_description: Load a table of nftables, with a rollback unless it is confirmed
+short_description: Load a table of nftables, with a rollback unless the change is confirmed
 description:
-  - Replaces one table of family inet, in one step, and no other. To compare, nft prints the wanted table, loaded in an empty
-    network namespace, and the table in force, both without counters.
-  - A rollback timer (systemd-run(1)) restores the table before after O(timeout) seconds, unless a new login confirms the change.
-    Nothing is written for the next boot; that is for a unit of the caller.
+  - Replaces one table of the family inet in one step, and no other table. To compare, nft prints the wanted table, which is
+    loaded in an empty network namespace, and the loaded table, both without counters.
+  - A rollback timer (systemd-run(1)) restores the previous table after O(timeout) seconds, unless a new login confirms the
+    change. Nothing is written for the next boot; the caller needs a unit that loads the table.
 author: The Bramble team (!UNKNOWN)
 options:
-  name: {description: The table., type: str, required: true}
-  rules: {description: "What stands between its braces, as nft(8) takes it. Names of ports as iifname and oifname.", type: str}
+  name: {description: The name of the table., type: str, required: true}
+  rules:
+    description: The text between the braces of the table, as nft(8) takes it. Match ports with iifname and oifname.
+    type: str
   state:
     description: V(present) loads the table, V(absent) removes it, V(confirmed) cancels the pending rollback.
     type: str
@@ -23,12 +25,12 @@ options:
     default: present
   timeout: {description: Seconds until an unconfirmed change is rolled back., type: int, default: 90}
 attributes:
-  check_mode: {support: full, description: "Says what it would change, and changes nothing."}
+  check_mode: {support: full, description: "Reports what it would change, and changes nothing."}
   diff_mode: {support: full, description: Shows the table before and after.}
 """
 
 EXAMPLES = r"""
-- name: Let in nobody but the client
+- name: Accept packets only from the client
   nft_table:
     name: bramble_lab
     rules: |
@@ -36,8 +38,8 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-waits:
-  description: Whether a change waits for its confirmation.
+pending:
+  description: Whether a change waits to be confirmed.
   returned: always
   type: bool
 """
@@ -47,88 +49,104 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-# In /run: a reboot removes it together with the table.
-UNDO = "/run/bramble-nft-{name}.undo"
+# A reboot removes the table, so it must remove this file, too: hence /run.
+ROLLBACK_FILE = "/run/bramble-nft-{name}.undo"
 
 
 class TableError(Exception):
-    """What can not be done, for people."""
+    """The table cannot be changed; the message tells why."""
 
 
-def replacing(name: str, table: str) -> str:
-    """Return a script that replaces the table of a name by `table`, as nft prints it; empty to remove it."""
+def replacement_script(name: str, table: str) -> str:
+    """Return a script of nft that replaces a table.
+
+    :param table: the new table as nft prints it; empty to remove the table
+    """
     return f"table inet {name}\ndelete table inet {name}\n{table}"
 
 
 class Table:
-    """A table of the node."""
+    """A table of nftables on the node."""
 
     def __init__(self, module: AnsibleModule) -> None:
         self.module, self.name = module, module.params["name"]
-        self.undo, self.unit = UNDO.format(name=self.name), f"bramble-nft-{self.name}-undo"
-        self._show = ["nft", "--stateless", "list", "table", "inet", self.name]
+        self.rollback_file, self.rollback_unit = ROLLBACK_FILE.format(name=self.name), f"bramble-nft-{self.name}-undo"
+        self._list_command = ["nft", "--stateless", "list", "table", "inet", self.name]
 
-    def live(self) -> str:
-        """The table in force; empty if there is none. Raises TableError without nft."""
-        code, out, err = self.module.run_command(self._show, handle_exceptions=False)
+    def loaded_rules(self) -> str:
+        """Return the loaded table as nft prints it; empty if there is none. Raises TableError without nft."""
+        code, out, err = self.module.run_command(self._list_command, handle_exceptions=False)
         if code and "No such file" not in err:
-            raise TableError(f"nft does not answer: {err.strip()}")
+            raise TableError(f"nft cannot list the table {self.name}: {err.strip()} Check that nftables is installed.")
         return "" if code else out
 
-    def wanted(self) -> str:
-        """The table as nft would show it once it is loaded. Raises TableError where it is none."""
-        load = ["unshare", "--net", "sh", "-c", f"nft --file - && {' '.join(self._show)}"]
-        code, out, err = self.module.run_command(load, data=f"table inet {self.name} {{\n{self.module.params['rules']}\n}}\n")
+    def wanted_rules(self) -> str:
+        """Return the wanted table as nft prints it. Raises TableError when nft refuses it."""
+        command = ["unshare", "--net", "sh", "-c", f"nft --file - && {' '.join(self._list_command)}"]
+        code, out, err = self.module.run_command(command, data=f"table inet {self.name} {{\n{self.module.params['rules']}\n}}\n")
         if code:
-            raise TableError(f"nft refuses the table {self.name}. Nothing was changed. It says: {err.strip()}")
+            raise TableError(f"nft refuses the table {self.name}. Nothing was changed. Its message: {err.strip()}")
         return str(out)
 
-    def load(self, script: str) -> None:
-        """Run a script of nft, all of it or nothing. Raises TableError."""
+    def run_script(self, script: str) -> None:
+        """Run a script of nft, which applies all of it or nothing. Raises TableError."""
         code, _, err = self.module.run_command(["nft", "--file", "-"], data=script)
         if code:
-            raise TableError(f"nft did not load the table {self.name}, and nothing was changed. It says: {err.strip()}")
+            raise TableError(f"nft did not load the table {self.name}, and nothing was changed. Its message: {err.strip()}")
 
     def start_rollback(self, before: str) -> None:
-        """Start the rollback timer, which restores the table `before`. Raises TableError, OSError."""
-        with open(self.undo, "w", encoding="utf-8") as file:
-            file.write(replacing(self.name, before))
-        timer = ["systemd-run", "--quiet", "--collect", "--timer-property=AccuracySec=100ms", f"--unit={self.unit}"]
-        timer += [f"--on-active={self.module.params['timeout']}", "sh", "-c", f"nft --file {self.undo} && rm {self.undo}"]
+        """Start the rollback timer.
+
+        Raises TableError, OSError.
+
+        :param before: the table to restore, as nft prints it; empty for none
+        """
+        with open(self.rollback_file, "w", encoding="utf-8") as file:
+            file.write(replacement_script(self.name, before))
+        timer = ["systemd-run", "--quiet", "--collect", "--timer-property=AccuracySec=100ms", f"--unit={self.rollback_unit}"]
+        timer += [
+            f"--on-active={self.module.params['timeout']}",
+            "sh",
+            "-c",
+            f"nft --file {self.rollback_file} && rm {self.rollback_file}",
+        ]
         code, _, err = self.module.run_command(timer)
         if code:
-            os.unlink(self.undo)
+            os.unlink(self.rollback_file)
             raise TableError(f"The table {self.name} was not loaded, because the rollback timer did not start: {err.strip()}")
 
     def stop_rollback(self) -> None:
         """Stop the rollback timer. Raises OSError."""
-        self.module.run_command(["systemctl", "stop", f"{self.unit}.timer"])
-        os.unlink(self.undo)
+        self.module.run_command(["systemctl", "stop", f"{self.rollback_unit}.timer"])
+        os.unlink(self.rollback_file)
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
     """Load, remove or confirm the table; return the result of the module. Raises TableError, OSError."""
     table, state = Table(module), module.params["state"]
-    waits = os.path.exists(table.undo)
+    pending = os.path.exists(table.rollback_file)
     if state == "confirmed":
-        if not waits:
-            raise TableError(f"The table {table.name} is rolled back already: it was not confirmed in time.")
+        if not pending:
+            raise TableError(
+                f"The table {table.name} was rolled back, because the change was not confirmed in time. Run the same "
+                "playbook again."
+            )
         table.stop_rollback()
-        return {"changed": True, "waits": False}
-    before, after = table.live(), "" if state == "absent" else table.wanted()
-    result = {"changed": before != after, "waits": waits, "diff": {"before": before, "after": after}}
+        return {"changed": True, "pending": False}
+    before, after = table.loaded_rules(), "" if state == "absent" else table.wanted_rules()
+    result = {"changed": before != after, "pending": pending, "diff": {"before": before, "after": after}}
     if module.check_mode or before == after:
         return result
-    if state == "present" and not waits:
+    if state == "present" and not pending:
         table.start_rollback(before)
-    table.load(replacing(table.name, after))
-    if state == "absent" and waits:
+    table.run_script(replacement_script(table.name, after))
+    if state == "absent" and pending:
         table.stop_rollback()
-    return {**result, "waits": state == "present"}
+    return {**result, "pending": state == "present"}
 
 
 def main() -> None:
-    """Run, and turn what is wrong into a message."""
+    """Run the module."""
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "required": True},

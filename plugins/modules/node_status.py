@@ -1,76 +1,76 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Ansible module: how a node is, all in one question."""
+"""Ansible module: gather the status of a node in one round trip."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: node_status
-short_description: How a node is
+short_description: Gather the status of a node
 description:
-  - Gathers in one go what tells whether a Raspberry Pi is well. Changes nothing, and fails for nothing that it cannot read,
-    since nodes differ in what they have.
-  - Runs with an action plugin of the same name, which adds how far the node's clock is from the control machine's.
+  - Gathers, in one round trip, the facts that show whether a Raspberry Pi works well. Changes nothing. A fact that a node does
+    not have is null or empty, and not an error.
+  - An action plugin of the same name adds the difference between the clocks of the node and of the control machine.
 author: The Bramble team (!UNKNOWN)
 options:
   units:
-    description: systemd units to tell the state of.
+    description: The systemd units whose state is returned.
     type: list
     elements: str
     default: []
   disks:
-    description: Mount points to measure.
+    description: The mount points whose use is returned.
     type: list
     elements: path
     default: [/, /boot/firmware]
 attributes:
-  check_mode: {support: full, description: It only looks.}
-  diff_mode: {support: none, description: It only looks.}
+  check_mode: {support: full, description: The module changes nothing.}
+  diff_mode: {support: none, description: The module changes nothing.}
 """
 
 EXAMPLES = r"""
-- name: Ask the node how it is
+- name: Gather the status of the node
   node_status:
     units: [bramble-worker]
-  become: true  # the kernel's journal is root's
+  become: true  # only root can read the kernel's journal
 """
 
 RETURN = r"""
-uptime: {description: Seconds since it booted., type: float, returned: always}
-load: {description: "Runnable processes, over the last minute (proc(5)).", type: float, returned: always}
-cores: {description: How many processors it has., type: int, returned: always}
+uptime: {description: The seconds since the node booted., type: float, returned: always}
+load: {description: "The average number of runnable processes in the last minute (proc(5)).", type: float, returned: always}
+cores: {description: The number of processors., type: int, returned: always}
 memory_available: {description: "The share of memory available, from 0 to 1.", type: float, returned: always}
-temperature: {description: "The hottest sensor, in degrees Celsius; null without any.", type: float, returned: always}
-throttled: {description: "What vcgencmd get_throttled says, as a number; null without vcgencmd.", type: int, returned: always}
+temperature: {description: "The hottest sensor, in degrees Celsius; null without a sensor.", type: float, returned: always}
+throttled: {description: "The bits of vcgencmd get_throttled, as a number; null without vcgencmd.", type: int, returned: always}
 disks:
   description: By mount point, C(used) (from 0 to 1, as df(1) counts it), C(bytes) and C(read_only).
   type: dict
   returned: always
 card:
   description: >-
-    C(life_time) and C(pre_eol) as the card says (only eMMC 5.0 and newer cards do), C(ext4_errors) of the root file system;
-    null each where it cannot be told.
+    C(life_time) and C(pre_eol) of the card (only cards with eMMC 5.0 or newer have them), and C(ext4_errors) of the root file
+    system; each is null if it is unknown.
   type: dict
   returned: always
-io_errors: {description: "The kernel's lines of this boot about a disk that fails, 20 at most.", type: list, returned: always}
+io_errors: {description: "The kernel's messages of this boot about a failing card, at most 20.", type: list, returned: always}
 units:
-  description: By unit, C(active) (such as active or failed), C(restarts) and C(bundle), its program's folder in /opt/bramble.
+  description: By unit, C(active) (such as active or failed), C(restarts), and C(bundle), its folder in /opt/bramble.
   type: dict
   returned: always
 failed_units: {description: The names of all units that have failed., type: list, returned: always}
-kernel: {description: Its release., type: str, returned: always}
-os: {description: "As os-release(5) calls it, PRETTY_NAME.", type: str, returned: always}
+kernel: {description: The release of the kernel., type: str, returned: always}
+os: {description: "The operating system, PRETTY_NAME of os-release(5).", type: str, returned: always}
 chrony:
-  description: From whom chrony has the time (C(source), C(stratum)), and how many seconds it is off; null without chrony.
+  description: The time source of chrony (C(source), C(stratum)), and C(offset), its difference in seconds; null without chrony.
   type: dict
   returned: always
-began: {description: "The node's clock when the module began, in seconds since 1970.", type: float, returned: always}
-ended: {description: The same when it ended., type: float, returned: always}
+began: {description: "The time of the node when the module started, in seconds since 1970.", type: float, returned: always}
+ended: {description: "The time of the node when the module ended, in seconds since 1970.", type: float, returned: always}
 clock_offset:
-  description: How far the node's clock is ahead of the control machine's, in seconds. Added by the action plugin.
+  description: The seconds by which the node's clock is ahead of the control machine's. The action plugin adds it.
   type: float
   returned: always
-clock_error: {description: "How wrong clock_offset can be, either way, in seconds.", type: float, returned: always}
+clock_error: {description: "The greatest error of clock_offset, in seconds.", type: float, returned: always}
 """
 
 import glob
@@ -82,12 +82,12 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 
-# What block layer, MMC driver and ext4 say of a card that fails.
+# The messages of the block layer, the MMC driver and ext4 about a failing card.
 IO_ERRORS = r"I/O error|mmc[0-9]+: (error|[Tt]imeout|card .*removed)|EXT4-fs error|EXT4-fs .*remounting filesystem read-only"
 
 
-def read(path: str) -> str:
-    """A small file, stripped; "" where there is none."""
+def read_file(path: str) -> str:
+    """Return the text of a small file, stripped; "" if it does not exist."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read().strip("\0 \n")
@@ -95,29 +95,33 @@ def read(path: str) -> str:
         return ""
 
 
-def number(text: str, base: int = 10) -> int | None:
-    """A whole number, or None where there is none."""
+def parse_integer(text: str, base: int = 10) -> int | None:
+    """Return the integer that a text is; None if it is none."""
     try:
         return int(text, base)
     except ValueError:
         return None
 
 
-def said(module: AnsibleModule, *command: str) -> str:
-    """What a program says; "" where there is no such program, or it fails."""
+def program_output(module: AnsibleModule, *command: str) -> str:
+    """Return the standard output of a program; "" if it is missing or fails."""
     path = module.get_bin_path(command[0], opt_dirs=["/opt/vc/bin", "/usr/sbin"])
     code, out, _ = module.run_command([path, *command[1:]]) if path else (1, "", "")
     return str(out) if not code else ""
 
 
-def temperature() -> float | None:
-    """The hottest sensor in degrees Celsius (kernel: thermal/sysfs-api)."""
-    found = [value for zone in glob.glob("/sys/class/thermal/thermal_zone*/temp") if (value := number(read(zone))) is not None]
+def read_temperature() -> float | None:
+    """Return the temperature of the hottest sensor in degrees Celsius (kernel: thermal/sysfs-api)."""
+    found = [
+        value
+        for zone in glob.glob("/sys/class/thermal/thermal_zone*/temp")
+        if (value := parse_integer(read_file(zone))) is not None
+    ]
     return max(found) / 1000 if found else None
 
 
-def disks(points: list[str]) -> dict[str, dict[str, Any]]:
-    """By mount point; those that are not mount points are left out."""
+def read_disks(points: list[str]) -> dict[str, dict[str, Any]]:
+    """Return the use of file systems by mount point, without folders that are not mount points."""
     found = {}
     for point in points:
         if not os.path.ismount(point):
@@ -132,24 +136,24 @@ def disks(points: list[str]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def card() -> dict[str, Any]:
-    """What the card (kernel: driver-api/mmc/mmc-dev-attrs) and its root file system (filesystems/ext4) say of their health."""
+def read_card_health() -> dict[str, Any]:
+    """Return the health of the card (kernel: driver-api/mmc/mmc-dev-attrs) and of its root file system (filesystems/ext4)."""
     mmc, device = "/sys/block/mmcblk0/device", os.stat("/").st_dev
     name = os.path.basename(os.path.realpath(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}"))
-    life = [value for word in read(f"{mmc}/life_time").split() if (value := number(word, 16)) is not None]
+    life = [value for word in read_file(f"{mmc}/life_time").split() if (value := parse_integer(word, 16)) is not None]
     return {
         "life_time": max(life) if life else None,
-        "pre_eol": number(read(f"{mmc}/pre_eol_info"), 16),
-        "ext4_errors": number(read(f"/sys/fs/ext4/{name}/errors_count")),
+        "pre_eol": parse_integer(read_file(f"{mmc}/pre_eol_info"), 16),
+        "ext4_errors": parse_integer(read_file(f"/sys/fs/ext4/{name}/errors_count")),
     }
 
 
-def units(module: AnsibleModule, names: list[str]) -> dict[str, dict[str, Any]]:
-    """The state of systemd units, by name."""
+def read_units(module: AnsibleModule, names: list[str]) -> dict[str, dict[str, Any]]:
+    """Return the state of systemd units, by name."""
     if not names:
         return {}
-    # Id first: one block of lines for each unit, an empty line between them.
-    text = said(module, "systemctl", "show", "--property=Id,ActiveState,NRestarts,ExecStart", *names)
+    # The output has a block of lines for each unit, with empty lines between them.
+    text = program_output(module, "systemctl", "show", "--property=Id,ActiveState,NRestarts,ExecStart", *names)
     found = {}
     for block in text.split("\n\n"):
         fields = dict(line.split("=", 1) for line in block.strip().splitlines() if "=" in line)
@@ -158,15 +162,15 @@ def units(module: AnsibleModule, names: list[str]) -> dict[str, dict[str, Any]]:
         name = fields.get("Id", "").removesuffix(".service")
         found[name] = {
             "active": fields.get("ActiveState", ""),
-            "restarts": number(fields.get("NRestarts", "")) or 0,
+            "restarts": parse_integer(fields.get("NRestarts", "")) or 0,
             "bundle": bundle[1] if bundle else "",
         }
     return found
 
 
-def chrony(module: AnsibleModule) -> dict[str, Any] | None:
-    """What chrony thinks: chronyc(1), `tracking` as comma-separated values."""
-    fields = said(module, "chronyc", "-c", "tracking").strip().split(",")
+def read_chrony(module: AnsibleModule) -> dict[str, Any] | None:
+    """Return the time source of chrony and its offset: chronyc(1), `tracking` as comma-separated values."""
+    fields = program_output(module, "chronyc", "-c", "tracking").strip().split(",")
     try:
         return {"source": fields[1], "stratum": int(fields[2]), "offset": float(fields[4])}
     except (IndexError, ValueError):
@@ -174,31 +178,31 @@ def chrony(module: AnsibleModule) -> dict[str, Any] | None:
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
-    """Return what the node says of itself."""
+    """Return the status of the node: the result of the module."""
     began = time.time()
-    memory = dict(line.split(":", 1) for line in read("/proc/meminfo").splitlines() if ":" in line)
-    kib = {name: number(memory.get(name, "").removesuffix("kB").strip()) or 0 for name in ("MemTotal", "MemAvailable")}
-    release = dict(line.split("=", 1) for line in read("/etc/os-release").splitlines() if "=" in line)
-    vcgencmd = re.search(r"throttled=0x([0-9a-fA-F]+)", said(module, "vcgencmd", "get_throttled"))
-    lines = said(
+    memory = dict(line.split(":", 1) for line in read_file("/proc/meminfo").splitlines() if ":" in line)
+    kib = {name: parse_integer(memory.get(name, "").removesuffix("kB").strip()) or 0 for name in ("MemTotal", "MemAvailable")}
+    release = dict(line.split("=", 1) for line in read_file("/etc/os-release").splitlines() if "=" in line)
+    vcgencmd = re.search(r"throttled=0x([0-9a-fA-F]+)", program_output(module, "vcgencmd", "get_throttled"))
+    lines = program_output(
         module, "journalctl", "--dmesg", "--boot", "--quiet", "--no-pager", "--output=cat", f"--grep={IO_ERRORS}", "--lines=20"
     )
-    failed = said(module, "systemctl", "list-units", "--state=failed", "--plain", "--no-legend", "--no-pager")
+    failed = program_output(module, "systemctl", "list-units", "--state=failed", "--plain", "--no-legend", "--no-pager")
     return dict(
-        uptime=float(read("/proc/uptime").split()[0]),
-        load=float(read("/proc/loadavg").split()[0]),
+        uptime=float(read_file("/proc/uptime").split()[0]),
+        load=float(read_file("/proc/loadavg").split()[0]),
         cores=os.cpu_count() or 1,
         memory_available=kib["MemAvailable"] / kib["MemTotal"] if kib["MemTotal"] else None,
-        temperature=temperature(),
-        throttled=number(vcgencmd[1], 16) if vcgencmd else None,
-        disks=disks(module.params["disks"]),
-        card=card(),
+        temperature=read_temperature(),
+        throttled=parse_integer(vcgencmd[1], 16) if vcgencmd else None,
+        disks=read_disks(module.params["disks"]),
+        card=read_card_health(),
         io_errors=lines.splitlines(),
-        units=units(module, module.params["units"]),
+        units=read_units(module, module.params["units"]),
         failed_units=[line.split()[0] for line in failed.splitlines() if line.split()],
         kernel=os.uname().release,
         os=release.get("PRETTY_NAME", "").strip('"'),
-        chrony=chrony(module),
+        chrony=read_chrony(module),
         began=began,
         ended=time.time(),
     )

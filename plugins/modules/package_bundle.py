@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Make the bundles of packages that nodes install, so that nodes need no internet."""
+"""Ansible module: make the bundles of packages that nodes install, so that nodes need no internet."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ module: package_bundle
 short_description: Make the bundles of packages that nodes install
 description:
   - For each kind of node (release, architecture, Python), downloads the pinned and hashed requirements as wheels, builds the
-    project's own package, and downloads the Debian packages that the nodes' image lacks, with all they depend on. They go into a
-    folder named by a hash of what was asked for, with a manifest of every file's size and SHA-256, and a signature over that.
-  - Runs on the control machine. A bundle that exists is not made again. No internet is needed then, and no image.
+    project's own package, and downloads the Debian packages that the nodes' image lacks, with their dependencies. All go into a
+    folder whose name is a hash of the options, with a manifest of every file's size and SHA-256, and the manifest's signature.
+  - Runs on the control machine. A bundle that exists is not made again; this needs neither the internet nor an image.
 options:
   images:
-    description: The manifests (.json) of the card images that the nodes have.
+    description: The manifests (.json) of the card images that the nodes boot.
     type: list
     elements: path
     required: true
   kinds:
-    description: The kinds of nodes to have bundles for. Without it, those of the images.
+    description: The kinds of nodes to make bundles for. By default those of the images.
     type: list
     elements: dict
     suboptions:
       release:
-        description: The release's code name, as VERSION_CODENAME in os-release says it.
+        description: The code name of the release, VERSION_CODENAME in os-release.
         type: str
         required: true
       python:
-        description: The Python, as MAJOR.MINOR.
+        description: The version of Python, as MAJOR.MINOR.
         type: str
         required: true
       architecture:
-        description: The architecture, as C(uname -m) says it.
+        description: The architecture, as C(uname -m) prints it.
         type: str
         choices: [x86_64, aarch64]
         required: true
   requirements:
-    description: A requirements file in which every package is pinned and hashed, dependencies included. Without it and O(source)
-      the bundle has Debian packages only.
+    description: A requirements file in which every package is pinned and hashed, dependencies included. Without this option and
+      O(source) the bundle has Debian packages only.
     type: path
   source:
     description: The folder of the project's own package (pyproject.toml).
@@ -53,31 +53,31 @@ options:
     type: path
     required: true
   key:
-    description: The private key (OpenSSH) that signs, made unless it is there.
+    description: The private key (OpenSSH) that signs the bundles. It is generated if it does not exist.
     type: path
     required: true
   signers:
-    description: Public keys whose bundles are taken, too.
+    description: Further public keys whose signatures are accepted.
     type: list
     elements: str
     default: []
   keep:
-    description: How many bundles to keep. Those that were used last stay.
+    description: How many bundles to keep. The least recently used ones are removed.
     type: int
     default: 4
   refresh:
-    description: Make them again, with the newest Debian packages.
+    description: Make the bundles again, with the newest Debian packages.
     type: bool
     default: false
   verify:
-    description: Read every file of a bundle that exists, and compare it with the manifest. Else only sizes are compared.
+    description: Compare the SHA-256 of every file of an existing bundle with the manifest. By default only sizes are compared.
     type: bool
     default: false
 author: The Bramble team (!UNKNOWN)
 """
 
 EXAMPLES = r"""
-- name: Have the packages for Raspberry Pis with Debian trixie
+- name: Make the bundle for Raspberry Pis with Debian trixie
   package_bundle:
     images: [.cache/images/debian-trixie-arm64.json]
     requirements: workloads/requirements.txt
@@ -90,7 +90,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 bundles:
-  description: The bundles. Those that a dry run would make have C(id) and C(path) only.
+  description: The bundles. Those that a dry run would make have only C(kind), C(id) and C(path).
   returned: always
   type: list
   elements: dict
@@ -99,7 +99,7 @@ bundles:
       description: The kind of node it is for, as in O(kinds).
       type: dict
     id:
-      description: A hash of what was asked for.
+      description: A hash of the options that the bundle depends on.
       type: str
     path:
       description: The folder.
@@ -111,7 +111,7 @@ bundles:
       description: The size of all files.
       type: int
 keys:
-  description: The public keys whose signatures are good.
+  description: The public keys whose signatures are accepted.
   returned: always
   type: list
   elements: str
@@ -137,11 +137,11 @@ from ansible_collections.bramble.cluster.plugins.module_utils.bundle.bundle impo
     SIGNATURE,
     Kind,
     Manifest,
-    describe,
-    make_key,
-    read,
+    generate_key,
+    manifest_entries,
+    read_bundle,
     run_command,
-    sign,
+    sign_manifest,
 )
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.module import as_sentence, run_module
@@ -151,30 +151,30 @@ from packaging.requirements import InvalidRequirement, Requirement
 PLATFORMS = ("manylinux_2_35", "manylinux_2_34", "manylinux_2_31", "manylinux_2_28", "manylinux_2_17", "manylinux2014")
 
 
-def sources(source: Path) -> list[Path]:
-    """The files that make the package, in a stable order."""
+def source_files(source: Path) -> list[Path]:
+    """Return the source files of the project's own package, in a stable order."""
     parts = [path for path in source.rglob("*") if path.suffix in {".html", ".json", ".md", ".py", ".qs", ".toml"}]
     return sorted(path for path in parts if not {"build", "tests", "__pycache__"} & set(path.relative_to(source).parts))
 
 
 def bundle_id(kind: Kind, requirements: Path | None, source: Path | None, debs: Sequence[str], images: Sequence[Path]) -> str:
-    """A hash (12 hexadecimal digits) of everything that shapes a bundle; without Python packages, of the Debian ones.
+    """Return a hash (12 hexadecimal digits) of everything that a bundle depends on.
 
-    Those are what the images lack, which need not be here: they count by their names.
+    The Debian packages depend on the images, which may have been deleted since: the names of both count, not their content.
     """
-    lacking = [*sorted(debs), *sorted({image.name for image in images})] if debs else []
-    digest = hashlib.sha256(f"{FORMAT} {kind} {' '.join(lacking)}\n".encode())
-    for path in [requirements, *sources(source)] if requirements and source else []:
+    packages_and_images = [*sorted(debs), *sorted({image.name for image in images})] if debs else []
+    digest = hashlib.sha256(f"{FORMAT} {kind} {' '.join(packages_and_images)}\n".encode())
+    for path in [requirements, *source_files(source)] if requirements and source else []:
         content = path.read_bytes()
         name = path.relative_to(source) if source and path.is_relative_to(source) else path.name
         digest.update(f"{name} {len(content)}\n".encode() + content)
     return digest.hexdigest()[:12]
 
 
-def wanted(requirements: str, kind: Kind) -> str:
-    """The lines of a requirements file that are for this kind of node, without the markers that say so.
+def requirements_for(requirements: str, kind: Kind) -> str:
+    """Return the lines of a requirements file that apply to this kind of node, without their markers.
 
-    pip itself would judge the markers (PEP 508) by this machine's Python. Raises BrambleError.
+    pip itself would evaluate the markers (PEP 508) for the Python of the control machine. Raises BrambleError.
     """
     environment = {
         "implementation_name": "cpython",
@@ -197,7 +197,7 @@ def wanted(requirements: str, kind: Kind) -> str:
         try:
             requirement = Requirement(text)
         except InvalidRequirement as error:
-            raise BrambleError(f"the requirement {text.strip()!r} can not be read: {error}") from None
+            raise BrambleError(f"the requirement {text.strip()!r} cannot be read: {error}") from None
         if requirement.marker is None or requirement.marker.evaluate(environment):
             requirement.marker = None
             lines.append(" ".join([str(requirement), *(f"--hash={value.strip()}" for value in hashes)]))
@@ -205,7 +205,7 @@ def wanted(requirements: str, kind: Kind) -> str:
 
 
 def download_command(requirements: Path, dest: Path, kind: Kind) -> list[str]:
-    """pip's command line. --no-deps: all of them are in the file."""
+    """Return pip's command line that downloads wheels. --no-deps, because the file lists the dependencies too."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
     command += ["--only-binary=:all:", "--implementation=cp", f"--python-version={kind.python}"]
     command += [f"--platform={platform}_{kind.architecture}" for platform in PLATFORMS]
@@ -213,44 +213,46 @@ def download_command(requirements: Path, dest: Path, kind: Kind) -> list[str]:
 
 
 def build_command(source: Path, dest: Path) -> list[str]:
-    """pip's command line for the project's own wheel."""
+    """Return pip's command line that builds the project's own wheel."""
     return [
         *(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"),
         *("--wheel-dir", str(dest), str(source)),
     ]
 
 
-def finish(wheels: Path) -> None:
-    """Add what installs the wheels: pip itself, and to the requirements the hash of the project's own wheel."""
+def add_installer(wheels: Path) -> None:
+    """Complete the wheels: add the hash of the project's own wheel to the requirements, and pip as a zip file."""
     (own,) = wheels.glob("bramble-*.whl")
     (pip,) = wheels.glob("pip-*.whl")
     name, version = own.name.split("-")[:2]
     digest = hashlib.sha256(own.read_bytes()).hexdigest()
     with (wheels / "requirements.txt").open("a", encoding="utf-8") as file:
         file.write(f"{name}=={version} --hash=sha256:{digest}\n")
-    # Under a name that does not change: a wheel is a zip, and Python runs a package in one.
+    # A wheel is a zip file, and Python runs a package in one; the name without a version is known to the module bundle_install.
     shutil.copy(pip, wheels / "installer.zip")
 
 
-def collect(requirements: Path, source: Path, copy: Path, wheels: Path, kind: Kind) -> None:
-    """Download and build all wheels into a folder; `copy` is where the source may be copied to. Raises BrambleError."""
-    # setuptools leaves build/ beside the source: let it do so in a copy.
+def collect_wheels(requirements: Path, source: Path, copy: Path, wheels: Path, kind: Kind) -> None:
+    """Download and build all wheels into a folder. Raises BrambleError.
+
+    :param copy: a folder to copy the source to, because setuptools leaves build/ beside the source
+    """
     shutil.copytree(source, copy, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
     lines = wheels / "requirements.txt"
-    lines.write_text(wanted(requirements.read_text(encoding="utf-8"), kind), encoding="utf-8")
+    lines.write_text(requirements_for(requirements.read_text(encoding="utf-8"), kind), encoding="utf-8")
     try:
         run_command(*download_command(lines, wheels, kind))
         run_command(*build_command(copy, wheels))
     except BrambleError as error:
         raise BrambleError(
-            f"the packages for CPython {kind.python} on {kind.architecture} could not be collected: {error}. Collecting "
-            "needs the internet, on this machine only; then run the same command again"
+            f"the packages for CPython {kind.python} on {kind.architecture} could not be collected: {error}. The control "
+            "machine needs the internet for this; connect it, then run the same command again"
         ) from None
-    finish(wheels)
+    add_installer(wheels)
 
 
-class Maker(NamedTuple):
-    """Where bundles come from and where they go."""
+class BundleMaker(NamedTuple):
+    """The sources of the bundles, their folder `dest`, and the key that signs them."""
 
     images: Sequence[Path]
     requirements: Path | None
@@ -259,38 +261,38 @@ class Maker(NamedTuple):
     dest: Path
     key: Path
 
-    def images_by_kind(self, scratch: Path) -> dict[Kind, list[bundle_debs.Image]]:
-        """The images, read into folders in `scratch`. Raises BrambleError."""
-        found: dict[Kind, list[bundle_debs.Image]] = {}
+    def images_by_kind(self, scratch: Path) -> dict[Kind, list[bundle_debs.CardImage]]:
+        """Return the images by kind of node. They are read into folders in `scratch`. Raises BrambleError."""
+        found: dict[Kind, list[bundle_debs.CardImage]] = {}
         for number, manifest in enumerate(self.images):
-            image = bundle_debs.Image(manifest, scratch / f"image{number}")
+            image = bundle_debs.CardImage(manifest, scratch / f"image{number}")
             found.setdefault(image.kind, []).append(image)
         return found
 
-    def make(self, name: str, kind: Kind, images: Sequence[bundle_debs.Image]) -> None:
-        """Make a bundle; it gets its name when it is complete. Raises BrambleError."""
+    def make_bundle(self, name: str, kind: Kind, images: Sequence[bundle_debs.CardImage]) -> None:
+        """Make a bundle; its folder gets its name when it is complete. Raises BrambleError."""
         with tempfile.TemporaryDirectory(prefix=".making-", dir=self.dest) as scratch:
             folder, copy = Path(scratch, "bundle"), Path(scratch, "source")
             wheels, debs = folder / "wheels", folder / "debs"
             for path in (folder, wheels, debs):
                 path.mkdir(mode=0o755)
             for image in images:
-                image.download(self.debs, self.dest / f".lists-{kind.release}-{kind.architecture}", debs)
+                image.download_packages(self.debs, self.dest / f".lists-{kind.release}-{kind.architecture}", debs)
             for path in debs.glob("*%3a*"):
                 path.rename(debs / path.name.replace("%3a", "_"))
-            (debs / "Packages").write_text(bundle_debs.index(debs), encoding="utf-8")
+            (debs / "Packages").write_text(bundle_debs.package_index(debs), encoding="utf-8")
             if self.requirements and self.source:
-                collect(self.requirements, self.source, copy, wheels, kind)
-            manifest = Manifest(name, kind, tuple(self.debs), describe(folder)).dump()
+                collect_wheels(self.requirements, self.source, copy, wheels, kind)
+            manifest = Manifest(name, kind, tuple(self.debs), manifest_entries(folder)).to_json()
             (folder / MANIFEST).write_bytes(manifest)
-            (folder / SIGNATURE).write_bytes(sign(manifest, self.key))
+            (folder / SIGNATURE).write_bytes(sign_manifest(manifest, self.key))
             if (self.dest / name).exists():
                 (self.dest / name).rename(Path(scratch, "old"))
             folder.rename(self.dest / name)
 
 
-def prune(dest: Path, keep: int, used: Sequence[str]) -> None:
-    """Remove all bundles but those in use and the last `keep`."""
+def remove_old_bundles(dest: Path, keep: int, used: Sequence[str]) -> None:
+    """Remove all bundles except those in use and the `keep` most recently used ones."""
     for name in used:
         os.utime(dest / name)
     bundles = sorted((path.parent for path in dest.glob(f"*/{MANIFEST}")), key=lambda path: path.stat().st_mtime)
@@ -300,8 +302,8 @@ def prune(dest: Path, keep: int, used: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def alone(dest: Path) -> Iterator[None]:
-    """One run at a time in a folder of bundles: what a killed one left is removed first."""
+def lock_folder(dest: Path) -> Iterator[None]:
+    """Hold the lock of a folder of bundles, which one run has at a time. What a killed run has left is removed first."""
     dest.mkdir(parents=True, exist_ok=True)
     with (dest / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -310,17 +312,17 @@ def alone(dest: Path) -> Iterator[None]:
         yield
 
 
-def have(maker: Maker, module: AnsibleModule) -> dict[str, Any]:
-    """Make what is missing. Gives what the module returns; raises BrambleError."""
+def make_missing_bundles(maker: BundleMaker, module: AnsibleModule) -> dict[str, Any]:
+    """Make the bundles that are missing; return the result of the module. Raises BrambleError."""
     parameters = module.params
     kinds = [Kind(**kind) for kind in parameters["kinds"] or []]
     changed, bundles = False, []
     with tempfile.TemporaryDirectory(prefix="bundle-") as scratch:
-        images: dict[Kind, list[bundle_debs.Image]] = {}
+        images: dict[Kind, list[bundle_debs.CardImage]] = {}
         if not kinds:
             images = maker.images_by_kind(Path(scratch))
         if not module.check_mode:
-            make_key(maker.key)
+            generate_key(maker.key)
         public = maker.key.with_name(f"{maker.key.name}.pub")
         keys = [*([public.read_text().strip()] if public.exists() else []), *parameters["signers"]]
         for kind in kinds or images:
@@ -332,36 +334,40 @@ def have(maker: Maker, module: AnsibleModule) -> dict[str, Any]:
                 changed = True
                 if module.check_mode:
                     continue
-                # Without Debian packages, no image has to be asked what it lacks.
+                # Only Debian packages depend on the images, so without them no image is read.
                 images = images or (maker.images_by_kind(Path(scratch)) if maker.debs else {kind: []})
                 if maker.debs and kind not in images:
                     raise BrambleError(
-                        f"there are nodes of {kind}, and the images are of {', '.join(map(str, images))}: "
-                        "name the image they have in package_bundle_images"
+                        f"some nodes are of the kind {kind}, and the images are of {', '.join(map(str, images))}. "
+                        "Name the image of these nodes in package_bundle_images"
                     )
-                maker.make(name, kind, images.get(kind, []))
+                maker.make_bundle(name, kind, images.get(kind, []))
             try:
-                manifest, bundle["manifest"] = read(path, keys, contents=parameters["verify"])
+                manifest, bundle["manifest"] = read_bundle(path, keys, compare_hashes=parameters["verify"])
             except BrambleError as error:
-                raise BrambleError(f"the bundle {path} can not be used: {error}. Delete it to have it made again") from None
-            bundle["bytes"] = manifest.bytes
+                raise BrambleError(
+                    f"the bundle {path} cannot be used: {error}. Delete the folder, then run the same command again"
+                ) from None
+            bundle["bytes"] = manifest.total_bytes
     if not module.check_mode:
-        prune(maker.dest, parameters["keep"], [bundle["id"] for bundle in bundles])
+        remove_old_bundles(maker.dest, parameters["keep"], [bundle["id"] for bundle in bundles])
     return {"changed": changed, "bundles": bundles, "keys": keys}
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
-    """Make the bundles that are missing. Raises BrambleError."""
+    """Make the bundles that are missing; return the result of the module. Raises BrambleError."""
     parameters = module.params
-    # Ansible gives an empty string where a template gives none.
+    # A template without a value makes an empty string.
     requirements, source = (Path(parameters[name]) if parameters[name] else None for name in ("requirements", "source"))
     dest, key = (Path(parameters[name]) for name in ("dest", "key"))
     for path in (requirements, source / "pyproject.toml") if requirements and source else ():
         if not path.is_file():
-            raise BrambleError(f"{path} is missing: nothing was collected. Is this a whole clone of the project?")
-    maker = Maker([Path(path) for path in parameters["images"]], requirements, source, parameters["debs"], dest, key)
-    with contextlib.nullcontext() if module.check_mode else alone(dest):
-        return have(maker, module)
+            raise BrambleError(
+                f"{path} is missing. Nothing was collected. Clone the project again, or check package_bundle_requirements"
+            )
+    maker = BundleMaker([Path(path) for path in parameters["images"]], requirements, source, parameters["debs"], dest, key)
+    with contextlib.nullcontext() if module.check_mode else lock_folder(dest):
+        return make_missing_bundles(maker, module)
 
 
 def main() -> None:

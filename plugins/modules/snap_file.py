@@ -1,16 +1,16 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Ansible module: a snap from a file, where there is no snap store."""
+"""Ansible module: install a snap from a file, without a snap store."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: snap_file
-short_description: Install a snap exactly as it is in a file, or remove it
+short_description: Install a snap from a file, or remove it
 description:
-  - Installs a snap from a file, or refreshes it to the one in the file, unless that very file is what is installed. The module
-    M(community.general.snap) only checks whether some snap of the name is installed.
-  - With an assertion, snapd installs only what its publisher has signed.
+  - Installs a snap from a file, or refreshes it to the one in the file, unless exactly this file is installed. In contrast,
+    M(community.general.snap) only checks whether some snap of this name is installed.
+  - With an assertion, snapd installs a snap only if its publisher has signed it.
 author: The Bramble team (!UNKNOWN)
 options:
   name:
@@ -18,7 +18,7 @@ options:
     type: str
     required: true
   state:
-    description: With V(absent) the snap is removed with all its data (C(snap remove --purge)).
+    description: V(present) installs the snap, V(absent) removes it with all its data (C(snap remove --purge)).
     type: str
     choices: [present, absent]
     default: present
@@ -26,17 +26,17 @@ options:
     description: The SHA-256 of the file.
     type: str
   src:
-    description: The file, on the node. It need not be there in a dry run, or when it is installed already.
+    description: The file, on the node. It may be missing in a dry run, and when the snap is installed already.
     type: path
   assertion:
     description: The file with its assertion. Without one, O(dangerous) is required.
     type: path
   dangerous:
-    description: Install what nobody has signed.
+    description: Install a snap that is not signed.
     type: bool
     default: false
   classic:
-    description: Install it with classic confinement, which is none.
+    description: Install the snap with classic confinement, which does not confine it.
     type: bool
     default: false
 attributes:
@@ -45,7 +45,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Have MicroK8s
+- name: Install MicroK8s
   snap_file:
     name: microk8s
     src: /var/tmp/microk8s_7731.snap
@@ -56,7 +56,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 needed:
-  description: Whether what is installed is not what is asked for.
+  description: Whether the snap had to be installed or removed, or in a dry run has to be.
   returned: always
   type: bool
 """
@@ -69,15 +69,17 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.error import 
 from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import snapd
 
 
-def change(module: AnsibleModule) -> None:
-    """Install or remove. Ends the module when snapd refuses. Raises OSError."""
+def change_snap(module: AnsibleModule) -> None:
+    """Install or remove the snap. Ends the module when snapd refuses. Raises OSError."""
     wanted = module.params
     if wanted["state"] == "absent":
         commands = [["snap", "remove", "--purge", wanted["name"]]]
     else:
         with Path(wanted["src"]).open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != wanted["sha256"]:
-                module.fail_json(msg=f"{wanted['src']} is not the file whose SHA-256 is {wanted['sha256']}. Nothing was changed.")
+                module.fail_json(
+                    msg=f"The SHA-256 of {wanted['src']} is not {wanted['sha256']}. Nothing was changed. Copy it again."
+                )
         flags = [f"--{flag}" for flag in ("dangerous", "classic") if wanted[flag]]
         commands = [["snap", "ack", wanted["assertion"]]] if wanted["assertion"] else []
         commands.append(["snap", "install", *flags, wanted["src"]])
@@ -86,7 +88,7 @@ def change(module: AnsibleModule) -> None:
 
 
 def main() -> None:
-    """Look, then install or remove."""
+    """Run the module."""
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "required": True},
@@ -102,15 +104,18 @@ def main() -> None:
     )
     name, sha256 = module.params["name"], module.params["sha256"]
     if sha256 and not (module.params["assertion"] or module.params["dangerous"]):
-        module.fail_json(msg=f"{name} comes with no assertion, so nobody vouches for it. Nothing was changed.")
+        module.fail_json(
+            msg=f"The snap {name} has no assertion, so its origin cannot be checked. Nothing was changed. "
+            "Give an assertion, or set dangerous."
+        )
     try:
-        snap = snapd.installed().get(name)
+        snap = snapd.installed_snaps().get(name)
         if module.params["state"] == "absent":
             needed = snap is not None
         else:
-            needed = snap is None or snapd.sha256(name, snap["revision"]) != sha256
+            needed = snap is None or snapd.snap_sha256(name, snap["revision"]) != sha256
         if needed and not module.check_mode:
-            change(module)
+            change_snap(module)
     except (BrambleError, OSError) as error:
         module.fail_json(msg=str(error))
     before = f"{snap['version']} ({snap['revision']})\n" if snap else ""

@@ -1,31 +1,31 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Ansible module: settings of the kernel, in force and in a file of their own."""
+"""Ansible module: set kernel parameters, now and at boot, and restore the previous values."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: sysctl_file
-short_description: Settings of the kernel, in force and in a file of their own
+short_description: Set kernel parameters, now and at boot, and restore the previous values
 description:
-  - Writes a file of sysctl.d(5) and sets the kernel. The file records the value before, which O(state=absent) restores.
-    Needs no program on the node. Without IPv6 in the kernel its settings are skipped.
+  - Writes a file for sysctl.d(5), and sets the kernel parameters. The file records the previous values, which O(state=absent)
+    restores. Needs no program on the node. Without IPv6 in the kernel, its parameters are skipped.
 author: The Bramble team (!UNKNOWN)
 options:
   path: {description: The file., type: path, required: true}
-  settings: {description: "Name -> value.", type: dict, required: true}
+  settings: {description: "The kernel parameters, name -> value.", type: dict, required: true}
   state:
-    description: V(present) sets them, V(absent) restores the values before.
+    description: V(present) sets the values. V(absent) restores the previous values and removes the file.
     type: str
     choices: [present, absent]
     default: present
 attributes:
-  check_mode: {support: full, description: "Shows what it would change, and changes nothing."}
+  check_mode: {support: full, description: "Reports what it would change, and changes nothing."}
   diff_mode: {support: full, description: Shows the file and the settings that differ.}
 """
 
 EXAMPLES = r"""
-- name: Forward nothing
+- name: Disable forwarding
   sysctl_file:
     path: /etc/sysctl.d/90-no-forwarding.conf
     settings: {net.ipv4.ip_forward: 0}
@@ -33,7 +33,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 settings:
-  description: The settings that were, or would be, changed in the kernel.
+  description: The kernel parameters that were changed, or in a dry run would be.
   returned: always
   type: list
   elements: str
@@ -44,49 +44,55 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import read, write
+from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import read_text, write_text
 
 PROC = Path("/proc/sys")
-WAS = re.compile(r"^# (\S+) was (.*)$", re.MULTILINE)
+PREVIOUS_VALUE = re.compile(r"^# (\S+) was (.*)$", re.MULTILINE)
 
 
-def kernel(name: str) -> Path:
-    """Return the file of a setting in /proc; a slash stands for a dot in a port's name."""
+def kernel_file(name: str) -> Path:
+    """Return the file of a kernel parameter in /proc/sys; a slash in the name stands for a dot, as in eth0/5."""
     return PROC / name.translate(str.maketrans("./", "/."))
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
-    """Compare and set; return the result of the module. Raises OSError."""
+    """Set or restore the kernel parameters; return the result of the module. Raises OSError."""
     path, absent = Path(module.params["path"]), module.params["state"] == "absent"
-    ipv6 = kernel("net.ipv6").exists()
+    ipv6 = kernel_file("net.ipv6").exists()
     wanted = {name: str(value) for name, value in module.params["settings"].items() if ipv6 or not name.startswith("net.ipv6.")}
-    if missing := [name for name in wanted if not absent and not kernel(name).exists()]:
-        raise OSError(f"The kernel has no setting {', '.join(missing)}. Nothing was changed.")
-    live = {name: read(kernel(name)).strip() for name in wanted}
-    text = read(path)
-    was: dict[str, str] = dict(WAS.findall(text))
+    if missing := [name for name in wanted if not absent and not kernel_file(name).exists()]:
+        raise OSError(f"The kernel has no parameter {', '.join(missing)}. Nothing was changed.")
+    kernel_values = {name: read_text(kernel_file(name)).strip() for name in wanted}
+    text = read_text(path)
+    previous: dict[str, str] = dict(PREVIOUS_VALUE.findall(text))
     if absent:
-        wanted, after = {name: value for name, value in was.items() if kernel(name).exists()}, ""
-        live = {name: read(kernel(name)).strip() for name in wanted}
+        wanted, after = {name: value for name, value in previous.items() if kernel_file(name).exists()}, ""
+        kernel_values = {name: read_text(kernel_file(name)).strip() for name in wanted}
     else:
-        lines = [line for name in wanted for line in (f"# {name} was {was.get(name, live[name])}", f"{name} = {wanted[name]}")]
+        lines = [
+            line
+            for name in wanted
+            for line in (f"# {name} was {previous.get(name, kernel_values[name])}", f"{name} = {wanted[name]}")
+        ]
         after = "\n".join([*lines, ""])
-    differ = [name for name in wanted if live[name] != wanted[name]]
+    differ = [name for name in wanted if kernel_values[name] != wanted[name]]
     if not module.check_mode:
-        # The file first: it records the values before they are lost.
+        # The file comes first, because it records the previous values.
         if after != text and not absent:
-            write(path, after)
+            write_text(path, after)
         for name in differ:
-            kernel(name).write_text(wanted[name], encoding="ascii")
+            kernel_file(name).write_text(wanted[name], encoding="ascii")
         if absent:
             path.unlink(missing_ok=True)
-    shown = {side: "".join(f"{name} = {values[name]}\n" for name in differ) for side, values in (("b", live), ("a", wanted))}
+    shown = {
+        side: "".join(f"{name} = {values[name]}\n" for name in differ) for side, values in (("b", kernel_values), ("a", wanted))
+    }
     diff = {"before": text + shown["b"], "after": after + shown["a"]}
     return {"changed": after != text or bool(differ), "settings": differ, "diff": diff}
 
 
 def main() -> None:
-    """Run, and turn what is wrong into a message."""
+    """Run the module."""
     module = AnsibleModule(
         argument_spec={
             "path": {"type": "path", "required": True},

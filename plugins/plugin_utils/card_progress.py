@@ -1,4 +1,4 @@
-"""Progress of the modules that read or write cards: bars on a terminal, else lines."""
+"""Show the progress of the modules that read or write cards: as a table on a terminal, otherwise as lines."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ try:
     from rich.table import Table
 
     HAS_RICH = True
-except ImportError:  # an Ansible that is not this project's
+except ImportError:  # an Ansible outside of this project's .venv may lack rich
     HAS_RICH = False
 
-# Plugins are loaded before Ansible forks; its workers have no terminal.
-TERMINAL = HAS_RICH and sys.stdout.isatty() and not C.config.get_config_value("ANSIBLE_NOCOLOR")
+# This is evaluated when the plugin is loaded, before Ansible forks, as its workers have no terminal.
+IS_TERMINAL = HAS_RICH and sys.stdout.isatty() and not C.config.get_config_value("ANSIBLE_NOCOLOR")
 LOCAL_TMP: str = C.DEFAULT_LOCAL_TMP  # type: ignore[attr-defined]  # Ansible makes its constants at run time
-EVERY = 1.0  # seconds between two looks at the progress file
-AT_LEAST = 5.0  # seconds after which a line is shown although nothing moved: someone may be waiting for a slow card
+POLL_INTERVAL = 1.0  # seconds between two reads of the progress file
+LINE_INTERVAL = 5.0  # seconds after which a line is shown again even without progress, as with a slow card
 
 
-class Tail:
-    """What the events of a progress file amount to, as one line for people."""
+class ProgressReader:
+    """Reads the events of a progress file, and formats the state of all cards for the user."""
 
     def __init__(self, path: str, offset: int = 0) -> None:
         self._path, self._offset, self._rest = path, offset, b""
         self._cards: dict[str, dict[str, Any]] = {}
-        self._moved: list[tuple[float, int]] = []  # (time, bytes done on all cards), the newest last
+        self._history: list[tuple[float, int]] = []  # (time, bytes done on all cards), the newest last
 
-    def read(self) -> None:
-        """Take in what was appended since the last time; a half-written line waits for its end."""
+    def read_events(self) -> None:
+        """Read the events that were appended since the last call. An incomplete line is kept until its end is written."""
         if not os.path.exists(self._path):
             return
         with open(self._path, "rb") as file:
@@ -57,22 +57,22 @@ class Tail:
                 card["since"] = event["time"]
             card |= event
 
-    def line(self, now: float) -> str:
-        """The state of all cards, the speed of all together, and the time that is left; "" before the first event."""
+    def summary_line(self, now: float) -> str:
+        """Return one line with the state of all cards, their total speed, and the remaining time; "" before the first event."""
         if not self._cards:
             return ""
-        self._moved.append((now, sum(card["passed"] + card["done"] for card in self._cards.values())))
-        self._moved = [moved for moved in self._moved if moved[0] > now - 2 * AT_LEAST]
+        self._history.append((now, sum(card["passed"] + card["done"] for card in self._cards.values())))
+        self._history = [entry for entry in self._history if entry[0] > now - 2 * LINE_INTERVAL]
         words = [f"{node} {self._state(card)}" for node, card in self._cards.items()]
-        (before, low), (after, high) = self._moved[0], self._moved[-1]
+        (before, low), (after, high) = self._history[0], self._history[-1]
         rate = (high - low) / (after - before) if after > before else 0.0
         if rate > 0 and (left := max(map(self._left, self._cards.values()))):
             busy = sum(1 for card in self._cards.values() if self._left(card))
             words += [f"{rate / 1e6:.0f} MB/s", f"eta {left * busy / rate:.0f} s"]
         return "cards  " + "  ".join(words)
 
-    def bars(self, width: int) -> str:
-        """The same as a table for a terminal of `width` columns: a bar for each card, its speed, and the time that is left."""
+    def progress_table(self, width: int) -> str:
+        """Return a table for a terminal of `width` columns: for each card a progress bar, its speed, and the remaining time."""
         grid = Table.grid(padding=(0, 2), expand=False)
         for justify in ("left", "left", "left", "right", "right", "right"):
             grid.add_column(justify=justify, no_wrap=True)
@@ -94,7 +94,7 @@ class Tail:
 
     @staticmethod
     def _rate(card: dict[str, Any]) -> float:
-        """Bytes a second in this phase."""
+        """Return the speed of a card in its present phase, in bytes per second."""
         return float(card["done"] / (card["time"] - card["since"])) if card["time"] > card["since"] else 0.0
 
     @staticmethod
@@ -106,67 +106,67 @@ class Tail:
 
     @staticmethod
     def _left(card: dict[str, Any]) -> int:
-        """Bytes that a card has still to get through: what is written must be read again."""
+        """Return how many bytes a card still has to transfer. All bytes that are written are read back afterwards."""
         if not card["total"]:
             return 0
         return int(card["total"] - card["done"] + (card["total"] if card["phase"] == "write" else 0))
 
 
-class Lines:
-    """For a log: a line whenever something moved."""
+class LineView:
+    """Shows progress as lines, for output that is not a terminal."""
 
     def __init__(self, display: Display) -> None:
         self._display, self._shown, self._shown_at = display, "", time.monotonic()
 
-    def show(self, tail: Tail, last: bool) -> None:
-        """Show what is new."""
+    def show(self, reader: ProgressReader, last: bool) -> None:
+        """Show a line if it has changed, or after LINE_INTERVAL."""
         now = time.monotonic()
-        line = tail.line(now)
-        if line and (line != self._shown or (now - self._shown_at >= AT_LEAST and not last)):
+        line = reader.summary_line(now)
+        if line and (line != self._shown or (now - self._shown_at >= LINE_INTERVAL and not last)):
             self._display.display(line)
             self._shown, self._shown_at = line, now
 
 
-class Bars:
-    """For a terminal: a table that is drawn over again."""
+class TableView:
+    """Shows progress as a table on a terminal, which is drawn again in place."""
 
     def __init__(self, display: Display) -> None:
         self._display, self._height = display, 0
 
-    def show(self, tail: Tail, last: bool) -> None:
-        """Draw it."""
-        text = tail.bars(self._display.columns or 80)
-        # Up to its first line, then all below is cleared: ECMA-48, CPL and ED.
-        up = f"\x1b[{self._height}F\x1b[J" if self._height else ""
-        self._display.display(up + text, screen_only=True, newline=False)
+    def show(self, reader: ProgressReader, last: bool) -> None:
+        """Draw the table over the previous one."""
+        text = reader.progress_table(self._display.columns or 80)
+        # Move the cursor to the first line of the previous table, and clear everything below: ECMA-48, CPL and ED.
+        clear = f"\x1b[{self._height}F\x1b[J" if self._height else ""
+        self._display.display(clear + text, screen_only=True, newline=False)
         self._height = text.count("\n")
 
 
-def show(path: str, view: Lines | Bars, stop: threading.Event, offset: int = 0) -> None:
-    """Show the events of a progress file until told to stop. Progress is a courtesy: an error only ends it."""
-    tail = Tail(path, offset)
+def show_progress(path: str, view: LineView | TableView, stop: threading.Event, offset: int = 0) -> None:
+    """Show the events of a progress file until `stop` is set. An error in the file only ends the display, not the module."""
+    reader = ProgressReader(path, offset)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         stopping = False
         while not stopping:
-            stopping = stop.wait(EVERY)
-            tail.read()
-            view.show(tail, stopping)
+            stopping = stop.wait(POLL_INTERVAL)
+            reader.read_events()
+            view.show(reader, stopping)
 
 
 class CardAction(ActionBase):
-    """Runs the module of the same name, with progress where its events can be read: on the control machine."""
+    """Runs the module of the same name, and shows its progress if it runs on the control machine."""
 
     TRANSFERS_FILES = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Run the module; a progress_file of the caller's own is used, and kept."""
+        """Run the module. A progress_file of the caller is used and kept."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         arguments = dict(self._task.args)
         if self._connection.transport != "local":
             return result | self._execute_module(module_args=arguments, task_vars=task_vars)
-        own = arguments.get("progress_file")
-        if own:
-            path = os.path.abspath(os.path.expanduser(own))
+        given_path = arguments.get("progress_file")
+        if given_path:
+            path = os.path.abspath(os.path.expanduser(given_path))
             start = os.path.getsize(path) if os.path.exists(path) else 0
         else:
             handle, path = tempfile.mkstemp(prefix="cards-", suffix=".jsonl", dir=LOCAL_TMP)
@@ -174,13 +174,13 @@ class CardAction(ActionBase):
             start = 0
         arguments["progress_file"] = path
         stop = threading.Event()
-        view = Bars(Display()) if TERMINAL else Lines(Display())
-        thread = threading.Thread(target=show, args=(path, view, stop, start), daemon=True)
+        view = TableView(Display()) if IS_TERMINAL else LineView(Display())
+        thread = threading.Thread(target=show_progress, args=(path, view, stop, start), daemon=True)
         thread.start()
         try:
             return result | self._execute_module(module_args=arguments, task_vars=task_vars)
         finally:
             stop.set()
             thread.join()
-            if not own:
+            if not given_path:
                 os.unlink(path)

@@ -108,7 +108,7 @@ def test_a_dry_run_says_all_and_changes_nothing(keys: Path) -> None:
 
 
 def test_the_first_run_changes_all_and_the_second_nothing(keys: Path) -> None:
-    command = rehearsal.ssh_words(STATE, "pi-01", "until [ -e /tmp/go ]; do sleep 0.2; done; echo alive")
+    command = rehearsal.ssh_command(STATE, "pi-01", "until [ -e /tmp/go ]; do sleep 0.2; done; echo alive")
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as session:
         run = base(ada(keys, "first", sudo=True))
         assert f"pi-01, pi-02 {WAITS}" in says(run)

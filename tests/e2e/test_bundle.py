@@ -149,7 +149,7 @@ def test_a_bundle_that_is_not_signed_here_is_refused(lacking: str, site: Any, tm
     command: list[str | Path] = ["ssh-keygen", "-q", "-Y", "sign", "-n", "bramble-bundle", "-f", tmp_path / "other"]
     signature = subprocess.run(command, input=manifest, capture_output=True, check=True).stdout.decode()
     write("pi-client", f"{folder}/manifest.json.sig", signature)
-    assert "not signed by this machine" in refused(site(check=False))
+    assert "signed neither by the control machine" in refused(site(check=False))
     told("pi-client", f"rm {folder}/manifest.json.sig")
     assert "manifest.json.sig is missing" in refused(site(check=False))
 

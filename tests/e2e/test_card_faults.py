@@ -1,4 +1,4 @@
-"""A card that goes wrong in the hands of a user."""
+"""A card that fails while a user writes it with the playbook."""
 
 from __future__ import annotations
 
@@ -19,21 +19,25 @@ from tests.support.rehearsal import HARDWARE, play
 from tests.support.tiny_image import MIB, SIZE
 
 CARD = 32 * MIB
-DIRT = random.Random(2).randbytes(CARD)
+OLD_CONTENT = random.Random(2).randbytes(CARD)
 
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Iterator[Rig]:
-    """Virtual cards."""
+    """A rig of virtual cards."""
     with Rig(tmp_path) as rig:
         yield rig
 
 
-def test_a_card_that_is_pulled(rig: Rig, tmp_path: Path) -> None:
-    """The failure names the card and what to do; doing that, with a new card, makes the batch whole."""
+def test_card_that_is_pulled(rig: Rig, tmp_path: Path) -> None:
+    """The message names the card and the next command, which completes the batch with a new card."""
     image = tmp_path / "tiny.img"
     tiny_image.build(image)
-    good, bad, new = rig.card("good", CARD, fill=DIRT), rig.card("bad", CARD, Flaw(pulled_after=3 * MIB)), rig.card("new", CARD)
+    good, bad, new = (
+        rig.card("good", CARD, fill=OLD_CONTENT),
+        rig.card("bad", CARD, Flaw(pulled_after=3 * MIB)),
+        rig.card("new", CARD),
+    )
     slots = {"pi-01": str(good.device()), "pi-02": str(bad.device())}
     variables: dict[str, Any] = {
         "cluster_name": "faults",
@@ -46,17 +50,17 @@ def test_a_card_that_is_pulled(rig: Rig, tmp_path: Path) -> None:
         "card_confirm": True,
     }
 
-    def flash(limit: str) -> str:
+    def write_cards(limit: str) -> str:
         run = play("cards", inventory=HARDWARE, variables=variables, arguments=f"--limit {limit}", check=False)
         return "\n".join(run.failed.values())
 
-    failure = flash("pi-01,pi-02")
-    assert f"1 of 2 cards failed; 1 is right.\npi-02, {slots['pi-02']}: writing failed at byte " in failure
-    before = good.held.read_bytes()
+    failure = write_cards("pi-01,pi-02")
+    assert f"1 of 2 cards failed; 1 was successful.\npi-02, {slots['pi-02']}: writing failed at byte " in failure
+    before = good.backing.read_bytes()
     slots["pi-02"] = str(new.device())
     (limit,) = re.findall(r"ansible-playbook playbooks/cards.yml --limit (\S+)", failure)
-    assert flash(limit) == ""
-    assert good.held.read_bytes() == before and before[SIZE:] == DIRT[SIZE:]
+    assert write_cards(limit) == ""
+    assert good.backing.read_bytes() == before and before[SIZE:] == OLD_CONTENT[SIZE:]
     for node, card in (("pi-01", good), ("pi-02", new)):
-        command = ["mtype", "-i", f"{card.held}@@{tiny_image.BOOT_START}", "::user-data"]
+        command = ["mtype", "-i", f"{card.backing}@@{tiny_image.BOOT_START}", "::user-data"]
         assert f"hostname: {node}\n" in subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -47,7 +47,7 @@ def cluster() -> Iterator[None]:
 
 def begin(program: str) -> subprocess.Popen[str]:
     """Run a Python program on the client as who types `bramble`; jobs may use what workloads/tests/faults.py has."""
-    command = rehearsal.ssh_words(STATE, "pi-client", "$(readlink -f /usr/local/bin/bramble | xargs dirname)/python -")
+    command = rehearsal.ssh_command(STATE, "pi-client", "$(readlink -f /usr/local/bin/bramble | xargs dirname)/python -")
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None
     process.stdin.write((ROOT / "workloads/tests/faults.py").read_text() + program)
@@ -95,7 +95,9 @@ def test_none_of_a_thousand_short_jobs_is_lost() -> None:
 
 def put(node: str, path: str, content: bytes) -> None:
     """Write a file on a node, as root."""
-    subprocess.run(rehearsal.ssh_words(STATE, node, f"sudo install -D /dev/stdin {path}"), input=content, check=True, timeout=60)
+    subprocess.run(
+        rehearsal.ssh_command(STATE, node, f"sudo install -D /dev/stdin {path}"), input=content, check=True, timeout=60
+    )
 
 
 def wait_for(node: str, command: str, seconds: float = 60) -> None:

@@ -158,7 +158,7 @@ def test_every_name_is_one_that_debian_has() -> None:
 
 def test_nothing_starts_and_no_tool_runs_without_a_fresh_proof() -> None:
     run = lab("targets", check=False)
-    assert "there is no proof" in run.failed["pi-01"] and "No target was started" in run.failed["pi-01"]
+    assert "there is no isolation proof" in run.failed["pi-01"] and "No target was started" in run.failed["pi-01"]
     assert solve("shop", f"{TARGET}:8080")[0] == 77
     for changes in ({"reached": 1}, {"subnet": "10.0.0.0/8"}, {"at": "2026-01-01T00:00:00Z"}):
         prove(**changes)
@@ -254,7 +254,7 @@ def test_the_defences_hold() -> None:
     )
     assert inside.stdout == "intern\n" and "denied" in inside.stderr.lower()
     assert solve("desk", TARGET, "8081", "/tmp/quiet") == (1, "nothing to be overheard")
-    assert "logged in at the desk: 200" in told("pi-client", "journalctl -u bramble-lab-visit -n 1 -o cat")
+    assert "The desk answered the login with HTTP status 200" in told("pi-client", "journalctl -u bramble-lab-visit -n 1 -o cat")
     root("pi-client", f"printf %s {shlex.quote(known['desk']['files']['salted.txt'])} >/tmp/quiet/salted.txt")
     assert solve("hashes", "/tmp/quiet", "crypt") == (0, "")
     assert solve("audit") == (0, "2")

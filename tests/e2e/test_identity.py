@@ -1,4 +1,4 @@
-"""A power cut in the first boot of a card without cloud-init. The scenario molecule/cards shows how cards boot otherwise."""
+"""Power cuts during the first boot of a card without cloud-init. The scenario molecule/cards tests undisturbed boots."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.rehearsal import INVENTORY, play
 
 OVERLAY = Path(__file__).parent / "identity"
 STATE = ROOT / ".state/h-identity"
-# Of the password "identity-test".
+# The hash of the password "identity-test".
 HASH = "$6$bramble$sW/cWbQ7B/zOhdDGTvZUtMduKB7k4AxX3V.A/zvXXXr2ZEJZamSQYG4KIw3uHMccJEm9WLy2pBOJKgJw3nGPo1"
 
 playbook = partial(play, inventory=[*INVENTORY, OVERLAY])
@@ -26,7 +26,7 @@ playbook = partial(play, inventory=[*INVENTORY, OVERLAY])
 
 @pytest.fixture(scope="module")
 def card(bookworm: dict[str, Any]) -> Iterator[CardContent]:
-    """pi-01's card, without cloud-init, not yet booted; removed however the tests end."""
+    """The card of pi-01 before its first boot, without cloud-init. It is removed at the end, also after a failure."""
     try:
         playbook("cards", variables={**bookworm, "identity_console_password_hash": HASH}, arguments="--limit pi-01")
         yield CardContent(STATE / "cards/pi-01.img")
@@ -35,10 +35,10 @@ def card(bookworm: dict[str, Any]) -> Iterator[CardContent]:
 
 
 @pytest.mark.parametrize("user", ["pi", "octa"])
-def test_a_power_cut_in_the_first_boot_does_no_harm(card: CardContent, tmp_path: Path, user: str) -> None:
-    """What the unit runs, killed a few times at any moment; for a user who is there, and one who is not."""
-    chance = random.Random(user)
-    cuts = [f"{chance.uniform(0, 0.3):.3f}" for _ in range(12)]
+def test_first_boot_completes_after_power_cuts(card: CardContent, tmp_path: Path, user: str) -> None:
+    """The script of the first boot is killed at random moments; for a user of the image, and for a new user."""
+    generator = random.Random(user)
+    cuts = [f"{generator.uniform(0, 0.3):.3f}" for _ in range(12)]
     command: list[str | Path] = [
         "unshare",
         "--mount",

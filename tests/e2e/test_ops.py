@@ -115,7 +115,7 @@ def test_status_names_a_full_disk_and_a_stopped_worker_whose_role_alone_mends_it
 
 
 def test_a_node_that_cannot_be_swapped_is_left_alone() -> None:
-    for node, words in (("pi-1", "Did you mean pi-01?"), ("pi-client", "hands out the jobs"), ("pi-08", "'spare'")):
+    for node, words in (("pi-1", "Did you mean pi-01?"), ("pi-client", "runs the scheduler"), ("pi-08", "'spare'")):
         run = playbook("swap", variables={"node": node}, check=False)
         assert words in said(run)
     assert not (STATE / "swap").exists()

@@ -58,7 +58,7 @@ client = partial(told, STATE, "pi-client")
 
 def kubectl(words: str, given: str = "") -> subprocess.CompletedProcess[str]:
     """Run kubectl on the node with the control plane."""
-    command = rehearsal.ssh_words(STATE, "pi-client", f"{MICROK8S} kubectl {words}")
+    command = rehearsal.ssh_command(STATE, "pi-client", f"{MICROK8S} kubectl {words}")
     return subprocess.run(command, input=given, capture_output=True, text=True, check=False, timeout=120)
 
 
@@ -113,9 +113,9 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     tree.mkdir()
     (tree / "busybox").write_bytes((made["runtime"] / "usr/bin/busybox").read_bytes())
     (tree / "busybox").chmod(0o755)
-    config = build.settings(native_architecture(), [build.layer(tree, ["busybox"], folder / "layer")])
+    config = build.image_config(native_architecture(), [build.write_layer(tree, ["busybox"], folder / "layer")])
     config["config"] = {"Entrypoint": ["/busybox", "sleep", "2147483647"]}
-    build.archive(folder, folder / "pause.tar", "localhost/pause:1", config, [folder / "layer"])
+    build.write_archive(folder, folder / "pause.tar", "localhost/pause:1", config, [folder / "layer"])
     built = {"kubectl" if path.name == "kubectl" else f"usr/bin/{path.name}": path for path in made["build"].iterdir()}
     return {"usr": made["runtime"] / "usr", **built, "pause.tar": folder / "pause.tar"}
 

@@ -1,8 +1,8 @@
-"""Helpers that the tests, the benches and the demo share. scripts/bootstrap puts the repository on the path of its Python."""
+"""Helpers that tests, benchmarks and the demo share. scripts/bootstrap adds the repository to the import path of .venv."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-"""The repository."""
+"""The folder of the repository."""

@@ -1,4 +1,4 @@
-"""What is on a virtual card, read without mounting it."""
+"""Read the content of a virtual card without mounting it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class CardContent:
-    """A card of a FAT partition and an ext4 partition."""
+    """A card with a FAT partition and an ext4 partition."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -17,13 +17,13 @@ class CardContent:
         (self.boot, self.boot_size), (self.root, _) = ((part["start"] * 512, part["size"] * 512) for part in table)
 
     def boot_partition(self) -> bytes:
-        """Return all of the FAT partition, with what is deleted there."""
+        """Return all bytes of the FAT partition, with deleted data."""
         with self.path.open("rb") as file:
             file.seek(self.boot)
             return file.read(self.boot_size)
 
     def stat(self, path: str) -> tuple[str, str, str] | None:
-        """Return mode, owner and group of a file in the root file system; None if there is none."""
+        """Return mode, owner and group of a file in the root file system; None if it does not exist."""
         found = re.search(
             r"Mode:\s+(\d+).*?User:\s+(\d+)\s+Group:\s+(\d+)",
             _output("debugfs", "-R", f"stat {path}", f"{self.path}?offset={self.root}"),
@@ -37,7 +37,7 @@ class CardContent:
 
 
 def passwords(shadow: str) -> dict[str, str]:
-    """Return what is in the place of each user's password in a text like /etc/shadow."""
+    """Return the password field of each user, by name, from a text like /etc/shadow."""
     return {name: password for name, password, *_ in (line.split(":") for line in shadow.splitlines())}
 
 

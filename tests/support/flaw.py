@@ -1,7 +1,8 @@
-"""A file that behaves like a bad card, served by FUSE: python -m tests.support.flaw FOLDER BACKING FLAW.
+"""A file that behaves like a bad card, card by FUSE: python -m tests.support.flaw FOLDER BACKING FLAW.
 
-FOLDER gets one file, `card`, as large as BACKING, which is what the card really holds. FLAW is the JSON of a Flaw.
-Lines on standard input: "pull" takes the card away, "release" ends a hold; at its end the folder is unmounted.
+FOLDER gets one file, `card`, of the size of BACKING, which has the real content of the card. FLAW is the JSON of a Flaw.
+Lines on standard input are commands: "pull" removes the card, and "release" lets a waiting write continue. At the end of the
+input, the folder is unmounted.
 """
 
 from __future__ import annotations
@@ -22,47 +23,48 @@ NEVER = 2**63
 
 @dataclass(frozen=True)
 class Flaw:
-    """What is wrong with a card. Places and sizes are in bytes; by default nothing is."""
+    """The faults of a card; by default, it has none. Offsets and sizes are in bytes."""
 
-    wraps_at: int = NEVER  # what it really has: an address from here on is another name for one from 0 on
-    drops_from: int = NEVER  # writes from here on are acknowledged and lost
-    full_after: int = NEVER  # once so much was written, a write fails (ENOSPC)
-    fails_after: int = NEVER  # once so much was written, a write fails (EIO)
-    pulled_after: int = NEVER  # once so much was written, everything fails (EIO)
-    holds_after: int = NEVER  # once so much was written, a write waits for "release"
-    flips: int = NEVER  # a bit of the byte here is wrong after the first write to it
-    stuck: int = NEVER  # and here after every write
-    rate: float = 0  # at most so many bytes a second, reading or writing; 0 is no limit
+    wraps_at: int = NEVER  # the real size: addresses from here on wrap around to 0
+    drops_from: int = NEVER  # writes from here on are acknowledged but lost
+    full_after: int = NEVER  # after this many written bytes, a write fails (ENOSPC)
+    fails_after: int = NEVER  # after this many written bytes, a write fails (EIO)
+    pulled_after: int = NEVER  # after this many written bytes, every access fails (EIO)
+    holds_after: int = NEVER  # after this many written bytes, a write waits for "release"
+    flips_bit_at: int = NEVER  # a bit of the byte at this offset is wrong after the first write to it
+    stuck_bit_at: int = NEVER  # a bit of the byte at this offset is wrong after every write to it
+    rate: float = 0  # the speed of reading and writing in bytes per second; 0 is no limit
 
 
-class Clock:
-    """Paces transfers. A little credit makes up for sleeps that end late, so that the rate is exact."""
+class Throttle:
+    """Limits the rate of transfers. A small credit compensates for sleeps that end late, so that the rate is exact."""
 
     CREDIT = 0.05  # seconds
 
     def __init__(self, rate: float) -> None:
         self._rate, self._due = rate, 0.0
 
-    def take(self, length: int) -> None:
-        """Wait until `length` bytes more have had their time."""
+    def wait_for(self, length: int) -> None:
+        """Wait for the time that `length` more bytes take."""
         if self._rate:
             now = time.monotonic()
             self._due = max(self._due, now - self.CREDIT) + length / self._rate
             time.sleep(max(0.0, self._due - now))
 
 
-class Served:
+class BadCard:
     """The operations of the file system; see mfusepy.Operations for their names.
 
-    The card does one thing at a time. What it is, it says at once also then: the kernel asks that for whoever lists loop devices.
+    The card processes one read or write at a time. getattr never waits for them, as the kernel calls it when loop devices are
+    listed.
     """
 
     use_ns = True
 
     def __init__(self, backing: str, flaw: Flaw) -> None:
-        self.fd, self.flaw, self.clock = os.open(backing, os.O_RDWR), flaw, Clock(flaw.rate)
+        self.fd, self.flaw, self.throttle = os.open(backing, os.O_RDWR), flaw, Throttle(flaw.rate)
         self.size, self._busy = os.fstat(self.fd).st_size, threading.Lock()
-        self.written, self.pulled, self.released, self.flipped = 0, False, threading.Event(), False
+        self.written, self.is_pulled, self.released, self.has_flipped = 0, False, threading.Event(), False
 
     def getattr(self, path: str, fh: int | None = None) -> dict[str, Any]:
         if path == "/":
@@ -82,45 +84,45 @@ class Served:
 
     def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
         with self._busy:
-            self._present()
-            self.clock.take(size)
+            self._check_present()
+            self.throttle.wait_for(size)
             size = min(size, self.size - offset)
-            return b"".join(os.pread(self.fd, length, start) for start, length in self._places(offset, size))
+            return b"".join(os.pread(self.fd, length, start) for start, length in self._backing_ranges(offset, size))
 
     def write(self, path: str, data: bytes, offset: int, fh: int) -> int:
         with self._busy:
             return self._write(path, data, offset)
 
     def _write(self, path: str, data: bytes, offset: int) -> int:
-        self.clock.take(len(data))
+        self.throttle.wait_for(len(data))
         flaw, at = self.flaw, 0
         if self.written + len(data) > flaw.holds_after:
             self.released.wait()
         if self.written + len(data) > flaw.pulled_after:
-            self.pulled = True
-        self._present()
+            self.is_pulled = True
+        self._check_present()
         if self.written + len(data) > flaw.full_after:
             raise OSError(errno.ENOSPC, path)
         if self.written + len(data) > flaw.fails_after:
             raise OSError(errno.EIO, path)
         self.written += len(data)
-        data = self._spoilt(data, offset)
-        for start, length in self._places(offset, len(data)):
+        data = self._flip_bits(data, offset)
+        for start, length in self._backing_ranges(offset, len(data)):
             kept = max(0, min(length, flaw.drops_from - start))
             os.pwrite(self.fd, data[at : at + kept], start)
             at += length
         return len(data)
 
     def fsync(self, path: str, datasync: int, fh: int) -> int:
-        self._present()
+        self._check_present()
         return 0
 
-    def _present(self) -> None:
-        if self.pulled:
+    def _check_present(self) -> None:
+        if self.is_pulled:
             raise OSError(errno.EIO, "pulled")
 
-    def _places(self, offset: int, length: int) -> list[tuple[int, int]]:
-        """Where an address range really is: (offset, length) pieces of the backing file."""
+    def _backing_ranges(self, offset: int, length: int) -> list[tuple[int, int]]:
+        """Return the (offset, length) ranges of the backing file that hold a range of addresses."""
         places = []
         while length > 0:
             start = offset % self.flaw.wraps_at
@@ -129,32 +131,32 @@ class Served:
             offset, length = offset + piece, length - piece
         return places
 
-    def _spoilt(self, data: bytes, offset: int) -> bytes:
-        for place in (self.flaw.stuck, NEVER if self.flipped else self.flaw.flips):
+    def _flip_bits(self, data: bytes, offset: int) -> bytes:
+        for place in (self.flaw.stuck_bit_at, NEVER if self.has_flipped else self.flaw.flips_bit_at):
             if offset <= place < offset + len(data):
-                self.flipped = self.flipped or place == self.flaw.flips
+                self.has_flipped = self.has_flipped or place == self.flaw.flips_bit_at
                 at = place - offset
                 data = data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :]
         return data
 
 
 def main() -> None:
-    """Serve until unmounted, or until the one who started this is gone."""
+    """Serve the card until it is unmounted, or the parent process has ended."""
     folder, backing, flaw = sys.argv[1:]
     os.environ["FUSE_LIBRARY_NAME"] = "fuse3"  # requests of 1 MiB; libfuse 2 stops at 128 KiB
     import mfusepy
 
-    served = Served(backing, Flaw(**json.loads(flaw)))
+    card = BadCard(backing, Flaw(**json.loads(flaw)))
 
-    def obey() -> None:
+    def handle_commands() -> None:
         for line in sys.stdin:
-            served.pulled = served.pulled or line == "pull\n"
-            served.released.set()
+            card.is_pulled = card.is_pulled or line == "pull\n"
+            card.released.set()
         subprocess.run(["umount", "--lazy", folder], check=False)
         os._exit(0)
 
-    threading.Thread(target=obey, daemon=True).start()
-    mfusepy.FUSE(served, folder, foreground=True, max_threads=4, direct_io=True, use_ino=True, fsname="card")
+    threading.Thread(target=handle_commands, daemon=True).start()
+    mfusepy.FUSE(card, folder, foreground=True, max_threads=4, direct_io=True, use_ino=True, fsname="card")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Runs a playbook on this machine, without any inventory of the project."""
+"""Run a playbook on this machine, without the inventory of the project."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support import ROOT
 
 
 def run_locally(playbook: Path, variables: Mapping[str, Any], *options: str) -> subprocess.CompletedProcess[str]:
-    """Run a playbook on localhost, with variables as -e gives them and further options of ansible-playbook."""
+    """Run a playbook on localhost, with extra variables and further options of ansible-playbook."""
     command: list[str | Path] = [Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", "-c", "local"]
     command += ["-e", json.dumps(variables), *options, playbook]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

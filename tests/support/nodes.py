@@ -1,4 +1,4 @@
-"""Clusters of stand-ins as tests see them: playbooks run on them, commands run on their nodes, their switch."""
+"""Use clusters of stand-ins in tests: run playbooks on them, run commands on their nodes, and find their switch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLIENT = "pi-client"
 SERVERS = ["pi-01", "pi-02"]
 """The nodes of a scenario, and of most other clusters of tests."""
 BOOKWORM = "like-rpi-bookworm"
-"""The image with the traps of Raspberry Pi OS bookworm and no cloud-init: images/like-rpi-bookworm.toml."""
+"""The image without cloud-init that has the pitfalls of Raspberry Pi OS bookworm: images/like-rpi-bookworm.toml."""
 
 
 class Cluster:
@@ -30,9 +30,9 @@ class Cluster:
         """Describe a cluster; nothing is started.
 
         :param name: cluster_name
-        :param overlay: the folder of inventory that is laid over the rehearsal's
-        :param servers: how many servers are not spare
-        :param connect_timeout: seconds until ssh takes a node to be off
+        :param overlay: the inventory folder that overrides the one of the rehearsal
+        :param servers: the number of active servers
+        :param connect_timeout: seconds until ssh gives up connecting to a node
         """
         self.name = name
         self.state = ROOT / ".state" / name
@@ -41,7 +41,7 @@ class Cluster:
         self._options = ("-o", f"ConnectTimeout={connect_timeout}")
 
     def playbook(self, name: str, *, environment: dict[str, str] | None = None, **options: Any) -> Play:
-        """Run playbooks/NAME.yml on the cluster: the options are those of rehearsal.play."""
+        """Run playbooks/NAME.yml on the cluster. The options are those of rehearsal.play."""
         return play(name, inventory=self.inventory, environment=self._environment | (environment or {}), **options)
 
     def ssh(self, node: str, command: str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -49,13 +49,13 @@ class Cluster:
         return rehearsal.ssh(self.state, node, command, *self._options, *options)
 
     def output(self, node: str, command: str) -> str:
-        """Return what a command on a node writes; it must succeed."""
+        """Return the output of a command on a node, which must succeed."""
         return told(self.state, node, command, options=self._options)
 
     def output_inside(self, node: str, *command: str) -> str:
-        """Return what a command on a node writes, whatever the node's address is; it must succeed."""
-        enter = ["docker", "exec", f"{self.name}-{node}", "run-on-node"]
-        return subprocess.run([*enter, *command], capture_output=True, text=True, check=True).stdout.strip()
+        """Return the output of a command on a node, which must succeed. This works whatever the address of the node is."""
+        run_on_node = ["docker", "exec", f"{self.name}-{node}", "run-on-node"]
+        return subprocess.run([*run_on_node, *command], capture_output=True, text=True, check=True).stdout.strip()
 
     def switch(self) -> str:
         """Return the name of the bridge that is the cluster's switch."""
@@ -63,7 +63,7 @@ class Cluster:
 
 
 def scenario(name: str, **options: int) -> Cluster:
-    """Return the cluster of the Molecule scenario molecule/NAME: the options are those of Cluster."""
+    """Return the cluster of the Molecule scenario molecule/NAME. The options are those of Cluster."""
     return Cluster(f"molecule-{name}", ROOT / "molecule" / name / "inventory", **options)
 
 
@@ -73,7 +73,7 @@ def failures(run: Play) -> str:
 
 
 def told(state: Path, node: str, command: str, *, options: Sequence[str] = ()) -> str:
-    """Return what a command on a node writes. The state and the options are those of rehearsal.ssh."""
+    """Return the output of a command on a node, which must succeed. The state and the options are those of rehearsal.ssh."""
     done = rehearsal.ssh(state, node, command, *options)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.strip()
@@ -81,7 +81,10 @@ def told(state: Path, node: str, command: str, *, options: Sequence[str] = ()) -
 
 @contextmanager
 def booted(run: Callable[..., Play], state: Path, servers: Sequence[str]) -> Iterator[None]:
-    """Set up a client and these servers with site.yml, by a runner of playbooks; remove them however the tests end."""
+    """Set up a client and servers with site.yml, and remove them at the end, also after a failure.
+
+    :param run: runs a playbook by its name
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NODES", str(len(servers)))
         try:
@@ -101,9 +104,9 @@ def switch(cluster: str) -> str:
 
 @contextmanager
 def stranger(name: str, bridge: str, address: str) -> Iterator[list[str]]:
-    """Connect a host that is no node to a switch, and yield what to put before a command that it runs.
+    """Connect a host that is not a node to a switch, and yield the prefix of a command that runs on this host.
 
-    :param address: its address with the prefix's length
+    :param address: the address of the host with its prefix length
     """
     try:
         for command in (
@@ -120,7 +123,7 @@ def stranger(name: str, bridge: str, address: str) -> Iterator[list[str]]:
 
 
 def build_bookworm() -> dict[str, Any]:
-    """Build the image BOOKWORM where it is not in the cache; return it as variables of playbooks/cards.yml."""
+    """Build the image BOOKWORM unless it is in the cache, and return it as variables of playbooks/cards.yml."""
     recipe = Path(__file__).parent / f"images/{BOOKWORM}.toml"
     build: list[str | Path] = [
         sys.executable,
@@ -136,5 +139,5 @@ def build_bookworm() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    # For playbooks: python -m tests.support.nodes writes the variables of BOOKWORM as JSON.
+    # Playbooks run this as python -m tests.support.nodes, to get the variables of BOOKWORM as JSON.
     print(json.dumps(build_bookworm()))

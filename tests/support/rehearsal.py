@@ -1,4 +1,4 @@
-"""Run the project's playbooks the way a user does, and see what they did: shared by the demo and the end-to-end tests."""
+"""Run the playbooks of the project as a user does, and record what they did. The demo and the end-to-end tests use this."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ansible_runner.interface import run as run_playbook
 from . import ROOT
 
 INVENTORY = (ROOT / "inventory/hosts.yml", ROOT / "inventory/rehearsal")
-# As ansible.cfg has it.
+# The inventory of ansible.cfg.
 HARDWARE = (ROOT / "inventory/hosts.yml", ROOT / "inventory/active.yml")
 
 
 class PlaybookFailed(Exception):
-    """A playbook that ended with an error; its text is what the user needs to know."""
+    """A playbook has failed; the message has the failed tasks."""
 
 
 @dataclass
 class Play:
-    """What one ansible-playbook run did: host -> count, and the runner's events."""
+    """The result of one ansible-playbook run: the number of changes and the failure by host, and the events of the runner."""
 
     playbook: str
     status: str
@@ -34,7 +34,7 @@ class Play:
     events: list[dict[str, Any]] = field(default_factory=list)
 
     def changes(self) -> list[str]:
-        """The tasks that changed something, as 'host: task'."""
+        """Return the tasks that changed something, as "host: task"."""
         return [
             f"{event['event_data'].get('host')}: {event['event_data'].get('task')}"
             for event in self.events
@@ -42,8 +42,8 @@ class Play:
         ]
 
 
-def ssh_words(state: Path, node: str, command: str, *options: str) -> list[str | Path]:
-    """What to run for a command on a node, trusting only the host key that was made for its card.
+def ssh_command(state: Path, node: str, command: str, *options: str) -> list[str | Path]:
+    """Return the ssh command that runs a command on a node, and accepts only the host key of its card.
 
     :param state: the folder of the cluster's keys, .state/<cluster_name>
     :param options: further options of ssh(1)
@@ -52,11 +52,13 @@ def ssh_words(state: Path, node: str, command: str, *options: str) -> list[str |
 
 
 def ssh(state: Path, node: str, command: str, *options: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    """Run a command on a node: see `ssh_words`.
+    """Run a command on a node. The parameters are those of `ssh_command`.
 
     :raises subprocess.TimeoutExpired: after `timeout` seconds
     """
-    return subprocess.run(ssh_words(state, node, command, *options), capture_output=True, text=True, check=False, timeout=timeout)
+    return subprocess.run(
+        ssh_command(state, node, command, *options), capture_output=True, text=True, check=False, timeout=timeout
+    )
 
 
 def _message(result: dict[str, Any]) -> str:
@@ -80,15 +82,16 @@ def play(
 ) -> Play:
     """Run playbooks/PLAYBOOK.yml.
 
-    :param inventory: the sources, later ones override
+    :param inventory: the inventory sources; later ones override earlier ones
     :param arguments: further arguments of ansible-playbook, for example "--limit pi-03"
     :param environment: further environment variables, for example ANSIBLE_FORKS
-    :param log: a file to append Ansible's output to
+    :param log: a file to which the output of Ansible is appended
+    :param on_event: is called with every event of the runner
     :raises PlaybookFailed: when check is set and any host failed or was unreachable
     """
     run = Play(playbook, "")
 
-    def handle(event: dict[str, Any]) -> bool:
+    def handle_event(event: dict[str, Any]) -> bool:
         run.events.append(event)
         data = event.get("event_data", {})
         if event["event"] in {"runner_on_failed", "runner_on_unreachable"} and not data.get("ignore_errors"):
@@ -114,13 +117,13 @@ def play(
                 "PATH": os.environ["PATH"],
                 **(environment or {}),
             },
-            event_handler=handle,
+            event_handler=handle_event,
             quiet=True,
         )
         stats = result.stats or {}
         run.status, run.changed = str(result.status), dict(stats.get("changed", {}))
         if result.status != "successful" and not run.failed:
-            # Not a task's failure: what ansible-playbook itself said.
+            # No task has failed, so ansible-playbook itself reports an error.
             run.failed["ansible-playbook"] = "\n".join(result.stdout.read().strip().splitlines()[-15:])
     if run.status == "canceled":
         raise KeyboardInterrupt

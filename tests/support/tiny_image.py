@@ -1,4 +1,4 @@
-"""A card image small enough to be made for a test: an MBR, a FAT partition, an ext4 partition with a few files, an empty end."""
+"""Build a card image small enough for a test: an MBR, a FAT partition, an ext4 partition with a few files, an empty end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ ROOT_START, ROOT_SIZE = 5 * MIB, 16 * MIB
 
 
 def build(path: Path, root_size: int = ROOT_SIZE, blob: int = 3 * MIB) -> None:
-    """Make it, sparse; another size of its root, with a blob of so many random bytes in it, makes it another size."""
+    """Write a sparse image. Its size depends on that of the root partition.
+
+    :param blob: the size of a file with random bytes in the root file system
+    """
     size = ROOT_START + root_size + MIB
     table = f"""
         label: dos
@@ -30,8 +33,8 @@ def build(path: Path, root_size: int = ROOT_SIZE, blob: int = 3 * MIB) -> None:
         with (files / "blob").open("wb") as file:
             for _ in range(blob // MIB):
                 file.write(os.urandom(MIB))
-        for place, length in ((path, size), (boot, BOOT_SIZE)):
-            with place.open("wb") as file:
+        for target, length in ((path, size), (boot, BOOT_SIZE)):
+            with target.open("wb") as file:
                 file.truncate(length)
         subprocess.run(["sfdisk", "-q", path], input=table.encode(), check=True)
         subprocess.run(["mkfs.vfat", "-n", "BOOT", boot], check=True, capture_output=True)

@@ -1,4 +1,4 @@
-"""A real web server on this machine, over http or https, that can misbehave in the ways servers do."""
+"""A real web server on this machine, over http or https, which can be configured to misbehave as real servers do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 
 @dataclass
 class Page:
-    """What is behind a path, and how it is served."""
+    """The content of a path, and how it is served."""
 
     data: bytes = b""
     status: int = 200
@@ -27,24 +27,24 @@ class Page:
     etag: str = ""
     modified: str = ""
     ranges: bool = True
-    # How far from what was asked for a part begins.
-    shift: int = 0
-    # What Content-Length says instead of the truth; "" for no such header.
+    # The distance, in bytes, between the requested and the sent start of a range.
+    range_shift: int = 0
+    # A wrong value of Content-Length; "" for a response without this header.
     length: str | None = None
-    # The next answers: each is cut off after so many bytes.
+    # The next responses are cut off after these numbers of bytes.
     cuts: list[int] = field(default_factory=list)
-    # Is called after an answer was cut off.
-    then: Callable[[], None] = lambda: None
-    hang: bool = False
+    # This is called after a response was cut off.
+    after_cut: Callable[[], None] = lambda: None
+    hangs: bool = False
     allow_head: bool = True
 
 
 class Site:
-    """Serves `pages` by path, until closed; `seen` are the requests, as (method, path, headers)."""
+    """Serves `pages` by path until it is closed; `requests` has the requests as (method, path, headers)."""
 
     def __init__(self, certificate: Path | None = None) -> None:
         self.pages: dict[str, Page] = {}
-        self.seen: list[tuple[str, str, dict[str, str]]] = []
+        self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.closing = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"site": self}))
         self._server.daemon_threads = False
@@ -57,20 +57,20 @@ class Site:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop serving, and wait for what is being served."""
+        """Stop the server, and wait for its current responses."""
         self.closing.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
-    def add(self, path: str, data: bytes = b"", **how: object) -> str:
-        """Put a page; returns its URL."""
-        self.pages[path] = Page(data, **how)  # type: ignore[arg-type]
+    def add(self, path: str, data: bytes = b"", **options: object) -> str:
+        """Add a page with the options of Page, and return its URL."""
+        self.pages[path] = Page(data, **options)  # type: ignore[arg-type]
         return self.url + path
 
-    def asked(self, path: str) -> list[dict[str, str]]:
-        """The headers of the requests for the content of a path."""
-        return [headers for method, seen, headers in self.seen if (method, seen) == ("GET", path)]
+    def requests_for(self, path: str) -> list[dict[str, str]]:
+        """Return the headers of the GET requests for a path."""
+        return [headers for method, requested, headers in self.requests if (method, requested) == ("GET", path)]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -81,9 +81,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         site = self.site
-        site.seen.append((self.command, self.path, dict(self.headers.items())))
+        site.requests.append((self.command, self.path, dict(self.headers.items())))
         page = site.pages.get(self.path, Page(status=404))
-        if page.hang:
+        if page.hangs:
             site.closing.wait()
             return
         if page.location:
@@ -98,17 +98,17 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(page)
 
     def _send(self, page: Page) -> None:
-        start, asked = 0, self.headers.get("Range")
+        start, requested_range = 0, self.headers.get("Range")
         condition = self.headers.get("If-Range")
-        if asked and page.ranges and condition in (None, page.etag or page.modified):
-            start = int(asked.removeprefix("bytes=").removesuffix("-"))
+        if requested_range and page.ranges and condition in (None, page.etag or page.modified):
+            start = int(requested_range.removeprefix("bytes=").removesuffix("-"))
         if start and start >= len(page.data):
             self.send_response(416)
             self.send_header("Content-Range", f"bytes */{len(page.data)}")
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        start += page.shift if start else 0
+        start += page.range_shift if start else 0
         body = page.data[start:]
         self.send_response(206 if start else 200)
         if start:
@@ -126,16 +126,16 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             self.wfile.write(body[:cut])
         except (BrokenPipeError, ConnectionResetError, ssl.SSLError):
-            return  # it heard enough
+            return  # the client has closed the connection
         if cut is not None:
-            page.then()
+            page.after_cut()
 
     def log_message(self, *_: object) -> None:
-        """Quiet."""
+        """Log nothing."""
 
 
-def certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate authority made for the occasion, and a server's certificate and key that it signed, for 127.0.0.1."""
+def create_certificates(folder: Path) -> tuple[Path, Path]:
+    """Create a certificate authority, and a certificate and key for 127.0.0.1 that it has signed; return the paths of both."""
     now = datetime.datetime.now(datetime.UTC)
 
     def name(text: str) -> x509.Name:

@@ -1,4 +1,4 @@
-"""What the tests of the card plugins share: their import path, a tiny card image, cards, and a way to run a module."""
+"""The fixtures of the unit tests: a tiny card image, cards, loop devices and mounts, modules, and a web server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from ansible.module_utils.testing import patch_module_args
 
 from tests.support import tiny_image
-from tests.support.load_plugin import plugin
+from tests.support.load_plugin import load_plugin
 from tests.support.web import Site
 
 Run = Callable[..., dict[str, Any]]
@@ -30,7 +30,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def sha256(image: Path) -> str:
-    """The sha256 of the tiny image."""
+    """The SHA-256 of the tiny image."""
     return hashlib.sha256(image.read_bytes()).hexdigest()
 
 
@@ -49,21 +49,21 @@ def card(tmp_path: Path) -> Callable[..., Path]:
 
 
 class Machine:
-    """Loop devices and mounts of a test, undone in reverse order at its end."""
+    """The loop devices and mounts of a test, which are removed in reverse order at its end."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._undo: list[list[str | Path]] = []
 
     def loop(self, path: Path) -> Path:
-        """A loop device on a file."""
+        """Attach a loop device to a file; return the device."""
         made = subprocess.run(["losetup", "-f", "--show", path], check=True, capture_output=True, text=True)
         device = Path(made.stdout.strip())
         self._undo.append(["losetup", "-d", device])
         return device
 
     def mount(self, *arguments: str | Path, on: Path | None = None) -> Path:
-        """Mounts something on a new folder, or on a given place: mount("-t", "tmpfs", "none")."""
+        """Mount a file system on a new folder, or on a given one, and return it: mount("-t", "tmpfs", "none")."""
         point = on or self._folder / f"mount{len(self._undo)}"
         if not on:
             point.mkdir()
@@ -72,7 +72,7 @@ class Machine:
         return point
 
     def undo(self) -> None:
-        """Take all of it away."""
+        """Remove all loop devices and mounts."""
         for command in reversed(self._undo):
             subprocess.run(command, check=True)
 
@@ -90,11 +90,11 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 @pytest.fixture
 def run_module(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs a module of plugins/modules as Ansible would: run_module("card_facts", {...}, check=True) is what it returns."""
-    # Where another test has imported the control machine's side, a module's warnings would be shown and not returned.
+    # If another test has imported the controller part of Ansible, a module would print its warnings instead of returning them.
     monkeypatch.setattr("ansible.module_utils._internal.is_controller", False)
 
     def run(name: str, arguments: dict[str, Any], check: bool = False, diff: bool = False) -> dict[str, Any]:
-        module = plugin("modules", name)
+        module = load_plugin("modules", name)
         extra = {"_ansible_check_mode": check, "_ansible_diff": diff}
         with patch_module_args({**arguments, **extra}), pytest.raises(SystemExit):
             module.main()
@@ -105,15 +105,15 @@ def run_module(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No waiting between attempts to reach a server, and no proxy on the way to this machine."""
-    monkeypatch.setattr("ansible_collections.bramble.cluster.plugins.module_utils.image.http.PAUSE", 0.0)
+def no_retry_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pause between attempts to reach a server, and no proxy for this machine."""
+    monkeypatch.setattr("ansible_collections.bramble.cluster.plugins.module_utils.image.http.RETRY_DELAY", 0.0)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
 @pytest.fixture
-def site(impatient: None) -> Iterator[Site]:
-    """A server on this machine, which misbehaves as it is told."""
+def site(no_retry_delay: None) -> Iterator[Site]:
+    """A web server on this machine, which can misbehave as a test asks."""
     site = Site()
     yield site
     site.close()

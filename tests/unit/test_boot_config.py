@@ -1,4 +1,4 @@
-"""cmdline.txt and config.txt: what is asked for changes, and nothing else."""
+"""The module boot_config changes only the requested settings of cmdline.txt and config.txt."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ IMAGES = sorted(path.name for path in CASES.iterdir() if path.is_dir())
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty root file system, which the module takes for the node's."""
+    """An empty root file system, which the module uses as that of the node."""
     monkeypatch.setattr("ansible_collections.bramble.cluster.plugins.module_utils.boot.files.ROOT", tmp_path)
     (tmp_path / "run").mkdir()
     (tmp_path / "boot/firmware").mkdir(parents=True)
@@ -43,7 +43,7 @@ def cmdline(root: Path, content: bytes) -> Path:
 
 
 @pytest.mark.parametrize("image", IMAGES)
-def test_golden_files(root: Path, run_module: Run, image: str) -> None:
+def test_edits_of_real_images(root: Path, run_module: Run, image: str) -> None:
     before, after = tree(CASES / image / "before"), tree(CASES / image / "after")
     shutil.copytree(CASES / image / "before", root, dirs_exist_ok=True)
     dry = run_module("boot_config", REQUEST, check=True, diff=True)
@@ -60,7 +60,7 @@ def test_golden_files(root: Path, run_module: Run, image: str) -> None:
     assert (again["changed"], again["files"], again["reboot_required"]) == (False, [], False)
     assert "run/reboot-required" not in tree(root)
 
-    # The backup is of the first time, and what was there then comes back.
+    # The backup is that of the first change, and restores the original values.
     assert run_module("boot_config", {"cmdline_present": ["fsck.repair=preen"]})["changed"]
     names = ["fsck.repair", "cgroup_enable", "cgroup_memory", "console", "quiet", "splash", "resize"]
     run_module("boot_config", {"cmdline_restored": names})
@@ -78,7 +78,7 @@ def test_os_prefix_and_cmdline_in_config_are_followed(root: Path, run_module: Ru
     assert done["files"] == [str(root / "boot/firmware/current/cmdline.txt")] and stale.read_bytes() == b"stale\n"
 
 
-def test_an_old_image_has_them_in_boot(root: Path, run_module: Run) -> None:
+def test_old_image_has_its_files_in_boot(root: Path, run_module: Run) -> None:
     (root / "boot/firmware").rmdir()
     (root / "boot/cmdline.txt").write_text("a")
     assert run_module("boot_config", {"cmdline_present": ["b"]})["changed"]
@@ -86,7 +86,7 @@ def test_an_old_image_has_them_in_boot(root: Path, run_module: Run) -> None:
 
 
 def test_lines_of_config_are_restored(root: Path, run_module: Run) -> None:
-    """What was there stays, what came goes, and so does the copy when nothing else differs."""
+    """Original lines stay, added lines are removed, and so is the backup when nothing else differs."""
     path = root / "boot/firmware/config.txt"
     path.write_text("[all]\ndtoverlay=disable-bt\n")
     radios = [{"setting": "dtoverlay=disable-wifi"}, {"setting": "dtoverlay=disable-bt"}]
@@ -104,7 +104,7 @@ def test_lines_of_config_are_restored(root: Path, run_module: Run) -> None:
     assert (root / "boot/firmware/config.txt.before-bramble").read_bytes() == before["boot/firmware/config.txt"]
 
 
-def test_an_unmounted_boot_partition_is_not_mistaken_for_an_old_image(root: Path, run_module: Run) -> None:
+def test_unmounted_boot_partition_is_not_an_old_image(root: Path, run_module: Run) -> None:
     (root / "boot/cmdline.txt").write_text("has moved\n")
     request = {"cmdline_present": ["b"]}
     assert "no cmdline.txt" in run_module("boot_config", request)["msg"]
@@ -113,13 +113,13 @@ def test_an_unmounted_boot_partition_is_not_mistaken_for_an_old_image(root: Path
     assert tree(root) == {"boot/cmdline.txt": b"has moved\n"}
 
 
-def test_memory_limits_come_behind_what_switched_them_off_and_go_again(root: Path, run_module: Run) -> None:
-    """What roles/microk8s asks for, and its way back: of cgroup_enable and cgroup_disable, the kernel takes the last."""
+def test_memory_cgroup_is_enabled_after_it_was_disabled_and_restored(root: Path, run_module: Run) -> None:
+    """The changes of roles/microk8s: of cgroup_enable and cgroup_disable, the kernel takes the last."""
     before = b"console=tty1 cgroup_disable=memory cgroup_enable=cpuset root=/dev/mmcblk0p2 quiet\n"
     path = cmdline(root, before)
     assert run_module("boot_config", {"cmdline_present": ["cgroup_enable=memory", "cgroup_memory=1"]})["reboot_required"]
     assert path.read_bytes() == before[:-1] + b" cgroup_enable=memory cgroup_memory=1\n"
-    # The base changes something of its own meanwhile.
+    # The role base changes another parameter in the meantime.
     run_module("boot_config", {"cmdline_present": ["fsck.repair=yes"]})
     run_module("boot_config", {"cmdline_restored": ["cgroup_enable", "cgroup_memory"]})
     assert path.read_bytes() == before[:-1] + b" fsck.repair=yes\n"
@@ -129,7 +129,7 @@ def test_memory_limits_come_behind_what_switched_them_off_and_go_again(root: Pat
 
 
 @pytest.mark.parametrize(
-    ("content", "request_", "says"),
+    ("content", "request_", "message"),
     [
         (b"a b\nc\n", {"cmdline_present": ["d"]}, "more than one line"),
         (b"\na\n", {"cmdline_present": ["d"]}, "more than one line"),
@@ -146,16 +146,18 @@ def test_memory_limits_come_behind_what_switched_them_off_and_go_again(root: Pat
         (b"a\n", {"config_present": [{"setting": "a=" + 97 * "1"}]}, "has 99 characters"),
     ],
 )
-def test_bad_input_is_named_and_changes_nothing(root: Path, run_module: Run, content: bytes, request_: dict, says: str) -> None:
+def test_invalid_input_is_named_and_changes_nothing(
+    root: Path, run_module: Run, content: bytes, request_: dict, message: str
+) -> None:
     cmdline(root, content)
     (root / "boot/firmware/config.txt").write_text("x=1\n")
     before = tree(root)
     done = run_module("boot_config", {"config_present": [{"setting": "y=1"}], **request_})
-    assert done["failed"] and says in done["msg"]
+    assert done["failed"] and message in done["msg"]
     assert tree(root) == before
 
 
-def test_a_full_partition_leaves_the_old_file(machine: Machine, monkeypatch: pytest.MonkeyPatch, run_module: Run) -> None:
+def test_full_partition_leaves_the_old_file(machine: Machine, monkeypatch: pytest.MonkeyPatch, run_module: Run) -> None:
     point = machine.mount("-t", "tmpfs", "-o", "size=64k", "none")
     monkeypatch.setattr("ansible_collections.bramble.cluster.plugins.module_utils.boot.files.ROOT", point)
     (point / "boot/firmware").mkdir(parents=True)
@@ -172,7 +174,7 @@ def test_a_full_partition_leaves_the_old_file(machine: Machine, monkeypatch: pyt
     assert path.read_bytes() == b"root=/dev/mmcblk0p2 b\n"
 
 
-def test_a_fat_partition_has_its_own_modes(root: Path, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fat_partition_accepts_no_modes(root: Path, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(fd: int, mode: int) -> None:
         raise PermissionError(1, "Operation not permitted")
 
@@ -200,54 +202,54 @@ line = st.builds(
 
 
 def words(text: str) -> list[str]:
-    """All parameters, init's too; none of `value` has more than one blank."""
+    """Return all parameters, including those of init. No example has more than one blank in quotes."""
     return text.replace('"p q"', '"p_q"').split()
 
 
 @given(line, asked)
-def test_a_set_parameter_is_there_and_all_others_stay(text: str, wanted: str) -> None:
+def test_set_parameter_exists_and_all_others_stay(text: str, wanted: str) -> None:
     after = kernel.set_parameter(text, wanted)
-    assert wanted in kernel.parameters(after)
+    assert wanted in kernel.kernel_parameters(after)
     key = wanted.partition("=")[0]
     same = [key, wanted][key in kernel.REPEATED_PARAMETERS]
-    ours = [p for p in kernel.parameters(after) if (p if "=" in same else p.partition("=")[0]) == same]
-    assert ours[-1] == wanted
-    rest_before, rest_after = ([p for p in kernel.parameters(t) if p.partition("=")[0] != key] for t in (text, after))
+    same_name = [p for p in kernel.kernel_parameters(after) if (p if "=" in same else p.partition("=")[0]) == same]
+    assert same_name[-1] == wanted
+    rest_before, rest_after = ([p for p in kernel.kernel_parameters(t) if p.partition("=")[0] != key] for t in (text, after))
     assert rest_before == rest_after
     assert len(words(after)) - len(words(text)) in (0, 1)
     assert after.count("\n") == text.count("\n") and after.count("\r") == text.count("\r")
 
 
 @given(line, asked)
-def test_set_is_idempotent(text: str, wanted: str) -> None:
+def test_setting_a_parameter_is_idempotent(text: str, wanted: str) -> None:
     once = kernel.set_parameter(text, wanted)
     assert kernel.set_parameter(once, wanted) == once
 
 
 @given(line, asked)
-def test_remove_after_set_restores(text: str, wanted: str) -> None:
+def test_removing_a_new_parameter_restores(text: str, wanted: str) -> None:
     key = wanted.partition("=")[0]
-    if all(p.partition("=")[0] != key for p in kernel.parameters(text)):
+    if all(p.partition("=")[0] != key for p in kernel.kernel_parameters(text)):
         assert kernel.remove_parameter(kernel.set_parameter(text, wanted), key) == text
         assert kernel.restore_parameter(kernel.set_parameter(text, wanted), key, text) == text
 
 
 @given(line, asked)
-def test_removed_is_gone_and_all_others_stay(text: str, gone: str) -> None:
-    after = kernel.remove_parameter(text, gone)
-    match = (lambda p: p == gone) if "=" in gone else (lambda p: p.partition("=")[0] == gone)
-    assert kernel.parameters(after) == [p for p in kernel.parameters(text) if not match(p)]
-    assert kernel.remove_parameter(after, gone) == after
+def test_removed_parameter_is_gone_and_all_others_stay(text: str, removed: str) -> None:
+    after = kernel.remove_parameter(text, removed)
+    match = (lambda p: p == removed) if "=" in removed else (lambda p: p.partition("=")[0] == removed)
+    assert kernel.kernel_parameters(after) == [p for p in kernel.kernel_parameters(text) if not match(p)]
+    assert kernel.remove_parameter(after, removed) == after
 
 
 @given(line, st.lists(asked, max_size=3))
-def test_restored_is_as_it_was(text: str, changes: list[str]) -> None:
+def test_restored_parameters_are_the_original_ones(text: str, changes: list[str]) -> None:
     after = text
     for wanted in changes:
         after = kernel.set_parameter(after, wanted)
     for key in {wanted.partition("=")[0] for wanted in changes}:
         after = kernel.restore_parameter(after, key, text)
-    assert set(kernel.parameters(after)) == set(kernel.parameters(text))
+    assert set(kernel.kernel_parameters(after)) == set(kernel.kernel_parameters(text))
 
 
 def test_any_bytes_survive(root: Path, run_module: Run) -> None:
@@ -256,7 +258,7 @@ def test_any_bytes_survive(root: Path, run_module: Run) -> None:
     assert path.read_bytes() == b"a\xff\xa0b=\xe9 c\x85 d e\r\n"
 
 
-def test_what_is_inits_is_left_alone() -> None:
+def test_parameters_of_init_stay() -> None:
     assert kernel.set_parameter("a -- b=1 --c\n", "b=2") == "a b=2 -- b=1 --c\n"
     assert kernel.remove_parameter("b a  -- b", "b") == "a  -- b"
 
@@ -283,18 +285,18 @@ def test_config_round_trips(text: str) -> None:
 
 
 @given(config, setting, section)
-def test_a_set_setting_is_in_its_section_and_all_else_stays(text: str, wanted: str, where: str) -> None:
+def test_set_setting_is_in_its_section_and_all_others_stay(text: str, wanted: str, where: str) -> None:
     after = config_txt.set_setting(text, wanted, where)
     assert config_txt.set_setting(after, wanted, where) == after
     filters = () if where == "all" else (where,)
     key = wanted.partition("=")[0]
-    ours = [line.text.strip() for line in config_txt.parse_lines(after) if line.filters == filters and line.key == key]
-    assert wanted in ours and (key in config_txt.REPEATED_SETTINGS or ours[-1] == wanted)
+    same_name = [line.text.strip() for line in config_txt.parse_lines(after) if line.filters == filters and line.key == key]
+    assert wanted in same_name and (key in config_txt.REPEATED_SETTINGS or same_name[-1] == wanted)
 
     def others(text: str) -> list[tuple[str, tuple[str, ...]]]:
-        mine = (filters, key)
+        changed = (filters, key)
         lines = config_txt.parse_lines(text)
-        return [(line.text, line.filters) for line in lines if line.key and (line.filters, line.key) != mine]
+        return [(line.text, line.filters) for line in lines if line.key and (line.filters, line.key) != changed]
 
     assert others(after) == others(text)
     comments = [[line.text for line in config_txt.parse_lines(t) if not line.key and line.text[:1] != "["] for t in (text, after)]
@@ -307,7 +309,7 @@ def test_a_set_setting_is_in_its_section_and_all_else_stays(text: str, wanted: s
 
 
 @given(config, setting, section)
-def test_removing_a_setting_that_was_not_there_restores(text: str, wanted: str, where: str) -> None:
+def test_removing_a_new_setting_restores(text: str, wanted: str, where: str) -> None:
     filters = () if where == "all" else (where,)
     if (
         any(line.filters == filters for line in config_txt.parse_lines(text))
@@ -325,11 +327,11 @@ def test_removing_a_setting_that_was_not_there_restores(text: str, wanted: str, 
         ("a=1\r\nb=2", "c=3", "all", "a=1\r\nb=2\r\nc=3"),
         ("a=1\n\n# of the Pi 4\n[pi4]\nb=2\n", "c=3", "all", "a=1\nc=3\n\n# of the Pi 4\n[pi4]\nb=2\n"),
         ("a=1\n", "b=2", "pi4", "a=1\n[pi4]\nb=2\n[all]\n"),
-        # The last one counts; those of other sections are not it.
+        # The last setting counts, but not those of other sections.
         ("a=1\na=2\n[pi4]\na=3\n", "a=4", "all", "a=1\na=4\n[pi4]\na=3\n"),
         # One model replaces another, a display narrows it.
         ("[pi4]\n[pi5]\na=1\n[hdmi:0]\na=2\n", "a=3", "pi5", "[pi4]\n[pi5]\na=3\n[hdmi:0]\na=2\n"),
-        # Not behind the overlay, whose parameter it would be.
+        # After the overlay it would be a parameter of the overlay.
         (
             "dtparam=spi=on\ndtoverlay=vc4-kms-v3d\n",
             "dtparam=audio=off",
@@ -346,5 +348,5 @@ def test_removing_a_setting_that_was_not_there_restores(text: str, wanted: str, 
         ("dtoverlay=vc4\n[pi4]\na=1\n", "dtparam=audio=off", "pi4", "dtoverlay=vc4\n[pi4]\na=1\ndtparam=audio=off\n"),
     ],
 )
-def test_where_a_setting_goes(text: str, wanted: str, where: str, after: str) -> None:
+def test_position_of_a_new_setting(text: str, wanted: str, where: str, after: str) -> None:
     assert config_txt.set_setting(text, wanted, where) == after

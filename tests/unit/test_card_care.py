@@ -1,4 +1,4 @@
-"""fstab, mounts and swap, as text and as the kernel tells of them."""
+"""The module card_care: fstab, and mounts and swap as the kernel reports them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.bramble.cluster.plugins.module_utils.boot import fstab
-from ansible_collections.bramble.cluster.plugins.modules import card_care as care
+from ansible_collections.bramble.cluster.plugins.modules import card_care
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,31 +39,33 @@ LABEL=system-boot       /boot/firmware  vfat    defaults  0       1
         ),
     ],
 )
-def test_only_what_is_asked_for_changes(before: str, after: str) -> None:
-    assert fstab.edited(before, swap=False) == after
-    assert fstab.edited(after, swap=False) == after
-    assert fstab.has_root(before) == (" / " in before.replace("\t", " ").replace("  ", " "))
+def test_only_requested_options_change(before: str, after: str) -> None:
+    assert fstab.edit_fstab(before, swap=False) == after
+    assert fstab.edit_fstab(after, swap=False) == after
+    assert fstab.has_root_entry(before) == (" / " in before.replace("\t", " ").replace("  ", " "))
 
 
-def test_swap_comes_back_as_it_was() -> None:
+def test_swap_is_restored_unchanged() -> None:
     text = "\t/dev/b none swap sw\n/swap.img none  swap sw 0 0"
-    assert fstab.edited(fstab.edited(text, swap=False), swap=True) == text
+    assert fstab.edit_fstab(fstab.edit_fstab(text, swap=False), swap=True) == text
 
 
 @given(st.text())
-def test_what_is_no_table_is_left_alone(text: str) -> None:
-    assert fstab.edited(f"# {text}".replace("\n", "\n#"), swap=False) == f"# {text}".replace("\n", "\n#")
+def test_comments_are_not_changed(text: str) -> None:
+    assert fstab.edit_fstab(f"# {text}".replace("\n", "\n#"), swap=False) == f"# {text}".replace("\n", "\n#")
 
 
-def test_of_mounts_over_each_other_the_last_counts() -> None:
-    assert care.mounted_noatime("rootfs / rootfs rw 0 0\n/dev/mmcblk0p2 / ext4 rw,noatime 0 0\nproc /proc proc rw 0 0\n")
-    assert not care.mounted_noatime(
+def test_last_of_several_mounts_counts() -> None:
+    assert card_care.is_mounted_noatime("rootfs / rootfs rw 0 0\n/dev/mmcblk0p2 / ext4 rw,noatime 0 0\nproc /proc proc rw 0 0\n")
+    assert not card_care.is_mounted_noatime(
         "/dev/a / ext4 rw,noatime 0 0\n/dev/b / ext4 rw,relatime 0 0\n/dev/c /x ext4 rw,noatime 0 0\n"
     )
 
 
-def test_swap_of_another_machine_is_not_ours(tmp_path: Path) -> None:
+def test_swap_of_another_machine_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "swap").touch()
     header = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
-    assert care.swap_on(f"{header}{tmp_path}/swap file 1 0 -2\n{tmp_path}/theirs partition 1 0 -3\n") == [f"{tmp_path}/swap"]
-    assert care.swap_on(header) == []
+    assert card_care.active_swap(f"{header}{tmp_path}/swap file 1 0 -2\n{tmp_path}/theirs partition 1 0 -3\n") == [
+        f"{tmp_path}/swap"
+    ]
+    assert card_care.active_swap(header) == []

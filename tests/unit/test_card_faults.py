@@ -1,4 +1,4 @@
-"""Cards that go wrong, each between good ones: a clear message, the others are finished and right, nothing else is touched."""
+"""Faulty cards between good ones: the message is clear, the other cards are complete, and nothing else is changed."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from ansible_collections.bramble.cluster.plugins.module_utils.card.content impor
 from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import Guard
 from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
 from ansible_collections.bramble.cluster.plugins.module_utils.card.ledger import Ledger
+from ansible_collections.bramble.cluster.plugins.module_utils.card.overlay import OverlayBuilder, RootFile
 from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Progress
-from ansible_collections.bramble.cluster.plugins.module_utils.card.workbench import RootFile, Workbench
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import CHUNK
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.modules import card_write
@@ -35,7 +35,7 @@ from tests.support.cards import Card, Rig
 from tests.support.flaw import Flaw
 from tests.support.tiny_image import MIB, SIZE
 
-from .test_card_writer import assert_same, batch, identity, matter, results
+from .test_card_writer import assert_same, identity_files, relevant_bytes, results_by_node, write_arguments
 
 CARD = 32 * MIB
 HALF = CARD // 2
@@ -44,7 +44,7 @@ Run = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def image(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny image with data also in its last MiB, beyond the half of a card."""
+    """The tiny image with data in its last MiB as well, beyond half the size of a card."""
     path = tmp_path_factory.mktemp("full") / "full.img"
     shutil.copyfile(image, path)
     with path.open("r+b") as file:
@@ -55,21 +55,21 @@ def image(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sha256(image: Path) -> str:
-    """The sha256 of that image."""
+    """The SHA-256 of this image."""
     return hashlib.sha256(image.read_bytes()).hexdigest()
 
 
 @pytest.fixture(scope="module")
 def wanted(image: Path) -> Callable[[str], bytes]:
-    """What the card of a node must hold, up to the end of the image."""
+    """A function that returns the content of the card of a node, up to the end of the image."""
     known: dict[str, bytes] = {}
 
     def bytes_of(node: str) -> bytes:
         if node not in known:
-            files = identity(node)
+            files = identity_files(node)
             root = [RootFile(file["path"], file["content"], int(file["mode"], 8)) for file in files["root_files"]]
-            with Image(str(image)) as opened, Workbench(opened, str(image.parent)) as bench:
-                content = Content(opened, bench.overlay(files["boot_files"], root))
+            with Image(str(image)) as opened, OverlayBuilder(opened, str(image.parent)) as builder:
+                content = Content(opened, builder.build(files["boot_files"], root))
                 known[node] = b"".join(content.read(at, min(CHUNK, SIZE - at)) for at in range(0, SIZE, CHUNK))
         return known[node]
 
@@ -78,19 +78,19 @@ def wanted(image: Path) -> Callable[[str], bytes]:
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Iterator[Rig]:
-    """Virtual cards."""
+    """A rig of virtual cards."""
     if os.geteuid() or not os.path.exists("/dev/loop-control"):
         pytest.skip("loop devices need root")
     with Rig(tmp_path) as rig:
         yield rig
 
 
-DIRT = random.Random(2).randbytes(CARD)
+OLD_CONTENT = random.Random(2).randbytes(CARD)
 
 
 @dataclass
 class Neighbours:
-    """Two good cards that were used before: pi-01 is a block device, pi-03 a file."""
+    """Two good cards that were used before: the block device of pi-01, and the file of pi-03."""
 
     one: Card
     three: Card
@@ -98,61 +98,61 @@ class Neighbours:
     image: Path
 
     def slots(self, bad: Path) -> dict[str, Path]:
-        """A batch with the bad card, pi-02, between them."""
+        """Return the slots of a batch with the bad card of pi-02 between them."""
         return {"pi_01": self.one.device(), "pi_02": bad, "pi_03": self.three.file}
 
-    def assert_right(self) -> None:
-        """Both hold exactly what they must, and beyond the image what they held before."""
+    def assert_complete(self) -> None:
+        """Check that both cards have their content, and keep the old content beyond the image."""
         for node, card in (("pi-01", self.one), ("pi-03", self.three)):
-            held = card.held.read_bytes()
-            assert matter(held, self.image) == matter(self.wanted(node), self.image), node
-            assert held[SIZE:] == DIRT[SIZE:], node
+            held = card.backing.read_bytes()
+            assert relevant_bytes(held, self.image) == relevant_bytes(self.wanted(node), self.image), node
+            assert held[SIZE:] == OLD_CONTENT[SIZE:], node
 
     def assert_untouched(self) -> None:
-        """Nothing was written to either."""
-        assert all(card.held.read_bytes() == DIRT for card in (self.one, self.three))
+        """Check that nothing was written to either card."""
+        assert all(card.backing.read_bytes() == OLD_CONTENT for card in (self.one, self.three))
 
 
 @pytest.fixture
 def neighbours(rig: Rig, wanted: Callable[[str], bytes], image: Path) -> Neighbours:
     """The good cards of a batch."""
-    return Neighbours(rig.card("one", CARD, fill=DIRT), rig.card("three", CARD, fill=DIRT), wanted, image)
+    return Neighbours(rig.card("one", CARD, fill=OLD_CONTENT), rig.card("three", CARD, fill=OLD_CONTENT), wanted, image)
 
 
 def assert_only_second_failed(outcome: dict[str, Any], error: str) -> None:
-    """The report says which card failed, why, and what to do; and that the others did not."""
+    """Check that the result names the failed card, its error and the next command, and that the other cards were written."""
     assert outcome["failed"] and outcome["changed"]
-    assert results(outcome) == {"pi-01": "written", "pi-02": "failed", "pi-03": "written"}
+    assert results_by_node(outcome) == {"pi-01": "written", "pi-02": "failed", "pi-03": "written"}
     first, second, third = outcome["results"]
     assert re.search(error, second["error"]) and second["bytes_verified"] == 0
     assert first["bytes_verified"] == third["bytes_verified"] > 0 and not first["error"] + third["error"]
-    assert outcome["msg"].startswith("1 of 3 cards failed; 2 are right.\npi-02, ")
+    assert outcome["msg"].startswith("1 of 3 cards failed; 2 were successful.\npi-02, ")
     assert second["error"] in outcome["msg"] and "playbooks/cards.yml --limit pi-02" in outcome["msg"]
 
 
-# Bad from the start
+# Cards that are faulty from the start
 
 
 @pytest.mark.parametrize("kind", ["file", "device"])
-def test_one_too_small(image: Path, sha256: str, rig: Rig, neighbours: Neighbours, run_module: Run, kind: str) -> None:
-    """By one byte; by one sector where that is the smallest a device can lack."""
-    lacking = 1 if kind == "file" else 512
-    small = rig.card("small", SIZE - lacking, fill=DIRT[: SIZE - lacking])
-    arguments = batch(image, sha256, **neighbours.slots(small.file if kind == "file" else small.device()))
+def test_card_that_is_too_small(image: Path, sha256: str, rig: Rig, neighbours: Neighbours, run_module: Run, kind: str) -> None:
+    """The card lacks one byte, or as a device one sector."""
+    missing_bytes = 1 if kind == "file" else 512
+    small = rig.card("small", SIZE - missing_bytes, fill=OLD_CONTENT[: SIZE - missing_bytes])
+    arguments = write_arguments(image, sha256, **neighbours.slots(small.file if kind == "file" else small.device()))
     outcome = run_module("card_write", arguments)
-    assert outcome["msg"].startswith("Nothing was written: 1 of 3 cards are not fit.") and not outcome.get("changed")
-    assert re.search(f"pi-02 .* TOO SMALL by {lacking} byte", outcome["msg"]) and "--limit 'all:!pi-02'" in outcome["msg"]
+    assert outcome["msg"].startswith("Nothing was written: 1 of 3 cards cannot be used.") and not outcome.get("changed")
+    assert re.search(f"pi-02 .* TOO SMALL by {missing_bytes} byte", outcome["msg"]) and "--limit 'all:!pi-02'" in outcome["msg"]
     neighbours.assert_untouched()
     outcome = run_module("card_write", {**arguments, "only_good": True})
-    assert outcome["failed"] and results(outcome) == {"pi-01": "written", "pi-02": "skipped", "pi-03": "written"}
-    neighbours.assert_right()
-    assert small.held.read_bytes() == DIRT[: SIZE - lacking]
+    assert outcome["failed"] and results_by_node(outcome) == {"pi-01": "written", "pi-02": "skipped", "pi-03": "written"}
+    neighbours.assert_complete()
+    assert small.backing.read_bytes() == OLD_CONTENT[: SIZE - missing_bytes]
 
 
 FLAWS = {
     "wraps at half its size": (Flaw(wraps_at=HALF), f"counterfeit: it holds at most {HALF:,} bytes"),
     "drops writes beyond half": (Flaw(drops_from=HALF), f"counterfeit: it holds at most {HALF + MIB:,} bytes"),
-    "a bit is stuck": (Flaw(stuck=SIZE - 100), f"at byte {SIZE - 100:,}, .*worn or counterfeit"),
+    "a bit is stuck": (Flaw(stuck_bit_at=SIZE - 100), f"at byte {SIZE - 100:,}, .*worn or counterfeit"),
     "full": (Flaw(full_after=3 * MIB), r"^writing failed at byte [\d,]+: .* \((ENOSPC|EIO)\)"),
     "write error": (Flaw(fails_after=3 * MIB), r"^writing failed at byte [\d,]+: .* \(EIO\)"),
     "pulled": (Flaw(pulled_after=3 * MIB), r"^writing failed at byte [\d,]+: .* \(EIO\)"),
@@ -166,49 +166,49 @@ def test_bad_card_fails_alone(
 ) -> None:
     bad = rig.card("bad", CARD, FLAWS[flaw][0])
     slots = neighbours.slots(bad.file if kind == "file" else bad.device())
-    assert_only_second_failed(run_module("card_write", batch(image, sha256, **slots)), FLAWS[flaw][1])
-    neighbours.assert_right()
-    assert not bad.begins()
+    assert_only_second_failed(run_module("card_write", write_arguments(image, sha256, **slots)), FLAWS[flaw][1])
+    neighbours.assert_complete()
+    assert not bad.has_boot_sector()
 
 
-def test_flipped_bit_is_mended(
+def test_flipped_bit_is_repaired(
     image: Path, sha256: str, rig: Rig, neighbours: Neighbours, run_module: Run, wanted: Callable[[str], bytes]
 ) -> None:
-    weak = rig.card("weak", CARD, Flaw(flips=SIZE - 100))
-    outcome = run_module("card_write", batch(image, sha256, **neighbours.slots(weak.device())))
-    assert not outcome.get("failed") and set(results(outcome).values()) == {"written"}
-    neighbours.assert_right()
-    assert weak.held.read_bytes()[:SIZE] == wanted("pi-02")
+    weak = rig.card("weak", CARD, Flaw(flips_bit_at=SIZE - 100))
+    outcome = run_module("card_write", write_arguments(image, sha256, **neighbours.slots(weak.device())))
+    assert not outcome.get("failed") and set(results_by_node(outcome).values()) == {"written"}
+    neighbours.assert_complete()
+    assert weak.backing.read_bytes()[:SIZE] == wanted("pi-02")
 
 
-# Slow, or not answering at all
+# Cards that are slow, or do not respond at all
 
 
-def test_slow_card_delays_nobody(
+def test_slow_card_delays_no_other(
     image: Path, sha256: str, rig: Rig, neighbours: Neighbours, run_module: Run, tmp_path: Path, wanted: Callable[[str], bytes]
 ) -> None:
-    """At less than a tenth of the speed of the others: they are done while it still has bytes to go."""
+    """A card has less than a tenth of the speed of the others, which are complete while it is still being written."""
     slow, events = rig.card("slow", CARD, Flaw(rate=6e6)), tmp_path / "events.jsonl"
-    arguments = {**batch(image, sha256, **neighbours.slots(slow.device())), "progress_file": str(events)}
+    arguments = {**write_arguments(image, sha256, **neighbours.slots(slow.device())), "progress_file": str(events)}
     outcome = run_module("card_write", arguments)
-    assert not outcome.get("failed") and set(results(outcome).values()) == {"written"}
-    neighbours.assert_right()
-    assert slow.held.read_bytes()[:SIZE] == wanted("pi-02")
+    assert not outcome.get("failed") and set(results_by_node(outcome).values()) == {"written"}
+    neighbours.assert_complete()
+    assert slow.backing.read_bytes()[:SIZE] == wanted("pi-02")
     seen = [json.loads(line) for line in events.read_text().splitlines()]
     last = max(at for at, event in enumerate(seen) if event["phase"] == "written" and event["node"] != "pi-02")
     assert [event["phase"] for event in seen[last:] if event["node"] == "pi-02"][-2:] == ["verify", "written"]
 
 
-def facts_of(image: Path, *slots: Path) -> list[Any]:
-    """What the guard says of the cards pi-01, pi-02 and so on, all of them good."""
+def inspect_cards(image: Path, *slots: Path) -> list[Any]:
+    """Return the facts of cards of pi-01, pi-02 and so on, which must all be usable."""
     cards = [{"node": f"pi-{number:02}", "slot": str(slot)} for number, slot in enumerate(slots, 1)]
     batch = Guard(str(image)).facts(cards, SIZE)
     assert [facts.verdict for facts in batch] == ["OK"] * len(slots)
     return batch
 
 
-class Watch(Progress):
-    """Does something once, when a node's card is in the midst of its writing; notes who is done."""
+class WatchedProgress(Progress):
+    """Calls a function once while the card of a node is being written, and records which nodes are done."""
 
     def __init__(self, node: str, act: Callable[[], None]) -> None:
         super().__init__()
@@ -224,178 +224,179 @@ class Watch(Progress):
                 self.others_done.set()
 
 
-def write_plain(image: Path, watch: Progress, batch: list[Any], only_good: bool = False) -> list[Any]:
-    """Write the image alone, without identities."""
+def write_image(image: Path, progress: Progress, batch: list[Any], only_good: bool = False) -> list[Any]:
+    """Write an image without identities to a batch of cards."""
     with Image(str(image)) as opened:
-        return write_batch(batch, {facts.node: Content(opened, {}) for facts in batch}, watch, only_good=only_good)
+        return write_batch(batch, {facts.node: Content(opened, {}) for facts in batch}, progress, only_good=only_good)
 
 
-def test_card_that_hangs_holds_nobody_up(image: Path, rig: Rig) -> None:
+def test_hanging_card_delays_no_other(image: Path, rig: Rig) -> None:
     good, hung = [rig.card(name, CARD) for name in ("one", "three")], rig.card("hung", CARD, Flaw(holds_after=3 * MIB))
-    watch = Watch("", lambda: None)
-    batch = facts_of(image, good[0].device(), hung.device(), good[1].file)
+    progress = WatchedProgress("", lambda: None)
+    batch = inspect_cards(image, good[0].device(), hung.device(), good[1].file)
     answer: list[Any] = []
-    writing = threading.Thread(target=lambda: answer.extend(write_plain(image, watch, batch)), daemon=True)
+    writing = threading.Thread(target=lambda: answer.extend(write_image(image, progress, batch)), daemon=True)
     writing.start()
-    assert watch.others_done.wait(60) and watch.done == {"pi-01", "pi-03"}
-    assert all(card.held.read_bytes()[:SIZE] == image.read_bytes() for card in good)
+    assert progress.others_done.wait(60) and progress.done == {"pi-01", "pi-03"}
+    assert all(card.backing.read_bytes()[:SIZE] == image.read_bytes() for card in good)
     hung.release()
     writing.join(60)
     assert [result.result for result in answer] == ["written"] * 3
 
 
-# Gone, or another
+# Cards that are removed or exchanged
 
 
 @pytest.mark.parametrize("kind", ["device", "file"])
-def test_pulled_while_written(image: Path, rig: Rig, kind: str) -> None:
-    """The file of the card is truncated; a device then has no bytes any more."""
+def test_card_pulled_while_written(image: Path, rig: Rig, kind: str) -> None:
+    """The file of the card is truncated, so that a device on it has no bytes left."""
     one, gone, three = (rig.card(name, CARD) for name in ("one", "gone", "three"))
-    batch = facts_of(image, one.device(), gone.file if kind == "file" else gone.device(), three.file)
-    done = write_plain(image, Watch("pi-02", gone.pull), batch)
+    batch = inspect_cards(image, one.device(), gone.file if kind == "file" else gone.device(), three.file)
+    done = write_image(image, WatchedProgress("pi-02", gone.pull), batch)
     assert [result.result for result in done] == ["written", "failed", "written"]
     assert (
-        re.match(r"(reading|writing) failed at byte [\d,]+: |.* is not the card it was", done[1].error)
+        re.match(r"(reading|writing) failed at byte [\d,]+: |.* is not the card that was checked", done[1].error)
         and done[1].bytes_verified == 0
     )
-    assert all(card.held.read_bytes()[:SIZE] == image.read_bytes() for card in (one, three))
+    assert all(card.backing.read_bytes()[:SIZE] == image.read_bytes() for card in (one, three))
 
 
 @pytest.mark.parametrize("change", ["detached", "exchanged"])
-def test_changed_after_the_preflight(image: Path, rig: Rig, change: str) -> None:
-    one, two, three = (rig.card(name, CARD, fill=DIRT) for name in ("one", "two", "three"))
-    stranger = rig.card("stranger", CARD, fill=DIRT)
+def test_card_changed_after_the_check(image: Path, rig: Rig, change: str) -> None:
+    one, two, three = (rig.card(name, CARD, fill=OLD_CONTENT) for name in ("one", "two", "three"))
+    other_card = rig.card("other_card", CARD, fill=OLD_CONTENT)
     device = two.device()
-    batch = facts_of(image, one.device(), device, three.file)
+    batch = inspect_cards(image, one.device(), device, three.file)
     if change == "detached":
         two.detach()
     else:
-        two.exchange(stranger)
+        two.exchange(other_card)
     with pytest.raises(BrambleError, match=rf"{device}.*Nothing was written\.$"):
-        write_plain(image, Progress(), batch)
-    assert all(card.held.read_bytes() == DIRT for card in (one, two, three, stranger))
-    done = write_plain(image, Progress(), batch, only_good=True)
+        write_image(image, Progress(), batch)
+    assert all(card.backing.read_bytes() == OLD_CONTENT for card in (one, two, three, other_card))
+    done = write_image(image, Progress(), batch, only_good=True)
     assert [result.result for result in done] == ["written", "failed", "written"]
     assert str(device) in done[1].error
     for card in (one, three):
-        assert_same(card.held, image, image)
-    assert all(card.held.read_bytes() == DIRT for card in (two, stranger))
+        assert_same(card.backing, image, image)
+    assert all(card.backing.read_bytes() == OLD_CONTENT for card in (two, other_card))
 
 
 # The image
 
 
 def test_truncated_image(image: Path, sha256: str, neighbours: Neighbours, rig: Rig, run_module: Run, tmp_path: Path) -> None:
-    """Refused before anything is written: by its sha256, and where that was made of the torso, by its partition table."""
-    torso = tmp_path / "torso.img"
-    shutil.copyfile(image, torso)
-    os.truncate(torso, HALF)
+    """The image is refused before anything is written: by its SHA-256, or if that belongs to it, by its partition table."""
+    truncated = tmp_path / "truncated.img"
+    shutil.copyfile(image, truncated)
+    os.truncate(truncated, HALF)
     slots = neighbours.slots(rig.card("two", CARD).file)
-    outcome = run_module("card_write", batch(torso, sha256, **slots))
-    assert "not the one that was pinned. Nothing was written" in outcome["msg"] and str(torso) in outcome["msg"]
-    outcome = run_module("card_write", batch(torso, hashlib.sha256(torso.read_bytes()).hexdigest(), **slots))
-    assert re.search(f"{torso}: partition 2 ends at byte .*, beyond the end", outcome["msg"])
+    outcome = run_module("card_write", write_arguments(truncated, sha256, **slots))
+    assert "does not have the expected SHA-256. Nothing was written" in outcome["msg"] and str(truncated) in outcome["msg"]
+    outcome = run_module("card_write", write_arguments(truncated, hashlib.sha256(truncated.read_bytes()).hexdigest(), **slots))
+    assert re.search(f"{truncated}: partition 2 ends at byte .*, beyond the end", outcome["msg"])
     neighbours.assert_untouched()
 
 
 def test_image_truncated_while_written(
     image: Path, sha256: str, rig: Rig, neighbours: Neighbours, run_module: Run, tmp_path: Path
 ) -> None:
-    """The cards that were done by then are right; the one that was not does not look done."""
-    torso, events = tmp_path / "torso.img", tmp_path / "events.jsonl"
-    shutil.copyfile(image, torso)
+    """Cards that were written before are complete, and the other card does not look complete."""
+    truncated, events = tmp_path / "truncated.img", tmp_path / "events.jsonl"
+    shutil.copyfile(image, truncated)
     late = rig.card("late", CARD, Flaw(holds_after=3 * MIB))
 
     def truncate() -> None:
         while not events.exists() or events.read_text().count('"written"') < 2:
             time.sleep(0.01)
-        os.truncate(torso, 4 * MIB)
+        os.truncate(truncated, 4 * MIB)
         late.release()
 
-    arguments = {**batch(torso, sha256, **neighbours.slots(late.device())), "progress_file": str(events)}
+    arguments = {**write_arguments(truncated, sha256, **neighbours.slots(late.device())), "progress_file": str(events)}
     threading.Thread(target=truncate, daemon=True).start()
     outcome = run_module("card_write", arguments)
-    assert outcome["failed"] and f"the image {torso} was changed while cards were written" in outcome["msg"]
-    neighbours.assert_right()
-    assert not late.begins()
+    assert outcome["failed"] and f"the image {truncated} was changed while cards were written" in outcome["msg"]
+    neighbours.assert_complete()
+    assert not late.has_boot_sector()
 
 
-# Power cut
+# Power cuts
 
 
 def test_killed_at_random_moments(image: Path, sha256: str, rig: Rig, tmp_path: Path) -> None:
-    """Killed 20 times while two images take turns: a card with a partition table always holds all of one of the two.
+    """card_write is killed 20 times while it writes two images in turn.
 
-    And one that the ledger calls verified has a partition table.
+    A card with a partition table always has the complete content of one image, and every card that is verified in the ledger has
+    a partition table.
     """
     other = tmp_path / "other.img"
     shutil.copyfile(image, other)
     with other.open("r+b") as file:
-        for place in (MIB // 2, SIZE - MIB):  # outside of the partitions
-            file.seek(place)
+        for offset in (MIB // 2, SIZE - MIB):  # outside of the partitions
+            file.seek(offset)
             file.write(random.Random(3).randbytes(MIB // 4))
     images = {image: sha256, other: hashlib.sha256(other.read_bytes()).hexdigest()}
-    known, ledger = {matter(path.read_bytes(), path) for path in images}, Ledger(str(tmp_path / "cards.json"))
-    cards = [rig.card(name, CARD, fill=DIRT) for name in ("one", "two")]
+    known, ledger = {relevant_bytes(path.read_bytes(), path) for path in images}, Ledger(str(tmp_path / "cards.json"))
+    cards = [rig.card(name, CARD, fill=OLD_CONTENT) for name in ("one", "two")]
     slots = {"pi_01": cards[0].device(), "pi_02": cards[1].file}
 
     def start(path: Path) -> Any:
-        arguments = batch(path, images[path], **slots)
+        arguments = write_arguments(path, images[path], **slots)
         for one in arguments["cards"]:
             del one["boot_files"], one["root_files"]
         arguments["ledger"] = ledger.path
-        process = multiprocessing.get_context("fork").Process(target=run_alone, args=(arguments, tmp_path / "outcome"))
+        process = multiprocessing.get_context("fork").Process(target=run_card_write, args=(arguments, tmp_path / "outcome"))
         process.start()
         return process
 
-    begun = time.monotonic()
+    started = time.monotonic()
     start(image).join()
-    took, chance = time.monotonic() - begun, random.Random(4)
-    killed = torn = 0
+    duration, generator = time.monotonic() - started, random.Random(4)
+    killed = incomplete = 0
     for turn in range(20):
         process = start([other, image][turn % 2])
         if turn % 4 < 2:
-            time.sleep(chance.uniform(0.1, 1) * took)
-        else:  # in the middle of writing, however short that is here
-            while process.is_alive() and all(card.begins() for card in cards):
+            time.sleep(generator.uniform(0.1, 1) * duration)
+        else:  # kill it while a card is being written, however short this time is
+            while process.is_alive() and all(card.has_boot_sector() for card in cards):
                 time.sleep(0.001)
         process.kill()
         process.join()
         killed += process.exitcode != 0
         for node, card in zip(("pi-01", "pi-02"), cards, strict=True):
-            begins = card.begins()
-            assert not begins or matter(card.held.read_bytes(), image) in known
-            assert begins or ledger.read()[node]["verdict"] == "writing"
-            torn += not begins
+            looks_complete = card.has_boot_sector()
+            assert not looks_complete or relevant_bytes(card.backing.read_bytes(), image) in known
+            assert looks_complete or ledger.read()[node]["verdict"] == "writing"
+            incomplete += not looks_complete
         assert sorted(path.name for path in image.parent.iterdir()) == [image.name]
-    assert killed and torn
+    assert killed and incomplete
     for expected in ("written", "unchanged"):
         start(image).join()
         outcome = json.loads((tmp_path / "outcome").read_text())
-        assert expected in results(outcome).values() and not outcome.get("failed")
+        assert expected in results_by_node(outcome).values() and not outcome.get("failed")
         for card in cards:
-            assert_same(card.held, image, image)
+            assert_same(card.backing, image, image)
         assert {entry["verdict"] for entry in ledger.read().values()} == {"verified"}
-    assert set(results(outcome).values()) == {"unchanged"}
+    assert set(results_by_node(outcome).values()) == {"unchanged"}
 
 
-def run_alone(arguments: dict[str, Any], outcome: Path) -> None:
-    """Run card_write in this process, which may be killed, and put what it returns into a file."""
-    with contextlib.redirect_stdout(io.StringIO()) as said, patch_module_args(arguments), contextlib.suppress(SystemExit):
+def run_card_write(arguments: dict[str, Any], outcome: Path) -> None:
+    """Run card_write in this process, which may be killed, and write its result to a file."""
+    with contextlib.redirect_stdout(io.StringIO()) as stdout, patch_module_args(arguments), contextlib.suppress(SystemExit):
         card_write.main()
-    outcome.write_text(said.getvalue())
+    outcome.write_text(stdout.getvalue())
 
 
-# Found by the probe: no byte of the image lands in the part that is not there
+# Faults that only the probe finds, as no byte of the image is written to the missing part
 
 
 @pytest.mark.parametrize("flaw", [Flaw(wraps_at=SIZE + MIB), Flaw(drops_from=SIZE + MIB)], ids=["wraps", "drops"])
-def test_fake_that_holds_the_image(
+def test_counterfeit_card_larger_than_the_image(
     image: Path, sha256: str, rig: Rig, neighbours: Neighbours, run_module: Run, flaw: Flaw
 ) -> None:
-    """It would fail in a year, when the node's disk fills up."""
+    """This card would fail only later, when the file system of the node fills up."""
     fake = rig.card("fake", 4 * CARD, flaw)
-    outcome = run_module("card_write", batch(image, sha256, **neighbours.slots(fake.device())))
-    assert results(outcome) == {"pi-01": "written", "pi-02": "failed", "pi-03": "written"}
+    outcome = run_module("card_write", write_arguments(image, sha256, **neighbours.slots(fake.device())))
+    assert results_by_node(outcome) == {"pi-01": "written", "pi-02": "failed", "pi-03": "written"}
     assert "counterfeit" in outcome["results"][1]["error"]
-    neighbours.assert_right()
+    neighbours.assert_complete()

@@ -1,4 +1,4 @@
-"""The guard: what may be overwritten, on made-up machines and on this one."""
+"""The guard: which cards may be overwritten, on fake machines and on this machine."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import Facts, table, warnings
+from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import Facts, controller_warnings, table
 from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import LARGEST_CARD, Guard
-from ansible_collections.bramble.cluster.plugins.module_utils.card.sysfs import Reader, loop_backing, reader
+from ansible_collections.bramble.cluster.plugins.module_utils.card.sysfs import Reader, find_reader, loop_backing_file
 
 GB = 10**9
 SD_READER = "pci0000:00/0000:00:14.0/usb1/1-1/1-1:1.0/host2/target2:0:0/2:0:0:0/block"
@@ -19,8 +19,8 @@ SD_SLOT = "platform/emmc2bus/fe340000.mmc/mmc_host/mmc0/mmc0:aaaa/block"
 SATA = "pci0000:00/0000:00:17.0/ata1/host0/target0:0:0/0:0:0:0/block"
 
 
-class Fake:
-    """A made-up /sys and /proc."""
+class FakeMachine:
+    """A fake /sys and /proc."""
 
     def __init__(self, folder: Path) -> None:
         self.sys, self.proc = folder / "sys", folder / "proc"
@@ -34,7 +34,7 @@ class Fake:
         self.mount("sda2", "/")
 
     def disk(self, name: str, place: str, size: int, parts: list[str] | None = None, **files: str) -> None:
-        """Plug in a disk; a place ends in the folder "block"."""
+        """Add a disk; `place` is its path in /sys/devices, which ends with the folder "block"."""
         node = self.sys / "devices" / place / name
         for member, home in {name: node, **{part: node / part for part in parts or []}}.items():
             (home / "holders").mkdir(parents=True)
@@ -54,39 +54,39 @@ class Fake:
             path.parent.mkdir(exist_ok=True)
             path.write_text(text + "\n")
 
-    def node(self, name: str) -> Path:
-        """The folder of a disk or partition."""
+    def sysfs_folder(self, name: str) -> Path:
+        """Return the folder of a disk or partition."""
         return (self.sys / "class/block" / name).resolve()
 
     def mount(self, name: str, point: str, kind: str = "ext4", device: str | None = None, source: str | None = None) -> None:
-        """Mount it."""
-        device = device or (self.node(name) / "dev").read_text().strip()
+        """Mount a disk or partition."""
+        device = device or (self.sysfs_folder(name) / "dev").read_text().strip()
         self.mounts.append(f"22 1 {device} / {point} rw - {kind} {source or f'/dev/{name}'} rw")
 
     def verdict(self, name: str, needed: int = 8 * GB, image: str | None = None) -> tuple[str, str]:
-        """What the guard says about a disk of it."""
+        """Return the verdict and the reason of the guard for a disk."""
         (self.proc / "self/mountinfo").write_text("\n".join(self.mounts) + "\n")
         (self.proc / "swaps").write_text("\n".join(self.swaps) + "\n")
-        return Guard(image, str(self.sys), str(self.proc)).judge_disk(name, needed)
+        return Guard(image, str(self.sys), str(self.proc)).evaluate_disk(name, needed)
 
 
 @pytest.fixture
-def fake(tmp_path: Path) -> Fake:
-    """A machine with / on sda2, a USB card reader sdb with a partitioned card, and an SD slot."""
-    fake = Fake(tmp_path)
+def fake(tmp_path: Path) -> FakeMachine:
+    """A machine with / on sda2, a USB card reader sdb with a partitioned card, and a built-in SD slot."""
+    fake = FakeMachine(tmp_path)
     fake.disk("sdb", SD_READER, 31_914_983_424, parts=["sdb1", "sdb2"], device__vendor="Generic", device__model="STORAGE")
     fake.disk("mmcblk0", SD_SLOT, 31_914_983_424, device__type="SD", device__name="SC32G")
     return fake
 
 
-def test_cards_are_fine(fake: Fake) -> None:
+def test_usable_cards(fake: FakeMachine) -> None:
     assert fake.verdict("sdb") == fake.verdict("mmcblk0") == ("OK", "")
     guard = Guard(None, str(fake.sys), str(fake.proc))
     assert (guard.bus("sdb"), guard.model("sdb"), guard.size("sdb")) == ("usb", "Generic STORAGE", 31_914_983_424)
     assert (guard.bus("mmcblk0"), guard.model("mmcblk0")) == ("mmc", "SC32G")
 
 
-def test_readers_that_share_a_usb_2_controller(fake: Fake) -> None:
+def test_readers_on_one_usb_2_controller(fake: FakeMachine) -> None:
     fake.disk("sdc", SD_READER.replace("1-1", "1-2"), 32 * GB)
     fake.disk("sdd", SD_READER.replace("usb1/1-1/1-1", "usb2/2-1/2-1"), 32 * GB)
     pci = fake.sys / "devices/pci0000:00/0000:00:14.0"
@@ -100,32 +100,34 @@ def test_readers_that_share_a_usb_2_controller(fake: Fake) -> None:
         (pci / folder / "speed").write_text(speed + "\n")
         if serial:
             (pci / folder / "serial").write_text(serial + "\n")
-    assert reader(str(fake.node("sdb"))) == Reader("0001", "usb1", 480)
-    assert reader(str(fake.node("sdd"))).controller_speed == 5000
-    assert reader(str(fake.node("mmcblk0"))) == Reader()
+    assert find_reader(str(fake.sysfs_folder("sdb"))) == Reader("0001", "usb1", 480)
+    assert find_reader(str(fake.sysfs_folder("sdd"))).controller_speed == 5000
+    assert find_reader(str(fake.sysfs_folder("mmcblk0"))) == Reader()
     batch = [
         Facts(name, "", controller=found.controller, controller_speed=found.controller_speed)
         for name in ("sdb", "sdc", "sdd", "mmcblk0")
-        for found in [reader(str(fake.node(name)))]
+        for found in [find_reader(str(fake.sysfs_folder(name)))]
     ]
-    (warning,) = warnings(batch)
+    (warning,) = controller_warnings(batch)
     assert "sdb, sdc share one USB 2 controller (usb1)" in warning
-    assert warnings(batch[1:]) == []
+    assert controller_warnings(batch[1:]) == []
 
 
-def test_sectors_of_4_kib_are_refused(fake: Fake) -> None:
-    (fake.node("sdb") / "queue/logical_block_size").write_text("4096\n")
-    (fake.node("sdb") / "ro").write_text("1\n")  # a lock does not hide it: a locked card can be captured
+def test_sectors_of_4_kib_are_refused(fake: FakeMachine) -> None:
+    (fake.sysfs_folder("sdb") / "queue/logical_block_size").write_text("4096\n")
+    (fake.sysfs_folder("sdb") / "ro").write_text(
+        "1\n"
+    )  # reported before the write protection, as a write-protected card can be captured
     assert fake.verdict("sdb") == ("NOT A CARD", "its sectors are 4,096 bytes; a Raspberry Pi's card has 512")
 
 
-def test_one_byte(fake: Fake) -> None:
+def test_size_to_the_byte(fake: FakeMachine) -> None:
     assert fake.verdict("sdb", 31_914_983_424)[0] == "OK"
     assert fake.verdict("sdb", 31_914_983_425) == ("TOO SMALL", "by 1 byte")
     assert fake.verdict("sdb", 31_914_984_658) == ("TOO SMALL", "by 1,234 bytes")
 
 
-def test_other_disks(fake: Fake) -> None:
+def test_other_disks(fake: FakeMachine) -> None:
     fake.disk("sdc", SATA.replace("ata1", "ata2"), 32 * GB)
     fake.disk("sdd", SD_READER.replace("1-1", "1-2"), LARGEST_CARD + 512)
     fake.disk("sde", SD_READER.replace("1-1", "1-3"), 0)
@@ -138,7 +140,7 @@ def test_other_disks(fake: Fake) -> None:
     assert fake.verdict("nvme0n1")[0] == fake.verdict("gone")[0] == "NOT REMOVABLE"
 
 
-def test_card_in_use(fake: Fake) -> None:
+def test_card_in_use(fake: FakeMachine) -> None:
     fake.mount("sdb2", "/media/me/my\\040card")
     assert fake.verdict("sdb") == ("IN USE", "sdb2 is mounted on /media/me/my card: umount /media/me/my card")
     fake.mounts.pop()
@@ -148,35 +150,35 @@ def test_card_in_use(fake: Fake) -> None:
     fake.swaps.append("/dev/sdb2 partition 1 0 -2")
     assert fake.verdict("sdb") == ("IN USE", "sdb2 is swap: swapoff /dev/sdb2")
     fake.swaps.pop()
-    (fake.node("sdb1") / "holders" / "md0").touch()
+    (fake.sysfs_folder("sdb1") / "holders" / "md0").touch()
     assert fake.verdict("sdb") == ("IN USE", "sdb1 is part of md0 (RAID)")
-    (fake.node("sdb1") / "holders" / "md0").unlink()
+    (fake.sysfs_folder("sdb1") / "holders" / "md0").unlink()
     fake.disk("dm-0", "virtual/block", 8 * GB, dm__uuid="LVM-abc")
-    (fake.node("sdb1") / "holders" / "dm-0").touch()
+    (fake.sysfs_folder("sdb1") / "holders" / "dm-0").touch()
     assert fake.verdict("sdb") == ("IN USE", "sdb1 is part of dm-0 (LVM)")
 
 
-def test_lock_switch(fake: Fake) -> None:
-    (fake.node("sdb") / "ro").write_text("1\n")
+def test_lock_switch(fake: FakeMachine) -> None:
+    (fake.sysfs_folder("sdb") / "ro").write_text("1\n")
     assert fake.verdict("sdb") == ("READ ONLY", "look at the card's lock switch")
 
 
 @pytest.mark.parametrize(("file", "verdict"), [("ro", "READ ONLY"), ("dev", "IN USE"), ("size", "NOT REMOVABLE")])
-def test_unknown_state_counts_against_the_card(fake: Fake, file: str, verdict: str) -> None:
-    (fake.node("sdb") / file).unlink()
+def test_unknown_state_counts_against_the_card(fake: FakeMachine, file: str, verdict: str) -> None:
+    (fake.sysfs_folder("sdb") / file).unlink()
     assert fake.verdict("sdb")[0] == verdict
 
 
-def test_missing_holders_folder_is_not_no_holders(fake: Fake) -> None:
-    (fake.node("sdb") / "holders").rmdir()
+def test_missing_holders_folder_is_an_error(fake: FakeMachine) -> None:
+    (fake.sysfs_folder("sdb") / "holders").rmdir()
     with pytest.raises(OSError):
         fake.verdict("sdb")
 
 
-def test_system_on_lvm_on_usb(fake: Fake) -> None:
-    """Disks below a logical volume are system disks too, as is the one with the image."""
+def test_system_on_lvm_on_usb(fake: FakeMachine) -> None:
+    """Disks below a logical volume are system disks, too, and so is the disk with the image."""
     fake.disk("dm-0", "virtual/block", 8 * GB, dm__uuid="LVM-abc")
-    slaves = fake.node("dm-0") / "slaves"
+    slaves = fake.sysfs_folder("dm-0") / "slaves"
     slaves.mkdir()
     (slaves / "sdb2").touch()
     fake.mount("dm-0", "/home")
@@ -186,7 +188,7 @@ def test_system_on_lvm_on_usb(fake: Fake) -> None:
     assert fake.verdict("sdb", image="/images/raspios.img") == ("SYSTEM DISK", "it holds /images/raspios.img")
 
 
-def test_system_on_btrfs(fake: Fake) -> None:
+def test_system_on_btrfs(fake: FakeMachine) -> None:
     fake.mounts.clear()
     fake.mount("sdb2", "/", "btrfs", device="0:29")
     assert fake.verdict("sdb") == ("SYSTEM DISK", "it holds /")
@@ -195,7 +197,7 @@ def test_system_on_btrfs(fake: Fake) -> None:
 @pytest.mark.parametrize(
     ("kind", "verdict"), [("overlay", "SYSTEM DISK"), ("zfs", "SYSTEM DISK"), ("nfs4", "OK"), ("tmpfs", "OK")]
 )
-def test_system_that_is_on_no_known_disk(fake: Fake, kind: str, verdict: str) -> None:
+def test_system_on_an_unknown_disk(fake: FakeMachine, kind: str, verdict: str) -> None:
     fake.mounts.clear()
     fake.mount("", "/", kind, device="0:29", source="somewhere")
     assert fake.verdict("sdb")[0] == verdict
@@ -206,24 +208,24 @@ def test_system_that_is_on_no_known_disk(fake: Fake, kind: str, verdict: str) ->
 # This machine
 
 
-def look(*slots: str | Path, needed: int = 1, image: Path | None = None) -> list[tuple[str, str]]:
-    """Verdict and reason of slots of this machine."""
+def find_verdicts(*slots: str | Path, needed: int = 1, image: Path | None = None) -> list[tuple[str, str]]:
+    """Return the verdicts and reasons of slots of this machine."""
     cards = [{"node": f"pi-{number:02}", "slot": str(slot)} for number, slot in enumerate(slots)]
     return [(facts.verdict, facts.reason) for facts in Guard(str(image) if image else None).facts(cards, needed)]
 
 
 def root_disk() -> str:
-    """The disk of / here, if it is one the kernel shows."""
+    """Return the name of the disk that holds / on this machine, if the kernel shows it."""
     device = os.stat("/").st_dev
     node = os.path.realpath(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
     return os.path.basename(os.path.dirname(node) if os.path.exists(f"{node}/partition") else node)
 
 
-@pytest.mark.skipif(not os.path.exists(f"/dev/{root_disk()}"), reason="/ is not on a disk here")
+@pytest.mark.skipif(not os.path.exists(f"/dev/{root_disk()}"), reason="/ is not on a disk")
 def test_real_system_disk(tmp_path: Path) -> None:
     (tmp_path / "slot").symlink_to(f"/dev/{root_disk()}")
-    assert look(f"/dev/{root_disk()}", tmp_path / "slot")[0][0] == "SAME CARD TWICE"
-    assert look(tmp_path / "slot") == [("SYSTEM DISK", "it holds /")]
+    assert find_verdicts(f"/dev/{root_disk()}", tmp_path / "slot")[0][0] == "SAME CARD TWICE"
+    assert find_verdicts(tmp_path / "slot") == [("SYSTEM DISK", "it holds /")]
 
 
 def test_real_files(card: Callable[..., Path], tmp_path: Path, machine: Any) -> None:
@@ -248,42 +250,42 @@ def test_real_files(card: Callable[..., Path], tmp_path: Path, machine: Any) -> 
         image: "IN USE",
         point: "NOT A CARD",
     }
-    found = look(*wanted, image=image)
+    found = find_verdicts(*wanted, image=image)
     assert [verdict for verdict, _ in found] == list(wanted.values())
     assert found[-1][1] == "a folder where a-card is mounted" and found[-2][1] == "it is the image itself"
-    assert look(good, needed=32 * 2**20 + 1) == [("TOO SMALL", "by 1 byte")]
+    assert find_verdicts(good, needed=32 * 2**20 + 1) == [("TOO SMALL", "by 1 byte")]
 
 
 def test_real_loop_devices(card: Callable[..., Path], machine: Any) -> None:
     path, free = card("used"), card("free")
     device, other = machine.loop(path), machine.loop(free)
     status = path.stat()
-    assert loop_backing(str(device)) == (status.st_dev, status.st_ino)
-    assert look(device, other) == [("OK", ""), ("OK", "")]
-    assert look(path) == [("IN USE", f"{device} (a stand-in is running from it? power it off first)")]
+    assert loop_backing_file(str(device)) == (status.st_dev, status.st_ino)
+    assert find_verdicts(device, other) == [("OK", ""), ("OK", "")]
+    assert find_verdicts(path) == [("IN USE", f"{device} uses it. If a stand-in runs from this card, power it off first")]
     alias = card("alias")
     machine.mount("--bind", path, on=alias)  # as in a container, under another name
-    assert look(alias)[0][0] == "IN USE"
+    assert find_verdicts(alias)[0][0] == "IN USE"
     subprocess.run(["mke2fs", "-q", "-t", "ext4", device], check=True)
     point = machine.mount(device)
-    assert look(device) == [("IN USE", f"{device.name} is mounted on {point}: umount {point}")]
+    assert find_verdicts(device) == [("IN USE", f"{device.name} is mounted on {point}: umount {point}")]
     holder = os.open(other, os.O_RDONLY | os.O_EXCL)
-    assert look(other) == [("IN USE", "something holds it, perhaps in a container")]
+    assert find_verdicts(other) == [("IN USE", "another program has it open; it may run in a container")]
     os.close(holder)
     second = machine.loop(free)
-    assert look(second)[0][0] == "IN USE"  # two loops on one file
+    assert find_verdicts(second)[0][0] == "IN USE"  # two loop devices on one file
     image = card("image")
-    assert look(machine.loop(image), image=image)[0] == ("IN USE", f"{image}: it is the image itself")
+    assert find_verdicts(machine.loop(image), image=image)[0] == ("IN USE", f"{image}: it is the image itself")
 
 
 def test_same_card_twice(card: Callable[..., Path], tmp_path: Path, machine: Any) -> None:
     path = card("one")
     (tmp_path / "two").symlink_to(path)
     os.link(path, tmp_path / "three")
-    found = look(path, tmp_path / "two", card("other"), tmp_path / "three")
+    found = find_verdicts(path, tmp_path / "two", card("other"), tmp_path / "three")
     assert [verdict for verdict, _ in found] == ["SAME CARD TWICE", "SAME CARD TWICE", "OK", "SAME CARD TWICE"]
     assert found[0][1] == f"also the card of pi-01, pi-03: {path}"
-    assert [verdict for verdict, _ in look(machine.loop(path), path)] == ["SAME CARD TWICE"] * 2
+    assert [verdict for verdict, _ in find_verdicts(machine.loop(path), path)] == ["SAME CARD TWICE"] * 2
 
 
 def test_table(card: Callable[..., Path]) -> None:
@@ -296,7 +298,7 @@ def test_table(card: Callable[..., Path]) -> None:
     assert len({line.index(word) for line, word in zip((head, first), ("verdict", "OK"), strict=True)}) == 1
 
 
-def test_module(card: Callable[..., Path], run_module: Callable[..., dict[str, Any]]) -> None:
+def test_card_facts_module(card: Callable[..., Path], run_module: Callable[..., dict[str, Any]]) -> None:
     image, good = card("image", size=512), card("good", size=512)
     before = good.stat()
     for check in (False, True):

@@ -1,4 +1,4 @@
-"""Images: partition tables, block maps, and the bytes in which one node's card differs."""
+"""Images: partition tables, block maps, and the overlay of a node."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from ansible_collections.bramble.cluster.plugins.module_utils.card.content import Content
 from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
+from ansible_collections.bramble.cluster.plugins.module_utils.card.overlay import OverlayBuilder, RootFile
 from ansible_collections.bramble.cluster.plugins.module_utils.card.partition import boot_and_root, parse_mbr
-from ansible_collections.bramble.cluster.plugins.module_utils.card.workbench import RootFile, Workbench
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import BLOCK, CHUNK, PAGE, SECTOR
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text import format_bytes
@@ -28,13 +28,13 @@ KEY = RootFile("/etc/ssh/ssh_host_ed25519_key", "-----BEGIN OPENSSH PRIVATE KEY-
 FILES = [
     KEY,
     RootFile("/var/lib/new/deep.conf", "a = 1\n", 0o4755),
-    RootFile("/etc/hostname", "pi-01\n", 0o644),  # replaces one
-    RootFile("/lib/systemd/empty.conf", "", 0o644),  # through a symbolic link to a folder that is there
+    RootFile("/etc/hostname", "pi-01\n", 0o644),  # replaces an existing file
+    RootFile("/lib/systemd/empty.conf", "", 0o644),  # through a symbolic link to an existing folder
 ]
 
 
 def mbr(*entries: tuple[int, int, int]) -> bytes:
-    """A boot sector with partitions of (type, first sector, sectors)."""
+    """Return a boot sector with partitions of (type, first sector, sectors)."""
     table = b"".join(struct.pack("<B3xB3xII", 0, *entry) for entry in entries)
     return bytes(446) + table.ljust(64, b"\0") + b"\x55\xaa"
 
@@ -55,12 +55,12 @@ def test_partitions_of_the_image(image: Path) -> None:
         (bytes(512), "no partition table"),
         (b"\x55\xaa", "no partition table"),
         (mbr((0xEE, 1, 99)), "GPT"),
-        (mbr((0x0C, 8, 8), (0x83, 16, 90)), "ends at byte 54,272, beyond the end, 51,200"),
+        (mbr((0x0C, 8, 8), (0x83, 16, 90)), "ends at byte 54,272, beyond the end at 51,200"),
         (mbr((0x0C, 8, 9), (0x83, 16, 8)), "1 and 2 overlap"),
-        (mbr((0x0C, 0, 8)), "partition 1 makes no sense"),
-        (mbr((0x00, 8, 8)), "partition 1 makes no sense"),
+        (mbr((0x0C, 0, 8)), "partition 1 is invalid"),
+        (mbr((0x00, 8, 8)), "partition 1 is invalid"),
         (mbr((0x0C, 8, 8)), "partition 2, the Linux root partition, is missing"),
-        (mbr((0x83, 8, 8), (0x83, 16, 8)), "partition 1 has type 0x83; a FAT boot partition is expected"),
+        (mbr((0x83, 8, 8), (0x83, 16, 8)), "partition 1 has type 0x83, but a FAT boot partition is expected"),
     ],
 )
 def test_partition_table_refused(sector: bytes, complaint: str) -> None:
@@ -71,10 +71,10 @@ def test_partition_table_refused(sector: bytes, complaint: str) -> None:
 SECTORS = st.integers(0, 99) | st.integers(0, 2**32 - 1)
 TYPES = st.sampled_from([0x00, 0x05, 0x0C, 0x83, 0xEE])
 TABLES = st.lists(st.tuples(TYPES, SECTORS, SECTORS), max_size=4).map(lambda entries: mbr(*entries))
-FOREIGN = st.binary(min_size=510, max_size=510).map(lambda head: head + b"\x55\xaa")
+RANDOM_SECTORS = st.binary(min_size=510, max_size=510).map(lambda head: head + b"\x55\xaa")
 
 
-@given(st.binary(max_size=600) | FOREIGN | TABLES, st.integers(0, 100).map(lambda sectors: sectors * SECTOR))
+@given(st.binary(max_size=600) | RANDOM_SECTORS | TABLES, st.integers(0, 100).map(lambda sectors: sectors * SECTOR))
 def test_partitions_never_overlap_or_leave_the_disk(sector: bytes, size: int) -> None:
     with contextlib.suppress(BrambleError):
         used: set[int] = set()
@@ -92,7 +92,7 @@ SPARSE = st.lists(st.sampled_from(["hole", "zeros", "data", "edge"]), min_size=1
 
 
 def build(pattern: list[str], tail: int) -> tuple[str, bytes]:
-    """A file of 64 KiB blocks after a pattern, and a few sectors more; and what is in it."""
+    """Write a file of 64 KiB blocks by a pattern, and a few more sectors. Return its path and its content."""
     content = bytearray()
     handle, path = tempfile.mkstemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
     for number, kind in enumerate(pattern):
@@ -121,20 +121,20 @@ def test_runs_and_overlay_rebuild_any_sparse_image(pattern: list[str], tail: int
             wanted[offset : offset + len(data)] = data
         with Image(path) as image:
             assert image.sha256 == hashlib.sha256(plain).hexdigest()
-            assert image.blocks == [at // BLOCK for at in range(0, len(plain), BLOCK) if any(plain[at : at + BLOCK])]
+            assert image.data_blocks == [at // BLOCK for at in range(0, len(plain), BLOCK) if any(plain[at : at + BLOCK])]
             content = Content(image, overlay)
             for limits in ((0, None), (0, CHUNK), (CHUNK, None)):
                 at, end = limits[0], min(limits[1] or len(plain), len(plain))
                 for run in content.runs(*limits):
                     assert run.offset == at and run.length > 0
                     at = run.end
-                    if run.data:
+                    if run.has_data:
                         assert run.offset // CHUNK == (run.end - 1) // CHUNK
                         assert content.read(run.offset, run.length) == wanted[run.offset : run.end]
                     else:
                         assert not any(wanted[run.offset : run.end])
                 assert at == end or limits[0] >= len(plain)
-            assert content.data_bytes == sum(run.length for run in content.runs() if run.data)
+            assert content.data_bytes == sum(run.length for run in content.runs() if run.has_data)
     finally:
         os.unlink(path)
 
@@ -147,7 +147,7 @@ def test_image_must_be_whole_sectors(tmp_path: Path) -> None:
             Image(str(tmp_path / name))
 
 
-def test_image_changed_meanwhile_is_noticed(card: Callable[..., Path]) -> None:
+def test_changed_image_is_detected(card: Callable[..., Path]) -> None:
     path = card("image", fill=b"x" * BLOCK)
     with Image(str(path)) as image:
         image.check_untouched()
@@ -161,40 +161,40 @@ def test_image_changed_meanwhile_is_noticed(card: Callable[..., Path]) -> None:
 
 def test_overlay_is_the_same_every_time_and_reads_back(image: Path, tmp_path: Path) -> None:
     boot = {"user-data": "#cloud-config\nhostname: pi-01\n", "cmdline.txt": "console=tty1\n"}
-    with Image(str(image)) as opened, Workbench(opened, str(tmp_path)) as bench:
-        first = bench.overlay(boot, FILES)
-        bench.overlay({"user-data": "another node\n" * 9999}, [RootFile("/etc/hostname", "pi-02\n", 0o644)])
-        assert bench.overlay(boot, FILES) == first
-        assert bench.overlay({}, []) == {}
+    with Image(str(image)) as opened, OverlayBuilder(opened, str(tmp_path)) as builder:
+        first = builder.build(boot, FILES)
+        builder.build({"user-data": "another node\n" * 9999}, [RootFile("/etc/hostname", "pi-02\n", 0o644)])
+        assert builder.build(boot, FILES) == first
+        assert builder.build({}, []) == {}
         copy = tmp_path / "copy.img"
         content = Content(opened, first)
-        copy.write_bytes(os.urandom(content.size))  # what no file system uses may be anything
+        copy.write_bytes(os.urandom(content.size))  # unused space can have any content
         with copy.open("r+b") as file:
             for run in content.runs():
                 os.pwrite(file.fileno(), content.read(run.offset, run.length), run.offset)
-        with Workbench(opened, str(tmp_path)) as other:
-            assert Content(opened, other.overlay(boot, FILES)).fingerprint == content.fingerprint
+        with OverlayBuilder(opened, str(tmp_path)) as other:
+            assert Content(opened, other.build(boot, FILES)).fingerprint == content.fingerprint
         assert Content(opened, {}).fingerprint != content.fingerprint
     assert 0 < sum(map(len, first.values())) < 256 * 1024
-    assert os.listdir(tmp_path) == ["copy.img"]  # no working copy stays behind
+    assert os.listdir(tmp_path) == ["copy.img"]  # no working copy is left
 
     def output(*command: str) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     for name, text in boot.items():
         assert output("mtype", "-i", f"{copy}@@{BOOT_START}", f"::{name}") == text
-    for own in FILES:
-        assert output("debugfs", "-R", f"cat {own.path}", f"{copy}?offset={ROOT_START}") == own.content
-        stat = output("debugfs", "-R", f"stat {own.path}", f"{copy}?offset={ROOT_START}")
-        assert f"{own.mode:04o} " in stat and "User:     0   Group:     0" in stat
+    for root_file in FILES:
+        assert output("debugfs", "-R", f"cat {root_file.path}", f"{copy}?offset={ROOT_START}") == root_file.content
+        stat = output("debugfs", "-R", f"stat {root_file.path}", f"{copy}?offset={ROOT_START}")
+        assert f"{root_file.mode:04o} " in stat and "User:     0   Group:     0" in stat
     for folder in ("/var", "/var/lib/new"):
         assert "Mode:  0755" in output("debugfs", "-R", f"stat {folder}", f"{copy}?offset={ROOT_START}")
     output("e2fsck", "-fn", f"{copy}?offset={ROOT_START}")
 
 
-def test_root_file_never_touches_the_boot_partition(image: Path, tmp_path: Path) -> None:
-    with Image(str(image)) as opened, Workbench(opened, str(tmp_path)) as bench:
-        assert min(bench.overlay({}, [KEY])) >= ROOT_START
+def test_root_file_does_not_change_the_boot_partition(image: Path, tmp_path: Path) -> None:
+    with Image(str(image)) as opened, OverlayBuilder(opened, str(tmp_path)) as builder:
+        assert min(builder.build({}, [KEY])) >= ROOT_START
 
 
 @pytest.mark.parametrize(
@@ -202,25 +202,29 @@ def test_root_file_never_touches_the_boot_partition(image: Path, tmp_path: Path)
     [
         ({"../user-data": ""}, [], "boot file name '../user-data'"),
         ({"overlays/x.dtbo": ""}, [], "no folders"),
-        ({"a.txt": "", "A.TXT": ""}, [], "two files of one name: a.txt"),
-        ({}, [KEY, KEY], "two files of one name: /etc/ssh"),
+        ({"a.txt": "", "A.TXT": ""}, [], "Two files have the same name: a.txt"),
+        ({}, [KEY, KEY], "Two files have the same name: /etc/ssh"),
         ({}, [RootFile("etc/motd", "", 0o644)], "absolute"),
         ({}, [RootFile("/etc/../x", "", 0o644)], "absolute"),
         ({}, [RootFile("/etc/a b", "", 0o644)], "absolute"),
         ({}, [RootFile("/etc/x\nrm /etc/hostname", "", 0o644)], "absolute"),
         ({}, [RootFile("/etc/x", "", 0o200000)], "mode 200000"),
-        ({}, [RootFile("/etc", "a folder", 0o644)], "root file /etc cannot be laid"),
-        ({}, [RootFile("/etc/hostname/x", "a file above", 0o644)], "root file /etc/hostname/x cannot be laid"),
+        ({}, [RootFile("/etc", "a folder", 0o644)], "root file /etc cannot be written"),
+        ({}, [RootFile("/etc/hostname/x", "a file above", 0o644)], "root file /etc/hostname/x cannot be written"),
         ({}, [RootFile("/lib/new/x", "/lib is a symbolic link", 0o644)], "is not a directory"),
-        ({"big": "x" * BOOT_SIZE}, [], "boot file big cannot be laid .*No space left"),
-        ({}, [RootFile("/big", "x" * ROOT_SIZE, 0o644)], "root file /big cannot be laid"),
+        ({"big": "x" * BOOT_SIZE}, [], "boot file big cannot be written .*No space left"),
+        ({}, [RootFile("/big", "x" * ROOT_SIZE, 0o644)], "root file /big cannot be written"),
     ],
 )
-def test_files_that_cannot_be_laid(
+def test_files_that_cannot_be_written(
     image: Path, tmp_path: Path, boot: dict[str, str], root: list[RootFile], complaint: str
 ) -> None:
-    with Image(str(image)) as opened, Workbench(opened, str(tmp_path)) as bench, pytest.raises(BrambleError, match=complaint):
-        bench.overlay(boot, root)
+    with (
+        Image(str(image)) as opened,
+        OverlayBuilder(opened, str(tmp_path)) as builder,
+        pytest.raises(BrambleError, match=complaint),
+    ):
+        builder.build(boot, root)
 
 
 def test_root_file_system_must_be_clean(image: Path, tmp_path: Path) -> None:
@@ -229,20 +233,20 @@ def test_root_file_system_must_be_clean(image: Path, tmp_path: Path) -> None:
     bitmap = ROOT_START + 4096 * int.from_bytes(content[ROOT_START + 4096 :][:4], "little")  # of group 0
     content[bitmap : bitmap + 64] = bytes(64)
     broken.write_bytes(content)
-    with Image(str(broken)) as opened, Workbench(opened, str(tmp_path)) as bench, pytest.raises(BrambleError):
-        bench.overlay({}, [KEY])
+    with Image(str(broken)) as opened, OverlayBuilder(opened, str(tmp_path)) as builder, pytest.raises(BrambleError):
+        builder.build({}, [KEY])
 
 
 def test_missing_tool_is_named(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "ansible_collections.bramble.cluster.plugins.module_utils.card.workbench._TOOL_ENV", {"PATH": str(tmp_path)}
+        "ansible_collections.bramble.cluster.plugins.module_utils.card.overlay._TOOL_ENV", {"PATH": str(tmp_path)}
     )
-    with Image(str(image)) as opened, Workbench(opened, str(tmp_path)) as bench:
+    with Image(str(image)) as opened, OverlayBuilder(opened, str(tmp_path)) as builder:
         with pytest.raises(BrambleError, match="apt install mtools"):
-            bench.overlay({"user-data": ""}, [])
+            builder.build({"user-data": ""}, [])
         with pytest.raises(BrambleError, match="apt install e2fsprogs"):
-            bench.overlay({}, [KEY])
+            builder.build({}, [KEY])
 
 
-def test_count() -> None:
+def test_format_bytes() -> None:
     assert (format_bytes(1), format_bytes(31914983424)) == ("1 byte", "31,914,983,424 bytes")

@@ -1,4 +1,4 @@
-"""The ledger is true at every moment."""
+"""The ledger records the result of every card, also after interruptions."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 from ansible_collections.bramble.cluster.plugins.module_utils.card.ledger import Ledger, table
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 
-from .test_card_writer import batch, results
+from .test_card_writer import results_by_node, write_arguments
 
 RunModule = Callable[..., dict[str, Any]]
 
 
-def test_notes_from_many_threads(tmp_path: Path) -> None:
+def test_entries_from_many_threads(tmp_path: Path) -> None:
     path = tmp_path / "folder/cards.json"
     threads = [
         threading.Thread(target=lambda node: Ledger(str(path)).record(node, {"bytes": 1}), args=(f"pi-{number:02}",))
@@ -31,7 +31,7 @@ def test_notes_from_many_threads(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600 and [file.name for file in path.parent.iterdir()] == ["cards.json"]
 
 
-def test_values_add_up_until_the_entry_is_made_anew(tmp_path: Path) -> None:
+def test_values_are_added_until_the_entry_is_replaced(tmp_path: Path) -> None:
     ledger = Ledger(str(tmp_path / "cards.json"))
     assert ledger.record("pi-01", {"verdict": "verified"}) and ledger.record("pi-01", {"cid": "1"})
     assert not ledger.record("pi-01", {"cid": "1"})
@@ -41,7 +41,7 @@ def test_values_add_up_until_the_entry_is_made_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"pi-01": 1}'])
-def test_what_is_no_ledger_is_left_alone(tmp_path: Path, text: str) -> None:
+def test_invalid_ledger_is_not_changed(tmp_path: Path, text: str) -> None:
     path = tmp_path / "cards.json"
     path.write_text(text)
     with pytest.raises(BrambleError, match=r"cards\.json"):
@@ -49,14 +49,14 @@ def test_what_is_no_ledger_is_left_alone(tmp_path: Path, text: str) -> None:
     assert path.read_text() == text
 
 
-def test_nobody_asked_for_one() -> None:
+def test_without_a_path_nothing_is_recorded() -> None:
     ledger = Ledger(None)
     assert not ledger.record("pi-01", {"a": 1}) and ledger.read() == {}
 
 
-def test_a_batch_is_noted(image: Path, sha256: str, card: Callable[..., Path], run_module: RunModule, tmp_path: Path) -> None:
+def test_batch_is_recorded(image: Path, sha256: str, card: Callable[..., Path], run_module: RunModule, tmp_path: Path) -> None:
     path = tmp_path / "cards.json"
-    arguments = {**batch(image, sha256, pi_01=card("one"), pi_02=card("two")), "ledger": str(path)}
+    arguments = {**write_arguments(image, sha256, pi_01=card("one"), pi_02=card("two")), "ledger": str(path)}
     assert not (run_module("card_write", arguments, check=True)["entries"] or path.exists())
     outcome = run_module("card_write", arguments)
     entries = json.loads(path.read_text())
@@ -67,26 +67,26 @@ def test_a_batch_is_noted(image: Path, sha256: str, card: Callable[..., Path], r
         assert entry["image_sha256"] == sha256 and entry["bytes"] == 32 * 2**20 and entry["bytes_written"] > 3 * 2**20
     assert [line.split()[0] for line in outcome["ledger"].splitlines()] == ["node", "pi-01", "pi-02"]
     run_module("card_ledger", {"path": str(path), "nodes": {"pi-01": {"cid": "0353", "mac": "", "pi_serial": None}}})
-    run_module("card_write", arguments)  # found unchanged: what is known of the card stays
+    run_module("card_write", arguments)  # the card is unchanged, so its entry is kept
     entries["pi-01"]["cid"] = "0353"
     assert json.loads(path.read_text()) == entries
 
 
-def test_a_card_that_fails_is_noted_and_so_is_one_that_was_interrupted(
+def test_failed_and_interrupted_cards_are_recorded(
     image: Path, sha256: str, card: Callable[..., Path], run_module: RunModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ansible_collections.bramble.cluster.plugins.module_utils.card.device import Card
 
     path = tmp_path / "cards.json"
-    arguments = {**batch(image, sha256, pi_01=card("one")), "ledger": str(path)}
+    arguments = {**write_arguments(image, sha256, pi_01=card("one")), "ledger": str(path)}
     seen = []
 
-    def break_down(self: Card, *_: Any) -> None:
+    def failing_write(self: Card, *_: Any) -> None:
         seen.append(Ledger(str(path)).read()["pi-01"]["verdict"])
         raise BrambleError("reading failed at byte 7")
 
-    monkeypatch.setattr(Card, "write_content", break_down)
-    assert results(run_module("card_write", arguments)) == {"pi-01": "failed"}
+    monkeypatch.setattr(Card, "write_content", failing_write)
+    assert results_by_node(run_module("card_write", arguments)) == {"pi-01": "failed"}
     assert seen == ["writing"]
     entry = Ledger(str(path)).read()["pi-01"]
     assert (entry["verdict"], entry["reason"]) == ("failed", "reading failed at byte 7")
@@ -102,6 +102,6 @@ def test_module(tmp_path: Path, run_module: RunModule) -> None:
     assert "not an object" in run_module("card_ledger", {"path": str(path), "nodes": {"pi-01": 1}})["msg"]
 
 
-def test_table_of_entries_that_lack_things() -> None:
+def test_table_of_incomplete_entries() -> None:
     lines = table({"pi-01": {}, "pi-02": {"bytes": 31_914_983_424, "write_mb_s": 18.25, "verdict": "failed", "reason": "gone"}})
     assert "31.91" in lines and "18.2" in lines and "failed: gone" in lines

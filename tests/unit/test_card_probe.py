@@ -1,4 +1,4 @@
-"""The probe: a card that holds less than it says is found, and a good one keeps what was on it."""
+"""The probe: it finds a card that holds less than it reports, and keeps the content of a good card."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CARD = 31_914_983_424
 
 @dataclass
 class Memory:
-    """A card of `size` bytes with a real memory of `real`: writes beyond it wrap around, or are lost."""
+    """A card of `size` bytes with a real memory of `real` bytes. Writes beyond it wrap around, or are lost."""
 
     size: int
     real: int
@@ -45,29 +45,29 @@ class Memory:
 
 
 @given(st.integers(2 * CHUNK // 512, 2**40 // 512).map(lambda sectors: sectors * 512))
-def test_places(size: int) -> None:
-    chosen = mark_offsets(size)
-    assert chosen == sorted(set(chosen))
-    assert all(place % PAGE == 0 for place in chosen)
-    assert chosen[0] >= CHUNK and size - 2 * PAGE < chosen[-1] <= size - PAGE
-    assert all(high - low <= STRIDE for low, high in itertools.pairwise(chosen))
+def test_mark_offsets(size: int) -> None:
+    offsets = mark_offsets(size)
+    assert offsets == sorted(set(offsets))
+    assert all(offset % PAGE == 0 for offset in offsets)
+    assert offsets[0] >= CHUNK and size - 2 * PAGE < offsets[-1] <= size - PAGE
+    assert all(high - low <= STRIDE for low, high in itertools.pairwise(offsets))
 
 
-def test_seconds_not_minutes() -> None:
-    """At a hundred writes a second, as the slowest cards do, marks and putting back take under ten seconds."""
+def test_probe_takes_seconds() -> None:
+    """At 100 writes per second, the speed of the slowest cards, writing the marks and restoring takes under ten seconds."""
     assert len(mark_offsets(CARD)) < 350
 
 
 def test_marks_differ() -> None:
-    assert len({mark_page(key, place) for key in (b"1", b"2") for place in (0, PAGE, CHUNK)}) == 6
+    assert len({mark_page(key, offset) for key in (b"1", b"2") for offset in (0, PAGE, CHUNK)}) == 6
 
 
 def test_a_good_card_keeps_what_was_on_it() -> None:
     card = Memory(CARD, CARD)
-    before = {place: os.urandom(PAGE) for place in mark_offsets(CARD)[::3]}
+    before = {offset: os.urandom(PAGE) for offset in mark_offsets(CARD)[::3]}
     card.pages |= before
     card.probe()
-    assert {place: page for place, page in card.pages.items() if any(page)} == before
+    assert {offset: page for offset, page in card.pages.items() if any(page)} == before
     assert card.flushed == 2
 
 
@@ -80,26 +80,26 @@ def test_a_good_card_keeps_what_was_on_it() -> None:
     ),
     st.booleans(),
 )
-def test_a_counterfeit_card_is_found_and_its_size_told(real: int, wraps: bool) -> None:
+def test_counterfeit_card_is_found_with_its_size(real: int, wraps: bool) -> None:
     card = Memory(CARD, real, wraps)
     with pytest.raises(BrambleError) as error:
         card.probe()
-    assert "counterfeit" in str(error.value) and f"says {CARD:,} bytes" in str(error.value)
-    told = int(str(error.value).split("at most ")[1].split(" bytes")[0].replace(",", ""))
-    # Lost writes show at the next mark.
-    assert told % real == 0 if wraps else real <= told < real + STRIDE
+    assert "counterfeit" in str(error.value) and f"reports {CARD:,} bytes" in str(error.value)
+    found_size = int(str(error.value).split("at most ")[1].split(" bytes")[0].replace(",", ""))
+    # A lost write is detected at the next mark.
+    assert found_size % real == 0 if wraps else real <= found_size < real + STRIDE
 
 
 @given(st.integers(CHUNK, CARD - 2 * PAGE))
-def test_lost_writes_are_found_whatever_the_real_size(real: int) -> None:
-    with pytest.raises(BrambleError, match="replace it"):
+def test_lost_writes_are_found_for_any_size(real: int) -> None:
+    with pytest.raises(BrambleError, match="Replace it"):
         Memory(CARD, real, wraps=False).probe()
 
 
-def test_one_bad_page_is_wear() -> None:
+def test_one_bad_page() -> None:
     card = Memory(CARD, CARD)
     bad = mark_offsets(CARD)[7]
     write = card.write
     card.write = lambda offset, data: None if offset == bad else write(offset, data)  # type: ignore[method-assign]
-    with pytest.raises(BrambleError, match=f"byte {bad:,} cannot be read back: worn or counterfeit"):
+    with pytest.raises(BrambleError, match=f"byte {bad:,} cannot be read back: the card is worn or counterfeit"):
         card.probe()

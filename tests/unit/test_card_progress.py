@@ -1,4 +1,4 @@
-"""The line that people see while cards are written, and the modules as Ansible runs them."""
+"""The progress that the user sees while cards are written, and the modules as Ansible runs them."""
 
 from __future__ import annotations
 
@@ -22,56 +22,56 @@ SECRET = "-----BEGIN OPENSSH PRIVATE KEY-----\nnever to be seen\n"
 
 
 def event(node: str, phase: str, done: int = 0, total: int = 0) -> str:
-    """A line of a progress file."""
+    """Return a line of a progress file."""
     return json.dumps({"node": node, "phase": phase, "done": done, "total": total, "time": 0}) + "\n"
 
 
-def test_line(tmp_path: Path) -> None:
+def test_summary_line(tmp_path: Path) -> None:
     path = tmp_path / "events"
-    tail = action.Tail(str(path))
-    tail.read()
-    assert tail.line(0.0) == ""
+    reader = action.ProgressReader(str(path))
+    reader.read_events()
+    assert reader.summary_line(0.0) == ""
     path.write_text(event("pi-client", "prepare"))
-    tail.read()
-    assert tail.line(0.0) == "cards  pi-client prepare"
+    reader.read_events()
+    assert reader.summary_line(0.0) == "cards  pi-client prepare"
     with path.open("a") as file:
         file.write(event("pi-client", "write", 42_000_000, 100_000_000) + event("pi-01", "write", 100_000_000, 100_000_000))
         file.write(event("pi-01", "verify", 10_000_000, 100_000_000))
-    tail.read()
-    # 152 MB in 4 s; pi-client has 158 MB to go while both are busy.
-    assert tail.line(4.0) == "cards  pi-client 42 %  pi-01 verify 10 %  38 MB/s  eta 8 s"
+    reader.read_events()
+    # 152 MB in 4 s; pi-client has 158 MB left while both cards are busy.
+    assert reader.summary_line(4.0) == "cards  pi-client 42 %  pi-01 verify 10 %  38 MB/s  eta 8 s"
     with path.open("a") as file:
         file.write(event("pi-client", "failed") + event("pi-01", "written"))
-    tail.read()
-    assert tail.line(5.0) == "cards  pi-client failed  pi-01 written"
+    reader.read_events()
+    assert reader.summary_line(5.0) == "cards  pi-client failed  pi-01 written"
 
 
-def test_what_was_there_before_is_not_shown(tmp_path: Path) -> None:
+def test_earlier_events_are_not_shown(tmp_path: Path) -> None:
     path = tmp_path / "events"
     path.write_text(event("pi-09", "written"))
-    tail = action.Tail(str(path), path.stat().st_size)
-    tail.read()
-    assert tail.line(0.0) == ""
+    reader = action.ProgressReader(str(path), path.stat().st_size)
+    reader.read_events()
+    assert reader.summary_line(0.0) == ""
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.lists(st.integers(0, 400), max_size=5).map(sorted))
-def test_lines_may_arrive_in_pieces(tmp_path: Path, cuts: list[int]) -> None:
+def test_incomplete_lines_are_completed_later(tmp_path: Path, cuts: list[int]) -> None:
     events = "".join(event("pi-01", "write", done, 90) for done in range(0, 91, 30))
     path = tmp_path / "events"
     path.write_text("")
-    tail = action.Tail(str(path))
+    reader = action.ProgressReader(str(path))
     for cut in [*cuts, len(events)]:
         path.write_text(events[:cut])
-        tail.read()
-    assert tail.line(0.0) == "cards  pi-01 100 %"
+        reader.read_events()
+    assert reader.summary_line(0.0) == "cards  pi-01 100 %"
 
 
 def test_only_changes_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(action, "EVERY", 0.01)
+    monkeypatch.setattr(action, "POLL_INTERVAL", 0.01)
     path, stop, shown = tmp_path / "events", threading.Event(), list[str]()
     display: Any = type("Display", (), {"display": staticmethod(shown.append)})
-    thread = threading.Thread(target=action.show, args=(str(path), action.Lines(display), stop))
+    thread = threading.Thread(target=action.show_progress, args=(str(path), action.LineView(display), stop))
     thread.start()
     path.write_text(event("pi-01", "prepare"))
     while not shown:
@@ -84,17 +84,17 @@ def test_only_changes_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert shown == ["cards  pi-01 prepare", "cards  pi-01 written"]
 
 
-@pytest.mark.parametrize("wrong", ["not json\n", "[]\n", '{"node": "pi-01"}\n'])
-def test_progress_is_only_a_courtesy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
-    monkeypatch.setattr(action, "EVERY", 0.01)
-    (tmp_path / "events").write_text(wrong)
+@pytest.mark.parametrize("invalid", ["not json\n", "[]\n", '{"node": "pi-01"}\n'])
+def test_invalid_events_are_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, invalid: str) -> None:
+    monkeypatch.setattr(action, "POLL_INTERVAL", 0.01)
+    (tmp_path / "events").write_text(invalid)
     display: Any = None
-    action.show(str(tmp_path / "events"), action.Lines(display), threading.Event())
+    action.show_progress(str(tmp_path / "events"), action.LineView(display), threading.Event())
 
 
 @pytest.fixture
 def play(tmp_path: Path) -> Callable[..., str]:
-    """Runs one task on localhost through ansible-playbook, as people do, and returns what they see."""
+    """A function that runs one task on localhost with ansible-playbook, and returns its output."""
 
     def run(task: dict[str, Any], *options: str) -> str:
         book = tmp_path / "play.yml"
@@ -107,7 +107,7 @@ def play(tmp_path: Path) -> Callable[..., str]:
     return run
 
 
-def test_as_ansible_runs_it(
+def test_modules_run_by_ansible(
     image: Path, sha256: str, card: Callable[..., Path], play: Callable[..., str], tmp_path: Path
 ) -> None:
     key = {"path": "/etc/ssh/ssh_host_ed25519_key", "content": SECRET, "mode": "0600"}

@@ -1,4 +1,4 @@
-"""Used space: what is left out is really unused, and no bytes make it fail otherwise than with BrambleError."""
+"""Used space: only unused ranges are left out, and no input raises another error than BrambleError."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 MIB = 1024 * 1024
-START = 3 * MIB + 7 * SECTOR  # a partition that does not begin at a whole page
+START = 3 * MIB + 7 * SECTOR  # the offset of a partition that does not begin at a page
 SCRATCH = "/dev/shm" if os.path.isdir("/dev/shm") else None
 EXTS = {
     "ext2": "-t ext2 -b 1024",
@@ -42,10 +42,10 @@ FATS = {
 }
 
 
-def run(*command: str | Path, given: str = "", fine: tuple[int, ...] = (0,)) -> bytes:
-    """A command's output."""
-    done = subprocess.run(command, input=given.encode(), capture_output=True, check=False)
-    assert done.returncode in fine, f"{command}: {done.stdout!r} {done.stderr!r}"
+def run(*command: str | Path, stdin: str = "", exit_codes: tuple[int, ...] = (0,)) -> bytes:
+    """Return the output of a command."""
+    done = subprocess.run(command, input=stdin.encode(), capture_output=True, check=False)
+    assert done.returncode in exit_codes, f"{command}: {done.stdout!r} {done.stderr!r}"
     return done.stdout
 
 
@@ -60,14 +60,14 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return top
 
 
-def content(folder: Path) -> dict[str, bytes]:
-    """What is in a folder, by path."""
+def read_files(folder: Path) -> dict[str, bytes]:
+    """Return the content of all files below a folder, by path."""
     files = [path for path in folder.rglob("*") if path.is_file() and "lost+found" not in path.parts]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def on_a_disk(part: Path, disk: Path, after: int = 5 * SECTOR) -> int:
-    """Put a file system on a disk at START; its size."""
+def write_to_disk(part: Path, disk: Path, after: int = 5 * SECTOR) -> int:
+    """Write a file system to a disk at START, and return its size."""
     size = part.stat().st_size
     with disk.open("wb") as file:
         file.truncate(START + size + after)
@@ -77,13 +77,13 @@ def on_a_disk(part: Path, disk: Path, after: int = 5 * SECTOR) -> int:
     return size
 
 
-def only_used(disk: Path, size: int, part: Path, zeroed: bool = False) -> int:
-    """The partition again, made of what is used and otherwise of garbage (or, `zeroed`, of zeros); how much is used."""
+def copy_used_ranges(disk: Path, size: int, part: Path, skip_unused_inodes: bool = False) -> int:
+    """Copy the used ranges of a partition, with random bytes (or zeros) in between, and return the number of used bytes."""
     with disk.open("rb") as file, part.open("wb") as copy:
-        ranges = used_ranges(file.fileno(), START, size, strict=True, zeroed=zeroed)
-        assert_sound(ranges, START, size)
+        ranges = used_ranges(file.fileno(), START, size, strict=True, skip_unused_inodes=skip_unused_inodes)
+        assert_valid(ranges, START, size)
         for at in range(0, size, MIB):
-            copy.write(bytes(min(MIB, size - at)) if zeroed else os.urandom(min(MIB, size - at)))
+            copy.write(bytes(min(MIB, size - at)) if skip_unused_inodes else os.urandom(min(MIB, size - at)))
         for low, high in ranges:
             file.seek(low)
             copy.seek(low - START)
@@ -91,8 +91,8 @@ def only_used(disk: Path, size: int, part: Path, zeroed: bool = False) -> int:
     return sum(high - low for low, high in ranges)
 
 
-def assert_sound(ranges: list[tuple[int, int]], start: int, size: int) -> None:
-    """Sorted, apart, of whole pages, and within the partition."""
+def assert_valid(ranges: list[tuple[int, int]], start: int, size: int) -> None:
+    """Check that ranges are sorted, do not touch, consist of whole pages, and are within the partition."""
     end = -1
     for low, high in ranges:
         assert end < low < high and start <= low and high <= start + size
@@ -104,38 +104,38 @@ def assert_sound(ranges: list[tuple[int, int]], start: int, size: int) -> None:
 # Real file systems
 
 
-def dump(part: Path, folder: Path) -> dict[str, bytes]:
-    """What is in an ext file system."""
+def dump_files(part: Path, folder: Path) -> dict[str, bytes]:
+    """Return the content of all files in an ext file system, by path."""
     folder.mkdir()
     run("debugfs", "-R", f"rdump / {folder}", part)
-    return content(folder)
+    return read_files(folder)
 
 
 @pytest.mark.parametrize("options", EXTS.values(), ids=EXTS)
-def test_ext_survives_without_the_rest(options: str, tree: Path, tmp_path: Path) -> None:
+def test_ext_copy_of_used_ranges_is_complete(options: str, tree: Path, tmp_path: Path) -> None:
     part, disk, copy = tmp_path / "part", tmp_path / "disk", tmp_path / "copy"
     run("mke2fs", "-q", "-F", *options.split(), "-d", tree, part, "40m")
     gone = [f"file{number:02}" for number in range(0, 40, 6)]
-    run("debugfs", "-w", "-f", "-", part, given="".join(f"rm {name}\n" for name in gone))
-    run("e2fsck", "-fy", part, fine=(0, 1))
-    before = dump(part, tmp_path / "before")
+    run("debugfs", "-w", "-f", "-", part, stdin="".join(f"rm {name}\n" for name in gone))
+    run("e2fsck", "-fy", part, exit_codes=(0, 1))
+    before = dump_files(part, tmp_path / "before")
     assert not set(gone) & set(before) and len(before) == 40 - len(gone)
-    amount = only_used(disk, on_a_disk(part, disk), copy)
+    amount = copy_used_ranges(disk, write_to_disk(part, disk), copy)
     run("e2fsck", "-fn", copy)
-    assert dump(copy, tmp_path / "after") == before
+    assert dump_files(copy, tmp_path / "after") == before
     assert sum(map(len, before.values())) < amount < 12 * MIB
 
-    less = only_used(disk, part.stat().st_size, copy, zeroed=True)
+    less = copy_used_ranges(disk, part.stat().st_size, copy, skip_unused_inodes=True)
     assert less <= amount and (less < amount - MIB) == (b"unused inodes" in run("dumpe2fs", part))
     run("e2fsck", "-fn", copy)
-    assert dump(copy, tmp_path / "less") == before
-    # All inodes can still be used.
-    run("debugfs", "-w", "-f", "-", copy, given="".join(f"mkdir new{number}\n" for number in range(200)))
+    assert dump_files(copy, tmp_path / "less") == before
+    # All inodes are still usable.
+    run("debugfs", "-w", "-f", "-", copy, stdin="".join(f"mkdir new{number}\n" for number in range(200)))
     run("e2fsck", "-fn", copy)
 
 
 @pytest.mark.parametrize(("bits", "size", "options"), FATS.values(), ids=FATS)
-def test_fat_survives_without_the_rest(bits: int, size: int, options: str, tree: Path, tmp_path: Path) -> None:
+def test_fat_copy_of_used_ranges_is_complete(bits: int, size: int, options: str, tree: Path, tmp_path: Path) -> None:
     part, disk, copy = tmp_path / "part", tmp_path / "disk", tmp_path / "copy"
     with part.open("wb") as file:
         file.truncate(size)
@@ -143,23 +143,23 @@ def test_fat_survives_without_the_rest(bits: int, size: int, options: str, tree:
     run("mcopy", "-i", part, "-s", *sorted(tree.iterdir()), "::/")
     run("mdel", "-i", part, *(f"::file{number:02}" for number in range(0, 40, 6)))
 
-    def everything(where: Path, folder: Path) -> dict[str, bytes]:
+    def read_fat(where: Path, folder: Path) -> dict[str, bytes]:
         folder.mkdir()
         run("mcopy", "-i", where, "-s", "-n", "::/", folder)
-        return content(folder)
+        return read_files(folder)
 
-    before = everything(part, tmp_path / "before")
+    before = read_fat(part, tmp_path / "before")
     assert len(before) == 40 - 7
-    amount = only_used(disk, on_a_disk(part, disk), copy)
+    amount = copy_used_ranges(disk, write_to_disk(part, disk), copy)
     run("fsck.vfat", "-n", copy)
-    assert everything(copy, tmp_path / "after") == before
+    assert read_fat(copy, tmp_path / "after") == before
     assert sum(map(len, before.values())) < amount < 5 * MIB
 
 
-def test_an_unbuffered_file_will_do(tree: Path, tmp_path: Path) -> None:
+def test_file_opened_with_direct_io(tree: Path, tmp_path: Path) -> None:
     part, disk = tmp_path / "part", tmp_path / "disk"
     run("mke2fs", "-q", "-F", "-t", "ext4", "-d", tree, part, "40m")
-    size = on_a_disk(part, disk)
+    size = write_to_disk(part, disk)
     with disk.open("rb") as file:
         buffered = used_ranges(file.fileno(), START, size, strict=True)
     fd = os.open(disk, os.O_RDONLY | os.O_DIRECT)
@@ -169,25 +169,25 @@ def test_an_unbuffered_file_will_do(tree: Path, tmp_path: Path) -> None:
         os.close(fd)
 
 
-# What is not known to be free is used
+# Ranges that are not known to be free count as used
 
 
 @pytest.fixture
 def disk(tree: Path, tmp_path: Path) -> Iterator[Callable[..., tuple[Path, int]]]:
-    """Makes a disk with an ext4 on it: disk(options, debugfs commands)."""
+    """A function that creates a disk with an ext4 file system: disk(options, debugfs commands)."""
 
     def make(options: str = "-t ext4 -b 1024", commands: str = "") -> tuple[Path, int]:
         part = tmp_path / "part"
         run("mke2fs", "-q", "-F", *options.split(), "-d", tree, part, "40m")
         if commands:
-            run("debugfs", "-w", "-f", "-", part, given=commands)
-        return tmp_path / "disk", on_a_disk(part, tmp_path / "disk")
+            run("debugfs", "-w", "-f", "-", part, stdin=commands)
+        return tmp_path / "disk", write_to_disk(part, tmp_path / "disk")
 
     yield make
 
 
-def refusal(path: Path, size: int, start: int = START) -> str:
-    """Why it is not known what is used; and then all is used."""
+def strict_error(path: Path, size: int, start: int = START) -> str:
+    """Return the error with `strict`; without it, the whole partition must count as used."""
     with path.open("rb") as file:
         assert used_ranges(file.fileno(), start, size) == [(start, start + size)]
         with pytest.raises(BrambleError) as caught:
@@ -196,50 +196,50 @@ def refusal(path: Path, size: int, start: int = START) -> str:
 
 
 def patch(path: Path, offset: int, data: bytes) -> None:
-    """Change bytes of the partition."""
+    """Overwrite bytes of the partition."""
     with path.open("r+b") as file:
         file.seek(START + offset)
         file.write(data)
 
 
-def test_a_journal_to_be_replayed(disk: Callable[..., tuple[Path, int]]) -> None:
-    assert "journal" in refusal(*disk(commands="feature needs_recovery\n"))
+def test_journal_that_must_be_replayed(disk: Callable[..., tuple[Path, int]]) -> None:
+    assert "journal" in strict_error(*disk(commands="feature needs_recovery\n"))
 
 
 def test_not_unmounted_and_no_journal(disk: Callable[..., tuple[Path, int]]) -> None:
-    assert "is not clean" in refusal(*disk("-t ext2", "set_super_value state 0\n"))
+    assert "is not clean" in strict_error(*disk("-t ext2", "set_super_value state 0\n"))
 
 
 def test_bigalloc(disk: Callable[..., tuple[Path, int]]) -> None:
-    assert "bigalloc" in refusal(*disk("-t ext4 -O bigalloc -C 16384 -b 4096"))
+    assert "bigalloc" in strict_error(*disk("-t ext4 -O bigalloc -C 16384 -b 4096"))
 
 
 def test_a_damaged_bitmap(disk: Callable[..., tuple[Path, int]]) -> None:
     path, size = disk()
     (where,) = [line for line in run("dumpe2fs", f"{path}?offset={START}").decode().splitlines() if "Block bitmap at" in line][:1]
     patch(path, int(where.split()[3]) * 1024, b"\xaa" * 8)
-    assert "damaged" in refusal(path, size)
+    assert "damaged" in strict_error(path, size)
 
 
 def test_a_bitmap_that_does_not_match_the_count(disk: Callable[..., tuple[Path, int]]) -> None:
-    """Without checksums nothing but the count tells."""
-    assert "counts its free blocks wrong" in refusal(*disk("-t ext2 -b 1024", "freeb 9000 5\nset_bg 1 free_blocks_count 7\n"))
+    """Without checksums, only the count shows the damage."""
+    assert "wrong count of free blocks" in strict_error(*disk("-t ext2 -b 1024", "freeb 9000 5\nset_bg 1 free_blocks_count 7\n"))
 
 
 def test_a_damaged_superblock(disk: Callable[..., tuple[Path, int]]) -> None:
     path, size = disk()
     patch(path, 1024 + 4, b"\xff\xff")
-    assert "damaged" in refusal(path, size)
+    assert "damaged" in strict_error(path, size)
 
 
 def test_a_file_system_larger_than_its_partition(disk: Callable[..., tuple[Path, int]]) -> None:
     path, size = disk()
-    assert "larger than its partition" in refusal(path, size - SECTOR)
+    assert "larger than its partition" in strict_error(path, size - SECTOR)
 
 
 def test_an_unknown_file_system(disk: Callable[..., tuple[Path, int]]) -> None:
     path, size = disk()
-    assert "neither" in refusal(path, size - 4 * MIB, START + 4 * MIB)
+    assert "neither" in strict_error(path, size - 4 * MIB, START + 4 * MIB)
 
 
 def test_a_partition_outside_the_disk(disk: Callable[..., tuple[Path, int]]) -> None:
@@ -256,17 +256,17 @@ def test_copies_of_a_fat_that_differ(tmp_path: Path) -> None:
         file.truncate(20 * MIB)
     run("mkfs.vfat", "-F", "16", part)
     (reserved,) = struct.unpack_from("<H", part.read_bytes(), 14)
-    size = on_a_disk(part, tmp_path / "disk")
+    size = write_to_disk(part, tmp_path / "disk")
     patch(tmp_path / "disk", reserved * SECTOR + 100, b"\xff\xff")
-    assert "differ" in refusal(tmp_path / "disk", size)
+    assert "differ" in strict_error(tmp_path / "disk", size)
 
 
-# Foreign bytes
+# Arbitrary data
 
 
 @contextlib.contextmanager
-def foreign(data: bytes, start: int, after: int) -> Iterator[int]:
-    """A disk with some bytes at `start`."""
+def disk_with_data(data: bytes, start: int, after: int) -> Iterator[int]:
+    """Yield a descriptor of a disk with `data` at `start`."""
     with tempfile.TemporaryFile(dir=SCRATCH) as file:
         file.truncate(start + len(data) + after)
         file.seek(start)
@@ -275,12 +275,12 @@ def foreign(data: bytes, start: int, after: int) -> Iterator[int]:
         yield file.fileno()
 
 
-def survives(data: bytes, start: int, after: int) -> None:
-    """Sound ranges or BrambleError, nothing else."""
-    with foreign(data, start, after) as fd:
+def check_used_ranges(data: bytes, start: int, after: int) -> None:
+    """Check that used_ranges returns valid ranges, or with `strict` raises BrambleError."""
+    with disk_with_data(data, start, after) as fd:
         ranges = used_ranges(fd, start, len(data))
-        assert_sound(ranges, start, len(data))
-        assert_sound(used_ranges(fd, start, len(data), zeroed=True), start, len(data))
+        assert_valid(ranges, start, len(data))
+        assert_valid(used_ranges(fd, start, len(data), skip_unused_inodes=True), start, len(data))
         with contextlib.suppress(BrambleError):
             assert used_ranges(fd, start, len(data), strict=True) == ranges
         assert file_system_kind(fd, start, len(data)) in (EXT, FAT, UNKNOWN)
@@ -292,7 +292,7 @@ STARTS = st.sampled_from([0, SECTOR, PAGE, MIB + SECTOR])
 @settings(deadline=None)
 @given(st.binary(min_size=1, max_size=8192), STARTS, st.integers(0, 9999))
 def test_any_bytes(data: bytes, start: int, after: int) -> None:
-    survives(data, start, after)
+    check_used_ranges(data, start, after)
 
 
 NUMBER = st.integers(0, 255) | st.integers(0, 65535) | st.sampled_from([1, 2, 512, 4096])
@@ -308,7 +308,7 @@ def test_any_boot_sector(numbers: tuple[int, ...], rest: bytes, start: int) -> N
     struct.pack_into(
         "<HBHBHHxHxxxxxxxxII", sector, 11, length, per_cluster % 256, reserved, copies % 4, entries, total, fat16, total32, fat32
     )
-    survives(bytes(sector) + rest + bytes(4096), start, 0)
+    check_used_ranges(bytes(sector) + rest + bytes(4096), start, 0)
 
 
 @pytest.fixture(scope="module")
@@ -328,10 +328,10 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 @settings(deadline=None, max_examples=300)
 @given(st.data())
 def test_any_damage(small: dict[str, bytes], data: st.DataObject) -> None:
-    """Real file systems with some bytes changed where it hurts, or cut."""
+    """Real file systems with changed bytes, most of them in metadata, or truncated."""
     bytes_ = bytearray(small[data.draw(st.sampled_from(sorted(small)))])
     for _ in range(data.draw(st.integers(1, 6))):
         at = data.draw(st.integers(0, 4096) | st.integers(0, len(bytes_) - 1))
         bytes_[at] = data.draw(st.integers(0, 255))
     cut = data.draw(st.just(len(bytes_)) | st.integers(1, len(bytes_)))
-    survives(bytes(bytes_[:cut]), data.draw(STARTS), 0)
+    check_used_ranges(bytes(bytes_[:cut]), data.draw(STARTS), 0)

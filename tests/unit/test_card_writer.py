@@ -1,4 +1,4 @@
-"""Writing: what was written is what is read back, and one card's trouble is only its own."""
+"""Writing: cards are read back as they were written, and a failing card does not affect others."""
 
 from __future__ import annotations
 
@@ -35,88 +35,88 @@ KEY_PATH = "/etc/ssh/ssh_host_ed25519_key"
 RunModule = Callable[..., dict[str, Any]]
 
 
-def identity(node: str) -> dict[str, Any]:
-    """The files of a node."""
+def identity_files(node: str) -> dict[str, Any]:
+    """Return the identity of a node, as options of a card of card_write."""
     key = {"path": KEY_PATH, "content": SECRET + node, "mode": "0600"}
     return {"boot_files": {"user-data": f"#cloud-config\nhostname: {node}\n"}, "root_files": [key]}
 
 
-def batch(image: Path, sha256: str, **slots: Path) -> dict[str, Any]:
-    """The module's arguments for cards by node (with _ for -)."""
+def write_arguments(image: Path, sha256: str, **slots: Path) -> dict[str, Any]:
+    """Return arguments of card_write for slots by node; in the names of nodes, _ stands for -."""
     nodes = {name.replace("_", "-"): slot for name, slot in slots.items()}
-    cards = [{"node": node, "slot": str(slot), **identity(node)} for node, slot in nodes.items()]
+    cards = [{"node": node, "slot": str(slot), **identity_files(node)} for node, slot in nodes.items()]
     return {"image": str(image), "image_sha256": sha256, "cards": cards, "confirm": True}
 
 
-def results(outcome: dict[str, Any]) -> dict[str, str]:
-    """The result by node."""
+def results_by_node(outcome: dict[str, Any]) -> dict[str, str]:
+    """Return the results of card_write by node."""
     return {result["node"]: result["result"] for result in outcome["results"]}
 
 
-def identity_on(card: Path) -> tuple[str, str]:
-    """user-data and host key that a card holds, read with other people's tools."""
+def read_identity(card: Path) -> tuple[str, str]:
+    """Return user-data and host key of a card, which mtools and debugfs read."""
     boot = ["mtype", "-i", f"{card}@@{BOOT_START}", "::user-data"]
     root = ["debugfs", "-R", f"cat {KEY_PATH}", f"{card}?offset={ROOT_START}"]
     first, second = (subprocess.run(command, capture_output=True, text=True, check=True).stdout for command in (boot, root))
     return first, second
 
 
-def needed(image: Path) -> set[int]:
-    """The numbers of the blocks that file systems of the image use, or that are outside of them."""
+def needed_blocks(image: Path) -> set[int]:
+    """Return the numbers of the blocks of an image that a card must hold."""
     with Image(str(image)) as opened:
-        return opened.needed
+        return opened.needed_blocks
 
 
-def matter(content: bytes, image: Path) -> bytes:
-    """What of the content of a card, or of an image, matters for the image."""
-    return b"".join(content[at * BLOCK : (at + 1) * BLOCK] for at in sorted(needed(image)))
+def relevant_bytes(content: bytes, image: Path) -> bytes:
+    """Return the bytes of a card or an image in those blocks that a card must hold."""
+    return b"".join(content[at * BLOCK : (at + 1) * BLOCK] for at in sorted(needed_blocks(image)))
 
 
 def assert_same(one: Path, other: Path, image: Path) -> None:
-    """Two cards, or a card and its image, hold the same wherever it matters."""
-    assert matter(one.read_bytes(), image) == matter(other.read_bytes(), image)
+    """Check that two cards, or a card and its image, are equal in all blocks that a card must hold."""
+    assert relevant_bytes(one.read_bytes(), image) == relevant_bytes(other.read_bytes(), image)
 
 
-def cards_for(image: Path, *slots: Path) -> list[Any]:
-    """The guard's facts of some slots, all fine."""
+def inspect_cards(image: Path, *slots: Path) -> list[Any]:
+    """Return the facts of some slots, which must all be usable."""
     facts = Guard(str(image)).facts([{"node": slot.stem, "slot": str(slot)} for slot in slots], image.stat().st_size)
     assert [one.verdict for one in facts] == ["OK"] * len(slots)
     return facts
 
 
-# What the module does
+# The module
 
 
 def test_written_then_unchanged(image: Path, sha256: str, card: Callable[..., Path], run_module: RunModule) -> None:
-    dirt = os.urandom(24 * MIB)  # both cards were used before, one for something bigger
+    dirt = os.urandom(24 * MIB)  # this card was used before, for a larger image
     clean, dirty = card("clean"), card("dirty", fill=dirt)
-    arguments = batch(image, sha256, pi_01=clean, pi_02=dirty)
+    arguments = write_arguments(image, sha256, pi_01=clean, pi_02=dirty)
     outcome = run_module("card_write", arguments)
-    assert outcome["changed"] and results(outcome) == {"pi-01": "written", "pi-02": "written"}
+    assert outcome["changed"] and results_by_node(outcome) == {"pi-01": "written", "pi-02": "written"}
     for result in outcome["results"]:
         assert 3 * MIB < result["bytes_verified"] < SIZE and result["bytes_written"] < 8 * MIB and not result["error"]
     for node, path in (("pi-01", clean), ("pi-02", dirty)):
-        assert identity_on(path) == (f"#cloud-config\nhostname: {node}\n", SECRET + node)
+        assert read_identity(path) == (f"#cloud-config\nhostname: {node}\n", SECRET + node)
         subprocess.run(["e2fsck", "-fn", f"{path}?offset={ROOT_START}"], check=True, capture_output=True)
-    assert dirty.read_bytes()[SIZE : 24 * MIB] == dirt[SIZE:]  # beyond the image nothing is touched
-    assert clean.stat().st_blocks * 512 < 8 * MIB  # and a virtual card stays sparse
+    assert dirty.read_bytes()[SIZE : 24 * MIB] == dirt[SIZE:]  # nothing is written beyond the image
+    assert clean.stat().st_blocks * 512 < 8 * MIB  # a virtual card stays sparse
     again = run_module("card_write", arguments)
-    assert not again["changed"] and results(again) == {"pi-01": "unchanged", "pi-02": "unchanged"}
+    assert not again["changed"] and results_by_node(again) == {"pi-01": "unchanged", "pi-02": "unchanged"}
     assert [one["fingerprint"] for one in again["results"]] == [one["fingerprint"] for one in outcome["results"]]
     other = card("other", fill=os.urandom(SIZE))
-    run_module("card_write", batch(image, sha256, pi_01=other))
+    run_module("card_write", write_arguments(image, sha256, pi_01=other))
     assert_same(other, clean, image)
     assert "never to be seen" not in json.dumps([outcome, again])
 
 
 def test_loop_device(image: Path, sha256: str, card: Callable[..., Path], machine: Any, run_module: RunModule) -> None:
     path = card("card", fill=os.urandom(32 * MIB))
-    arguments = batch(image, sha256, pi_01=machine.loop(path))
-    assert results(run_module("card_write", arguments)) == {"pi-01": "written"}
-    assert results(run_module("card_write", arguments)) == {"pi-01": "unchanged"}
-    assert identity_on(path)[1] == SECRET + "pi-01"
+    arguments = write_arguments(image, sha256, pi_01=machine.loop(path))
+    assert results_by_node(run_module("card_write", arguments)) == {"pi-01": "written"}
+    assert results_by_node(run_module("card_write", arguments)) == {"pi-01": "unchanged"}
+    assert read_identity(path)[1] == SECRET + "pi-01"
     plain = card("plain")
-    run_module("card_write", batch(image, sha256, pi_01=plain))
+    run_module("card_write", write_arguments(image, sha256, pi_01=plain))
     assert_same(path, plain, image)
 
 
@@ -124,53 +124,53 @@ def test_cards_that_exist_are_written_only_when_confirmed(
     image: Path, sha256: str, card: Callable[..., Path], run_module: RunModule
 ) -> None:
     old, new = card("old", fill=b"photographs"), card("old").parent / "new.img"
-    arguments = {**batch(image, sha256, pi_01=old), "confirm": False}
+    arguments = {**write_arguments(image, sha256, pi_01=old), "confirm": False}
     outcome = run_module("card_write", arguments)
-    assert "all that is on 1 card would be lost" in outcome["msg"] and "-e card_confirm=true" in outcome["msg"]
+    assert "the content of 1 card would be lost" in outcome["msg"] and "-e card_confirm=true" in outcome["msg"]
     assert str(old) in outcome["msg"]
     arguments["cards"].append({"node": "pi-02", "slot": str(new), "virtual_bytes": 2 * SIZE})
     assert "Nothing was written" in run_module("card_write", arguments)["msg"] and not new.exists()
     assert "failed" not in run_module("card_write", arguments, check=True)
     del arguments["cards"][0]
-    assert results(run_module("card_write", arguments)) == {"pi-02": "written"}
+    assert results_by_node(run_module("card_write", arguments)) == {"pi-02": "written"}
 
 
 def test_full_test_is_for_disks(image: Path, sha256: str, card: Callable[..., Path], machine: Any, run_module: RunModule) -> None:
-    arguments = {**batch(image, sha256, pi_01=card("file")), "full_test": True}
-    assert "is for disks; the cards of pi-01 are files" in run_module("card_write", arguments)["msg"]
+    arguments = {**write_arguments(image, sha256, pi_01=card("file")), "full_test": True}
+    assert "works only on disks, but the cards of pi-01 are files" in run_module("card_write", arguments)["msg"]
     loop = machine.loop(card("disk"))
-    arguments = {**batch(image, sha256, pi_01=loop), "full_test": True}
-    assert results(run_module("card_write", arguments)) == {"pi-01": "written"}
+    arguments = {**write_arguments(image, sha256, pi_01=loop), "full_test": True}
+    assert results_by_node(run_module("card_write", arguments)) == {"pi-01": "written"}
 
 
 def test_check_mode_writes_nothing(image: Path, sha256: str, card: Callable[..., Path], run_module: RunModule) -> None:
     done, new = card("done"), card("new", fill=b"old")
-    run_module("card_write", batch(image, sha256, pi_01=done))
+    run_module("card_write", write_arguments(image, sha256, pi_01=done))
     before = [(path.stat().st_mtime_ns, path.read_bytes()) for path in (done, new)]
-    outcome = run_module("card_write", batch(image, sha256, pi_01=done, pi_02=new), check=True, diff=True)
-    assert outcome["changed"] and results(outcome) == {"pi-01": "unchanged", "pi-02": "written"}
+    outcome = run_module("card_write", write_arguments(image, sha256, pi_01=done, pi_02=new), check=True, diff=True)
+    assert outcome["changed"] and results_by_node(outcome) == {"pi-01": "unchanged", "pi-02": "written"}
     assert [(path.stat().st_mtime_ns, path.read_bytes()) for path in (done, new)] == before
     (difference,) = outcome["diff"]
     assert difference["after"] == f"image {sha256}\nboot file user-data\nroot file {KEY_PATH}\n"
     assert "pi-02" in difference["after_header"] and "table" in outcome
 
 
-def test_virtual_cards_are_made_once_all_is_checked(
+def test_virtual_cards_are_created_after_all_checks(
     image: Path, sha256: str, card: Callable[..., Path], run_module: RunModule
 ) -> None:
     new, small = card("small", size=SIZE - 1).parent / "folder/new", card("small", size=SIZE - 1)
-    arguments = batch(image, sha256, pi_01=new, pi_02=small)
+    arguments = write_arguments(image, sha256, pi_01=new, pi_02=small)
     for one in arguments["cards"]:
         one["virtual_bytes"] = 2 * SIZE
-    assert "TOO SMALL by 1 byte" in run_module("card_write", arguments)["msg"]  # a card that exists keeps its size
+    assert "TOO SMALL by 1 byte" in run_module("card_write", arguments)["msg"]  # an existing card keeps its size
     assert not new.parent.exists()
     del arguments["cards"][1]
-    assert results(run_module("card_write", arguments, check=True)) == {"pi-01": "written"}
+    assert results_by_node(run_module("card_write", arguments, check=True)) == {"pi-01": "written"}
     assert not new.parent.exists()
-    assert results(run_module("card_write", arguments)) == {"pi-01": "written"}
+    assert results_by_node(run_module("card_write", arguments)) == {"pi-01": "written"}
     assert new.stat().st_size == 2 * SIZE and new.stat().st_mode & 0o777 == 0o600
-    assert identity_on(new)[1] == SECRET + "pi-01"
-    assert results(run_module("card_write", arguments)) == {"pi-01": "unchanged"}
+    assert read_identity(new)[1] == SECRET + "pi-01"
+    assert results_by_node(run_module("card_write", arguments)) == {"pi-01": "unchanged"}
     for slot, words in ((new.parent / "tiny", "TOO SMALL"), (Path("/etc/bramble-card"), "NOT A CARD")):
         arguments["cards"][0] |= {"slot": str(slot), "virtual_bytes": SIZE - 1}
         assert words in run_module("card_write", arguments)["msg"]
@@ -179,44 +179,44 @@ def test_virtual_cards_are_made_once_all_is_checked(
 
 def test_one_bad_card_stops_the_batch(image: Path, sha256: str, card: Callable[..., Path], run_module: RunModule) -> None:
     good, small = card("good"), card("small", size=SIZE - 1)
-    arguments = batch(image, sha256, pi_01=good, pi_02=small, pi_03=good.parent / "gone")
+    arguments = write_arguments(image, sha256, pi_01=good, pi_02=small, pi_03=good.parent / "gone")
     outcome = run_module("card_write", arguments)
-    assert outcome["failed"] and outcome["msg"].startswith("Nothing was written: 2 of 3 cards are not fit.")
+    assert outcome["failed"] and outcome["msg"].startswith("Nothing was written: 2 of 3 cards cannot be used.")
     assert (
         "TOO SMALL by 1 byte" in outcome["msg"] and "ABSENT" in outcome["msg"] and "--limit 'all:!pi-02:!pi-03'" in outcome["msg"]
     )
     assert good.stat().st_blocks == 0
     outcome = run_module("card_write", {**arguments, "only_good": True})
     assert outcome["failed"] and outcome["changed"]
-    assert results(outcome) == {"pi-01": "written", "pi-02": "skipped", "pi-03": "skipped"}
+    assert results_by_node(outcome) == {"pi-01": "written", "pi-02": "skipped", "pi-03": "skipped"}
     assert "TOO SMALL by 1 byte" in outcome["msg"] and "playbooks/cards.yml --limit pi-02,pi-03" in outcome["msg"]
-    none = run_module("card_write", {**batch(image, sha256, pi_02=small), "only_good": True})
+    none = run_module("card_write", {**write_arguments(image, sha256, pi_02=small), "only_good": True})
     assert none["failed"] and none["msg"].startswith("Nothing was written")
 
 
 def test_wrong_image(image: Path, sha256: str, card: Callable[..., Path], run_module: RunModule, tmp_path: Path) -> None:
     path = card("card")
     wrong = sha256[::-1]
-    outcome = run_module("card_write", batch(image, wrong, pi_01=path))
+    outcome = run_module("card_write", write_arguments(image, wrong, pi_01=path))
     assert outcome["failed"] and sha256 in outcome["msg"] and wrong in outcome["msg"]
     assert "Nothing was written" in outcome["msg"] and "playbooks/image.yml" in outcome["msg"]
-    assert "playbooks/image.yml" in run_module("card_write", batch(tmp_path / "none", sha256, pi_01=path))["msg"]
+    assert "playbooks/image.yml" in run_module("card_write", write_arguments(tmp_path / "none", sha256, pi_01=path))["msg"]
     gpt = tmp_path / "gpt.img"
     gpt.write_bytes(bytes(446 + 4) + b"\xee" + bytes(59) + b"\x55\xaa")
     digest = subprocess.run(["sha256sum", gpt], capture_output=True, text=True, check=True).stdout.split()[0]
-    assert "GPT" in run_module("card_write", batch(gpt, digest, pi_01=path))["msg"]
+    assert "GPT" in run_module("card_write", write_arguments(gpt, digest, pi_01=path))["msg"]
     assert path.stat().st_blocks == 0
 
 
 @pytest.mark.parametrize("mode", ["rw-------", "8", [6]])
 def test_wrong_mode(image: Path, sha256: str, card: Callable[..., Path], run_module: RunModule, mode: Any) -> None:
-    arguments = batch(image, sha256, pi_01=card("card"))
+    arguments = write_arguments(image, sha256, pi_01=card("card"))
     arguments["cards"][0]["root_files"][0]["mode"] = mode
     assert "is not an octal number" in run_module("card_write", arguments)["msg"]
 
 
 def test_same_node_twice(image: Path, sha256: str, card: Callable[..., Path], run_module: RunModule) -> None:
-    arguments = batch(image, sha256, pi_01=card("one"))
+    arguments = write_arguments(image, sha256, pi_01=card("one"))
     arguments["cards"] *= 2
     assert "named twice" in run_module("card_write", arguments)["msg"]
 
@@ -226,48 +226,48 @@ def test_no_space(image: Path, sha256: str, machine: Any, run_module: RunModule)
     for name in ("a", "b"):
         with (folder / name).open("wb") as file:
             file.truncate(SIZE)
-    outcome = run_module("card_write", batch(image, sha256, pi_01=folder / "a", pi_02=folder / "b"))
+    outcome = run_module("card_write", write_arguments(image, sha256, pi_01=folder / "a", pi_02=folder / "b"))
     assert outcome["failed"] and f"No space: {folder} needs" in outcome["msg"] and "Nothing was written" in outcome["msg"]
     assert all((folder / name).stat().st_blocks == 0 for name in ("a", "b"))
 
 
-def test_space_that_a_card_holds_already_counts(image: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_space_of_an_existing_card_counts(image: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     used, fresh = card("used", fill=b"x" * SIZE), card("fresh")
     room = os.statvfs(used)
     with Image(str(image)) as opened:
-        need = len(opened.blocks) * BLOCK
+        need = len(opened.data_blocks) * BLOCK
         free = os.statvfs_result((1, 1, *room[2:4], need, *room[5:]))
         monkeypatch.setattr(os, "statvfs", lambda path: free)
-        check_space(opened, cards_for(image, used), 0, "/proc")
-        check_space(opened, cards_for(image, fresh), 0, "/proc")
+        check_space(opened, inspect_cards(image, used), 0, "/proc")
+        check_space(opened, inspect_cards(image, fresh), 0, "/proc")
         with pytest.raises(BrambleError, match=f"needs {2 * need:,} bytes"):
-            check_space(opened, cards_for(image, used, fresh), 0, str(used.parent))
+            check_space(opened, inspect_cards(image, used, fresh), 0, str(used.parent))
 
 
-# Trouble
+# Faults
 
 
 def test_full_card_fails_alone(image: Path, sha256: str, card: Callable[..., Path], machine: Any, run_module: RunModule) -> None:
-    """A card that cannot take what it promised: a loop device on a file system with too little room."""
-    promised = machine.mount("-t", "tmpfs", "-o", "size=3M", "full") / "card"
-    with promised.open("wb") as file:
+    """A card that has less space than it reports: a loop device on a file system with too little space."""
+    small = machine.mount("-t", "tmpfs", "-o", "size=3M", "full") / "card"
+    with small.open("wb") as file:
         file.truncate(SIZE)
     good = card("good")
-    outcome = run_module("card_write", batch(image, sha256, pi_01=good, pi_02=machine.loop(promised)))
-    assert outcome["failed"] and outcome["changed"] and results(outcome) == {"pi-01": "written", "pi-02": "failed"}
-    assert "1 of 2 cards failed; 1 is right." in outcome["msg"] and "playbooks/cards.yml --limit pi-02" in outcome["msg"]
+    outcome = run_module("card_write", write_arguments(image, sha256, pi_01=good, pi_02=machine.loop(small)))
+    assert outcome["failed"] and outcome["changed"] and results_by_node(outcome) == {"pi-01": "written", "pi-02": "failed"}
+    assert "1 of 2 cards failed; 1 was successful." in outcome["msg"] and "playbooks/cards.yml --limit pi-02" in outcome["msg"]
     error = outcome["results"][1]["error"]
     assert error.startswith("writing failed at byte ") and error.endswith(("(EIO)", "(ENOSPC)"))
-    assert identity_on(good)[1] == SECRET + "pi-01"
-    assert not any(promised.read_bytes()[:512])  # it does not look like a card that is done
+    assert read_identity(good)[1] == SECRET + "pi-01"
+    assert not any(small.read_bytes()[:512])  # the card does not look complete
 
 
-def test_slow_card_delays_nobody(image: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_card_delays_no_other(image: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     slow, quick = card("slow"), card("quick")
     others_done = threading.Event()
     write = Card.write
 
-    def reluctant(self: Card, offset: int, data: bytes) -> None:
+    def delayed_write(self: Card, offset: int, data: bytes) -> None:
         if self.facts.node == "slow":
             assert others_done.wait(30)
         write(self, offset, data)
@@ -277,35 +277,35 @@ def test_slow_card_delays_nobody(image: Path, card: Callable[..., Path], monkeyp
             if (node, phase) == ("quick", "written"):
                 others_done.set()
 
-    monkeypatch.setattr(Card, "write", reluctant)
+    monkeypatch.setattr(Card, "write", delayed_write)
     with Image(str(image)) as opened:
-        done = write_batch(cards_for(image, slow, quick), dict.fromkeys(("slow", "quick"), Content(opened, {})), Watch())
+        done = write_batch(inspect_cards(image, slow, quick), dict.fromkeys(("slow", "quick"), Content(opened, {})), Watch())
     assert [result.result for result in done] == ["written", "written"]
 
 
-def one(image: Path, path: Path) -> Result:
-    """Write the plain image to one card."""
+def write_one_card(image: Path, path: Path) -> Result:
+    """Write an image without an identity to one card."""
     with Image(str(image)) as opened:
-        (result,) = write_batch(cards_for(image, path), {path.stem: Content(opened, {})}, Progress())
+        (result,) = write_batch(inspect_cards(image, path), {path.stem: Content(opened, {})}, Progress())
     return result
 
 
-def test_flipped_bit_is_found_and_mended(image: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flipped_bit_is_found_and_repaired(image: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     path, verify = card("card"), Card.verify
-    places = [BOOT_START + 7, SIZE - 100]  # in data, and where there must be zeros
+    offsets = [BOOT_START + 7, SIZE - 100]  # in data, and in a range of zeros
 
     def flip_first(self: Card, *arguments: Any) -> None:
         with path.open("r+b") as file:
-            for place in places:
-                file.seek(place)
+            for offset in offsets:
+                file.seek(offset)
                 byte = file.read(1)[0]
-                file.seek(place)
+                file.seek(offset)
                 file.write(bytes([byte ^ 4]))
         verify(self, *arguments)
 
     monkeypatch.setattr(Card, "verify", flip_first)
-    result = one(image, path)
-    assert result.result == "written" and result.bytes_verified == len(needed(image)) * BLOCK
+    result = write_one_card(image, path)
+    assert result.result == "written" and result.bytes_verified == len(needed_blocks(image)) * BLOCK
     assert_same(path, image, image)
 
 
@@ -313,105 +313,109 @@ def test_flipped_bit_is_found_and_mended(image: Path, card: Callable[..., Path],
 def test_zeros_are_read_back_once(
     image: Path, card: Callable[..., Path], machine: Any, monkeypatch: pytest.MonkeyPatch, dirty: bool
 ) -> None:
-    """What a disk holds of the journal's zeros already is not read twice; what was made zero is."""
+    """Zeros of the journal that a disk already had are not read a second time, but zeros that were written are."""
     with Image(str(image)) as opened:
-        zero = next(run for run in Content(opened, {}).runs(CHUNK) if not run.data)
+        zero = next(run for run in Content(opened, {}).runs(CHUNK) if not run.has_data)
     path = card("card", fill=b"x" * SIZE if dirty else b"")
     device, reads, read = machine.loop(path), list[int](), Card.read
 
-    def note(self: Card, offset: int, length: int) -> bytes:
+    def counted_read(self: Card, offset: int, length: int) -> bytes:
         reads.append(offset)
         return read(self, offset, length)
 
-    monkeypatch.setattr(Card, "read", note)
+    monkeypatch.setattr(Card, "read", counted_read)
     monkeypatch.setattr(Card, "probe", lambda *_: None)
-    assert one(image, device).result == "written"
+    assert write_one_card(image, device).result == "written"
     assert reads.count(zero.offset) == (2 if dirty else 1)
     assert not any(path.read_bytes()[zero.offset : zero.end])
 
 
-def test_zeros_that_do_not_stay_fail_the_card(
+def test_zeros_that_are_lost_fail_the_card(
     image: Path, card: Callable[..., Path], machine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Image(str(image)) as opened:
-        zero = next(run for run in Content(opened, {}).runs(CHUNK) if not run.data)
+        zero = next(run for run in Content(opened, {}).runs(CHUNK) if not run.has_data)
     device, write = machine.loop(card("card", fill=b"x" * SIZE)), Card.write
 
-    def lost(self: Card, offset: int, data: bytes) -> None:
+    def lossy_write(self: Card, offset: int, data: bytes) -> None:
         if not zero.offset <= offset < zero.end:
             write(self, offset, data)
 
-    monkeypatch.setattr(Card, "write", lost)
+    monkeypatch.setattr(Card, "write", lossy_write)
     monkeypatch.setattr(Card, "probe", lambda *_: None)
-    result = one(image, device)
+    result = write_one_card(image, device)
     assert result.result == "failed" and f"wrong at byte {zero.offset:,}" in result.error
 
 
 def test_stuck_bit_fails_the_card(image: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     path, read, stuck = card("card"), Card.read, ROOT_START + PAGE + 6
 
-    def forgetful(self: Card, offset: int, length: int) -> bytes:
+    def flipped_read(self: Card, offset: int, length: int) -> bytes:
         data = bytearray(read(self, offset, length))
         if offset <= stuck < offset + length:
             data[stuck - offset] ^= 1
         return bytes(data)
 
-    monkeypatch.setattr(Card, "read", forgetful)
-    result = one(image, path)
-    assert result.result == "failed" and f"wrong at byte {stuck:,}, also after writing it again" in result.error
+    monkeypatch.setattr(Card, "read", flipped_read)
+    result = write_one_card(image, path)
+    assert result.result == "failed" and f"wrong at byte {stuck:,}, also after writing that again" in result.error
     assert result.bytes_verified == 0
-    assert not any(path.read_bytes()[:512])  # nobody takes it for a good one
+    assert not any(path.read_bytes()[:512])  # the card does not look complete
 
 
 @pytest.mark.parametrize("real", [2 * CHUNK, 8 * CHUNK])
 def test_counterfeit_card_fails(tmp_path: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, real: int) -> None:
-    """Half of what it says: every write beyond lands on something written before."""
+    """A card with half of its reported size: every write beyond overwrites earlier data."""
     image = tmp_path / "image"
     image.write_bytes(b"".join(bytes([number + 1]) * CHUNK for number in range(10)))
     path, read, write = card("card"), Card.read, Card.write
     monkeypatch.setattr(Card, "read", lambda self, offset, length: read(self, offset % real, length))
     monkeypatch.setattr(Card, "write", lambda self, offset, data: write(self, offset % real, data))
-    result = one(image, path)
+    result = write_one_card(image, path)
     assert result.result == "failed" and "counterfeit" in result.error
 
 
-def test_thoroughly_bad_card_is_given_up(tmp_path: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_card_with_many_wrong_chunks_fails_early(
+    tmp_path: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     image = tmp_path / "image"
     image.write_bytes(b"x" * 20 * CHUNK)
     read, write = Card.read, Card.write
     card_fails = []
 
-    def wear(self: Card, offset: int, data: bytes) -> None:
+    def worn_write(self: Card, offset: int, data: bytes) -> None:
         write(self, offset, data)
         card_fails.append(len(data) == CHUNK and any(data))
 
-    monkeypatch.setattr(Card, "write", wear)
+    monkeypatch.setattr(Card, "write", worn_write)
     monkeypatch.setattr(Card, "read", lambda self, *at: bytes(at[1]) if any(card_fails) else read(self, *at))
-    assert one(image, card("card")).error.startswith("over 16 MiB read back wrong, from byte 0 on")
+    assert write_one_card(image, card("card")).error.startswith("more than 16 MiB are read back wrong, from byte 0 on")
 
 
-def test_read_error_is_placed(image: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_error_names_its_byte(image: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.preadv
 
-    def broken(fd: int, buffers: Any, offset: int) -> int:
+    def failing_read(fd: int, buffers: Any, offset: int) -> int:
         if offset >= 4 * MIB:
             raise OSError(errno.EIO, "Input/output error")
         return real(fd, buffers, offset)
 
-    monkeypatch.setattr(os, "preadv", broken)
-    result = one(image, card("card"))
+    monkeypatch.setattr(os, "preadv", failing_read)
+    result = write_one_card(image, card("card"))
     assert result.result == "failed" and result.error.startswith("reading failed at byte ") and "(EIO)" in result.error
 
 
-def test_surprise_in_a_thread_is_not_lost(image: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_error_in_a_thread_is_reported(
+    image: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Card, "write_content", lambda *_: 1 / 0)
-    assert one(image, card("card")).error == "ZeroDivisionError: division by zero"
+    assert write_one_card(image, card("card")).error == "ZeroDivisionError: division by zero"
 
 
 @pytest.mark.parametrize("change", ["shrunk", "exchanged", "gone"])
-def test_card_that_changed_after_the_look(image: Path, card: Callable[..., Path], change: str) -> None:
+def test_card_that_changed_after_the_check(image: Path, card: Callable[..., Path], change: str) -> None:
     path, other = card("card"), card("other")
-    facts = cards_for(image, path, other)
+    facts = inspect_cards(image, path, other)
     if change == "shrunk":
         os.truncate(path, SIZE)
     elif change == "exchanged":
@@ -428,7 +432,7 @@ def test_card_that_changed_after_the_look(image: Path, card: Callable[..., Path]
 
 
 def test_card_being_written_by_another(image: Path, card: Callable[..., Path]) -> None:
-    (facts,) = cards_for(image, card("card"))
+    (facts,) = inspect_cards(image, card("card"))
     first = Card(facts)
     with pytest.raises(BrambleError, match="another process"):
         Card(facts)
@@ -436,44 +440,44 @@ def test_card_being_written_by_another(image: Path, card: Callable[..., Path]) -
     Card(facts).close()
 
 
-def test_interrupted_card_does_not_look_done(image: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_card_does_not_look_complete(image: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     path, write = card("card"), Card.write
-    assert one(image, path).result == "written"
+    assert write_one_card(image, path).result == "written"
     with path.open("r+b") as file:
         file.seek(SIZE - 1)
         file.write(b"x")
 
-    def unplugged(self: Card, offset: int, data: bytes) -> None:
+    def failing_write(self: Card, offset: int, data: bytes) -> None:
         if offset > BOOT_START:
             raise BrambleError("gone")
         write(self, offset, data)
 
-    monkeypatch.setattr(Card, "write", unplugged)
-    assert one(image, path).result == "failed"
+    monkeypatch.setattr(Card, "write", failing_write)
+    assert write_one_card(image, path).result == "failed"
     assert not any(path.read_bytes()[:CHUNK])
 
 
 def test_full_disk_under_the_progress_file_fails_no_card(image: Path, card: Callable[..., Path]) -> None:
     path = card("card")
     with Image(str(image)) as opened:
-        (result,) = write_batch(cards_for(image, path), {"card": Content(opened, {})}, Progress("/dev/full"))
+        (result,) = write_batch(inspect_cards(image, path), {"card": Content(opened, {})}, Progress("/dev/full"))
     assert result.result == "written"
 
 
-def test_loop_device_that_went_to_another_file(image: Path, card: Callable[..., Path], machine: Any) -> None:
+def test_loop_device_with_another_file(image: Path, card: Callable[..., Path], machine: Any) -> None:
     path, other = card("card"), card("other")
     device = machine.loop(path)
-    (facts,) = cards_for(image, device)
+    (facts,) = inspect_cards(image, device)
     facts.identity = ("file", *facts.identity[1:2], other.stat().st_ino)
-    with pytest.raises(BrambleError, match="not the card it was"):
+    with pytest.raises(BrambleError, match="is not the card that was checked"):
         Card(facts)
 
 
 @pytest.mark.parametrize("method", ["punching", "direct"])
-def test_file_system_that_can_do_less(
+def test_file_system_without_holes_or_direct_io(
     image: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    """Where holes cannot be punched zeros are written; where O_DIRECT is refused, at once or later, it goes without."""
+    """Without holes, zeros are written; if O_DIRECT is refused, at once or later, it is not used."""
     path = card("card", fill=os.urandom(SIZE))
     if method == "punching":
         monkeypatch.setattr(card_device, "_libc", type("Libc", (), {"fallocate64": staticmethod(lambda *_: -1)}))
@@ -481,20 +485,20 @@ def test_file_system_that_can_do_less(
         monkeypatch.setattr(card_device, "_BLKFLSBUF", 0)
         real = os.pwrite
 
-        def picky(fd: int, data: Any, offset: int) -> int:
+        def refuse_direct_io(fd: int, data: Any, offset: int) -> int:
             if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
                 raise OSError(errno.EINVAL, "Invalid argument")
             return real(fd, data, offset)
 
-        monkeypatch.setattr(os, "pwrite", picky)
-    assert one(image, path).result == "written"
+        monkeypatch.setattr(os, "pwrite", refuse_direct_io)
+    assert write_one_card(image, path).result == "written"
     assert_same(path, image, image)
 
 
 PATTERN = st.lists(st.booleans(), min_size=1, max_size=40)
 
 
-# Four pages are more than Hypothesis likes to draw; it must not fail for that alone.
+# Four pages exceed the usual size of examples of Hypothesis, which is no reason to fail.
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.data_too_large])
 @given(PATTERN, PATTERN, st.dictionaries(st.integers(0, 40 * 16 - 1), st.binary(min_size=PAGE, max_size=PAGE), max_size=4))
 def test_any_card_becomes_any_content(data: list[bool], dirt: list[bool], pages: dict[int, bytes]) -> None:
@@ -517,9 +521,9 @@ def test_any_card_becomes_any_content(data: list[bool], dirt: list[bool], pages:
         tail = card.read_bytes()[len(wanted) :]
         with Image(str(image)) as opened:
             content = {"card": Content(opened, overlay)}
-            (first,) = write_batch(cards_for(image, card), content, Progress())
+            (first,) = write_batch(inspect_cards(image, card), content, Progress())
             assert card.read_bytes() == bytes(wanted) + tail and first.result in ("written", "unchanged")
-            (second,) = write_batch(cards_for(image, card), content, Progress())
+            (second,) = write_batch(inspect_cards(image, card), content, Progress())
             assert second.result == "unchanged"
 
 
@@ -528,7 +532,7 @@ def test_any_card_becomes_any_content(data: list[bool], dirt: list[bool], pages:
 
 def test_progress_events(image: Path, sha256: str, card: Callable[..., Path], run_module: RunModule, tmp_path: Path) -> None:
     events = tmp_path / "events.jsonl"
-    run_module("card_write", {**batch(image, sha256, pi_01=card("card")), "progress_file": str(events)})
+    run_module("card_write", {**write_arguments(image, sha256, pi_01=card("card")), "progress_file": str(events)})
     lines = [json.loads(line) for line in events.read_text().splitlines()]
     phases = list(dict.fromkeys(line["phase"] for line in lines))
     assert phases == ["prepare", "compare", "probe", "write", "verify", "written"]

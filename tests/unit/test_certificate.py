@@ -1,4 +1,4 @@
-"""certificate_valid: a certificate that is not what the node needs now is found out."""
+"""The lookup certificate_valid."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def pem(key: Key) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def new() -> Key:
+def new_key() -> Key:
     return ec.generate_private_key(ec.SECP256R1())
 
 
@@ -47,7 +47,7 @@ BOTH = (x509.DNSName("pi-01"), x509.IPAddress(ipaddress.ip_address("192.168.1.10
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "nodes").mkdir()
-    authority, key = new(), new()
+    authority, key = new_key(), new_key()
     (tmp_path / "ca.pem").write_bytes(sign("ca", authority, "ca", authority))
     (tmp_path / "nodes/pi-01.key").write_bytes(pem(key))
     (tmp_path / "nodes/pi-01.pem").write_bytes(sign("pi-01", key, "ca", authority, names=BOTH))
@@ -55,24 +55,24 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_good_one_is_valid(folder: Path) -> None:
+def test_valid_certificate(folder: Path) -> None:
     assert certificate_valid(str(folder), "pi-01", NAMES, 90)
     assert not certificate_valid(str(folder), "pi-01", NAMES, 826)
     assert not certificate_valid(str(folder), "pi-02", NAMES, 90)
-    assert not certificate_valid(str(folder), "pi-01", ["pi-01", "192.168.2.101"], 90), "renumbered"
+    assert not certificate_valid(str(folder), "pi-01", ["pi-01", "192.168.2.101"], 90), "the node has another address now"
 
 
 def another_authority(folder: Path) -> None:
-    other = new()
+    other = new_key()
     (folder / "ca.pem").write_bytes(sign("ca", other, "ca", other))
 
 
 def another_key(folder: Path) -> None:
-    (folder / "nodes/pi-01.key").write_bytes(pem(new()))
+    (folder / "nodes/pi-01.key").write_bytes(pem(new_key()))
 
 
 def no_names(folder: Path) -> None:
-    key, authority = new(), new()
+    key, authority = new_key(), new_key()
     (folder / "ca.pem").write_bytes(sign("ca", authority, "ca", authority))
     (folder / "nodes/pi-01.key").write_bytes(pem(key))
     (folder / "nodes/pi-01.pem").write_bytes(sign("pi-01", key, "ca", authority))
@@ -87,7 +87,7 @@ def no_key(folder: Path) -> None:
     (folder / "nodes/pi-01.key").unlink()
 
 
-@pytest.mark.parametrize("harm", [another_authority, another_key, no_names, cut_off, no_key])
-def test_what_is_not_valid(folder: Path, harm: Callable[[Path], None]) -> None:
-    harm(folder)
+@pytest.mark.parametrize("damage", [another_authority, another_key, no_names, cut_off, no_key])
+def test_invalid_certificates(folder: Path, damage: Callable[[Path], None]) -> None:
+    damage(folder)
     assert not certificate_valid(str(folder), "pi-01", NAMES, 90)

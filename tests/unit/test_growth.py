@@ -1,4 +1,4 @@
-"""What it costs to add a node, a role or an image: how many files a person changes, and that everything else follows."""
+"""Adding a node, a role or an image: how many files must be changed by hand, and that everything else is derived."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from tests.support import ROOT
 from tests.support.web import Site
 
 from .conftest import Run
-from .test_image_catalog import entry, put
+from .test_image_catalog import entry, publish
 from .test_order import check_order
 
 COPIED = ("ansible.cfg", "galaxy.yml", "images", "inventory", "meta", "playbooks", "plugins", "roles")
 
 
 class Clone:
-    """A copy of the tree, and how many of its files a test has written."""
+    """A copy of the repository, and the names of the files that a test has written."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.written: set[str] = set()
 
     def write(self, name: str, text: str) -> None:
-        """Create or change a file, as a person does."""
+        """Create or change a file, as a user does."""
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         self.written.add(name)
 
     def replace(self, name: str, old: str, new: str) -> None:
-        """Change one place of a file."""
+        """Replace a text that occurs once in a file."""
         text = (self.root / name).read_text()
         assert text.count(old) == 1, (name, old)
         self.write(name, text.replace(old, new))
@@ -55,7 +55,7 @@ def clone(tmp_path: Path) -> Clone:
     return Clone(root)
 
 
-# What is derived from a node's number, as the playbooks get it.
+# A play that writes all values that are derived from the number of a node.
 DERIVED = """
 - hosts: {node}
   connection: local
@@ -78,7 +78,7 @@ DERIVED = """
 """
 
 
-def test_a_node_is_one_file(clone: Clone, tmp_path: Path) -> None:
+def test_adding_a_node_changes_one_file(clone: Clone, tmp_path: Path) -> None:
     clone.replace(
         "inventory/hosts.yml", "pi-08: {node_number: 8}\n", "pi-08: {node_number: 8}\n        pi-09: {node_number: 9}\n"
     )
@@ -94,7 +94,7 @@ def test_a_node_is_one_file(clone: Clone, tmp_path: Path) -> None:
 
 
 def add_role(clone: Clone) -> None:
-    """A role for every node, between two others."""
+    """Add a role for every node between two other roles."""
     clone.write("roles/fan/README.md", "# fan\n\nSets the speed of the fan.\n")
     clone.write("roles/fan/meta/argument_specs.yml", "argument_specs: {main: {options: {}}, absent: {options: {}}}\n")
     for name in ("main", "absent"):
@@ -103,7 +103,7 @@ def add_role(clone: Clone) -> None:
     clone.replace("inventory/group_vars/all/cluster.yml", "[profile, network, base, ", "[profile, network, base, fan, ")
 
 
-def test_a_role_for_every_node_is_six_files(clone: Clone) -> None:
+def test_adding_a_role_changes_six_files(clone: Clone) -> None:
     add_role(clone)
     with pytest.raises(AssertionError):  # site.yml does not run it
         check_order(clone.root)
@@ -119,8 +119,8 @@ def test_a_role_for_every_node_is_six_files(clone: Clone) -> None:
         check_order(clone.root)
 
 
-def test_an_image_of_a_known_publisher_is_one_file(clone: Clone, site: Site, run_module: Run) -> None:
-    """The image has a name and a source; `image.yml -e image_update=true` adds what it must be, in the same file."""
+def test_adding_an_image_changes_one_file(clone: Clone, site: Site, run_module: Run) -> None:
+    """The new entry has a name and a source; `image.yml -e image_update=true` adds the pinned values in the same file."""
     url = "https://downloads.raspberrypi.com/raspios_full_arm64/images/{}-raspios-trixie-arm64-full.img.xz"
     image = {
         "description": "Raspberry Pi OS with desktop, Debian 13",
@@ -136,7 +136,7 @@ def test_an_image_of_a_known_publisher_is_one_file(clone: Clone, site: Site, run
     lines = yaml.safe_dump({"raspios-trixie-full": image}, sort_keys=False).splitlines(keepends=True)
     clone.write("images/catalog.yml", text + "\n" + "".join("  " + line for line in lines))
     assert len(clone.written) <= 3
-    catalogue = put(site, "/v4.json", entry(url.format("2026-11-10")))
+    catalogue = publish(site, "/v4.json", entry(url.format("2026-11-10")))
     result = run_module(
         "image_catalog",
         {
@@ -150,5 +150,5 @@ def test_an_image_of_a_known_publisher_is_one_file(clone: Clone, site: Site, run
         },
     )
     assert result["changed"], result
-    made = yaml.safe_load((clone.root / "images/catalog.yml").read_text())["images"]["raspios-trixie-full"]
-    assert made["url"] == url.format("2026-11-10") and made["download"] == {"bytes": 1000, "sha256": "a" * 64}
+    entry_after = yaml.safe_load((clone.root / "images/catalog.yml").read_text())["images"]["raspios-trixie-full"]
+    assert entry_after["url"] == url.format("2026-11-10") and entry_after["download"] == {"bytes": 1000, "sha256": "a" * 64}

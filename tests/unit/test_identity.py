@@ -1,6 +1,6 @@
-"""The files of a card, for each way in which an image is told who its node is, as the role renders them.
+"""The files of a card that the role identity renders, for each init format.
 
-After a change that is wanted: GOLDEN=write pytest tests/unit/test_identity.py, and look at the difference.
+After an intended change, run GOLDEN=write pytest tests/unit/test_identity.py, and review the diff of the golden files.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import yaml
 from ansible.errors import AnsibleFilterError
 from ansible_collections.bramble.cluster.plugins.filter.port_files import keyfile
 from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
-from ansible_collections.bramble.cluster.plugins.module_utils.card.workbench import (
+from ansible_collections.bramble.cluster.plugins.module_utils.card.overlay import (
+    OverlayBuilder,
     RootFile,
-    Workbench,
     check_names,
     set_arguments,
 )
@@ -48,7 +48,7 @@ CASES: list[dict[str, Any]] = [
 ]
 NAMES = [case["name"] for case in CASES]
 CLOUDINIT = [case["name"] for case in CASES if case["init_format"] != "systemd"]
-AGAIN: list[dict[str, Any]] = [
+FURTHER_CASES: list[dict[str, Any]] = [
     {"name": "again", "init_format": "cloudinit", "whole": True},
     {"name": "other-keys", "init_format": "cloudinit", "state": "other-state", "whole": True},
 ]
@@ -68,9 +68,9 @@ Answers = dict[tuple[str, str], dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the role ran, once for all cases."""
+    """The folder with the results of the role, which runs once for all cases."""
     folder = tmp_path_factory.mktemp("identity")
-    cases = [{"state": "state", **case} for case in CASES + AGAIN] + [{**case, "state": "refused"} for case in REFUSED]
+    cases = [{"state": "state", **case} for case in CASES + FURTHER_CASES] + [{**case, "state": "refused"} for case in REFUSED]
     for case in cases:
         (folder / f"{case['name']}.manifest").write_text(json.dumps(case))
     inventories = [f"--inventory={ROOT / path}" for path in ("inventory/hosts.yml", "inventory/rehearsal")]
@@ -88,32 +88,32 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def answers(out: Path) -> Answers:
-    """(case, node) -> {seed} or {error}."""
+    """{seed} or {error} by (case, node)."""
     found = {node: json.loads((out / f"{node}.json").read_text()) for node in ("pi-01", "pi-02")}
     return {(case, node): answer for node, cases in found.items() for case, answer in cases.items()}
 
 
 @pytest.fixture(scope="module")
 def seeds(answers: Answers) -> Answers:
-    """(case, node) -> identity_seed."""
+    """identity_seed by (case, node)."""
     return {key: answer["seed"] for key, answer in answers.items() if "seed" in answer}
 
 
 @pytest.fixture(scope="module")
 def state(out: Path) -> Path:
-    """Where the keys are."""
+    """The folder of the keys."""
     return out / "state"
 
 
 def secrets(state: Path) -> list[str]:
-    """What nobody may read on a FAT partition: of each private key its lines, and the password's hash."""
+    """Return what the FAT partition must not contain: the lines of all private keys, and the hash of the password."""
     keys = [state / "ssh/id_ed25519", *(state / "host_keys").glob("pi-0?")]
     assert len(keys) == 3
     return ["PRIVATE KEY", HASH, *(line for key in keys for line in key.read_text().splitlines()[1:-1])]
 
 
-def text(seed: dict[str, Any], state: Path) -> str:
-    """A seed for people, with placeholders for what differs each time."""
+def seed_text(seed: dict[str, Any], state: Path) -> str:
+    """Return a seed as text, with placeholders for values that differ between runs."""
     parts = [f"#### boot {name}\n{content}" for name, content in sorted(seed["boot_files"].items())]
     parts += [f"#### root {file['path']} {file['mode']}\n{file['content']}" for file in seed["root_files"]]
     parts += [f"#### argument {name}={value}\n" for name, value in seed.get("arguments", {}).items()]
@@ -125,16 +125,16 @@ def text(seed: dict[str, Any], state: Path) -> str:
 
 
 @pytest.mark.parametrize("case", NAMES)
-def test_the_files_are_as_they_were(seeds: Answers, state: Path, case: str) -> None:
+def test_golden_files(seeds: Answers, state: Path, case: str) -> None:
     golden = HERE / f"{case}.golden"
-    found = text(seeds[case, "pi-01"], state)
+    found = seed_text(seeds[case, "pi-01"], state)
     if os.environ.get("GOLDEN") == "write":
         golden.write_text(found)
     assert found == golden.read_text()
 
 
 @pytest.mark.parametrize("case", NAMES)
-def test_nothing_secret_is_on_fat_and_keys_are_only_roots(seeds: Answers, state: Path, case: str) -> None:
+def test_secrets_are_only_in_files_of_root(seeds: Answers, state: Path, case: str) -> None:
     for node in ("pi-01", "pi-02"):
         seed = seeds[case, node]
         public = json.dumps(seed["boot_files"]) + json.dumps(seed.get("arguments", {}))
@@ -152,35 +152,35 @@ def instance(seed: dict[str, Any]) -> str:
     return meta
 
 
-def test_each_node_is_an_instance_of_its_own_and_another_one_with_other_files(seeds: Answers) -> None:
+def test_instance_id_depends_on_node_and_files(seeds: Answers) -> None:
     ids = [instance(seeds[case, node]) for case in [*CLOUDINIT, "other-keys"] for node in ("pi-01", "pi-02")]
-    assert len(set(ids)) == len(ids), "a name, a renderer, a gateway, a password or a key makes another seed"
+    assert len(set(ids)) == len(ids), "name, renderer, gateway, password and keys all change the instance-id"
     for node in ("pi-01", "pi-02"):
         assert seeds["again", node] == seeds["debian-trixie", node]
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case["name"])
-def test_what_can_not_be_done_is_refused_before_anything_is_made(answers: Answers, out: Path, case: dict[str, Any]) -> None:
+def test_invalid_input_is_refused_before_anything_is_written(answers: Answers, out: Path, case: dict[str, Any]) -> None:
     for node in ("pi-01", "pi-02"):
         for word in [*case["words"], "Nothing was written"]:
             assert word in answers[case["name"], node]["error"]
     assert not (out / "refused").exists()
 
 
-# Their own tools read them, where they are installed. tests/e2e asks those of the images.
+# cloud-init and netplan check the files, if they are installed. tests/e2e uses those of the images.
 
 
-@pytest.mark.skipif(not shutil.which("cloud-init"), reason="cloud-init is not installed here")
+@pytest.mark.skipif(not shutil.which("cloud-init"), reason="cloud-init is not installed")
 @pytest.mark.parametrize("case", CLOUDINIT)
-def test_cloud_init_knows_every_word_of_user_data(seeds: Answers, tmp_path: Path, case: str) -> None:
+def test_cloud_init_accepts_user_data(seeds: Answers, tmp_path: Path, case: str) -> None:
     file = tmp_path / "user-data"
     file.write_text(seeds[case, "pi-01"]["boot_files"]["user-data"])
     subprocess.run(["cloud-init", "schema", "--config-file", file], check=True, capture_output=True)
 
 
-@pytest.mark.skipif(not shutil.which("netplan"), reason="netplan is not installed here")
+@pytest.mark.skipif(not shutil.which("netplan"), reason="netplan is not installed")
 @pytest.mark.parametrize("case", CLOUDINIT)
-def test_netplan_takes_the_network(seeds: Answers, tmp_path: Path, case: str) -> None:
+def test_netplan_accepts_the_network(seeds: Answers, tmp_path: Path, case: str) -> None:
     (tmp_path / "etc/netplan").mkdir(parents=True)
     file = tmp_path / "etc/netplan/50-cloud-init.yaml"
     file.write_text(seeds[case, "pi-01"]["boot_files"]["network-config"])
@@ -227,7 +227,7 @@ def sections(**port: Any) -> dict[str, dict[str, str]]:
         ({}, {"method": "disabled"}, {"method": "link-local"}),
     ],
 )
-def test_a_keyfile_says_what_netplan_would(port: dict[str, Any], ipv4: dict[str, str], ipv6: dict[str, str]) -> None:
+def test_keyfile_equals_that_of_netplan(port: dict[str, Any], ipv4: dict[str, str], ipv6: dict[str, str]) -> None:
     found = sections(**port)
     assert found["connection"]["interface-name"] == "eth0"
     assert (found["ipv4"], found["ipv6"]) == (ipv4, ipv6)
@@ -236,19 +236,19 @@ def test_a_keyfile_says_what_netplan_would(port: dict[str, Any], ipv4: dict[str,
 @pytest.mark.parametrize(
     "port", [{"mtu": 9000}, {"routes": [{"to": "default", "via": "10.0.0.1", "table": 5}]}, {"nameservers": {"options": []}}]
 )
-def test_a_setting_that_would_be_lost_is_refused(port: dict[str, Any]) -> None:
+def test_unsupported_setting_is_refused(port: dict[str, Any]) -> None:
     with pytest.raises(AnsibleFilterError, match=r"mtu|table|options"):
         keyfile(port, "eth0", "")
 
 
-def test_what_is_masked_already_can_be_masked_again(image: Path, tmp_path: Path) -> None:
-    """The link to /dev/null that `systemctl mask` makes gives way to an empty file."""
+def test_masked_unit_can_be_masked_again(image: Path, tmp_path: Path) -> None:
+    """An empty file replaces the link to /dev/null that `systemctl mask` creates."""
     copy, name = tmp_path / "copy.img", "/etc/userconfig.service"
     shutil.copyfile(image, copy)
     root = f"{copy}?offset={ROOT_START}"
     subprocess.run(["debugfs", "-w", "-R", f"symlink {name} /dev/null", root], check=True, capture_output=True)
-    with Image(str(copy)) as opened, Workbench(opened, str(tmp_path)) as bench:
-        assert bench.overlay({}, [RootFile(name, "", 0o644)])
+    with Image(str(copy)) as opened, OverlayBuilder(opened, str(tmp_path)) as builder:
+        assert builder.build({}, [RootFile(name, "", 0o644)])
 
 
 # The kernel's command line
@@ -265,7 +265,7 @@ CMDLINES = {
 
 
 @pytest.mark.parametrize("name", CMDLINES)
-def test_a_command_line_without_the_argument_stays_as_it_is(name: str) -> None:
+def test_command_line_without_the_argument_is_not_changed(name: str) -> None:
     assert set_arguments(CMDLINES[name], {"ds": "nocloud;i=new"}) == CMDLINES[name]
 
 
@@ -280,26 +280,26 @@ def test_a_command_line_without_the_argument_stays_as_it_is(name: str) -> None:
         ("# ds=as it was\r\na ds=x b\r\n", "# ds=as it was\r\na ds=nocloud;i=new b\r\n"),
     ],
 )
-def test_an_old_instance_gives_way_to_the_new(before: str, after: str) -> None:
+def test_old_instance_id_is_replaced(before: str, after: str) -> None:
     assert set_arguments(before, {"ds": "nocloud;i=new"}) == after
     assert set_arguments(after, {"ds": "nocloud;i=new"}) == after
 
 
 @pytest.mark.parametrize("value", ["two words", "two\nlines", 'a"quote'])
-def test_an_argument_is_one_word(value: str) -> None:
+def test_argument_must_be_one_word(value: str) -> None:
     with pytest.raises(BrambleError, match="kernel argument ds"):
         set_arguments("ds=x", {"ds": value})
 
 
 @pytest.mark.parametrize("on_card", ["quiet ds=nocloud;i=old resize\n", "quiet resize\n", None])
-def test_the_command_line_of_the_image_is_edited(image: Path, tmp_path: Path, on_card: str | None) -> None:
+def test_command_line_of_the_image_is_edited(image: Path, tmp_path: Path, on_card: str | None) -> None:
     copy = tmp_path / "copy.img"
     shutil.copyfile(image, copy)
     drive = f"{copy}@@{BOOT_START}"
     if on_card:
         subprocess.run(["mcopy", "-i", drive, "-", "::cmdline.txt"], input=on_card.encode(), check=True)
-    with Image(str(copy)) as opened, Workbench(opened, str(tmp_path)) as bench:
-        overlay = bench.overlay({}, [], {"ds": "nocloud;i=new"})
+    with Image(str(copy)) as opened, OverlayBuilder(opened, str(tmp_path)) as builder:
+        overlay = builder.build({}, [], {"ds": "nocloud;i=new"})
     with copy.open("r+b") as file:
         for offset, data in overlay.items():
             file.seek(offset)

@@ -1,4 +1,4 @@
-"""The module that has an image in the cache: from a server or a file, verified, decoded once, never half."""
+"""The module image_fetch: provide an image in the cache from a server or a file, verified and complete."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from typing import Any
 
 import pytest
 from ansible_collections.bramble.cluster.plugins.action import image_fetch as image_fetch_action
+from ansible_collections.bramble.cluster.plugins.module_utils.image import cache as image_cache
 from ansible_collections.bramble.cluster.plugins.module_utils.image import decode as image_decode
 from ansible_collections.bramble.cluster.plugins.module_utils.image import space as image_space
-from ansible_collections.bramble.cluster.plugins.module_utils.image import store as image_store
-from ansible_collections.bramble.cluster.plugins.module_utils.image.http import Web
-from ansible_collections.bramble.cluster.plugins.module_utils.image.pin import Pin
-from ansible_collections.bramble.cluster.plugins.module_utils.image.store import Store
+from ansible_collections.bramble.cluster.plugins.module_utils.image.cache import ImageCache
+from ansible_collections.bramble.cluster.plugins.module_utils.image.http import HttpClient
+from ansible_collections.bramble.cluster.plugins.module_utils.image.pin import PinnedImage
 
 from tests.support.web import Site
 
 from .conftest import Run
 
-pytestmark = pytest.mark.usefixtures("impatient")
+pytestmark = pytest.mark.usefixtures("no_retry_delay")
 MIB = 2**20
 IMAGE = bytes(510) + b"\x55\xaa" + bytes(4 * MIB - 512) + os.urandom(2 * MIB) + bytes(2 * MIB)
 XZ = lzma.compress(IMAGE, preset=0)
@@ -49,7 +49,7 @@ def cache(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def wanted(site: Site, cache: Path) -> dict[str, Any]:
-    """What the module is asked for: an image that the site has."""
+    """Options of the module for an image on the site."""
     return {
         "cache": str(cache),
         "name": "pi-os",
@@ -74,7 +74,7 @@ COMPLETE = [f"{STEM}.img", f"{STEM}.json", "pi-os-arm64.json"]
 
 
 class TestFetch:
-    def test_what_is_there_afterwards(self, wanted: dict, cache: Path, run_module: Run) -> None:
+    def test_fetched_image_and_manifest(self, wanted: dict, cache: Path, run_module: Run) -> None:
         result = run_module("image_fetch", wanted)
         assert result["changed"] and names(cache) == COMPLETE
         image = cache / f"{STEM}.img"
@@ -97,36 +97,34 @@ class TestFetch:
         }
         assert expected.items() <= facts.items() and facts["built"]
 
-    def test_the_second_time_nothing_is_read(
-        self, wanted: dict, site: Site, run_module: Run, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_second_run_reads_nothing(self, wanted: dict, site: Site, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         first = run_module("image_fetch", wanted)
-        asked = len(site.seen)
-        monkeypatch.setattr(image_decode, "sha256", lambda *_: pytest.fail("the image was read"))
+        count = len(site.requests)
+        monkeypatch.setattr(image_decode, "hash_file", lambda *_: pytest.fail("the image was read"))
         for check in (False, True):
             again = run_module("image_fetch", wanted, check=check)
             assert not again["changed"] and again["sha256"] == first["sha256"] and again["path"] == first["path"]
-        assert len(site.seen) == asked
+        assert len(site.requests) == count
 
-    def test_a_dry_run_says_what_would_be(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
+    def test_check_mode_writes_nothing(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
         result = run_module("image_fetch", wanted, check=True)
         assert result["changed"] and "path" not in result
-        assert not cache.exists() and site.seen == []
+        assert not cache.exists() and site.requests == []
 
-    def test_what_nobody_knew_is_recorded(self, wanted: dict, cache: Path, run_module: Run) -> None:
+    def test_unknown_values_are_recorded(self, wanted: dict, cache: Path, run_module: Run) -> None:
         wanted |= {"extracted": {"bytes": None, "sha256": None}, "download": {"bytes": None, "sha256": sha256(XZ)}}
         run_module("image_fetch", wanted)
         facts = json.loads((cache / "pi-os-arm64.json").read_text())
         assert (facts["sha256"], facts["bytes"]) == (sha256(IMAGE), len(IMAGE))
         assert not run_module("image_fetch", wanted)["changed"]
 
-    def test_it_is_read_again_when_it_was_touched(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
+    def test_touched_image_is_verified_again(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
         run_module("image_fetch", wanted)
-        asked = len(site.seen)
+        count = len(site.requests)
         image = cache / f"{STEM}.img"
         os.utime(image)
         assert not run_module("image_fetch", wanted)["changed"]
-        assert len(site.seen) == asked
+        assert len(site.requests) == count
         with image.open("r+b") as file:
             file.seek(5 * MIB)
             file.write(b"a flipped bit")
@@ -135,22 +133,22 @@ class TestFetch:
         assert image.read_bytes() == IMAGE
 
     @pytest.mark.parametrize("manifest", ["", "[]", "{}", '{"file": 7, "source_sha256": "x"}', "\0"])
-    def test_a_broken_manifest_is_as_good_as_none(self, wanted: dict, cache: Path, run_module: Run, manifest: str) -> None:
+    def test_invalid_manifest_is_replaced(self, wanted: dict, cache: Path, run_module: Run, manifest: str) -> None:
         run_module("image_fetch", wanted)
         (cache / f"{STEM}.json").write_text(manifest)
         assert run_module("image_fetch", wanted)["changed"]
         assert not run_module("image_fetch", wanted)["changed"]
 
-    def test_what_is_said_of_it_may_change(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
+    def test_catalog_values_can_change(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
         run_module("image_fetch", wanted)
-        asked = len(site.seen)
+        count = len(site.requests)
         wanted["init_format"] = "systemd"
         assert run_module("image_fetch", wanted, check=True)["changed"]
         assert run_module("image_fetch", wanted)["changed"]
         assert json.loads((cache / "pi-os-arm64.json").read_text())["init_format"] == "systemd"
-        assert not run_module("image_fetch", wanted)["changed"] and len(site.seen) == asked
+        assert not run_module("image_fetch", wanted)["changed"] and len(site.requests) == count
 
-    def test_a_newer_one_beside_the_old_one(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
+    def test_newer_image_beside_the_old_one(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
         run_module("image_fetch", wanted)
         old = json.loads(json.dumps(wanted))
         wanted |= {"url": site.add("/new", OTHER), "download": {"sha256": sha256(OTHER)}, "extracted": {}}
@@ -160,7 +158,7 @@ class TestFetch:
         new = run_module("image_fetch", wanted)
         assert not set(leftovers) & set(names(cache))
         assert json.loads((cache / "pi-os-arm64.json").read_text())["sha256"] == new["sha256"]
-        assert run_module("image_fetch", old)["changed"], "the link names the old one again"
+        assert run_module("image_fetch", old)["changed"], "the link refers to the old image again"
         assert json.loads((cache / "pi-os-arm64.json").read_text())["sha256"] == sha256(IMAGE)
 
 
@@ -172,83 +170,85 @@ class TestRefusals:
             assert word in result["msg"]
         return str(result["msg"])
 
-    def test_a_wrong_download(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
+    def test_wrong_download(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
         site.add(DOWNLOAD, XZ[:-1] + b"x")
-        self.fails(run_module, wanted, sha256(XZ), sha256(XZ[:-1] + b"x"), "not what is pinned", "image_update=true")
+        self.fails(
+            run_module, wanted, sha256(XZ), sha256(XZ[:-1] + b"x"), "does not have the pinned SHA-256", "image_update=true"
+        )
         assert names(cache) == []
-        assert len(site.asked(DOWNLOAD)) == 1
+        assert len(site.requests_for(DOWNLOAD)) == 1
 
-    def test_a_wrong_beginning_is_fetched_again(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
+    def test_wrong_partial_download_is_repeated(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
         cache.mkdir()
         (cache / f"{STEM}.download").write_bytes(b"x" * 1000)
         site.pages[DOWNLOAD].etag = ""
         assert run_module("image_fetch", wanted)["sha256"] == sha256(IMAGE)
-        assert [headers.get("Range") for headers in site.asked(DOWNLOAD)] == ["bytes=1000-", None]
+        assert [headers.get("Range") for headers in site.requests_for(DOWNLOAD)] == ["bytes=1000-", None]
 
-    def test_a_download_of_another_size(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
+    def test_download_of_another_size(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
         site.add(DOWNLOAD, XZ + b"x")
-        self.fails(run_module, wanted, f"{len(XZ) + 1:,} bytes there, and {len(XZ):,} were expected", "image_update=true")
+        self.fails(run_module, wanted, f"{len(XZ) + 1:,} bytes on the server, but {len(XZ):,} were expected", "image_update=true")
         assert names(cache) == []
 
     @pytest.mark.parametrize("extracted", [{"bytes": len(IMAGE) - 1}, {"bytes": len(IMAGE) + 1}, {"sha256": "0" * 64}], ids=str)
-    def test_a_wrong_image_in_the_right_download(self, wanted: dict, cache: Path, run_module: Run, extracted: dict) -> None:
+    def test_wrong_image_in_the_right_download(self, wanted: dict, cache: Path, run_module: Run, extracted: dict) -> None:
         wanted["extracted"] |= extracted
         self.fails(
             run_module,
             wanted,
-            "the catalog is wrong about the image in it",
+            "the catalog has wrong values for the image in it",
             sha256(IMAGE) if "sha256" in extracted else f"{extracted['bytes']:,}",
         )
-        assert names(cache) == KEPT, "what is right is kept"
+        assert names(cache) == KEPT, "the verified download is kept"
 
-    def test_a_bomb(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
-        """gzip does not say what comes: only reading it tells."""
-        bomb = gzip.compress(bytes(510) + b"\x55\xaa" + bytes(64 * MIB))
-        wanted |= {"url": site.add("/b", bomb), "download": {"sha256": sha256(bomb)}, "extracted": {"bytes": 20 * MIB}}
-        self.fails(run_module, wanted, "more than the 20,971,520 bytes")
+    def test_image_larger_than_pinned(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
+        """gzip does not state the decoded size, which is known only after decoding."""
+        archive = gzip.compress(bytes(510) + b"\x55\xaa" + bytes(64 * MIB))
+        wanted |= {"url": site.add("/b", archive), "download": {"sha256": sha256(archive)}, "extracted": {"bytes": 20 * MIB}}
+        self.fails(run_module, wanted, "more than the expected 20,971,520 bytes")
         assert [name for name in names(cache) if "download" not in name] == []
 
-    def test_a_bomb_of_which_nobody_said_anything(
+    def test_image_larger_than_a_card(
         self, wanted: dict, site: Site, cache: Path, run_module: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(image_store, "LARGEST", 20 * MIB)
-        for bomb in (gzip.compress(bytes(510) + b"\x55\xaa" + bytes(64 * MIB)), lzma.compress(bytes(64 * MIB))):
-            wanted |= {"url": site.add("/b", bomb), "download": {"sha256": sha256(bomb)}, "extracted": {}}
-            self.fails(run_module, wanted, "bytes that it may have" if bomb[0] == 0x1F else "fits no card")
+        monkeypatch.setattr(image_cache, "MAX_IMAGE_BYTES", 20 * MIB)
+        for archive in (gzip.compress(bytes(510) + b"\x55\xaa" + bytes(64 * MIB)), lzma.compress(bytes(64 * MIB))):
+            wanted |= {"url": site.add("/b", archive), "download": {"sha256": sha256(archive)}, "extracted": {}}
+            self.fails(run_module, wanted, "more than the expected" if archive[0] == 0x1F else "too large for a card")
 
     def test_no_space(self, wanted: dict, site: Site, cache: Path, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         usage = namedtuple("usage", "free")
-        needed = len(XZ) + len(IMAGE) + image_space.SPARE
+        needed = len(XZ) + len(IMAGE) + image_space.RESERVED_BYTES
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(needed - 1))
         for check in (False, True):
             result = run_module("image_fetch", wanted, check=check)
             assert result["failed"] and "no space" in result["msg"]
             assert f"{needed:,} bytes" in result["msg"] and f"{needed - 1:,} bytes" in result["msg"]
-        assert site.seen == []
-        # What is there already is not needed again.
+        assert site.requests == []
+        # An existing part of the download needs no further space.
         (cache / f"{STEM}.download").write_bytes(XZ[:1])
         assert "failed" not in run_module("image_fetch", wanted)
 
-    def test_no_space_for_what_has_no_pinned_size(
+    def test_no_space_for_an_image_of_unknown_size(
         self, wanted: dict, site: Site, run_module: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         usage = namedtuple("usage", "free")
-        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(image_space.SPARE + 5 * len(XZ)))
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(image_space.RESERVED_BYTES + 5 * len(XZ)))
         wanted |= {"download": {"sha256": sha256(XZ)}, "extracted": {}}
         self.fails(run_module, wanted, "no space")
-        assert site.asked(DOWNLOAD) == []
+        assert site.requests_for(DOWNLOAD) == []
 
-    def test_a_full_disk(self, wanted: dict, machine: Any, run_module: Run, tmp_path: Path) -> None:
-        """It says what to do, and leaves nothing half."""
+    def test_full_disk(self, wanted: dict, machine: Any, run_module: Run, tmp_path: Path) -> None:
+        """The message says what to do, and no incomplete image is left."""
         small = machine.mount("-t", "tmpfs", "-o", f"size={3 * MIB}", "none")
         wanted["cache"] = str(small)
         usage = namedtuple("usage", "free")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(shutil, "disk_usage", lambda _: usage(10**12))
-            said = self.fails(run_module, wanted, "full")
-        assert str(small) in said and names(small) == KEPT
+            message = self.fails(run_module, wanted, "full")
+        assert str(small) in message and names(small) == KEPT
 
-    def test_gone_from_the_server(self, wanted: dict, site: Site, run_module: Run) -> None:
+    def test_file_missing_on_the_server(self, wanted: dict, site: Site, run_module: Run) -> None:
         del site.pages[DOWNLOAD]
         self.fails(run_module, wanted, "404", "image_update=true")
 
@@ -256,9 +256,9 @@ class TestRefusals:
         site.close()
         self.fails(run_module, wanted, "cannot be reached", wanted["url"], str(cache), "under the name pi os.img.xz")
 
-    def test_http_is_not_good_enough(self, wanted: dict, site: Site, run_module: Run) -> None:
-        self.fails(run_module, wanted | {"allow_http": False}, "not https", "image_allow_http=true")
-        assert site.seen == []
+    def test_http_is_refused(self, wanted: dict, site: Site, run_module: Run) -> None:
+        self.fails(run_module, wanted | {"allow_http": False}, "not an https URL", "image_allow_http=true")
+        assert site.requests == []
 
     @pytest.mark.parametrize(
         ("change", "words"),
@@ -269,19 +269,19 @@ class TestRefusals:
             ({"name": "../x"}, "file name"),
             ({"architecture": "a/b"}, "file name"),
             ({"download": {"sha256": "0" * 64, "size": 5}}, "size"),
-            ({"url": None}, "not a web address"),
+            ({"url": None}, "not a valid http or https URL"),
             ({"src": "/x", "sha256": "0" * 64}, "mutually exclusive"),
         ],
     )
-    def test_what_makes_no_sense(self, wanted: dict, site: Site, run_module: Run, change: dict, words: str) -> None:
+    def test_invalid_options(self, wanted: dict, site: Site, run_module: Run, change: dict, words: str) -> None:
         self.fails(run_module, wanted | change, words)
-        assert site.seen == []
+        assert site.requests == []
 
 
-class TestByHand:
-    """What someone put into the folder."""
+class TestProvidedDownload:
+    """A download that the user has put into the cache."""
 
-    def test_it_is_used_without_a_network_and_kept(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
+    def test_provided_download_is_used_and_kept(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
         site.close()
         cache.mkdir()
         (cache / "pi os.img.xz").write_bytes(XZ)
@@ -291,34 +291,34 @@ class TestByHand:
         (cache / "pi os.img.xz").unlink()
         assert not run_module("image_fetch", wanted)["changed"]
 
-    def test_a_wrong_one_is_not(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
+    def test_wrong_provided_download_is_refused(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
         cache.mkdir()
         (cache / "pi os.img.xz").write_bytes(OTHER)
         for check in (True, False):
             result = run_module("image_fetch", wanted, check=check)
             assert result["failed"] and sha256(OTHER) in result["msg"] and "pi os.img.xz" in result["msg"]
-        assert site.seen == [] and names(cache) == ["pi os.img.xz"]
+        assert site.requests == [] and names(cache) == ["pi os.img.xz"]
 
 
 class TestInterrupted:
-    def test_a_download_goes_on(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
+    def test_interrupted_download_is_resumed(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
         site.pages[DOWNLOAD].cuts = [1_000_000] + [0] * 4
         result = run_module("image_fetch", wanted)
-        assert result["failed"] and "1,000,000 bytes of it are kept, and the same command goes on" in result["msg"]
+        assert result["failed"] and "1,000,000 bytes of it are kept, and the same command resumes" in result["msg"]
         assert names(cache) == KEPT
         assert run_module("image_fetch", wanted)["sha256"] == sha256(IMAGE)
-        assert site.asked(DOWNLOAD)[-1]["Range"] == "bytes=1000000-"
+        assert site.requests_for(DOWNLOAD)[-1]["Range"] == "bytes=1000000-"
         assert names(cache) == COMPLETE
 
     @pytest.mark.parametrize("moment", range(6))
     def test_killed_at_any_moment(
         self, wanted: dict, site: Site, cache: Path, run_module: Run, moment: int, tmp_path: Path
     ) -> None:
-        """Never half an image under its name, and the next run ends it."""
+        """An image under its name is always complete, and the next run completes the work."""
         script = tmp_path / "run.py"
         script.write_text(
             "import sys, os, signal, json\n"
-            "from ansible_collections.bramble.cluster.plugins.module_utils.image.store import *\n"
+            "from ansible_collections.bramble.cluster.plugins.module_utils.image.cache import *\n"
             "moment, seen = int(sys.argv[1]), [0]\n"
             "def die(*_):\n"
             "    seen[0] += 1\n"
@@ -326,8 +326,8 @@ class TestInterrupted:
             "names = ['fsync', 'replace', 'unlink']\n"
             "for name in names:\n"
             "    setattr(os, name, (lambda real: lambda *a, **k: (die(), real(*a, **k))[1])(getattr(os, name)))\n"
-            "pin = Pin(**json.loads(sys.argv[2]))\n"
-            "Store(sys.argv[3], lambda *_: None).fetch(pin, Web(True))\n"
+            "pin = PinnedImage(**json.loads(sys.argv[2]))\n"
+            "ImageCache(sys.argv[3], lambda *_: None).fetch(pin, HttpClient(True))\n"
         )
         pin = {
             "name": "pi-os",
@@ -347,23 +347,23 @@ class TestInterrupted:
         assert run_module("image_fetch", wanted)["sha256"] == sha256(IMAGE)
         assert [name for name in names(cache) if name not in COMPLETE] == []
 
-    def test_two_at_once_take_turns(self, wanted: dict, site: Site, cache: Path) -> None:
-        told: list[str] = []
-        pin = Pin("pi-os", "arm64", "cloudinit-rpi", wanted["url"], sha256(XZ))
-        with Store(str(cache), lambda *_: None)._locked():
-            store = Store(str(cache), lambda phase, *_: told.append(phase))
-            thread = threading.Thread(target=store.fetch, args=(pin, Web(True)))
+    def test_second_run_waits_for_the_first(self, wanted: dict, site: Site, cache: Path) -> None:
+        phases: list[str] = []
+        pin = PinnedImage("pi-os", "arm64", "cloudinit-rpi", wanted["url"], sha256(XZ))
+        with ImageCache(str(cache), lambda *_: None)._locked():
+            store = ImageCache(str(cache), lambda phase, *_: phases.append(phase))
+            thread = threading.Thread(target=store.fetch, args=(pin, HttpClient(True)))
             thread.start()
-            while not told:
+            while not phases:
                 time.sleep(0.01)
-            assert told == ["wait for another run"] and site.seen == []
+            assert phases == ["wait for another run"] and site.requests == []
         thread.join()
         assert names(cache) == COMPLETE
 
 
-class TestOwnFile:
+class TestUserFile:
     @pytest.fixture
-    def own(self, cache: Path, tmp_path: Path) -> dict[str, Any]:
+    def user_file(self, cache: Path, tmp_path: Path) -> dict[str, Any]:
         (tmp_path / "mine.img").write_bytes(IMAGE)
         (tmp_path / "mine.bin").write_bytes(XZ)
         return {
@@ -376,62 +376,69 @@ class TestOwnFile:
         }
 
     @pytest.mark.parametrize("given", [sha256(XZ), sha256(IMAGE), sha256(XZ).upper()], ids=["file", "image", "upper"])
-    def test_compressed(self, own: dict, cache: Path, run_module: Run, given: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        own["sha256"] = given
-        assert run_module("image_fetch", own, check=True)["changed"] and not cache.exists()
-        result = run_module("image_fetch", own)
+    def test_compressed_file(
+        self, user_file: dict, cache: Path, run_module: Run, given: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        user_file["sha256"] = given
+        assert run_module("image_fetch", user_file, check=True)["changed"] and not cache.exists()
+        result = run_module("image_fetch", user_file)
         stem = f"file-{given[:12].lower()}"
         assert names(cache) == [f"{stem}.img", f"{stem}.json"]
         assert (result["sha256"], result["path"]) == (sha256(IMAGE), str(cache / f"{stem}.img"))
         assert Path(result["path"]).read_bytes() == IMAGE
-        monkeypatch.setattr(image_decode, "sha256", lambda *_: pytest.fail("the image was read"))
-        assert not run_module("image_fetch", own)["changed"]
+        monkeypatch.setattr(image_decode, "hash_file", lambda *_: pytest.fail("the image was read"))
+        assert not run_module("image_fetch", user_file)["changed"]
 
-    def test_raw_stays_where_it_is(self, own: dict, cache: Path, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-        own |= {"src": own["src"].replace(".bin", ".img"), "sha256": sha256(IMAGE)}
-        dry = run_module("image_fetch", own, check=True)
-        assert dry["changed"] and dry["path"] == own["src"] and not cache.exists()
-        result = run_module("image_fetch", own)
-        assert result["path"] == own["src"]
+    def test_raw_file_is_used_in_place(
+        self, user_file: dict, cache: Path, run_module: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        user_file |= {"src": user_file["src"].replace(".bin", ".img"), "sha256": sha256(IMAGE)}
+        dry = run_module("image_fetch", user_file, check=True)
+        assert dry["changed"] and dry["path"] == user_file["src"] and not cache.exists()
+        result = run_module("image_fetch", user_file)
+        assert result["path"] == user_file["src"]
         assert names(cache) == [f"file-{sha256(IMAGE)[:12]}.json"]
         with monkeypatch.context() as patch:
-            patch.setattr(image_decode, "sha256", lambda *_: pytest.fail("the image was read"))
-            assert not run_module("image_fetch", own)["changed"]
-        with open(own["src"], "r+b") as file:
+            patch.setattr(image_decode, "hash_file", lambda *_: pytest.fail("the image was read"))
+            assert not run_module("image_fetch", user_file)["changed"]
+        with open(user_file["src"], "r+b") as file:
             file.write(b"changed")
-        assert "not the image that was asked for" in run_module("image_fetch", own)["msg"]
+        assert "does not have the SHA-256 that image_sha256 gives" in run_module("image_fetch", user_file)["msg"]
 
     @pytest.mark.parametrize("suffix", ["bin", "img"])
-    def test_another_one(self, own: dict, cache: Path, run_module: Run, suffix: str) -> None:
-        own |= {"src": own["src"].replace("bin", suffix), "sha256": "0" * 64}
-        result = run_module("image_fetch", own)
+    def test_file_with_another_hash(self, user_file: dict, cache: Path, run_module: Run, suffix: str) -> None:
+        user_file |= {"src": user_file["src"].replace("bin", suffix), "sha256": "0" * 64}
+        result = run_module("image_fetch", user_file)
         assert result["failed"] and "0" * 64 in result["msg"] and "sha256" in result["msg"]
         assert sha256(IMAGE) in result["msg"] and (suffix == "img" or sha256(XZ) in result["msg"])
         assert names(cache) == []
 
-    def test_half_of_one(self, own: dict, cache: Path, run_module: Run) -> None:
-        own["sha256"] = sha256(XZ[:-9])
-        Path(own["src"]).write_bytes(XZ[:-9])
+    def test_truncated_file(self, user_file: dict, cache: Path, run_module: Run) -> None:
+        user_file["sha256"] = sha256(XZ[:-9])
+        Path(user_file["src"]).write_bytes(XZ[:-9])
         for check in (False, True):
-            assert "not all of it is there" in run_module("image_fetch", own, check=check)["msg"]
+            assert "damaged or incomplete" in run_module("image_fetch", user_file, check=check)["msg"]
         assert names(cache) == []
 
-    def test_none(self, own: dict, run_module: Run) -> None:
-        assert "is not a file" in run_module("image_fetch", own | {"src": "/nowhere"})["msg"]
-        assert "only with its SHA-256" in run_module("image_fetch", own | {"sha256": ""})["msg"]
+    def test_missing_file_or_hash(self, user_file: dict, run_module: Run) -> None:
+        assert "is not a file" in run_module("image_fetch", user_file | {"src": "/nowhere"})["msg"]
+        assert "needs an image_sha256" in run_module("image_fetch", user_file | {"sha256": ""})["msg"]
 
 
 class TestProgress:
     action = image_fetch_action
 
-    def test_line(self) -> None:
+    def test_progress_line(self) -> None:
         first = {"image": "pi-os", "phase": "download", "done": 100_000_000, "total": 500_000_000, "time": 10.0}
-        assert self.action.line(first, first) == "image  pi-os  download  20 % of 500 MB"
+        assert self.action.progress_line(first, first) == "image  pi-os  download  20 % of 500 MB"
         last = first | {"done": 200_000_000, "time": 20.0}
-        assert self.action.line(first, last) == "image  pi-os  download  40 % of 500 MB  10.0 MB/s  eta 30 s"
+        assert self.action.progress_line(first, last) == "image  pi-os  download  40 % of 500 MB  10.0 MB/s  eta 30 s"
         unknown = {"phase": "decode", "done": 0, "total": 0}
-        assert self.action.line(first | unknown, first | unknown) == "image  pi-os  decode"
-        assert self.action.line(first | unknown, last | unknown | {"done": 5_000_000}) == "image  pi-os  decode  5 MB  0.5 MB/s"
+        assert self.action.progress_line(first | unknown, first | unknown) == "image  pi-os  decode"
+        assert (
+            self.action.progress_line(first | unknown, last | unknown | {"done": 5_000_000})
+            == "image  pi-os  decode  5 MB  0.5 MB/s"
+        )
 
     def test_events(self, wanted: dict, run_module: Run, tmp_path: Path) -> None:
         path = tmp_path / "events"
@@ -440,13 +447,13 @@ class TestProgress:
         assert [event["phase"] for event in events if event["done"] == event["total"]] == ["download", "verify", "decode"]
         assert {event["image"] for event in events} == {"pi-os"}
 
-    def test_what_people_see(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(self.action, "EVERY", 0.01)
+    def test_shown_lines(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(self.action, "POLL_INTERVAL", 0.01)
         path, stop, shown = tmp_path / "events", threading.Event(), list[str]()
         event = {"image": "pi-os", "phase": "download", "done": 1_000_000, "total": 9_000_000, "time": 1.0}
         path.write_text(json.dumps(event) + "\n" + json.dumps(event | {"done": 2_000_000, "time": 2.0})[:20])
         display = type("Display", (), {"display": staticmethod(shown.append)})
-        thread = threading.Thread(target=self.action.show, args=(str(path), display, stop))
+        thread = threading.Thread(target=self.action.show_progress, args=(str(path), display, stop))
         thread.start()
         while not shown:
             stop.wait(0.01)
@@ -456,8 +463,8 @@ class TestProgress:
         assert shown == ["image  pi-os  download  11 % of 9 MB", "image  pi-os  download  100 % of 9 MB  1.0 MB/s"]
 
     @pytest.mark.parametrize("wrong", ["not json\n", "[]\n", "{}\n"])
-    def test_it_is_only_a_courtesy(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
-        monkeypatch.setattr(self.action, "EVERY", 0.01)
+    def test_invalid_events_are_ignored(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
+        monkeypatch.setattr(self.action, "POLL_INTERVAL", 0.01)
         (tmp_path / "events").write_text(wrong)
         display: Any = None
-        self.action.show(str(tmp_path / "events"), display, threading.Event())
+        self.action.show_progress(str(tmp_path / "events"), display, threading.Event())

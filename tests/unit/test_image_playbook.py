@@ -1,4 +1,4 @@
-"""playbooks/image.yml as people run it, with its publishers on a server of this machine; and cards made from what it brings."""
+"""Run playbooks/image.yml with all publishers on a server of this machine, and write cards from its images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.rehearsal import Play, play
 from tests.support.web import Site
 
 Run = Callable[..., Play]
-FETCH = "localhost: Fetch the image unless it is in the cache"
+DOWNLOAD_TASK = "localhost: Download the image unless it is in the cache"
 
 
 def sha256(data: bytes) -> str:
@@ -32,7 +32,7 @@ def xz(image: Path) -> bytes:
 
 @pytest.fixture
 def lock(site: Site, image: Path, xz: bytes, tmp_path: Path) -> Path:
-    """A lock file with one image, which the site has; and a newer one in the site's catalogue."""
+    """A catalog of one image on the site, whose catalogue has a newer release."""
     entry = {
         "description": "tiny",
         "architectures": ["arm64"],
@@ -53,7 +53,7 @@ def lock(site: Site, image: Path, xz: bytes, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(site: Site, lock: Path, tmp_path: Path) -> Run:
-    """Runs a playbook with that lock file, and a cache of its own."""
+    """A function that runs a playbook with this catalog and an empty cache."""
     variables = {
         "cluster_image": "tiny",
         "cluster_architecture": "arm64",
@@ -69,8 +69,8 @@ def run(site: Site, lock: Path, tmp_path: Path) -> Run:
     return run
 
 
-def seen(run: Play) -> str:
-    """What a person saw."""
+def output_of(run: Play) -> str:
+    """Return the output of a run."""
     return "\n".join(event.get("stdout", "") for event in run.events)
 
 
@@ -81,60 +81,60 @@ def failure(run: Play) -> str:
 
 def test_fetch(run: Run, site: Site, image: Path, tmp_path: Path) -> None:
     dry = run(arguments="--check")
-    assert dry.changes() == [FETCH]
-    assert site.seen == [] and not (tmp_path / "cache").exists()
+    assert dry.changes() == [DOWNLOAD_TASK]
+    assert site.requests == [] and not (tmp_path / "cache").exists()
     first = run()
-    assert first.changes() == [FETCH]
-    assert "image  tiny  decode  100 % of" in seen(first)
-    assert "The sums of tiny are second-hand" in seen(first)
+    assert first.changes() == [DOWNLOAD_TASK]
+    assert "image  tiny  decode  100 % of" in output_of(first)
+    assert "The pinned hashes of tiny are second-hand" in output_of(first)
     manifest = json.loads((tmp_path / "cache/tiny-arm64.json").read_text())
     assert (tmp_path / "cache" / manifest["file"]).read_bytes() == image.read_bytes()
-    asked = len(site.seen)
-    assert run().changes() == [] and run(arguments="--check").changes() == [] and len(site.seen) == asked
+    count = len(site.requests)
+    assert run().changes() == [] and run(arguments="--check").changes() == [] and len(site.requests) == count
 
 
 def test_update(run: Run, lock: Path, site: Site) -> None:
     before = lock.read_text()
     dry = run(arguments="--check --diff -e image_update=true")
-    assert dry.changes() == ["localhost: Update the catalog with what is published"]
+    assert dry.changes() == ["localhost: Update the catalog to the newest releases"]
     assert lock.read_text() == before
     done = run(arguments="--diff", image_update=True)
-    assert "-    release_date: '2026-10-06'" in seen(done) and '+    release_date: "2026-11-10"' in seen(done)
-    assert f"tiny: url: {site.url}/tiny-1.img.xz -> {site.url}/tiny-2.img.xz" in seen(done)
+    assert "-    release_date: '2026-10-06'" in output_of(done) and '+    release_date: "2026-11-10"' in output_of(done)
+    assert f"tiny: url: {site.url}/tiny-1.img.xz -> {site.url}/tiny-2.img.xz" in output_of(done)
     assert yaml.safe_load(lock.read_text())["images"]["tiny"]["url"] == f"{site.url}/tiny-2.img.xz"
     assert lock.read_text().startswith("# A comment.\n") and "second-hand" not in lock.read_text()
     again = run(image_update=True)
-    assert again.changes() == [] and "Nothing is new." in seen(again)
-    assert "second-hand" not in seen(run())
+    assert again.changes() == [] and "The catalog is up to date." in output_of(again)
+    assert "second-hand" not in output_of(run())
 
 
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
         ({"cluster_image": "windows"}, "There is no image named windows"),
-        ({"cluster_architecture": "amd64"}, "tiny is for arm64"),
-        ({"image_allow_http": False}, "is not https"),
+        ({"cluster_architecture": "amd64"}, "The image tiny exists for arm64"),
+        ({"image_allow_http": False}, "is not an https URL"),
         ({"image_file": "/nowhere", "image_sha256": "0" * 64}, "/nowhere is not a file"),
-        ({"image_update": True, "image_update_names": ["windows"]}, "no image windows with a source"),
+        ({"image_update": True, "image_update_names": ["windows"]}, "has no image windows with a source"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_bad_input(run: Run, site: Site, variables: dict, words: str) -> None:
     assert words in failure(run(**variables))
-    assert site.seen == []
+    assert site.requests == []
 
 
-def test_offline(run: Run, site: Site, tmp_path: Path, xz: bytes) -> None:
+def test_without_internet(run: Run, site: Site, tmp_path: Path, xz: bytes) -> None:
     site.close()
-    said = failure(run(image_timeout=5))
+    message = failure(run(image_timeout=5))
     folder = tmp_path / "cache"
-    assert f"put it into {folder} under the name tiny-1.img.xz" in said
+    assert f"put it into {folder} under the name tiny-1.img.xz" in message
     (folder / "tiny-1.img.xz").write_bytes(xz)
     assert run().status == "successful"
 
 
 @pytest.mark.parametrize("given", ["file", "image"])
-def test_cards_from_a_compressed_file_of_ones_own(run: Run, given: str, image: Path, xz: bytes, tmp_path: Path) -> None:
+def test_cards_from_a_compressed_file_of_the_user(run: Run, given: str, image: Path, xz: bytes, tmp_path: Path) -> None:
     (tmp_path / "mine.img.xz").write_bytes(xz)
     flash = partial(
         run,

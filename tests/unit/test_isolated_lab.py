@@ -1,4 +1,4 @@
-"""What the lab's proof tries, and what it makes of the answers."""
+"""The probes of the isolation proof, its verdict and its report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ansible_collections.bramble.cluster.plugins.filter.isolated_lab import (
     lab_rows,
     lab_verdict,
 )
-from ansible_collections.bramble.cluster.plugins.filter.isolated_lab_report import lab_report, ways
+from ansible_collections.bramble.cluster.plugins.filter.isolated_lab_report import count_ways, lab_report
 from ansible_collections.bramble.cluster.plugins.module_utils.lab import probe
 
 from tests.support import ROOT
@@ -26,7 +26,7 @@ from tests.support import ROOT
 LAB: dict[str, Any] = {
     "addresses": {"pi-client": "10.0.0.100", "pi-01": "10.0.0.101", "pi-02": "10.0.0.102"},
     "client": "pi-client",
-    "about": {
+    "client_facts": {
         "mac": "dc:a6:32:00:00:00",
         "link_local": "fe80::1",
         "uplink": "eth1",
@@ -51,7 +51,7 @@ PHASES = ("before", "isolated")
 
 
 def tried(reached: bool | None = None, **changes: Any) -> list[dict[str, Any]]:
-    """The rows of all hosts. What is forbidden got through or not; without `reached` all is as it must be."""
+    """Return the rows of all hosts with results. `reached`: whether the forbidden probes got through; by default they did not."""
     lab = {**LAB, **changes}
     rows = lab_rows({host: {"rows": lab_plan(host, lab)} for host in lab["addresses"]})
     return [{**row, "reached": row["must"] == "pass" or bool(reached), "seen": "as <seen>"} for row in rows]
@@ -64,29 +64,29 @@ def phase(name: str, rows: list[dict[str, Any]], frames: int = 0) -> dict[str, A
 
 
 def render(template: str, phases: list[dict[str, Any]]) -> str:
-    """The page or the picture, as roles/isolated_lab/tasks/report.yml makes it."""
+    """Return the page or the picture, rendered as roles/isolated_lab/tasks/report.yml renders it."""
     templates = jinja2.FileSystemLoader(ROOT / "roles/isolated_lab/templates")
     environment = jinja2.Environment(loader=templates, undefined=jinja2.StrictUndefined, trim_blocks=True)
     return environment.get_template(f"{template}.j2").render(isolated_lab_report=lab_report(phases))
 
 
-def test_every_row_is_a_probe_that_exists_and_has_what_it_takes() -> None:
+def test_plan_uses_every_kind_of_probe() -> None:
     kinds = {row["kind"] for host in LAB["addresses"] for row in lab_plan(host, LAB)}
     assert kinds == set(probe.KINDS)
     assert kinds > STATES
 
 
-def test_what_must_fail_and_what_must_pass() -> None:
-    """The list of facts/rebuilds.md, section 5."""
+def test_probes_that_must_fail_and_that_must_pass() -> None:
+    """All probes of the isolation proof, listed."""
     rows = lab_plan("pi-01", LAB)
     forbidden = {(row["to"], row["what"]) for row in rows if row["must"] == "fail"}
     for version in ("IPv4", "IPv6"):
         wanted = ("tcp 80", "tcp 443", "tcp 22", "udp 123", "udp 443", "ping", "name server", "name server by tcp")
-        assert {("internet", f"{what}, {version}") for what in (*wanted, "tcp 80 by the client as gateway")} <= forbidden
+        assert {("internet", f"{what}, {version}") for what in (*wanted, "tcp 80 with the client as gateway")} <= forbidden
     for what in (
         "tcp 80 as another user",
-        "a frame made by hand, by the client",
-        "any name server it knows",
+        "a hand-made frame through the client",
+        "any known name server",
         "the address of a name",
     ):
         assert ("internet", what) in forbidden
@@ -113,7 +113,7 @@ def test_what_must_fail_and_what_must_pass() -> None:
     assert {row["to"] for row in lab_plan("pi-client", LAB) if row["must"] == "pass"} == {"pi-01", "pi-02"}
 
 
-def test_a_hostile_root_is_asked_only_for_what_he_reaches() -> None:
+def test_hostile_root_runs_no_probes_of_settings() -> None:
     rows = lab_plan("pi-01", LAB, hostile=True)
     assert not {row["kind"] for row in rows} & {*STATES, "via"}
     assert {row["must"] for row in rows} == {"fail"}
@@ -124,19 +124,19 @@ def test_a_hostile_root_is_asked_only_for_what_he_reaches() -> None:
 
 
 @pytest.mark.parametrize("missing", ["outside_ipv4", "outside_ipv6"])
-def test_without_an_address_outside_there_are_no_probes_of_it(missing: str) -> None:
+def test_without_an_outside_address_it_is_not_probed(missing: str) -> None:
     rows = lab_plan("pi-01", {**LAB, missing: ""})
     assert all(row.get("host") != LAB[missing] for row in rows)
 
 
-def test_a_client_without_an_uplink() -> None:
-    about = {**LAB["about"], "uplink": "", "gateway": "", "uplink_addresses": []}
-    rows = lab_plan("pi-01", {**LAB, "about": about})
+def test_client_without_an_uplink() -> None:
+    facts = {**LAB["client_facts"], "uplink": "", "gateway": "", "uplink_addresses": []}
+    rows = lab_plan("pi-01", {**LAB, "client_facts": facts})
     assert "home network" not in {row["to"] for row in rows}
-    assert {row["to"] for row in lab_plan("pi-01", {**LAB, "about": about, "home": "192.168.178.1"})} >= {"home network"}
+    assert {row["to"] for row in lab_plan("pi-01", {**LAB, "client_facts": facts, "home": "192.168.178.1"})} >= {"home network"}
 
 
-def test_any_single_probe_turns_it_red() -> None:
+def test_any_wrong_result_fails_the_proof() -> None:
     rows = tried()
     assert lab_verdict(rows, {"lab": 0, "all": 9})["red"] == []
     for number, row in enumerate(rows):
@@ -147,13 +147,14 @@ def test_any_single_probe_turns_it_red() -> None:
         assert verdict["reached"] + verdict["failed"] == 1
 
 
-def test_a_frame_at_the_uplink_or_nothing_tried_turns_it_red() -> None:
+def test_frame_on_the_uplink_or_missing_probes_fail_the_proof() -> None:
     assert "1 frames of the lab" in lab_verdict(tried(), {"lab": 1, "all": 1})["red"][0]
-    assert lab_verdict([])["red"] == ["nothing was tried"]
-    assert lab_verdict([row for row in tried() if row["must"] == "fail"])["red"] == ["nothing was tried"]
+    nothing = ["there was no probe that must fail, or none that must pass"]
+    assert lab_verdict([])["red"] == nothing
+    assert lab_verdict([row for row in tried() if row["must"] == "fail"])["red"] == nothing
 
 
-def test_what_did_not_get_through_before_proves_nothing() -> None:
+def test_baseline_names_probes_that_never_got_through() -> None:
     rows = tried(reached=True)
     assert lab_baseline(rows) == []
     second = [row for row in rows if row["kind"] == "links"]
@@ -166,19 +167,19 @@ def test_what_did_not_get_through_before_proves_nothing() -> None:
     assert any("the address of a name" in line for line in lab_baseline(rows))
 
 
-def test_a_proof_says_why_it_does_not_go_on() -> None:
+def test_problems_of_a_proof() -> None:
     after, open_after = PHASES[-1], phase(PHASES[-1], tried(reached=True))
     assert lab_problems(phase(after, tried()), True, "/reports") == []
     first, *red = lab_problems(open_after, True, "/reports")
     assert "not proven" in first and "/reports/report.html" in first and red == open_after["red"]
-    # Before: only a rehearsal has an outside that must have been reached.
+    # Before the isolation only a rehearsal has an outside that must be reached.
     assert lab_problems(phase("before", tried(reached=True), 3), True, "/reports") == []
-    assert "network is broken" in lab_problems(phase("before", tried(reached=True)), True, "/reports")[0]
+    assert "rehearsal is broken" in lab_problems(phase("before", tried(reached=True)), True, "/reports")[0]
     assert len(lab_problems(phase("before", tried(), 3), True, "/reports")) > 2
     assert lab_problems(phase("before", tried()), False, "/reports") == []
 
 
-def test_a_mask_leads_to_nothing_and_only_where_there_is_a_unit() -> None:
+def test_masks_link_to_dev_null_where_a_unit_exists() -> None:
     for masked, state in ((True, "present"), (False, "absent")):
         mask = lab_masks(["a.service"], masked)[0]
         assert (mask["path"], mask["state"]) == ("/etc/systemd/system/a.service", state)
@@ -186,7 +187,7 @@ def test_a_mask_leads_to_nothing_and_only_where_there_is_a_unit() -> None:
         assert mask["only_where"] == "/usr/lib/systemd/system/a.service"
 
 
-def test_the_page_says_yes_or_no_and_shows_every_probe() -> None:
+def test_page_has_the_verdict_and_every_probe() -> None:
     before, after = phase("before", tried(reached=True), 9), phase("isolated", tried())
     page = render("report.html", [after, before])
     assert "Yes, by the proof of" in page and "only machines you own" in page.lower()
@@ -199,15 +200,15 @@ def test_the_page_says_yes_or_no_and_shows_every_probe() -> None:
     assert (
         "No, by the proof of" in page
         and "Yes, by" not in page
-        and f"<li>REACHED, and must not be: {leak[0]['from']}: {leak[0]['what']}" in page
+        and f"<li>REACHED, and must be blocked: {leak[0]['from']}: {leak[0]['what']}" in page
     )
     assert "Not yet" in render("report.html", [before])
 
 
-def test_the_picture_counts_every_way() -> None:
+def test_picture_counts_the_probes_of_every_arrow() -> None:
     before, after = phase("before", tried(reached=True), 9), phase("isolated", tried())
-    assert sum(through for _, through in ways(after).values()) == after["allowed"]
-    counted = ways(before)
+    assert sum(through for _, through in count_ways(after).values()) == after["allowed"]
+    counted = count_ways(before)
     assert set(counted) == {
         ("nodes", "internet", "fail"),
         ("nodes", "home network", "fail"),
@@ -217,7 +218,7 @@ def test_the_picture_counts_every_way() -> None:
         ("nodes", "client", "pass"),
         ("client", "nodes", "pass"),
     }
-    assert counted["nodes", "nodes", "fail"] == (2, 2) and ways(after)["nodes", "nodes", "fail"] == (2, 0)
+    assert counted["nodes", "nodes", "fail"] == (2, 2) and count_ways(after)["nodes", "nodes", "fail"] == (2, 0)
     picture = ElementTree.fromstring(render("report.svg", [before, after]))
     texts = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")]
     assert f"0 of {counted['nodes', 'internet', 'fail'][0]}" in texts

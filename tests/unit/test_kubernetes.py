@@ -1,4 +1,4 @@
-"""The manifests of roles/kubernetes_workloads: what Kubernetes would refuse, and what would not fit together, is found here."""
+"""The manifests of roles/kubernetes_workloads are valid, and agree with each other and with the roles."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from kubernetes_validate.utils import validate
 
 from tests.support import ROOT
 
-VERSION = "1.36"  # of role microk8s: its channel
-CHANNEL = ROOT / "roles/microk8s/defaults/main.yml"
+VERSION = "1.36"  # the channel of the role microk8s
+CHANNEL_FILE = ROOT / "roles/microk8s/defaults/main.yml"
 LINE = "enigma --on cluster 'ABC DEF' \"G: #1\" --points 1e9 --report /report"
-# What no schema of Kubernetes' own says: its OpenAPI description has strings, where only some are taken (API reference, v1.36).
-WORDS = {
+# The values that Kubernetes accepts for fields whose type in its OpenAPI schema is only a string (API reference, v1.36).
+ALLOWED_VALUES = {
     "completionMode": {"NonIndexed", "Indexed"},
     "imagePullPolicy": {"Always", "IfNotPresent", "Never"},
     "operator": {"In", "NotIn", "Exists", "DoesNotExist"},
@@ -34,37 +34,39 @@ WORDS = {
     "medium": {"", "Memory"},
     "drop": {"ALL"},
 }
-TYPES = {"seccompProfile": {"RuntimeDefault", "Localhost", "Unconfined"}, "strategy": {"Recreate", "RollingUpdate"}}
+ALLOWED_TYPES = {"seccompProfile": {"RuntimeDefault", "Localhost", "Unconfined"}, "strategy": {"Recreate", "RollingUpdate"}}
 
 
-def wrong(manifest: dict[str, Any]) -> list[str]:
-    """What Kubernetes would say against a manifest: an unknown field, a wrong type, a word that is none."""
+def find_problems(manifest: dict[str, Any]) -> list[str]:
+    """Return what Kubernetes would refuse in a manifest: unknown fields, wrong types and wrong values."""
     found = []
     try:
         validate(manifest, VERSION, strict=True)
     except jsonschema.ValidationError as error:
         found.append(f"{'.'.join(map(str, error.path))}: {error.message}")
 
-    def look(value: Any, path: str) -> Iterator[str]:
+    def check_values(value: Any, path: str) -> Iterator[str]:
         if isinstance(value, dict):
             for key, child in value.items():
                 given = child if isinstance(child, list) else [child]
-                if key in WORDS and path.rpartition(".")[2] not in ("labels", "matchLabels"):
+                if key in ALLOWED_VALUES and path.rpartition(".")[2] not in ("labels", "matchLabels"):
                     yield from (
-                        f"{path}.{key}: {word}" for word in given if not isinstance(word, dict) and word not in WORDS[key]
+                        f"{path}.{key}: {word}"
+                        for word in given
+                        if not isinstance(word, dict) and word not in ALLOWED_VALUES[key]
                     )
-                if key in TYPES and isinstance(child, dict) and child.get("type") not in TYPES[key]:
+                if key in ALLOWED_TYPES and isinstance(child, dict) and child.get("type") not in ALLOWED_TYPES[key]:
                     yield f"{path}.{key}.type: {child.get('type')}"
-                yield from look(child, f"{path}.{key}")
+                yield from check_values(child, f"{path}.{key}")
         elif isinstance(value, list):
             for index, child in enumerate(value):
-                yield from look(child, f"{path}[{index}]")
+                yield from check_values(child, f"{path}[{index}]")
 
-    return [*found, *look(manifest, manifest["kind"])]
+    return [*found, *check_values(manifest, manifest["kind"])]
 
 
 def render(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Have Ansible render all manifests, as the role does, into a folder; by file."""
+    """Return all manifests by file, rendered by Ansible into a folder as the role does it."""
     (folder / "pki/nodes").mkdir(parents=True)
     for name in ("ca.pem", "nodes/kubernetes.pem", "nodes/kubernetes.key"):
         (folder / "pki" / name).write_text(f"{name}\n")
@@ -92,12 +94,13 @@ def manifests(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[s
     return render(tmp_path_factory.mktemp("manifests"))
 
 
-def everything(manifests: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+def all_manifests(manifests: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return the manifests of all files."""
     return [manifest for several in manifests.values() for manifest in several]
 
 
-def pods(manifests: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """The specification of the pods, by file and name."""
+def pod_specs(manifests: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Return the specifications of the pods, by file and name."""
     return {
         f"{name} {manifest['metadata']['name']}": manifest["spec"]["template"]["spec"]
         for name, several in manifests.items()
@@ -106,23 +109,23 @@ def pods(manifests: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]
     }
 
 
-def one(manifests: dict[str, list[dict[str, Any]]], kind: str, name: str) -> dict[str, Any]:
-    (found,) = (each for each in everything(manifests) if (each["kind"], each["metadata"]["name"]) == (kind, name))
+def find_manifest(manifests: dict[str, list[dict[str, Any]]], kind: str, name: str) -> dict[str, Any]:
+    (found,) = (each for each in all_manifests(manifests) if (each["kind"], each["metadata"]["name"]) == (kind, name))
     return found
 
 
-def test_kubernetes_takes_all_of_them(manifests: dict[str, list[dict[str, Any]]]) -> None:
-    assert len(everything(manifests)) == 15
-    assert [problem for manifest in everything(manifests) for problem in wrong(manifest)] == []
+def test_kubernetes_accepts_all_manifests(manifests: dict[str, list[dict[str, Any]]]) -> None:
+    assert len(all_manifests(manifests)) == 15
+    assert [problem for manifest in all_manifests(manifests) for problem in find_problems(manifest)] == []
 
 
-@pytest.mark.skipif(not CHANNEL.exists(), reason="this clone has no role microk8s")
-def test_the_version_is_that_of_the_role() -> None:
-    assert yaml.safe_load(CHANNEL.read_text())["microk8s_channel"].startswith(f"{VERSION}/")
+@pytest.mark.skipif(not CHANNEL_FILE.exists(), reason="this clone has no role microk8s")
+def test_version_is_that_of_the_role_microk8s() -> None:
+    assert yaml.safe_load(CHANNEL_FILE.read_text())["microk8s_channel"].startswith(f"{VERSION}/")
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "says"),
+    ("path", "value", "message"),
     [
         ("spec.completionModes", "Indexed", "completionModes"),
         ("spec.completions", "8", "integer"),
@@ -134,18 +137,18 @@ def test_the_version_is_that_of_the_role() -> None:
         ("spec.template.spec.containers.0.resources.limits", ["2Gi"], "limits"),
     ],
 )
-def test_what_is_wrong_is_found(manifests: dict[str, list[dict[str, Any]]], path: str, value: Any, says: str) -> None:
+def test_problems_of_manifests_are_found(manifests: dict[str, list[dict[str, Any]]], path: str, value: Any, message: str) -> None:
     (manifest,) = copy.deepcopy(manifests["shares"])
     *way, last = (int(step) if step.isdigit() else step for step in path.split("."))
     place: Any = manifest
     for step in way:
         place = place[step]
     place[last] = value
-    assert any(says in problem for problem in wrong(manifest)), wrong(manifest)
+    assert any(message in problem for problem in find_problems(manifest)), find_problems(manifest)
 
 
-def test_no_pod_may_more_than_it_must(manifests: dict[str, list[dict[str, Any]]]) -> None:
-    found = pods(manifests)
+def test_pods_have_no_privileges(manifests: dict[str, list[dict[str, Any]]]) -> None:
+    found = pod_specs(manifests)
     assert len(found) == 6
     for name, pod in found.items():
         assert pod["automountServiceAccountToken"] is False, name
@@ -159,8 +162,8 @@ def test_no_pod_may_more_than_it_must(manifests: dict[str, list[dict[str, Any]]]
             assert container["resources"]["limits"]["memory"], name
 
 
-def test_a_worker_takes_what_its_pod_may_have(manifests: dict[str, list[dict[str, Any]]]) -> None:
-    spec = one(manifests, "Deployment", "bramble-worker")["spec"]
+def test_worker_uses_the_limits_of_its_pod(manifests: dict[str, list[dict[str, Any]]]) -> None:
+    spec = find_manifest(manifests, "Deployment", "bramble-worker")["spec"]
     (worker,) = spec["template"]["spec"]["containers"]
     given = dict(zip(worker["args"][1::2], worker["args"][2::2], strict=False))
     source = {variable["name"]: variable.get("valueFrom") for variable in worker["env"]}
@@ -168,7 +171,7 @@ def test_a_worker_takes_what_its_pod_may_have(manifests: dict[str, list[dict[str
     assert source["CPUS"]["resourceFieldRef"] == {"containerName": worker["name"], "resource": "requests.cpu", "divisor": "1"}
     assert source["MEMORY"]["resourceFieldRef"] == {"containerName": worker["name"], "resource": "limits.memory", "divisor": "1"}
     assert source["NODE"] == {"fieldRef": {"fieldPath": "spec.nodeName"}}
-    # Two on one node would have one name.
+    # Two workers on one node would have the same name.
     assert spec["replicas"] == 3 and spec["strategy"] == {"type": "Recreate"}
     affinity = spec["template"]["spec"]["affinity"]
     (apart,) = affinity["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
@@ -177,14 +180,14 @@ def test_a_worker_takes_what_its_pod_may_have(manifests: dict[str, list[dict[str
     assert term["matchExpressions"][0]["values"] == ["pi-01", "pi-02", "pi-03"]
 
 
-def test_ports_are_those_that_the_roles_have_and_the_rules_let_through(manifests: dict[str, list[dict[str, Any]]]) -> None:
+def test_ports_agree_with_the_roles_and_the_network_policies(manifests: dict[str, list[dict[str, Any]]]) -> None:
     worker_role = yaml.safe_load((ROOT / "roles/worker/defaults/main.yml").read_text())
     shared = yaml.safe_load((ROOT / "inventory/group_vars/all/cluster.yml").read_text())
     scheduler = int(re.findall(r":(\d+)$", shared["cluster_scheduler"])[0])
     ports = {
         name: {
             port["name"]: port["containerPort"]
-            for port in one(manifests, "Deployment", name)["spec"]["template"]["spec"]["containers"][0]["ports"]
+            for port in find_manifest(manifests, "Deployment", name)["spec"]["template"]["spec"]["containers"][0]["ports"]
         }
         for name in ("bramble-scheduler", "bramble-worker")
     }
@@ -193,17 +196,19 @@ def test_ports_are_those_that_the_roles_have_and_the_rules_let_through(manifests
         worker_role["worker_port"],
         worker_role["worker_nanny_port"],
     )
-    (service,) = one(manifests, "Service", "bramble-scheduler")["spec"]["ports"]
+    (service,) = find_manifest(manifests, "Service", "bramble-scheduler")["spec"]["ports"]
     assert service["port"] == scheduler and service["targetPort"] == "tls"
-    config = one(manifests, "ConfigMap", "bramble")["data"]["cluster.toml"]
+    config = find_manifest(manifests, "ConfigMap", "bramble")["data"]["cluster.toml"]
     assert f"tls://bramble-scheduler:{scheduler}" in config
-    arguments = [one(manifests, "Deployment", name)["spec"]["template"]["spec"]["containers"][0]["args"] for name in ports]
+    arguments = [
+        find_manifest(manifests, "Deployment", name)["spec"]["template"]["spec"]["containers"][0]["args"] for name in ports
+    ]
     assert arguments[1][0] == f"tls://bramble-scheduler:{scheduler}" and f"tls://$(POD_IP):{scheduler}" in arguments[0]
     assert str(worker_role["worker_port"]) in arguments[1] and str(worker_role["worker_nanny_port"]) in arguments[1]
 
-    # Who may speak to whom: from, to, port. Both ends must allow it.
+    # The allowed connections: from, to, port. The policies of both ends must allow them.
     rules: dict[str, set[tuple[str, str, int]]] = {"Ingress": set(), "Egress": set()}
-    for policy in (each["spec"] for each in everything(manifests) if each["kind"] == "NetworkPolicy"):
+    for policy in (each["spec"] for each in all_manifests(manifests) if each["kind"] == "NetworkPolicy"):
         chosen = names(policy["podSelector"])
         for way, peers in (("Ingress", "from"), ("Egress", "to")):
             for rule in policy.get(way.lower(), []):
@@ -218,23 +223,23 @@ def test_ports_are_those_that_the_roles_have_and_the_rules_let_through(manifests
         for port in ("worker_port", "worker_nanny_port")
     }
     assert rules["Ingress"] == rules["Egress"] == tls | work
-    closed = one(manifests, "NetworkPolicy", "nobody")["spec"]
+    closed = find_manifest(manifests, "NetworkPolicy", "nobody")["spec"]
     assert closed == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
 
 
 def names(selector: dict[str, Any]) -> list[str]:
-    """The pods that a selector chooses, by our label."""
+    """Return the names of the pods that a selector selects, by the label app.kubernetes.io/name."""
     if "matchLabels" in selector:
         return [selector["matchLabels"]["app.kubernetes.io/name"]]
     return [name for expression in selector.get("matchExpressions", []) for name in expression["values"]]
 
 
-def test_what_is_named_is_there(manifests: dict[str, list[dict[str, Any]]]) -> None:
+def test_references_of_manifests_exist(manifests: dict[str, list[dict[str, Any]]]) -> None:
     build = (ROOT / "images/kubernetes/build.py").read_text()
     assert 'NAME = "localhost/bramble"' in build
-    secret = one(manifests, "Secret", "bramble-tls")
+    secret = find_manifest(manifests, "Secret", "bramble-tls")
     there = {"secret": {"bramble-tls"}, "configMap": {"bramble", "run-20261123-031500"}}
-    for name, pod in pods(manifests).items():
+    for name, pod in pod_specs(manifests).items():
         (container,) = pod["containers"]
         assert container["image"] == "localhost/bramble:0123456789ab" and container["imagePullPolicy"] == "Never"
         assert pod["securityContext"]["runAsUser"] == int(re.findall(r"^USER = (\d+)$", build, re.MULTILINE)[0])
@@ -248,22 +253,24 @@ def test_what_is_named_is_there(manifests: dict[str, list[dict[str, Any]]]) -> N
                 assert volume.get(kind, {key: next(iter(there[kind]))})[key] in there[kind]
         for file in re.findall(r"/etc/bramble/tls/([\w.]+)", json.dumps(container)):
             assert file in secret["data"]
-    for file in re.findall(r"/etc/bramble/tls/([\w.]+)", one(manifests, "ConfigMap", "bramble")["data"]["cluster.toml"]):
+    for file in re.findall(
+        r"/etc/bramble/tls/([\w.]+)", find_manifest(manifests, "ConfigMap", "bramble")["data"]["cluster.toml"]
+    ):
         assert file in secret["data"]
-    for each in everything(manifests):
+    for each in all_manifests(manifests):
         assert each["kind"] == "Namespace" or each["metadata"]["namespace"] == "bramble"
 
 
-def test_what_was_typed_arrives_as_it_was(manifests: dict[str, list[dict[str, Any]]]) -> None:
-    assert one({"client": manifests["client"]}, "Job", "run-20261123-031500")["spec"]["template"]["spec"]["containers"][0][
-        "args"
-    ] == ["run", LINE]
+def test_arguments_of_the_user_arrive_unchanged(manifests: dict[str, list[dict[str, Any]]]) -> None:
+    assert find_manifest({"client": manifests["client"]}, "Job", "run-20261123-031500")["spec"]["template"]["spec"]["containers"][
+        0
+    ]["args"] == ["run", LINE]
     (share,) = manifests["shares"]
     assert share["spec"]["completions"] == share["spec"]["parallelism"] == 3
     assert share["spec"]["template"]["spec"]["containers"][0]["args"] == ["share", "3", f"{LINE} --on workstation"]
 
 
-def test_without_an_index_pods_have_one_in_their_names(manifests: dict[str, list[dict[str, Any]]]) -> None:
+def test_without_indexed_jobs_a_stateful_set_is_used(manifests: dict[str, list[dict[str, Any]]]) -> None:
     (indexed,), (ordinal,) = manifests["shares"], manifests["shares-before-1.24"]
     assert (indexed["kind"], ordinal["kind"]) == ("Job", "StatefulSet")
     assert "completionMode" not in ordinal["spec"] and ordinal["spec"]["replicas"] == 3
@@ -273,11 +280,11 @@ def test_without_an_index_pods_have_one_in_their_names(manifests: dict[str, list
 @pytest.mark.parametrize(
     ("major", "minor", "has"), [("1", "20", False), ("1", "23+", False), ("1", "24+", True), ("1", "36", True)]
 )
-def test_which_kubernetes_has_indexed_jobs(major: str, minor: str, has: bool) -> None:
+def test_releases_with_indexed_jobs(major: str, minor: str, has: bool) -> None:
     assert has_indexed_jobs({"clientVersion": {}, "serverVersion": {"major": major, "minor": minor}}) == has
 
 
-def test_an_image_has_several_names() -> None:
+def test_all_names_of_an_image_are_found() -> None:
     lines = [
         "REF TYPE DIGEST SIZE PLATFORMS LABELS",
         "localhost/bramble:01 application/vnd.oci sha256:aa 200 MiB linux/arm64 -",

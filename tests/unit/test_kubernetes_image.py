@@ -1,4 +1,4 @@
-"""The builder of the container image: what it writes, and what it refuses. That it runs, `make test-kubernetes` shows."""
+"""The builder of the container image: what it writes, and what it refuses. `make test-kubernetes` runs the image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.error import 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A tree with a program, a link and a folder that is anybody's."""
+    """A tree with a program, a link and a folder that everyone can write to."""
     tree = tmp_path / "tree"
     (tree / "usr/bin").mkdir(parents=True)
     (tree / "usr/bin/program").write_text("#!/bin/sh\n")
@@ -30,14 +30,14 @@ def tree(tmp_path: Path) -> Path:
 
 
 def image(folder: Path, tree: Path) -> Path:
-    """An archive of a tree."""
+    """Write an archive of a tree, and return its path."""
     folder.mkdir()
-    config = build.settings("arm64", [build.layer(tree, ["usr", "bin", "tmp"], folder / "layer")])
-    build.archive(folder, folder / "image.tar", "localhost/bramble:1", config, [folder / "layer"])
+    config = build.image_config("arm64", [build.write_layer(tree, ["usr", "bin", "tmp"], folder / "layer")])
+    build.write_archive(folder, folder / "image.tar", "localhost/bramble:1", config, [folder / "layer"])
     return folder / "image.tar"
 
 
-def test_everything_in_an_archive_is_where_its_hash_says(tree: Path, tmp_path: Path) -> None:
+def test_blobs_of_an_archive_have_their_hashes(tree: Path, tmp_path: Path) -> None:
     with tarfile.open(image(tmp_path / "one", tree)) as tar:
         files = {member.name: tar.extractfile(member).read() for member in tar if member.isfile()}  # type: ignore[union-attr]
 
@@ -53,17 +53,17 @@ def test_everything_in_an_archive_is_where_its_hash_says(tree: Path, tmp_path: P
     assert config["architecture"] == "arm64" and config["config"]["User"] == f"{build.USER}:{build.USER}"
     (layer,) = (blob(layer) for layer in manifest["layers"])
     assert config["rootfs"]["diff_ids"] == [f"sha256:{hashlib.sha256(gzip.decompress(layer)).hexdigest()}"]
-    # What an older Docker reads says the same.
+    # The file that older versions of Docker read has the same content.
     (old,) = json.loads(files["manifest.json"])
     assert files[old["Config"]] == blob(manifest["config"]) and [files[name] for name in old["Layers"]] == [layer]
     assert old["RepoTags"] == ["localhost/bramble:1"]
 
 
-def test_a_layer_has_no_owners_and_no_times_and_is_the_same_again(tree: Path, tmp_path: Path) -> None:
+def test_layer_has_no_owners_and_times_and_is_reproducible(tree: Path, tmp_path: Path) -> None:
     first = image(tmp_path / "one", tree).read_bytes()
     (tree / "usr/bin/program").touch()
     assert image(tmp_path / "two", tree).with_name("image.tar").stat().st_size == len(first)
-    build.layer(tree, ["usr", "bin", "tmp"], tmp_path / "layer")
+    build.write_layer(tree, ["usr", "bin", "tmp"], tmp_path / "layer")
     with tarfile.open(tmp_path / "layer") as tar:
         found = {member.name: member for member in tar}
     assert {(member.uid, member.gid, member.mtime, member.uname) for member in found.values()} == {(0, 0, 0, "")}
@@ -72,31 +72,31 @@ def test_a_layer_has_no_owners_and_no_times_and_is_the_same_again(tree: Path, tm
     assert [path.name for path in layers[0]] == [path.name for path in layers[1]]
 
 
-def test_only_what_was_compiled_from_the_same_source_is_taken(tmp_path: Path) -> None:
-    own, other = tmp_path / "own", tmp_path / "other"
-    for folder, differs in ((own, "1"), (other, "2")):
+def test_only_byte_code_of_equal_sources_is_copied(tmp_path: Path) -> None:
+    native, other = tmp_path / "native", tmp_path / "other"
+    for folder, differs in ((native, "1"), (other, "2")):
         folder.mkdir()
         (folder / "same.py").write_text("x = 1\n")
         (folder / "differs.py").write_text(f"x = {differs}\n")
-    (own / "alone.py").write_text("x = 1\n")
-    subprocess.run([sys.executable, "-m", "compileall", "-q", own], check=True)
-    build.take_compiled(own, other)
+    (native / "alone.py").write_text("x = 1\n")
+    subprocess.run([sys.executable, "-m", "compileall", "-q", native], check=True)
+    build.copy_compiled(native, other)
     assert [path.name.partition(".")[0] for path in other.rglob("*.pyc")] == ["same"]
 
 
-def test_what_is_no_bundle_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(BrambleError, match="is no bundle"):
-        build.kind_of(tmp_path)
+def test_invalid_bundle_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(BrambleError, match="is not a bundle"):
+        build.read_bundle_kind(tmp_path)
     assert build.main([f"--bundle={tmp_path}", f"--cache={tmp_path}"]) == 1
-    assert "playbooks/kubernetes_image.yml makes one" in capfd.readouterr().err
+    assert "ansible-playbook playbooks/kubernetes_image.yml" in capfd.readouterr().err
 
 
-def test_a_dry_run_makes_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_check_writes_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "manifest.json").write_text('{"release": "trixie", "python": "3.13", "architecture": "aarch64"}')
     arguments = [f"--bundle={tmp_path}", f"--cache={tmp_path}/cache", "--check"]
     assert build.main(arguments) == 0
-    told = json.loads(capfd.readouterr().out)
-    assert told["changed"] and not (tmp_path / "cache").exists() and "/bramble-aarch64-" in told["archive"]
-    # Another bundle is another image.
+    result = json.loads(capfd.readouterr().out)
+    assert result["changed"] and not (tmp_path / "cache").exists() and "/bramble-aarch64-" in result["archive"]
+    # Another bundle gives another image.
     (tmp_path / "manifest.json").write_text('{"release": "trixie", "python": "3.13", "architecture": "aarch64", "more": 1}')
-    assert build.main(arguments) == 0 and json.loads(capfd.readouterr().out)["image"] != told["image"]
+    assert build.main(arguments) == 0 and json.loads(capfd.readouterr().out)["image"] != result["image"]

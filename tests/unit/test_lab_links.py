@@ -1,4 +1,4 @@
-"""Ports and radios that are switched off, and on again as they were."""
+"""Network interfaces and radios are disabled, and enabled again as they were."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .conftest import Run
 
 @pytest.fixture
 def links(tmp_path: Path, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict]:
-    """Runs the module on a node with four ports, of which three are up, and two radios; `ip` sets the flags there."""
+    """Runs the module on a node with four ports, of which three are up, and two radios. `ip` is a script that sets the flags."""
     for name, flags in {"lo": "0x9", "eth0": "0x1003", "eth1": "0x1003", "wg0": "0x1002", "usb0": "0x1003"}.items():
         port = tmp_path / "sys/net" / name
         port.mkdir(parents=True)
@@ -34,7 +34,7 @@ def links(tmp_path: Path, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> C
     ip.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
     monkeypatch.setattr(lab_links, "SYS", tmp_path / "sys")
-    monkeypatch.setattr(lab_links, "NOTES", tmp_path / "notes")
+    monkeypatch.setattr(lab_links, "RECORDS_FOLDER", tmp_path / "records")
 
     def run(kind: str, check: bool = False, **options: object) -> dict:
         return run_module("lab_links", {"kind": kind, **options}, check=check)
@@ -46,20 +46,20 @@ def up(folder: Path) -> list[str]:
     return sorted(port.name for port in (folder / "sys/net").iterdir() if int((port / "flags").read_text(), 16) & 1)
 
 
-def test_other_ports_are_named_and_set_down_and_up_again(tmp_path: Path, links: Callable[..., dict]) -> None:
+def test_other_ports_are_set_down_and_up_again(tmp_path: Path, links: Callable[..., dict]) -> None:
     found = ["eth1 (02:00:00:00:00:01, software)", "usb0 (02:00:00:00:00:01, cdc_ether)"]
     dry = links("links", check=True, keep=["eth0"])
     assert dry["changed"] and dry["found"] == found and up(tmp_path) == ["eth0", "eth1", "lo", "usb0"]
     assert links("links", keep=["eth0"])["found"] == found
     assert up(tmp_path) == ["eth0", "lo"]
     assert links("links", keep=["eth0"]) == {**dry, "changed": False, "found": []}
-    # wg0 was down before, so it stays down.
+    # wg0 was down at the start, so it stays down.
     back = links("links", state="absent")
     assert back["changed"] and back["found"] == ["eth1", "usb0"] and up(tmp_path) == ["eth0", "eth1", "lo", "usb0"]
-    assert not links("links", state="absent")["changed"] and not (tmp_path / "notes").exists()
+    assert not links("links", state="absent")["changed"] and not (tmp_path / "records").exists()
 
 
-def test_one_that_came_later_is_noted_too_and_one_that_went_is_passed_over(tmp_path: Path, links: Callable[..., dict]) -> None:
+def test_new_port_is_recorded_and_removed_port_is_ignored(tmp_path: Path, links: Callable[..., dict]) -> None:
     links("links", keep=["eth0"])
     (tmp_path / "sys/net/wg0/flags").write_text("0x1003\n")
     assert links("links", keep=["eth0"])["found"] == ["wg0 (02:00:00:00:00:01, software)"]
@@ -70,7 +70,7 @@ def test_one_that_came_later_is_noted_too_and_one_that_went_is_passed_over(tmp_p
     assert up(tmp_path) == ["eth0", "lo", "usb0", "wg0"]
 
 
-def test_a_radio_is_blocked_and_one_that_was_blocked_stays_so(tmp_path: Path, links: Callable[..., dict]) -> None:
+def test_radio_is_blocked_and_blocked_radio_stays_blocked(tmp_path: Path, links: Callable[..., dict]) -> None:
     def soft() -> list[str]:
         return [path.read_text().strip() for path in sorted((tmp_path / "sys/rfkill").glob("*/soft"))]
 
@@ -78,4 +78,4 @@ def test_a_radio_is_blocked_and_one_that_was_blocked_stays_so(tmp_path: Path, li
     assert links("radios")["found"] == ["wlan phy0"] and soft() == ["1", "1"]
     assert not links("radios")["changed"]
     links("radios", state="absent")
-    assert soft() == ["0", "1"] and (tmp_path / "notes/links.json").exists()
+    assert soft() == ["0", "1"] and (tmp_path / "records/links.json").exists()

@@ -1,4 +1,4 @@
-"""The probes, each against the real thing: two network namespaces with a cable between them."""
+"""The probes of the lab, run in two network namespaces with a cable between them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ import pytest
 from ansible_collections.bramble.cluster.plugins.module_utils.lab import packets
 
 from tests.support import ROOT
-from tests.support.load_plugin import load
+from tests.support.load_plugin import load_script
 
-capture = load(ROOT / "roles/isolated_lab/files/capture.py")
+capture = load_script(ROOT / "roles/isolated_lab/files/capture.py")
 IMPORT = "from ansible_collections.bramble.cluster.plugins.module_utils.lab.{} import"
 HERE, THERE, THERE6 = "10.99.0.1", "10.99.0.2", "fd00:99::2"
 OPEN = f"""
 import asyncio
 from scripts import outside
-outside.INTERNET, outside.HOME, outside.advertise = ({THERE!r}, {THERE6!r}), ({THERE!r},), asyncio.Event().wait
-outside.HOME = ("127.0.0.5",)
+outside.INTERNET, outside.UPLINK_IPV4, outside.advertise = ({THERE!r}, {THERE6!r}), ({THERE!r},), asyncio.Event().wait
+outside.UPLINK_IPV4 = ("127.0.0.5",)
 asyncio.run(outside.serve())
 """
 SHUT = """table inet t {
@@ -34,7 +34,7 @@ SHUT = """table inet t {
 
 
 class Wire:
-    """A host `near` that probes, and a host `far` that answers."""
+    """Two network namespaces with a cable between them: `near` probes, and `far` answers."""
 
     def __init__(self, near: str, far: str) -> None:
         self.near, self.far = near, far
@@ -50,8 +50,8 @@ class Wire:
         subprocess.run(["ip", "netns", "exec", self.far, "nft", "-f", "-"], input=rules, text=True, check=True)
 
     def run(self, *rows: dict[str, Any]) -> list[dict[str, Any]]:
-        """What the probes find, in the namespace `near`."""
-        code = f"import json, sys; {IMPORT.format('probe')} run; json.dump(run(json.load(sys.stdin)), sys.stdout)"
+        """Run probes in the namespace `near`, and return their results."""
+        code = f"import json, sys; {IMPORT.format('probe')} run_probes; json.dump(run_probes(json.load(sys.stdin)), sys.stdout)"
         words = ["ip", "netns", "exec", self.near, sys.executable, "-c", code]
         path = {"PYTHONPATH": str(ROOT / ".config"), "PATH": os.environ["PATH"]}
         done = subprocess.run(words, input=json.dumps(rows), capture_output=True, text=True, check=True, env=path)
@@ -87,14 +87,14 @@ def wire() -> Iterator[Wire]:
 
 @pytest.fixture
 def rows(wire: Wire) -> list[dict[str, Any]]:
-    """Each way to send something."""
+    """Return a probe of each kind that sends something."""
     raw = {"interface": "eth0", "source": HERE, "host": THERE}
     both = [
         row
         for host in (THERE, THERE6)
         for row in (
             {"kind": "tcp", "host": host, "port": 80},
-            {"kind": "tcp", "host": host, "port": 81},  # refused: it went there and back
+            {"kind": "tcp", "host": host, "port": 81},  # refused, so a packet came back
             {"kind": "udp", "host": host, "port": 123},
             {"kind": "udp", "host": host, "port": 124},
             {"kind": "icmp", "host": host},
@@ -105,7 +105,7 @@ def rows(wire: Wire) -> list[dict[str, Any]]:
     return [*both, {"kind": "user", "host": THERE, "port": 80}, {"kind": "frame", "mac": wire.mac(), **raw}]
 
 
-def test_what_is_open_is_reached_and_what_is_dropped_is_not(wire: Wire, rows: list[dict[str, Any]]) -> None:
+def test_open_ports_are_reached_and_dropped_ones_are_not(wire: Wire, rows: list[dict[str, Any]]) -> None:
     found = wire.run(*rows)
     assert [row for row in found if not row["reached"]] == []
     assert {row["seen"] for row in found if row.get("port") in (81, 124)} == {"refused by the host itself"}
@@ -117,15 +117,15 @@ def test_what_is_open_is_reached_and_what_is_dropped_is_not(wire: Wire, rows: li
     assert [row for row in found if row["reached"]] == []
 
 
-def test_a_service_has_to_be_there(wire: Wire) -> None:
+def test_refused_service_is_not_reached(wire: Wire) -> None:
     found = wire.run(*({"kind": "tcp", "host": THERE, "port": port, "service": True} for port in (80, 81)))
     assert [row["reached"] for row in found] == [True, False]
 
 
-def test_arp_and_a_frame_by_hand_ask_the_wire(wire: Wire) -> None:
+def test_arp_and_hand_made_frames_pass_output_rules(wire: Wire) -> None:
     raw = {"kind": "arp", "interface": "eth0", "source": HERE}
     assert [row["reached"] for row in wire.run({**raw, "host": THERE}, {**raw, "host": "10.99.0.77"})] == [True, False]
-    # The near host's own output rules do not hold what is made by hand, and that is why it is tried.
+    # The output rules of the near host do not filter hand-made frames.
     out = "table inet t { chain o { type filter hook output priority filter; policy drop; }\n}"
     subprocess.run(["ip", "netns", "exec", wire.near, "nft", "-f", "-"], input=out, text=True, check=True)
     try:
@@ -136,7 +136,7 @@ def test_arp_and_a_frame_by_hand_ask_the_wire(wire: Wire) -> None:
     assert [row["reached"] for row in found] == [True, False]
 
 
-def test_a_gateway_is_tried_and_its_route_does_not_stay(wire: Wire) -> None:
+def test_route_over_a_gateway_is_removed_after_the_probe(wire: Wire) -> None:
     wire.ip(wire.far, "address", "add", "198.51.100.7/32", "dev", "lo")
     row = {"host": "198.51.100.7", "port": 9, "interface": "eth0"}
     found = wire.run({"kind": "tcp", **row}, {"kind": "via", "via": THERE, **row}, {"kind": "via", "via": "10.99.0.77", **row})
@@ -145,7 +145,7 @@ def test_a_gateway_is_tried_and_its_route_does_not_stay(wire: Wire) -> None:
     assert "198.51.100.7" not in left
 
 
-def test_states(wire: Wire, tmp_path: Path) -> None:
+def test_probes_of_states(wire: Wire, tmp_path: Path) -> None:
     states: list[dict[str, Any]] = [
         {"kind": "default_route", "family": 4},
         {"kind": "default_route", "family": 6},
@@ -161,7 +161,7 @@ def test_states(wire: Wire, tmp_path: Path) -> None:
     def inside(command: str) -> None:
         subprocess.run(["ip", "netns", "exec", wire.near, "sh", "-c", command], check=True)
 
-    # A new namespace forwards if the machine does.
+    # A new namespace inherits forwarding from the machine.
     inside("for name in ipv4/ip_forward ipv6/conf/all/forwarding; do echo 0 >/proc/sys/net/$name; done")
     assert reached() == [False, False, False, True, True, False]
     inside(
@@ -178,28 +178,31 @@ def test_states(wire: Wire, tmp_path: Path) -> None:
     assert not reached()[4]
     inside("nft flush ruleset; for name in all default; do echo 1 >/proc/sys/net/ipv6/conf/$name/disable_ipv6; done")
     try:
-        # With the addresses the default route went.
+        # The default route has gone together with the addresses.
         assert reached() == [False, False, False, False, True, False]
     finally:
         inside("echo 0 >/proc/sys/net/ipv6/conf/all/disable_ipv6; ip address add fd00:99::1/64 dev eth0 nodad")
 
 
-def test_a_reply_that_is_no_answer_is_not_one() -> None:
-    assert packets.question("a.example", 7) == b"\0\7\1\0\0\1\0\0\0\0\0\0\1a\7example\0\0\1\0\1"
-    assert packets.checksum(packets.echo(HERE, THERE, 7)[:20]) == 0 and packets.checksum(packets.echo(HERE, THERE, 7)[20:]) == 0
-    assert packets.eui64("dc:a6:32:00:00:01") == "fe80::dea6:32ff:fe00:1"
+def test_packets_have_the_documented_form() -> None:
+    assert packets.dns_query("a.example", 7) == b"\0\7\1\0\0\1\0\0\0\0\0\0\1a\7example\0\0\1\0\1"
+    assert (
+        packets.internet_checksum(packets.ipv4_echo_packet(HERE, THERE, 7)[:20]) == 0
+        and packets.internet_checksum(packets.ipv4_echo_packet(HERE, THERE, 7)[20:]) == 0
+    )
+    assert packets.link_local_address("dc:a6:32:00:00:01") == "fe80::dea6:32ff:fe00:1"
 
 
-def test_about_tells_what_listens_beyond_the_loopback(wire: Wire) -> None:
-    code = f"import json; {IMPORT.format('host')} about; print(json.dumps(about('eth1', 'eth0')))"
+def test_host_facts_have_the_ports_that_listen(wire: Wire) -> None:
+    code = f"import json; {IMPORT.format('host')} host_facts; print(json.dumps(host_facts('eth1', 'eth0')))"
     path = {"PYTHONPATH": str(ROOT / ".config"), "PATH": os.environ["PATH"]}
     words = ["ip", "netns", "exec", wire.far, sys.executable, "-c", code]
-    said = json.loads(subprocess.run(words, capture_output=True, check=True, env=path).stdout)
-    assert said["uplink"] == "eth0" and {THERE, THERE6} <= set(said["uplink_addresses"])
-    assert said["listening"] == [22, 53, 80, 443]
+    facts = json.loads(subprocess.run(words, capture_output=True, check=True, env=path).stdout)
+    assert facts["uplink"] == "eth0" and {THERE, THERE6} <= set(facts["uplink_addresses"])
+    assert facts["listening"] == [22, 53, 80, 443]
 
 
-def test_the_capture_counts_the_frames_of_the_lab_and_no_others(wire: Wire, tmp_path: Path) -> None:
+def test_capture_counts_the_frames_of_the_lab(wire: Wire, tmp_path: Path) -> None:
     result = tmp_path / "frames.json"
     words: list[str | Path] = [
         "ip",
@@ -219,7 +222,7 @@ def test_the_capture_counts_the_frames_of_the_lab_and_no_others(wire: Wire, tmp_
         counting.send_signal(signal.SIGTERM)
         assert counting.wait(timeout=10) == 0
     counts = json.loads(result.read_text())
-    # An echo and its answer, and perhaps the question for the neighbour.
+    # An echo and its answer, and sometimes a neighbour solicitation.
     assert 2 <= counts["lab"] < counts["all"]
 
 
@@ -235,5 +238,5 @@ def test_the_capture_counts_the_frames_of_the_lab_and_no_others(wire: Wire, tmp_
         (b"", []),
     ],
 )
-def test_the_addresses_in_a_frame(frame: bytes, found: list[str]) -> None:
-    assert capture.addresses(frame) == found
+def test_addresses_in_a_frame(frame: bytes, found: list[str]) -> None:
+    assert capture.frame_addresses(frame) == found

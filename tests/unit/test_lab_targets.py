@@ -1,4 +1,4 @@
-"""The weak servers have the weaknesses they are for, and no other; and they do not start just anywhere."""
+"""The weak servers have only their intended weaknesses, and start only in a lab."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.bramble.cluster.plugins.lookup.lab_secrets import LETTERS, lab_secrets
+from ansible_collections.bramble.cluster.plugins.lookup.lab_secrets import SHORT_PASSWORD_LENGTH, lab_secrets
 
 from tests.support import ROOT
-from tests.support.load_plugin import load
+from tests.support.load_plugin import load_script
 
 SCRIPT = ROOT / "roles/lab_target/files/targets.py"
-targets = load(SCRIPT)
+targets = load_script(SCRIPT)
 WORDS = (ROOT / "roles/lab_tools/files/words.txt").read_text().split()
-STEAL = "' UNION SELECT coupon, 0 FROM vault --"
+INJECTION = "' UNION SELECT coupon, 0 FROM vault --"
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +36,11 @@ def secrets() -> dict[str, Any]:
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., tuple[str, int]]]:
-    """Start a server on this machine's loopback; gives its address."""
+    """Starts a server on the loopback; returns its address."""
     running = []
 
     def start(*arguments: Any, **options: Any) -> tuple[str, int]:
-        server = targets.server(arguments[0], ("127.0.0.1", 0), *arguments[1:], **options)
+        server = targets.create_server(arguments[0], ("127.0.0.1", 0), *arguments[1:], **options)
         running.append(server)
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         return server.server_address
@@ -60,34 +60,34 @@ def get(address: tuple[str, int], path: str, **fields: str) -> tuple[int, str]:
     return answer.status, text
 
 
-def test_the_shop_has_one_injection(secrets: dict[str, Any], serve: Any) -> None:
+def test_shop_has_one_injection(secrets: dict[str, Any], serve: Any) -> None:
     shop = serve("shop", secrets["shop"])
     coupon = secrets["shop"]["coupon"]
     assert "green tea" in get(shop, "/search", q="tea")[1] and "kettle" not in get(shop, "/search", q="tea")[1]
-    assert coupon in get(shop, "/search", q=STEAL)[1]
+    assert coupon in get(shop, "/search", q=INJECTION)[1]
     assert get(shop, "/search", q="'")[0] == 500
-    # No other way in, and none to change anything.
-    assert coupon not in get(shop, "/price", name=STEAL)[1] and get(shop, "/price", name="'")[0] == 200
+    # There is no other injection, and the database is read-only.
+    assert coupon not in get(shop, "/price", name=INJECTION)[1] and get(shop, "/price", name="'")[0] == 200
     for path in ("/vault", "/search/../vault", "/' UNION SELECT coupon, 0 FROM vault --"):
         assert get(shop, urllib.parse.quote(path))[0] == 404
     with pytest.raises(sqlite3.OperationalError, match="readonly"):
-        targets.stock(secrets["shop"]).execute("DELETE FROM goods")
+        targets.create_database(secrets["shop"]).execute("DELETE FROM goods")
     assert "<b>" not in get(shop, "/search", q="' UNION SELECT '<b>', 0 --")[1]
 
 
-def test_the_defended_shop_has_none(secrets: dict[str, Any], serve: Any) -> None:
+def test_defended_shop_has_no_injection(secrets: dict[str, Any], serve: Any) -> None:
     shop = serve("shop", secrets["shop"], defended=True)
     assert "green tea" in get(shop, "/search", q="tea")[1]
-    for words in (STEAL, "'", "%' OR '1'='1"):
+    for words in (INJECTION, "'", "%' OR '1'='1"):
         status, text = get(shop, "/search", q=words)
         assert status == 200 and "<td>" not in text
 
 
-def test_the_desk_lets_the_clerk_in(secrets: dict[str, Any], serve: Any) -> None:
+def test_clerk_logs_in_at_the_desk(secrets: dict[str, Any], serve: Any) -> None:
     desk = serve("desk", secrets["desk"])
     assert get(desk, "/salted.txt")[0] == 401
-    assert targets.visit(desk, secrets["desk"]) == 200
-    assert targets.visit(desk, secrets["desk"] | {"password": "wrong"}) == 401
+    assert targets.log_in(desk, secrets["desk"]) == 200
+    assert targets.log_in(desk, secrets["desk"] | {"password": "wrong"}) == 401
     login = base64.b64encode(f"clerk:{secrets['desk']['password']}".encode()).decode()
     connection = http.client.HTTPConnection(desk[0], desk[1], timeout=10)
     connection.request("GET", "/salted.txt", headers={"Authorization": f"Basic {login}"})
@@ -95,19 +95,19 @@ def test_the_desk_lets_the_clerk_in(secrets: dict[str, Any], serve: Any) -> None
     connection.close()
 
 
-def test_the_defended_desk_speaks_to_who_knows_its_certificate(secrets: dict[str, Any], serve: Any, tmp_path: Path) -> None:
+def test_login_at_the_defended_desk_needs_its_certificate(secrets: dict[str, Any], serve: Any, tmp_path: Path) -> None:
     for name in ("desk", "other"):
         pem = tmp_path / f"{name}.pem"
         command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "9"]
         subprocess.run([*command, "-subj", "/CN=x", "-keyout", pem, "-out", tmp_path / "crt"], check=True, capture_output=True)
         pem.write_text(pem.read_text() + (tmp_path / "crt").read_text())
     desk = serve("desk", secrets["desk"], certificate=tmp_path / "desk.pem")
-    assert targets.visit(desk, secrets["desk"], tmp_path / "desk.pem") == 200
+    assert targets.log_in(desk, secrets["desk"], tmp_path / "desk.pem") == 200
     with pytest.raises(ssl.SSLCertVerificationError):
-        targets.visit(desk, secrets["desk"], tmp_path / "other.pem")
+        targets.log_in(desk, secrets["desk"], tmp_path / "other.pem")
 
 
-def test_secrets_are_weak_where_they_should_be_and_new_each_time(secrets: dict[str, Any]) -> None:
+def test_secrets_are_weak_and_new_each_time(secrets: dict[str, Any]) -> None:
     other = lab_secrets(WORDS)
     assert other["shop"]["coupon"] != secrets["shop"]["coupon"] and other["desk"]["password"] != secrets["desk"]["password"]
     assert secrets["ssh"]["password"] in WORDS and secrets["ssh"]["hash"].startswith("$6$")
@@ -121,18 +121,18 @@ def test_secrets_are_weak_where_they_should_be_and_new_each_time(secrets: dict[s
     for line in files["unsalted.txt"].split():
         name, digest = line.split(":")
         assert hashlib.md5(solution["unsalted"][name].encode()).hexdigest() == digest
-        assert len(solution["unsalted"][name]) == LETTERS
+        assert len(solution["unsalted"][name]) == SHORT_PASSWORD_LENGTH
     assert "solution" not in json.dumps([secrets["shop"], secrets["desk"], secrets["ssh"]])
 
 
-def test_defended_secrets_are_in_no_list() -> None:
+def test_defended_secrets_are_not_in_the_word_list() -> None:
     secrets = lab_secrets(WORDS, defended=True)
     assert not {secrets["ssh"]["password"], *secrets["solution"]["salted"].values()} & set(WORDS)
     assert list(secrets["desk"]["files"]) == ["salted.txt"] and secrets["desk"]["files"]["salted.txt"].count(":$y$") == 5
 
 
-def test_they_do_not_start_where_there_is_no_lab(tmp_path: Path, secrets: dict[str, Any]) -> None:
-    """With the guard beside it, as on a node; this machine has no proof, and is no lab."""
+def test_targets_do_not_start_outside_a_lab(tmp_path: Path, secrets: dict[str, Any]) -> None:
+    """With lab.py beside targets.py, as on a node. This machine has no isolation proof."""
     own = tmp_path / "own"
     own.mkdir()
     for name, source in (("targets.py", SCRIPT), ("lab.py", ROOT / "roles/lab_tools/files/lab.py")):

@@ -1,4 +1,4 @@
-"""The wrapper of the lab's tools lets nothing out of the lab, whatever it is asked."""
+"""The wrapper of the lab's tools refuses every command that could leave the lab."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tests.support import ROOT
-from tests.support.load_plugin import load
+from tests.support.load_plugin import load_script
 
 SCRIPT = ROOT / "roles/lab_tools/files/lab.py"
-lab = load(SCRIPT)
+lab = load_script(SCRIPT)
 SUBNET = IPv4Network("10.77.124.0/24")
 NAMES = {
     "pi-01": ["10.77.124.101"],
@@ -37,23 +37,31 @@ def resolver(name: str) -> list[str]:
 LAB = lab.Lab(SUBNET, resolver)
 
 
-def line(*words: str, folder: Path = Path("/nonexistent")) -> list[str]:
+def command_line(*words: str, folder: Path = Path("/nonexistent")) -> list[str]:
     return lab.command_line(words[0], words[1:], LAB, folder)
 
 
 def test_targets_become_addresses() -> None:
-    assert line("nmap", "-sV", "-p80,2222", "pi-01", "10.77.124.0/28") == [
+    assert command_line("nmap", "-sV", "-p80,2222", "pi-01", "10.77.124.0/28") == [
         *("nmap", "-n", "-sV", "-p", "80,2222", "10.77.124.101", "10.77.124.0/28")
     ]
-    assert line("hydra", "-l", "intern", "-P", "words.txt", "-t", "4", "-f", "ssh://pi-01:2222")[-1] == "ssh://10.77.124.101:2222"
-    assert line("hydra", "-l", "a", "-p", "b", "pi-01", "ssh")[-2:] == ["10.77.124.101", "ssh"]
-    attack = line("sqlmap", "-u", "http://pi-01:8080/search?q=tea*", "-T", "vault", "--dump")
+    assert (
+        command_line("hydra", "-l", "intern", "-P", "words.txt", "-t", "4", "-f", "ssh://pi-01:2222")[-1]
+        == "ssh://10.77.124.101:2222"
+    )
+    assert command_line("hydra", "-l", "a", "-p", "b", "pi-01", "ssh")[-2:] == ["10.77.124.101", "ssh"]
+    attack = command_line("sqlmap", "-u", "http://pi-01:8080/search?q=tea*", "-T", "vault", "--dump")
     assert "http://10.77.124.101:8080/search?q=tea*" in attack
     assert {"--ignore-proxy", "--ignore-redirects", "--batch"} <= set(attack)
-    assert line("masscan", "-p80", "10.77.124.1-10.77.124.9")[-1] == "10.77.124.1-10.77.124.9"
-    assert line("gobuster", "dir", "-u", "http://10.77.124.9", "-w", "w")[:4] == ["gobuster", "dir", "-u", "http://10.77.124.9"]
-    assert line("ncrack", "-U", "u", "ssh://10.77.124.9:2222")[-1] == "ssh://10.77.124.9:2222"
-    assert line("medusa", "-h", "pi-01", "-M", "ssh")[1:3] == ["-h", "10.77.124.101"]
+    assert command_line("masscan", "-p80", "10.77.124.1-10.77.124.9")[-1] == "10.77.124.1-10.77.124.9"
+    assert command_line("gobuster", "dir", "-u", "http://10.77.124.9", "-w", "w")[:4] == [
+        "gobuster",
+        "dir",
+        "-u",
+        "http://10.77.124.9",
+    ]
+    assert command_line("ncrack", "-U", "u", "ssh://10.77.124.9:2222")[-1] == "ssh://10.77.124.9:2222"
+    assert command_line("medusa", "-h", "pi-01", "-M", "ssh")[1:3] == ["-h", "10.77.124.101"]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +92,7 @@ def test_targets_become_addresses() -> None:
         *("10.77.124.5 198.51.100.7", "10.77.124.5\n198.51.100.7", "10.77.124.\u0665", "10.77.124.256", "10.77.124.5/33"),
     ],
 )
-def test_what_is_outside_or_strange_is_refused(target: str) -> None:
+def test_outside_and_malformed_targets_are_refused(target: str) -> None:
     for words in (
         ("nmap", target),
         ("nmap", "10.77.124.5", target),
@@ -100,7 +108,7 @@ def test_what_is_outside_or_strange_is_refused(target: str) -> None:
         ):
             continue  # one host, and a path
         with pytest.raises(lab.Refused):
-            line(*words)
+            command_line(*words)
 
 
 @pytest.mark.parametrize(
@@ -143,22 +151,22 @@ def test_what_is_outside_or_strange_is_refused(target: str) -> None:
         "hydra -l a -p b http-proxy-urlenum://10.77.124.5/http://198.51.100.7",
     ],
 )
-def test_an_option_that_is_not_understood_is_refused(words: str) -> None:
+def test_unknown_option_is_refused(words: str) -> None:
     with pytest.raises(lab.Refused):
-        line(*words.split(" "))
+        command_line(*words.split(" "))
 
 
-def test_a_file_of_targets_is_checked_and_replaced(tmp_path: Path) -> None:
+def test_file_of_targets_is_checked_and_replaced(tmp_path: Path) -> None:
     given = tmp_path / "given"
     given.write_text("10.77.124.1 pi-01  # two\n10.77.124.16/28\n")
-    checked = line("nmap", "-iL", str(given), folder=tmp_path)[-1]
+    checked = command_line("nmap", "-iL", str(given), folder=tmp_path)[-1]
     assert Path(checked).read_text().split() == ["10.77.124.1", "10.77.124.101", "10.77.124.16/28"]
     for bad in ("10.77.124.1\n198.51.100.7\n", "away", "# 10.77.124.1", "-iR 9"):
         given.write_text(bad)
         with pytest.raises(lab.Refused):
-            line("nmap", f"-iL{given}", folder=tmp_path)
-    with pytest.raises(lab.Refused, match="can not be read"):
-        line("hydra", "-l", "a", "-p", "b", "-M", str(tmp_path / "none"), "ssh", folder=tmp_path)
+            command_line("nmap", f"-iL{given}", folder=tmp_path)
+    with pytest.raises(lab.Refused, match="cannot be read"):
+        command_line("hydra", "-l", "a", "-p", "b", "-M", str(tmp_path / "none"), "ssh", folder=tmp_path)
 
 
 octets = st.integers(0, 255)
@@ -174,7 +182,7 @@ specs = st.lists(st.lists(st.one_of(near, parts), min_size=1, max_size=2).map(",
 
 
 def expand(octet: str) -> set[int]:
-    """What nmap makes of an octet: ranges may be open, and one that descends is none."""
+    """Return the values that nmap reads from an octet: ranges may be open, and a descending range is empty."""
     found: set[int] = set()
     for part in octet.split(","):
         first, dash, last = ("", "-", "") if part == "*" else part.partition("-")
@@ -189,18 +197,18 @@ def expand(octet: str) -> set[int]:
         st.sampled_from([IPv4Network("10.77.120.0/21"), IPv4Network("10.0.0.0/8"), IPv4Network("10.77.124.96/27")]),
     ),
 )
-def test_ranges_are_accepted_only_when_every_address_is_inside(spec: str, subnet: IPv4Network) -> None:
+def test_ranges_are_accepted_only_with_all_addresses_inside(spec: str, subnet: IPv4Network) -> None:
     assume(not spec.startswith("-"))
     octets = [expand(octet) for octet in spec.split(".")]
     low, high = subnet.network_address.packed, subnet.broadcast_address.packed
-    # The subnets' masks make each octet independent of the others, so the corners tell.
+    # A network's octets are independent of each other, so the lowest and the highest address are enough.
     inside = all(
         min(values, default=-1) >= first and max(values, default=256) <= last
         for values, first, last in zip(octets, low, high, strict=True)
     )
     corners = [".".join(str(pick(values)) for values in octets) for pick in (min, max)] if all(octets) else []
     try:
-        lab.Lab(subnet, resolver).hosts(spec)
+        lab.Lab(subnet, resolver).resolve_hosts(spec)
     except lab.Refused:
         assert not inside or any("-" in part and expand(part) == set() for octet in spec.split(".") for part in octet.split(","))
     else:
@@ -208,12 +216,12 @@ def test_ranges_are_accepted_only_when_every_address_is_inside(spec: str, subnet
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 32), st.integers(8, 30))
-def test_a_network_is_accepted_only_when_it_is_inside(address: int, prefix: int, own: int) -> None:
+def test_network_is_accepted_only_inside(address: int, prefix: int, own: int) -> None:
     subnet = IPv4Network((SUBNET.network_address, own), strict=False)
     for near in (address, int(subnet.network_address) + address % subnet.num_addresses):
         network = IPv4Network((near, prefix), strict=False)
         try:
-            taken = lab.Lab(subnet, resolver).hosts(f"{IPv4Address(near)}/{prefix}")
+            taken = lab.Lab(subnet, resolver).resolve_hosts(f"{IPv4Address(near)}/{prefix}")
         except lab.Refused:
             assert not (network.network_address in subnet and network.broadcast_address in subnet)
         else:
@@ -251,9 +259,9 @@ WORDS = st.one_of(
 
 
 @given(st.sampled_from(sorted(lab.TOOLS)), st.lists(WORDS, max_size=6))
-def test_no_command_line_mentions_an_address_outside(name: str, words: list[str]) -> None:
+def test_no_command_line_has_an_outside_address(name: str, words: list[str]) -> None:
     try:
-        command = line(name, *words)
+        command = command_line(name, *words)
     except lab.Refused:
         return
     for word in command:
@@ -262,7 +270,7 @@ def test_no_command_line_mentions_an_address_outside(name: str, words: list[str]
         assert "away" not in word and not re.search(r"[0-9a-f]*:[0-9a-f]*:[0-9a-f]", word.lower())
 
 
-def test_the_environment_leads_nowhere_else() -> None:
+def test_environment_has_no_proxies_and_no_settings() -> None:
     given = {
         "http_proxy": "http://198.51.100.7",
         "HYDRA_PROXY": "x",
@@ -271,7 +279,7 @@ def test_the_environment_leads_nowhere_else() -> None:
         "HOME": "/home/pi",
         "PATH": "/tmp",
     }
-    kept = lab.environment(given)
+    kept = lab.tool_environment(given)
     assert (
         kept["HOME"] == "/home/pi/.lab"
         and "/tmp" not in kept["PATH"]
@@ -279,71 +287,78 @@ def test_the_environment_leads_nowhere_else() -> None:
     )
 
 
-# The proof
+# The isolation proof
 
-GREEN = {"at": "2026-11-23T03:00:00Z", "subnet": "10.77.124.0/24", "forbidden": 30, "reached": 0, "allowed": 6, "failed": 0}
+PASSED_PROOF = {
+    "at": "2026-11-23T03:00:00Z",
+    "subnet": "10.77.124.0/24",
+    "forbidden": 30,
+    "reached": 0,
+    "allowed": 6,
+    "failed": 0,
+}
 NOW = 1795402800.0  # 2026-11-23T03:00:00Z
 
 
-def proof(path: Path, said: object, minutes: float = 60, now: float = NOW, mode: int = 0o644) -> None:
-    path.write_text(said if isinstance(said, str) else json.dumps(said))
+def check_proof(path: Path, content: object, minutes: float = 60, now: float = NOW, mode: int = 0o644) -> None:
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
     path.chmod(mode)
     lab.check_proof(path, SUBNET, minutes, now, owner=os.getuid())
 
 
-def test_a_green_and_fresh_proof_will_do(tmp_path: Path) -> None:
+def test_passed_and_recent_proof_is_accepted(tmp_path: Path) -> None:
     path = tmp_path / "proof.json"
-    proof(path, GREEN)
-    proof(path, GREEN, now=NOW + 3599)
-    proof(path, GREEN, now=NOW - 30)
-    proof(path, GREEN | {"at": "2026-11-23T03:00:00.5+00:00", "more": "is ignored"})
+    check_proof(path, PASSED_PROOF)
+    check_proof(path, PASSED_PROOF, now=NOW + 3599)
+    check_proof(path, PASSED_PROOF, now=NOW - 30)
+    check_proof(path, PASSED_PROOF | {"at": "2026-11-23T03:00:00.5+00:00", "more": "is ignored"})
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"reached": 1}, "1 of 30 forbidden ways were open"),
-        ({"failed": 2}, "2 of 6 allowed ones closed"),
+        ({"reached": 1}, "1 of 30 forbidden probes got through"),
+        ({"failed": 2}, "2 of 6 allowed ones did not"),
         ({"forbidden": 0}, "failed"),
         ({"allowed": 0}, "failed"),
         ({"subnet": "10.77.0.0/16"}, "is for 10.77.0.0/16"),
         ({"at": "2026-11-23T01:59:59Z"}, "minutes old"),
         ({"at": "2026-11-23T03:05:00Z"}, "in the future"),
-        ({"at": "yesterday"}, "is no proof"),
-        ({"reached": False}, "is no proof"),
-        ({"reached": "0"}, "is no proof"),
-        ({"reached": None}, "is no proof"),
+        ({"at": "yesterday"}, "is not an isolation proof"),
+        ({"reached": False}, "is not an isolation proof"),
+        ({"reached": "0"}, "is not an isolation proof"),
+        ({"reached": None}, "is not an isolation proof"),
     ],
 )
-def test_any_other_proof_is_refused(change: dict, words: str, tmp_path: Path) -> None:
+def test_other_proofs_are_refused(change: dict, words: str, tmp_path: Path) -> None:
     with pytest.raises(lab.Refused, match=words):
-        proof(tmp_path / "proof.json", GREEN | change)
+        check_proof(tmp_path / "proof.json", PASSED_PROOF | change)
 
 
-def test_a_proof_that_anybody_can_write_is_refused(tmp_path: Path) -> None:
+def test_proof_that_others_can_write_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "proof.json"
-    with pytest.raises(lab.Refused, match="there is no proof"):
+    with pytest.raises(lab.Refused, match="there is no isolation proof"):
         lab.check_proof(path, SUBNET, 60, NOW)
     for mode in (0o666, 0o664):
-        with pytest.raises(lab.Refused, match="anybody could"):
-            proof(path, GREEN, mode=mode)
+        with pytest.raises(lab.Refused, match="others than root could"):
+            check_proof(path, PASSED_PROOF, mode=mode)
     path.chmod(0o644)
-    with pytest.raises(lab.Refused, match="anybody could"):
+    with pytest.raises(lab.Refused, match="others than root could"):
         lab.check_proof(path, SUBNET, 60, NOW, owner=os.getuid() + 1)
     (tmp_path / "link").symlink_to(path)
-    with pytest.raises(lab.Refused, match="anybody could"):
+    with pytest.raises(lab.Refused, match="others than root could"):
         lab.check_proof(tmp_path / "link", SUBNET, 60, NOW, owner=os.getuid())
     for text in ("", "[]", "{}", "null", "{"):
-        with pytest.raises(lab.Refused, match="is no proof"):
-            proof(path, text)
+        with pytest.raises(lab.Refused, match="is not an isolation proof"):
+            check_proof(path, text)
 
 
-def test_it_refuses_where_there_is_no_lab(tmp_path: Path) -> None:
-    """The command itself, on this machine, which is no lab."""
+def test_command_refuses_outside_a_lab(tmp_path: Path) -> None:
+    """The command itself, on this machine, which is not in a lab."""
     assert not lab.SETTINGS.exists()
     done = subprocess.run(
         [SCRIPT, "nmap", "10.77.124.5"], capture_output=True, text=True, check=False, env={"PATH": "/nonexistent"}
     )
-    assert done.returncode == os.EX_NOPERM and "does not say what the lab is" in done.stderr
+    assert done.returncode == os.EX_NOPERM and "does not define the lab" in done.stderr
     (tmp_path / "lab.json").write_text('{"subnet": "10.77.124.0/24", "minutes": 60}')
-    assert lab.settings(tmp_path / "lab.json") == (SUBNET, 60)
+    assert lab.read_settings(tmp_path / "lab.json") == (SUBNET, 60)

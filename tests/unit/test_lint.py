@@ -1,4 +1,4 @@
-"""The linters see the whole project: a call of what does not exist fails wherever it stands."""
+"""The linters check the whole project: a call of a missing function fails in every part of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from tests.support import ROOT
 
-PLANTED = {
+INVALID_CALLS = {
     "plugins/modules/card_write.py": "card_ledger.NoSuchName(1, 2)",
     "plugins/action/card_write.py": "CardAction.no_such_name(1, 2)",
     "plugins/filter/cluster.py": "ipaddress.NoSuchName(1, 2)",
@@ -29,7 +29,7 @@ PLANTED = {
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """The project as git knows it, with the packages of this one."""
+    """A copy of the project, with all files that git does not ignore."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, listed.split("\0")):
@@ -40,31 +40,33 @@ def copy(tmp_path: Path) -> Path:
 
 
 def run(folder: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    own = {"PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}", **variables}
-    return subprocess.run(command, cwd=folder, env={**os.environ, **own}, capture_output=True, text=True, check=False)
+    environment = {"PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}", **variables}
+    return subprocess.run(command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
 
 
 def lint_imports(folder: Path) -> int:
-    """Run import-linter on the copy. Without .venv's .pth file (-S), or the collection would be in two places."""
-    places = [f"{folder}/.config", f"{folder}/workloads/src", sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+    """Run import-linter on the copy, without the .pth file of .venv (-S), which would add the collection a second time."""
+    import_path = [f"{folder}/.config", f"{folder}/workloads/src", sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     program = "from importlinter.cli import lint_imports_command; lint_imports_command()"
-    return run(folder, sys.executable, "-S", "-c", program, "--no-cache", PYTHONPATH=":".join(places)).returncode
+    return run(folder, sys.executable, "-S", "-c", program, "--no-cache", PYTHONPATH=":".join(import_path)).returncode
 
 
-def test_a_planted_call_fails_in_every_room(copy: Path) -> None:
-    for name, call in PLANTED.items():
+def test_invalid_call_is_found_everywhere(copy: Path) -> None:
+    for name, call in INVALID_CALLS.items():
         with (copy / name).open("a") as file:
             file.write(f"\n\n{call}\n")
-    # Each of the commands of scripts/types, since the first that fails ends it.
+    # Run each command of scripts/types separately, as the script ends with the first one that fails.
     commands = [line for line in (copy / "scripts/types").read_text().splitlines() if line.startswith("mypy")]
     found = "".join(run(copy, "bash", "-c", command).stdout for command in commands)
-    missed = [name for name in PLANTED if not any(f"{name}:" in line and "no attribute" in line for line in found.splitlines())]
+    missed = [
+        name for name in INVALID_CALLS if not any(f"{name}:" in line and "no attribute" in line for line in found.splitlines())
+    ]
     assert not missed, f"{missed}\n{found}"
 
 
-def test_a_layer_that_imports_what_is_above_it_fails(copy: Path) -> None:
+def test_import_of_a_higher_layer_fails(copy: Path) -> None:
     assert lint_imports(copy) == 0
-    upside_down = "import ansible_collections.bramble.cluster.plugins.module_utils.card.image\n"
+    forbidden_import = "import ansible_collections.bramble.cluster.plugins.module_utils.card.image\n"
     with (copy / "plugins/module_utils/core/text.py").open("a") as file:
-        file.write(upside_down)
+        file.write(forbidden_import)
     assert lint_imports(copy) == 1

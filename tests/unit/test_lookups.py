@@ -1,4 +1,4 @@
-"""The lookups and the templates of reports, as Ansible itself calls them. What they return is tested beside this, by function."""
+"""The lookups and the templates of reports, called by Ansible. The tests of their functions are in other files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WORDS = ["amber", "birch", "cedar", "daisy", "elder", "fern"]
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what tests/unit/lookups/evaluate.yml has written: one run for all tests."""
+    """The folder of the files that tests/unit/lookups/evaluate.yml has written, in one run for all tests."""
     folder = tmp_path_factory.mktemp("lookups")
     (folder / "known_hosts").write_text("pi-01 ssh-ed25519 AAAA\n")
     with tarfile.open(folder / "images.tar", "w") as tar:
@@ -45,29 +45,29 @@ def results(evaluated: Path) -> dict[str, Any]:
     return found
 
 
-def test_a_certificate_that_is_not_there_is_not_valid(results: dict[str, Any]) -> None:
+def test_missing_certificate_is_not_valid(results: dict[str, Any]) -> None:
     assert results["certificate"] is False
 
 
 def test_login_problems_name_key_and_nodes(results: dict[str, Any]) -> None:
     key, host = results["login"]
-    assert "cards.yml makes it" in key and "--limit pi-02" in host
+    assert "cards.yml generates it" in key and "--limit pi-02" in host
 
 
-def test_secrets_are_one_set_of_weak_or_of_good_passwords(results: dict[str, Any]) -> None:
+def test_secrets_are_weak_or_strong_passwords(results: dict[str, Any]) -> None:
     assert results["weak"]["ssh"]["password"] in WORDS
     assert len(results["good"]["ssh"]["password"]) == 20 and "unsalted.txt" not in results["good"]["desk"]["files"]
 
 
-def test_an_empty_folder_has_no_snaps(results: dict[str, Any]) -> None:
+def test_empty_folder_has_no_snaps(results: dict[str, Any]) -> None:
     assert results["snaps"]["files"] == [] and len(results["snaps"]["problems"]) == 2
 
 
-def test_images_have_their_full_names(results: dict[str, Any]) -> None:
+def test_images_have_full_names(results: dict[str, Any]) -> None:
     assert results["images"] == ["docker.io/library/a:1"]
 
 
-def test_reports_escape_what_they_show(evaluated: Path) -> None:
+def test_reports_escape_their_content(evaluated: Path) -> None:
     page, picture = ((evaluated / name).read_text() for name in ("report.html", "discover.svg"))
     assert page.count("<tr>") == len(tried()) + 1 and "as &lt;seen&gt;" in page and "<svg xmlns=" in page
     assert "&lt;b&gt;" in picture and "<b>" not in picture

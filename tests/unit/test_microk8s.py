@@ -1,4 +1,4 @@
-"""MicroK8s: what is decided before and while nodes join. The real snapd and a real join are in the scenario molecule/microk8s."""
+"""MicroK8s: modules, filters and lookups. The real snapd and a real join are tested by the scenario molecule/microk8s."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from typing import Any
 import pytest
 from ansible_collections.bramble.cluster.plugins.filter.microk8s import microk8s_problems, step_problem
 from ansible_collections.bramble.cluster.plugins.filter.microk8s_addons import addon_problems
-from ansible_collections.bramble.cluster.plugins.filter.microk8s_checklist import checklist, lines
-from ansible_collections.bramble.cluster.plugins.filter.microk8s_checklist import expected as expected_nodes
+from ansible_collections.bramble.cluster.plugins.filter.microk8s_checklist import (
+    evaluate_checklist,
+    expected_nodes,
+    format_checklist,
+)
 from ansible_collections.bramble.cluster.plugins.filter.microk8s_members import leader, membership
 from ansible_collections.bramble.cluster.plugins.lookup.microk8s_image_names import image_names
 from ansible_collections.bramble.cluster.plugins.lookup.microk8s_snap_files import snap_files
-from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import microk8s as utils
-from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import snapd
+from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import microk8s, snapd
 from ansible_collections.bramble.cluster.plugins.modules import microk8s_facts, microk8s_leftovers
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,7 +31,7 @@ from tests.support.microk8s_snap import build
 
 from .conftest import Run
 
-WORKER_SAYS = "This MicroK8s deployment is acting as a node in a cluster.\nPlease use the master node.\n"
+WORKER_OUTPUT = "This MicroK8s deployment is acting as a node in a cluster.\nPlease use the master node.\n"
 HOST = {
     "architecture": "aarch64",
     "distribution": "ubuntu",
@@ -60,7 +62,7 @@ WANTED = {
 
 
 def item(name: str, uid: str = "u", ready: str = "True", worker: bool = False) -> dict:
-    """A node, as `kubectl get nodes -o json` has it."""
+    """Return a node as `kubectl get nodes -o json` prints it."""
     kind = "worker" if worker else "controlplane"
     return {
         "metadata": {"name": name, "uid": uid, "labels": {f"node.kubernetes.io/microk8s-{kind}": f"microk8s-{kind}"}},
@@ -77,11 +79,11 @@ def listed(*items: dict) -> str:
     return json.dumps({"kind": "List", "items": list(items)})
 
 
-# Who is in the cluster
+# Membership
 
 
-def test_nodes_are_told_apart_by_their_exact_names() -> None:
-    nodes = utils.nodes(listed(item("pi-10"), item("pi-100")))
+def test_exact_names_identify_nodes() -> None:
+    nodes = microk8s.parse_nodes(listed(item("pi-10"), item("pi-100")))
     assert membership("pi-1", {"role": "worker"}, nodes) == "missing"
     assert membership("pi-10", {"role": "worker"}, nodes) == "member"
 
@@ -91,16 +93,16 @@ def test_nodes_are_told_apart_by_their_exact_names() -> None:
     [
         ({"role": "worker", "nodes": {}}, "member"),
         ({"role": "control-plane", "nodes": {"pi-1": {"uid": "cluster's"}}}, "member"),
-        # A new card, with MicroK8s alone on it; one without.
+        # A new card with MicroK8s, and one without.
         ({"role": "control-plane", "nodes": {"pi-1": {"uid": "its own"}}}, "stale"),
         ({"role": "", "nodes": {}}, "stale"),
     ],
 )
-def test_a_name_in_the_cluster_may_be_of_another_life(own: dict, expected: str) -> None:
+def test_membership_of_a_node_whose_name_the_cluster_has(own: dict, expected: str) -> None:
     assert membership("pi-1", own, {"pi-1": {"uid": "cluster's"}}) == expected
 
 
-def test_the_largest_cluster_speaks_and_the_first_node_of_a_new_one() -> None:
+def test_leader_is_the_first_node_of_the_largest_cluster() -> None:
     alone = {"role": "control-plane", "nodes": {"pi-1": {}}}
     both = {"role": "control-plane", "nodes": {"pi-2": {}, "pi-3": {}}}
     assert leader({"pi-1": alone, "pi-2": {**alone}, "pi-3": {"unreachable": True}}) == "pi-1"
@@ -109,7 +111,7 @@ def test_the_largest_cluster_speaks_and_the_first_node_of_a_new_one() -> None:
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, folder: Path, **answers: tuple[int, str]) -> Path:
-    """A `microk8s` that says what was recorded, by its first word, and notes what it was asked."""
+    """Install a `microk8s` that prints a given answer for each subcommand; return the log of its calls."""
     script, log = folder / "microk8s", folder / "log"
     cases = ""
     for word, (code, text) in answers.items():
@@ -123,18 +125,18 @@ def answering(monkeypatch: pytest.MonkeyPatch, folder: Path, **answers: tuple[in
 
 
 @pytest.mark.parametrize("code", [0, 1])
-def test_a_worker_answers_in_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run_module: Run, code: int) -> None:
-    """Not in YAML or JSON, and not with the same code in all releases."""
-    answering(monkeypatch, tmp_path, kubectl=(code, WORKER_SAYS))
-    monkeypatch.setattr(snapd, "installed", lambda: {"microk8s": {}})
+def test_worker_is_recognised(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run_module: Run, code: int) -> None:
+    """It prints neither YAML nor JSON, and its exit code differs between releases."""
+    answering(monkeypatch, tmp_path, kubectl=(code, WORKER_OUTPUT))
+    monkeypatch.setattr(snapd, "installed_snaps", lambda: {"microk8s": {}})
     done = run_module("microk8s_facts", {})
     assert (done["role"], done["nodes"], done["problem"]) == ("worker", {}, "")
-    assert "This is a worker" in run_module("microk8s_node", {"name": "pi-1", "state": "drained"})["msg"]
+    assert "This node is a worker" in run_module("microk8s_node", {"name": "pi-1", "state": "drained"})["msg"]
 
 
-def test_what_is_no_list_of_nodes_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run_module: Run) -> None:
+def test_unexpected_output_of_kubectl_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run_module: Run) -> None:
     answering(monkeypatch, tmp_path, kubectl=(0, "microk8s is not running, try microk8s start\n"))
-    monkeypatch.setattr(snapd, "installed", lambda: {"microk8s": {}})
+    monkeypatch.setattr(snapd, "installed_snaps", lambda: {"microk8s": {}})
     assert "try microk8s start" in run_module("microk8s_facts", {})["problem"]
 
 
@@ -146,7 +148,7 @@ def test_what_is_no_list_of_nodes_is_said(monkeypatch: pytest.MonkeyPatch, tmp_p
         ("absent", True, "remove-node pi-1 --force"),
     ],
 )
-def test_a_node_is_changed_once(
+def test_node_is_changed_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run_module: Run, state: str, changed: bool, command: str
 ) -> None:
     log = answering(monkeypatch, tmp_path, kubectl=(0, listed(item("pi-10"), item("pi-1"))))
@@ -159,7 +161,7 @@ def test_a_node_is_changed_once(
     assert log.read_text().splitlines()[1:] == ([command] if command else [])
 
 
-def test_a_node_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run_module: Run) -> None:
+def test_missing_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run_module: Run) -> None:
     answering(monkeypatch, tmp_path, kubectl=(0, listed(item("pi-10"), item("pi-2", ready="Unknown"))))
     assert not run_module("microk8s_node", {"name": "pi-1", "state": "absent"})["changed"]
     assert "no node pi-1" in run_module("microk8s_node", {"name": "pi-1", "state": "drained"})["msg"]
@@ -173,7 +175,7 @@ def test_a_node_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 # Tokens
 
 
-def test_a_token_is_minted_for_the_address_of_the_cluster(
+def test_token_is_created_for_the_address_of_the_cluster(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run_module: Run
 ) -> None:
     urls = ["172.17.0.1:25000/t/c", "10.0.0.11:25000/t/c", "10.0.0.1:25000/t/c"]
@@ -181,23 +183,23 @@ def test_a_token_is_minted_for_the_address_of_the_cluster(
     assert "url" not in run_module("microk8s_token", {"address": "10.0.0.1"}, check=True) and not log.read_text()
     assert run_module("microk8s_token", {"address": "10.0.0.1", "ttl": 60})["url"] == "10.0.0.1:25000/t/c"
     assert log.read_text() == "add-node --token-ttl 60 --format json\n"
-    said = run_module("microk8s_token", {"address": "10.9.9.9"})["msg"]
-    assert "10.0.0.11" in said and "/t/" not in said
+    message = run_module("microk8s_token", {"address": "10.9.9.9"})["msg"]
+    assert "10.0.0.11" in message and "/t/" not in message
     answering(monkeypatch, tmp_path, add_node=(0, "From the node you wish to join, run: microk8s join 10.0.0.1:25000/secret\n"))
     assert "secret" not in run_module("microk8s_token", {"address": "10.0.0.1"})["msg"]
 
 
-def test_a_token_is_taken_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run_module: Run) -> None:
+def test_token_is_revoked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run_module: Run) -> None:
     file = tmp_path / "cluster-tokens.txt"
     file.write_text("aaaa|1799999999\naaaab\nbbbb|1799999999\n")
     file.chmod(0o600)
-    monkeypatch.setattr("ansible_collections.bramble.cluster.plugins.module_utils.kubernetes.microk8s.TOKENS", file)
+    monkeypatch.setattr("ansible_collections.bramble.cluster.plugins.module_utils.kubernetes.microk8s.TOKENS_FILE", file)
     assert run_module("microk8s_token", {"url": "10.0.0.1:25000/aaaa/c"})["changed"]
     assert file.read_text() == "aaaab\nbbbb|1799999999\n" and file.stat().st_mode & 0o777 == 0o600
     assert not run_module("microk8s_token", {"url": "10.0.0.1:25000/aaaa/c"})["changed"]
 
 
-def test_the_token_is_not_in_what_is_said_of_a_failed_join(
+def test_message_of_a_failed_join_does_not_have_the_token(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run_module: Run
 ) -> None:
     url = "10.0.0.1:25000/0123456789abcdef/fedcba"
@@ -216,12 +218,12 @@ def test_the_token_is_not_in_what_is_said_of_a_failed_join(
         ("v1.35.3", "1.35/stable", ""),
         ("v1.35.3", "1.36/stable", ""),
         ("v1.9.0", "1.10/stable", ""),
-        ("v1.33.3", "1.36/stable", "First go to 1.34, for example -e microk8s_channel=1.34/stable"),
-        ("v1.36.0", "1.35/stable", "does not go back"),
-        ("v1.36.0", "latest/stable", "'latest/stable' names no release"),
+        ("v1.33.3", "1.36/stable", "First upgrade to 1.34, for example -e microk8s_channel=1.34/stable"),
+        ("v1.36.0", "1.35/stable", "cannot be downgraded"),
+        ("v1.36.0", "latest/stable", "'latest/stable' does not name a release"),
     ],
 )
-def test_releases_are_not_skipped(current: str, target: str, words: str) -> None:
+def test_no_release_is_skipped(current: str, target: str, words: str) -> None:
     problem = step_problem(target, current)
     assert words in problem and bool(problem) == bool(words)
 
@@ -238,16 +240,16 @@ def test_releases_are_not_skipped(current: str, target: str, words: str) -> None
         ("gpu", "1.36/stable", "amd64", ""),
         ("storage", "1.36/stable", "arm64", "Instead: hostpath-storage"),
         ("metric-server", "1.36/stable", "arm64", "Did you mean metrics-server?"),
-        ("zzz", "1.36/stable", "arm64", "These exist: cert-manager,"),
+        ("zzz", "1.36/stable", "arm64", "The add-ons are: cert-manager,"),
         ("dns", "latest", "arm64", "Write it as 1.36/stable"),
     ],
 )
-def test_addons_that_there_are_not(addon: str, channel: str, architecture: str, words: str) -> None:
+def test_unavailable_addons_are_named(addon: str, channel: str, architecture: str, words: str) -> None:
     problems = addon_problems([addon], channel, architecture)
     assert bool(problems) == bool(words) and words in "".join(problems)
 
 
-def test_an_addon_is_enabled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run_module: Run) -> None:
+def test_addon_is_enabled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run_module: Run) -> None:
     status = "microk8s:\n  running: True\naddons:\n" + "".join(
         f"  - name: {name}\n    description: d\n    version: '1'\n    repository: core\n    status: {state}\n"
         for name, state in (("dns", "enabled"), ("metallb", "disabled"))
@@ -259,7 +261,7 @@ def test_an_addon_is_enabled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert run_module("microk8s_addon", {"name": "metallb:10.0.0.2-10.0.0.9"})["changed"]
     assert log.read_text().splitlines()[-1] == "enable metallb:10.0.0.2-10.0.0.9"
     assert run_module("microk8s_addon", {"name": "dns", "state": "disabled"})["changed"]
-    assert "It has: dns, metallb" in run_module("microk8s_addon", {"name": "dashboard"})["msg"]
+    assert "Its add-ons are: dns, metallb" in run_module("microk8s_addon", {"name": "dashboard"})["msg"]
 
 
 # Preflight
@@ -274,7 +276,7 @@ def test_an_addon_is_enabled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         ({"hostname": "Pi_1"}, {}, "'Pi_1'"),
         ({"memory": 2**30}, {}, "it has 1024 MiB of memory, and needs 1800"),
         ({"disk": 2**30}, {}, "1024 MiB left"),
-        # Cured by the playbook itself, with a reboot; not when that has been tried.
+        # The playbook itself enables the cgroup with a reboot, so this is a problem only after it has tried.
         ({"controllers": ["cpu"]}, {}, ""),
         ({"controllers": ["cpu"], "cmdline": ["cgroup_enable=memory"]}, {}, "no memory cgroup"),
         ({"controllers": ["cpu"], "cmdline": ["cgroup_enable=memory"]}, {"memory_cgroup": False}, ""),
@@ -287,14 +289,14 @@ def test_an_addon_is_enabled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         ({"store": None}, {"source": "file"}, ""),
     ],
 )
-def test_each_need_is_named(facts: dict, wanted: dict, words: str) -> None:
+def test_each_problem_of_a_node_is_named(facts: dict, wanted: dict, words: str) -> None:
     answers = {"pi-1": {"host": {**HOST, **facts}, "snaps": {}, "problem": ""}}
     problems = microk8s_problems(answers, ["pi-1"], {**WANTED, **wanted})
     assert bool(problems) == bool(words) and words in "".join(problems)
     assert all(problem.startswith("pi-1: ") for problem in problems)
 
 
-def test_all_needs_of_all_nodes_are_named_at_once() -> None:
+def test_all_problems_of_all_nodes_are_named() -> None:
     small = {**HOST, "hostname": "pi-2", "memory": 2**30, "vxlan": False, "snapd": ""}
     old = {"microk8s": {"version": "v1.34.1"}}
     answers: dict[str, dict[str, Any]] = {
@@ -305,11 +307,11 @@ def test_all_needs_of_all_nodes_are_named_at_once() -> None:
     problems = microk8s_problems(answers, ["pi-1"], WANTED)
     assert [problem.split(":")[0] for problem in problems] == ["pi-1"] * 4 + ["pi-2"] * 2 + ["pi-3"]
     assert "skips a release" in problems[2] and "no route to host" in problems[-1]
-    assert "has no node in use" in microk8s_problems({}, [], WANTED)[0]
+    assert "has no active node" in microk8s_problems({}, [], WANTED)[0]
 
 
 @pytest.mark.skipif(not shutil.which("mksquashfs"), reason="needs squashfs-tools")
-def test_a_folder_of_snaps(tmp_path: Path) -> None:
+def test_folder_of_snaps(tmp_path: Path) -> None:
     assert "one file snapd_*.snap" in snap_files(str(tmp_path), True)["problems"][0]
     build.build(tmp_path, "1.36.0")
     good = snap_files(str(tmp_path), True)
@@ -323,13 +325,13 @@ def test_a_folder_of_snaps(tmp_path: Path) -> None:
     assert "needs the snap core22" in snap_files(str(tmp_path), True)["problems"][0]
     (tmp_path / "core22_1.snap").write_text("not a snap")
     (tmp_path / "snapd_1.snap").touch()
-    said = snap_files(str(tmp_path), True)["problems"]
-    assert "there is 2: snapd_0.snap, snapd_1.snap" in said[0] and "core22_1.snap is not a snap" in said[1]
+    problems = snap_files(str(tmp_path), True)["problems"]
+    assert "there are 2: snapd_0.snap, snapd_1.snap" in problems[0] and "core22_1.snap is not a snap" in problems[1]
 
 
-def test_a_snap_without_assertion_is_refused(run_module: Run) -> None:
+def test_snap_without_assertion_is_refused(run_module: Run) -> None:
     done = run_module("snap_file", {"name": "microk8s", "src": "/x.snap", "sha256": "0"})
-    assert "nobody vouches for it" in done["msg"]
+    assert "has no assertion" in done["msg"]
 
 
 @pytest.mark.parametrize(
@@ -340,7 +342,7 @@ def test_a_snap_without_assertion_is_refused(run_module: Run) -> None:
         ({"index.json": {"manifests": [{"annotations": {"io.containerd.image.name": "docker.io/a/b:3"}}]}}, ["docker.io/a/b:3"]),
     ],
 )  # fmt: skip
-def test_the_names_of_images_are_containerds(tmp_path: Path, manifest: dict, names: list[str] | None) -> None:
+def test_image_names_are_those_of_containerd(tmp_path: Path, manifest: dict, names: list[str] | None) -> None:
     path = tmp_path / "images.tar"
     with tarfile.open(path, "w") as tar:
         for name, content in manifest.items():
@@ -359,9 +361,9 @@ def test_the_names_of_images_are_containerds(tmp_path: Path, manifest: dict, nam
 def test_images_are_imported_once(tmp_path: Path) -> None:
     """By the role's own tasks, with a `microk8s` that has one image of two."""
     tar, log = tmp_path / "images.tar", tmp_path / "log"
-    microk8s = tmp_path / "microk8s"
-    microk8s.write_text(f'#!/bin/sh\necho "$@" >>{log}\ncase $* in *list*) echo localhost/a:1; echo localhost/ab:1;; esac\n')
-    microk8s.chmod(0o755)
+    program = tmp_path / "microk8s"
+    program.write_text(f'#!/bin/sh\necho "$@" >>{log}\ncase $* in *list*) echo localhost/a:1; echo localhost/ab:1;; esac\n')
+    program.chmod(0o755)
 
     def run(*names: str) -> list[str]:
         with tarfile.open(tar, "w") as file:
@@ -370,7 +372,7 @@ def test_images_are_imported_once(tmp_path: Path) -> None:
             info.size = len(data)
             file.addfile(info, io.BytesIO(data))
         log.write_text("")
-        given = {"__microk8s_image": str(tar), "__microk8s_command": str(microk8s), "__microk8s_own": {"snaps": {"microk8s": {}}}}
+        given = {"__microk8s_image": str(tar), "__microk8s_command": str(program), "__microk8s_own": {"snaps": {"microk8s": {}}}}
         done = run_locally(ROOT / "tests/unit/microk8s/image.yml", {**given, "ansible_become": False})
         assert done.returncode == 0, done.stdout + done.stderr
         return log.read_text().splitlines()
@@ -381,7 +383,7 @@ def test_images_are_imported_once(tmp_path: Path) -> None:
     assert not Path(sent).exists()
 
 
-# The way back
+# Removal
 
 RULES = """# Generated by iptables-save
 *filter
@@ -398,7 +400,7 @@ COMMIT
 """
 
 
-def test_only_kubernetes_rules_go() -> None:
+def test_only_rules_of_kubernetes_are_removed() -> None:
     kept = microk8s_leftovers.without_kubernetes(RULES)
     assert "KUBE" not in kept and "cali" not in kept
     for line in ("*filter", ":FORWARD DROP [0:0]", ":MINE - [0:0]", "-A INPUT -p tcp -m tcp --dport 22 -j MINE", "COMMIT"):
@@ -407,23 +409,23 @@ def test_only_kubernetes_rules_go() -> None:
 
 
 @given(st.lists(st.sampled_from(RULES.splitlines(keepends=True))))
-def test_what_is_left_of_rules_was_there(rules: list[str]) -> None:
+def test_kept_rules_keep_their_order(rules: list[str]) -> None:
     kept = microk8s_leftovers.without_kubernetes("".join(rules)).splitlines(keepends=True)
     assert [line for line in rules if line in kept] == kept
 
 
 @pytest.mark.parametrize(
-    ("name", "goes"),
+    ("name", "is_removed"),
     [
         *((name, True) for name in ("cali0123456789a", "vxlan.calico", "cni0", "flannel.1")),
         *((name, False) for name in ("eth0", "calico-vpn", "vxlan0")),
     ],
 )
-def test_which_interfaces_go(name: str, goes: bool) -> None:
-    assert bool(microk8s_leftovers.LINK.fullmatch(name)) == goes
+def test_removed_interfaces(name: str, is_removed: bool) -> None:
+    assert bool(microk8s_leftovers.KUBERNETES_LINK.fullmatch(name)) == is_removed
 
 
-def test_mounts_go_from_the_inside() -> None:
+def test_innermost_mounts_are_removed_first() -> None:
     places = ("/var/lib/kubelet/pods/a", "/var/lib/kubelet/pods/a/b", "/var/lib/kubeletx")
     table = "".join(f"tmpfs {place} tmpfs rw 0 0\n" for place in places)
     assert microk8s_leftovers.kubernetes_mounts(table) == ["/var/lib/kubelet/pods/a/b", "/var/lib/kubelet/pods/a"]
@@ -454,8 +456,8 @@ CHECKED = {"source": "store", "channel": "1.36/stable", "dangerous": False, "mem
 CONTAINER = 64 * "a"
 
 
-def well() -> dict[str, dict]:
-    """What four Pis say when all is well."""
+def healthy_answers() -> dict[str, dict]:
+    """Return the results of microk8s_facts on four healthy Pis."""
     snap = {
         "revision": "7731",
         "version": "v1.36.1",
@@ -483,13 +485,13 @@ def well() -> dict[str, dict]:
     }
 
 
-def judged(answers: dict[str, dict], **wanted: object) -> dict[tuple[str, str], str]:
-    rows = checklist(answers, "pi-1", {name: name == "pi-4" for name in NAMES}, {**CHECKED, **wanted})
+def evaluate(answers: dict[str, dict], **wanted: object) -> dict[tuple[str, str], str]:
+    rows = evaluate_checklist(answers, "pi-1", {name: name == "pi-4" for name in NAMES}, {**CHECKED, **wanted})
     return {(row["check"], row["node"]): row["verdict"] for row in rows}
 
 
-def test_the_checklist_of_four_pis_that_are_well() -> None:
-    verdicts = judged(well())
+def test_checklist_of_four_healthy_pis() -> None:
+    verdicts = evaluate(healthy_answers())
     assert set(verdicts.values()) == {"OK"} and len(verdicts) == 7 * 4 + 6
 
 
@@ -510,39 +512,39 @@ def test_the_checklist_of_four_pis_that_are_well() -> None:
     ],
 )  # fmt: skip
 def test_each_check_can_fail(where: tuple[str, ...], value: object, check: tuple[str, str]) -> None:
-    answers = well()
+    answers = healthy_answers()
     entry = answers
     for key in where[:-1]:
         entry = entry[key]
     entry[where[-1]] = value  # type: ignore[assignment]
-    verdicts = judged(answers)
+    verdicts = evaluate(answers)
     assert verdicts[check] == "FAILED"
     assert {name for name, verdict in verdicts.items() if verdict == "FAILED"} == {check}
 
 
-def test_what_is_not_here_is_not_called_well() -> None:
-    answers = well()
+def test_impossible_checks_are_not_called_ok() -> None:
+    answers = healthy_answers()
     for answer in answers.values():
         answer["snaps"]["microk8s"].update(revision="x1", version="v1.36.0-standin", channel="", asserted=False)
         answer["host"]["architecture"] = "x86_64"
         answer["details"].update(apparmor=False, pods=[])
-    verdicts = judged(answers, source="file", dangerous=True, memory_cgroup=False)
+    verdicts = evaluate(answers, source="file", dangerous=True, memory_cgroup=False)
     assert {check for (check, _), verdict in verdicts.items() if verdict == "OK"} == {
         "refresh held", "all nodes ready", "no nodes but the inventory's"
     }  # fmt: skip
     assert "FAILED" not in verdicts.values()
 
 
-def test_a_node_that_does_not_answer_has_failed() -> None:
-    answers = well()
+def test_node_that_does_not_answer_fails() -> None:
+    answers = healthy_answers()
     answers["pi-3"] = {"unreachable": True, "msg": "no route"}
-    assert judged(answers)["MicroK8s answers", "pi-3"] == "FAILED"
-    rows = checklist({}, "", {"pi-1": False}, CHECKED)
+    assert evaluate(answers)["MicroK8s answers", "pi-3"] == "FAILED"
+    rows = evaluate_checklist({}, "", {"pi-1": False}, CHECKED)
     assert [row["verdict"] for row in rows] == ["FAILED", "FAILED"]
-    assert lines(rows)[0] == "FAILED    MicroK8s answers (it has no MicroK8s: run playbooks/microk8s.yml): pi-1"
+    assert format_checklist(rows)[0] == "FAILED    MicroK8s answers (it has no MicroK8s: run playbooks/microk8s.yml): pi-1"
 
 
-def test_the_checklist_expects_every_node_once() -> None:
+def test_checklist_expects_every_node_once() -> None:
     assert expected_nodes(["pi-1"], ["pi-2", "pi-3"]) == {"pi-1": False, "pi-2": True, "pi-3": True}
 
 
@@ -551,5 +553,4 @@ def test_the_checklist_expects_every_node_once() -> None:
     [("170Mi", 178257920), ("1Gi", 2**30), ("128974848", 128974848), ("129M", 129000000), ("1.5Gi", 3 * 2**29)],
 )
 def test_quantities(text: str, number: int) -> None:
-
-    assert microk8s_facts.quantity(text) == number
+    assert microk8s_facts.parse_quantity(text) == number

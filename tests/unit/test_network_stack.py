@@ -1,6 +1,6 @@
-"""Who has a port, what of which file goes, and what each stack is told: on texts as nodes have them.
+"""The network stack that manages a port, the files that change, and their new texts.
 
-After a change that is wanted: GOLDEN=write pytest tests/unit/test_network_stack.py, and look at the difference.
+To accept a change of the texts: GOLDEN=write pytest tests/unit/test_network_stack.py, and look at the difference.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from ansible_collections.bramble.cluster.plugins.module_utils.network.owner impo
 )
 from ansible_collections.bramble.cluster.plugins.module_utils.network.places import INTERFACES_FILE
 from ansible_collections.bramble.cluster.plugins.module_utils.network.port import (
-    Live,
+    PortState,
     check_gateways,
     ipv4_differences,
     ipv6_settings,
-    parse_live,
+    parse_port_state,
 )
 from ansible_collections.bramble.cluster.plugins.module_utils.network.stack import changed_files, means_same, without_port
 from hypothesis import given
@@ -48,7 +48,7 @@ PORTS: dict[str, dict[str, Any]] = {
         "nameservers": {"addresses": ["10.0.0.1", "9.9.9.9"], "search": ["lan"]},
     },
     "without-ipv6": {**BASE, "link-local": []},
-    "router-says": {**BASE, "accept-ra": True},
+    "accept-ra": {**BASE, "accept-ra": True},
 }
 NM = Owner("networkmanager", "NetworkManager")
 NETPLAN = Owner("netplan", "NetworkManager")
@@ -60,8 +60,8 @@ KEYFILE = "/etc/NetworkManager/system-connections/bramble-eth0.nmconnection"
 MAC = "dc:a6:32:00:00:01"
 
 
-def text(who: Owner, port: dict[str, Any] = BASE) -> str:
-    return port_files(port, "eth0", "0b5e0a35-0000-5000-8000-000000000000")[who.stack]
+def text(owner: Owner, port: dict[str, Any] = BASE) -> str:
+    return port_files(port, "eth0", "0b5e0a35-0000-5000-8000-000000000000")[owner.stack]
 
 
 def netplan(**ethernets: Any) -> str:
@@ -69,11 +69,11 @@ def netplan(**ethernets: Any) -> str:
 
 
 @pytest.mark.parametrize("name", PORTS)
-def test_what_each_stack_is_told(name: str) -> None:
+def test_files_of_each_stack(name: str) -> None:
     found = ""
-    for who in (NM, NETPLAN, UBUNTU, NETWORKD, IFUPDOWN):
-        for path, content in changed_files(who, "eth0", text(who, PORTS[name]), {}).items():
-            found += f"#### {who.stack} by {who.backend}: {path}\n{content}"
+    for owner in (NM, NETPLAN, UBUNTU, NETWORKD, IFUPDOWN):
+        for path, content in changed_files(owner, "eth0", text(owner, PORTS[name]), {}).items():
+            found += f"#### {owner.stack} by {owner.backend}: {path}\n{content}"
     golden = HERE / f"{name}.golden"
     if os.environ.get("GOLDEN") == "write":
         golden.write_text(found)
@@ -81,20 +81,20 @@ def test_what_each_stack_is_told(name: str) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("netplan"), reason="netplan is not installed here")
-@pytest.mark.parametrize("who", [NETPLAN, UBUNTU])
+@pytest.mark.parametrize("owner", [NETPLAN, UBUNTU])
 @pytest.mark.parametrize("name", PORTS)
-def test_netplan_takes_it(name: str, who: Owner, tmp_path: Path) -> None:
-    for path, content in changed_files(who, "eth0", text(who, PORTS[name]), {}).items():
+def test_netplan_accepts_its_files(name: str, owner: Owner, tmp_path: Path) -> None:
+    for path, content in changed_files(owner, "eth0", text(owner, PORTS[name]), {}).items():
         file = tmp_path / path[1:]
         file.parent.mkdir(parents=True)
         file.write_text(content or "")
         file.chmod(0o600)
     subprocess.run(["netplan", "generate", "--root-dir", tmp_path], check=True, capture_output=True)
-    backend = "system-connections" if who.backend == "NetworkManager" else "systemd/network"
+    backend = "system-connections" if owner.backend == "NetworkManager" else "systemd/network"
     assert any("10.0.0.5/24" in file.read_text() for file in tmp_path.glob("run/**/*eth0*") if backend in str(file))
 
 
-# Who has the port
+# The owner of the port
 
 BY_NETPLAN = "/run/NetworkManager/system-connections/netplan-eth0.nmconnection"
 
@@ -104,7 +104,7 @@ def facts(*active: str, **known: Any) -> PortFacts:
 
 
 @pytest.mark.parametrize(
-    ("known", "texts", "who"),
+    ("known", "texts", "owner"),
     [
         (facts("NetworkManager", nm_state="100 (connected)", nm_uuid="u", nm_file=KEYFILE), {CLOUD: netplan(eth0={})}, NM),
         (facts("NetworkManager", nm_state="100 (connected)", nm_uuid="u", nm_file=BY_NETPLAN), {}, NETPLAN),
@@ -116,7 +116,7 @@ def facts(*active: str, **known: Any) -> PortFacts:
             {},
             UBUNTU,
         ),
-        # Both run, and NetworkManager only looks on.
+        # Both run, and NetworkManager does not manage the port.
         (
             facts(
                 "NetworkManager",
@@ -129,25 +129,27 @@ def facts(*active: str, **known: Any) -> PortFacts:
             {},
             NETWORKD,
         ),
-        # ifupdown's port, which NetworkManager leaves alone.
+        # The port of ifupdown, which NetworkManager does not manage.
         (facts("NetworkManager", "networking", nm_state="10 (unmanaged)", ifupdown=True), {}, IFUPDOWN),
         (facts("systemd-networkd", networkd_state="unmanaged"), {}, NETWORKD),
         (facts("systemd-networkd", networkd_state="unmanaged"), {CLOUD: netplan(a={"match": {"name": "eth*"}})}, UBUNTU),
     ],
 )
-def test_who_has_the_port(known: PortFacts, texts: dict[str, str], who: Owner) -> None:
-    assert find_owner(known, texts) == who
+def test_owner_of_the_port(known: PortFacts, texts: dict[str, str], owner: Owner) -> None:
+    assert find_owner(known, texts) == owner
 
 
 @pytest.mark.parametrize("known", [facts(), facts("NetworkManager", nm_state="10 (unmanaged)"), facts("networking")])
-def test_a_stack_that_is_not_known_is_named(known: PortFacts) -> None:
-    with pytest.raises(BrambleError, match=r"Nothing that Bramble knows has eth0 \(running: .*Nothing was changed"):
+def test_unsupported_stack_is_named(known: PortFacts) -> None:
+    with pytest.raises(
+        BrambleError, match=r"No network stack that Bramble supports manages eth0 \(running: .*Nothing was changed"
+    ):
         find_owner(known, {})
 
 
-def test_what_the_tools_say() -> None:
-    said = "GENERAL.STATE:100 (connected)\nGENERAL.CON-UUID:626dd384\nnoise\n"
-    assert parse_nmcli(said) == {"GENERAL.STATE": "100 (connected)", "GENERAL.CON-UUID": "626dd384"}
+def test_output_of_nmcli_and_networkctl() -> None:
+    output = "GENERAL.STATE:100 (connected)\nGENERAL.CON-UUID:626dd384\nnoise\n"
+    assert parse_nmcli(output) == {"GENERAL.STATE": "100 (connected)", "GENERAL.CON-UUID": "626dd384"}
     assert parse_nmcli("u:/run/a\\:b\\\\c\n") == {"u": "/run/a:b\\c"}
     assert parse_networkctl('{"AdministrativeState": "configured", "NetworkFile": "/x"}') == ("configured", "/x")
     assert parse_networkctl('{"AdministrativeState": "unmanaged", "NetworkFile": null}') == ("unmanaged", "")
@@ -155,23 +157,23 @@ def test_what_the_tools_say() -> None:
         assert parse_networkctl(nonsense) == ("", "")
 
 
-# The port is ours alone
+# Only one stack manages the port
 
 
-def test_what_cloud_init_wrote_is_taken_over_and_says_the_same() -> None:
+def test_file_of_cloud_init_is_replaced_without_a_change_of_the_network() -> None:
     port = {"optional": True, "addresses": ["10.0.0.5/24"], "dhcp4": False, "dhcp6": False, "accept-ra": False}
     for renderer in ({}, {"renderer": "networkd"}):
         texts = {CLOUD: yaml.safe_dump({"network": {"version": 2, **renderer, "ethernets": {"eth0": port}}})}
         changes = changed_files(NETPLAN, "eth0", text(NETPLAN), texts, MAC)
         assert list(changes) == [CLOUD] and means_same("netplan", texts, changes)
-        ours = yaml.safe_load(changes[CLOUD] or "")["network"]["ethernets"]["eth0"]
-        assert ours["networkmanager"] == {"passthrough": {"ipv6.method": "link-local"}}
+        new_port = yaml.safe_load(changes[CLOUD] or "")["network"]["ethernets"]["eth0"]
+        assert new_port["networkmanager"] == {"passthrough": {"ipv6.method": "link-local"}}
         after: dict[str, str] = {**texts, **changes}  # type: ignore[dict-item]
         assert changed_files(NETPLAN, "eth0", text(NETPLAN), after, MAC) == {}
         assert not means_same("netplan", texts, changed_files(NETPLAN, "eth0", text(NETPLAN, PORTS["gateway"]), texts, MAC))
 
 
-def test_other_files_of_netplan_lose_the_port_and_keep_the_rest() -> None:
+def test_port_is_removed_from_other_files_of_netplan() -> None:
     wifi = {"network": {"version": 2, "wifis": {"wlan0": {"dhcp4": True}}, "ethernets": {"eth0": {"dhcp4": True}}}}
     texts = {
         "/etc/netplan/00-all.yaml": "network: {version: 2, renderer: NetworkManager}\n",
@@ -194,12 +196,12 @@ def test_other_files_of_netplan_lose_the_port_and_keep_the_rest() -> None:
 
 
 @pytest.mark.parametrize("nonsense", ["network: [", "network: 3\n", "- 1\n"])
-def test_a_file_that_is_none_of_netplan_is_named(nonsense: str) -> None:
+def test_invalid_file_of_netplan_is_named(nonsense: str) -> None:
     with pytest.raises(BrambleError, match=r"/etc/netplan/x\.yaml .*Nothing was changed"):
         changed_files(NM, "eth0", text(NM), {"/etc/netplan/x.yaml": nonsense})
 
 
-def test_every_other_owner_lets_go() -> None:
+def test_port_is_removed_from_the_files_of_other_stacks() -> None:
     texts = {
         CLOUD: netplan(eth0={"dhcp4": True}),
         "/etc/NetworkManager/system-connections/cloud-init-eth0.nmconnection": "[connection]\nid=x\ninterface-name = eth0\n",
@@ -208,14 +210,14 @@ def test_every_other_owner_lets_go() -> None:
         "/etc/systemd/network/20-wired.network": "[Match]\nName=e*\n",
         "/etc/network/interfaces.d/50-cloud-init": "auto eth0\niface eth0 inet dhcp\n",
     }
-    for who, own in ((NM, KEYFILE), (NETWORKD, "/etc/systemd/network/05-bramble-eth0.network")):
-        changes = changed_files(who, "eth0", text(who), texts)
-        assert changes.pop(own) == text(who)
+    for owner, own in ((NM, KEYFILE), (NETWORKD, "/etc/systemd/network/05-bramble-eth0.network")):
+        changes = changed_files(owner, "eth0", text(owner), texts)
+        assert changes.pop(own) == text(owner)
         assert not any(changes.values()) and set(texts) - set(changes) == {
             "/etc/NetworkManager/system-connections/any",
             "/etc/systemd/network/20-wired.network",
         }
-        assert not means_same(who.stack, texts, changes)
+        assert not means_same(owner.stack, texts, changes)
 
 
 INTERFACES = """\
@@ -240,7 +242,7 @@ iface eth01 inet manual
 """
 
 
-def test_ifupdown_keeps_what_is_of_others() -> None:
+def test_ifupdown_keeps_other_ports() -> None:
     changes = changed_files(IFUPDOWN, "eth0", text(IFUPDOWN), {INTERFACES_FILE: INTERFACES})
     assert changes[INTERFACES_FILE] == (
         "# interfaces(5) file\nsource-directory /etc/network/interfaces.d\n\nauto lo eth1\niface lo inet loopback\n\n"
@@ -250,7 +252,7 @@ def test_ifupdown_keeps_what_is_of_others() -> None:
 
 
 @pytest.mark.parametrize("main", ["", "auto lo\niface lo inet loopback\n", "source /etc/network/other/*\n"])
-def test_ifupdown_reads_our_file(main: str) -> None:
+def test_ifupdown_reads_the_new_file(main: str) -> None:
     changes = changed_files(IFUPDOWN, "eth0", text(IFUPDOWN), {INTERFACES_FILE: main})
     after = changes[INTERFACES_FILE] or ""
     assert after.startswith(main.rstrip()) and after.endswith(f"{SOURCE_LINE}\n")
@@ -265,7 +267,7 @@ LINES = st.lists(st.lists(WORDS, max_size=5).map(" ".join), max_size=12).map("\n
 
 
 @given(LINES)
-def test_taking_a_port_out_of_interfaces_happens_once_and_leaves_the_others(before: str) -> None:
+def test_removing_a_port_from_interfaces_is_idempotent_and_keeps_others(before: str) -> None:
     after = without_port(INTERFACES_FILE, before, "eth0")
     assert after is not None and without_port(INTERFACES_FILE, after, "eth0") == after
     stanzas = [line.split() for line in after.replace("\\\n", " ").splitlines()]
@@ -287,7 +289,7 @@ YAML = st.recursive(
 
 
 @given(YAML)
-def test_whatever_is_in_netplan_s_folder_is_understood_or_named(data: Any) -> None:
+def test_any_file_of_netplan_is_read_or_named(data: Any) -> None:
     path = "/etc/netplan/x.yaml"
     try:
         changes = changed_files(NM, "eth0", text(NM), {path: yaml.safe_dump(data)}, MAC)
@@ -297,7 +299,7 @@ def test_whatever_is_in_netplan_s_folder_is_understood_or_named(data: Any) -> No
         assert path not in changes or without_port(path, changes[path] or "", "eth0", MAC) in (changes[path], None)
 
 
-# What is on the wire
+# The state of the port
 
 IP_ADDRESS = json.loads(
     """[{"ifname": "eth0", "addr_info": [
@@ -309,40 +311,40 @@ IP_ADDRESS = json.loads(
 )
 
 
-def test_what_the_kernel_has() -> None:
+def test_state_of_a_port() -> None:
     route = [{"dst": "default", "gateway": "10.0.0.1", "dev": "eth0"}, {"dst": "default", "gateway": "10.9.0.1", "dev": "wlan0"}]
-    found = parse_live(IP_ADDRESS, route, "eth0")
-    assert found == Live(("10.0.0.5/24", "10.0.0.9/32"), ("10.0.0.1",), ("2001:db8::5/64",))
-    assert parse_live([], [], "eth0") == Live((), (), ())
+    found = parse_port_state(IP_ADDRESS, route, "eth0")
+    assert found == PortState(("10.0.0.5/24", "10.0.0.9/32"), ("10.0.0.1",), ("2001:db8::5/64",))
+    assert parse_port_state([], [], "eth0") == PortState((), (), ())
 
 
 @pytest.mark.parametrize(
-    ("port", "now", "words"),
+    ("port", "state", "words"),
     [
-        (BASE, Live(("10.0.0.5/24", "10.0.0.9/32"), (), ()), []),
-        (BASE, Live(("10.0.0.5/16",), (), ()), ["10.0.0.5/16 instead of 10.0.0.5/24"]),
-        (BASE, Live(("10.0.0.5/24", "10.0.1.5/24"), (), ()), ["10.0.0.5/24 and 10.0.1.5/24 instead of 10.0.0.5/24"]),
-        (BASE, Live((), ("10.0.0.1",), ()), ["no IPv4 address instead of", "10.0.0.1 instead of none"]),
-        (PORTS["gateway"], Live(("10.0.0.5/24",), ("10.0.0.1",), ()), []),
-        (PORTS["gateway"], Live(("10.0.0.5/24",), (), ()), ["none instead of 10.0.0.1"]),
+        (BASE, PortState(("10.0.0.5/24", "10.0.0.9/32"), (), ()), []),
+        (BASE, PortState(("10.0.0.5/16",), (), ()), ["10.0.0.5/16 instead of 10.0.0.5/24"]),
+        (BASE, PortState(("10.0.0.5/24", "10.0.1.5/24"), (), ()), ["10.0.0.5/24 and 10.0.1.5/24 instead of 10.0.0.5/24"]),
+        (BASE, PortState((), ("10.0.0.1",), ()), ["no IPv4 address instead of", "10.0.0.1 instead of none"]),
+        (PORTS["gateway"], PortState(("10.0.0.5/24",), ("10.0.0.1",), ()), []),
+        (PORTS["gateway"], PortState(("10.0.0.5/24",), (), ()), ["none instead of 10.0.0.1"]),
     ],
 )
-def test_what_is_not_as_it_should_be(port: dict[str, Any], now: Live, words: list[str]) -> None:
-    found = ipv4_differences(port, now)
+def test_differences_of_ipv4(port: dict[str, Any], state: PortState, words: list[str]) -> None:
+    found = ipv4_differences(port, state)
     assert len(found) == len(words) and all(word in line for word, line in zip(words, found, strict=True))
 
 
-def test_a_gateway_out_of_reach_is_refused() -> None:
+def test_gateway_outside_the_networks_is_refused() -> None:
     check_gateways(BASE)
     check_gateways(PORTS["gateway"])
     with pytest.raises(BrambleError, match=r"10\.0\.1\.1 is in none .*10\.0\.0\.0/24.* cluster_gateway"):
         check_gateways({**BASE, "routes": [{"to": "default", "via": "10.0.1.1"}]})
 
 
-def test_the_policy_of_ipv6() -> None:
+def test_kernel_parameters_of_ipv6() -> None:
     assert ipv6_settings(BASE) == {"disable_ipv6": "0", "accept_ra": "0", "autoconf": "0"}
     assert ipv6_settings(PORTS["without-ipv6"])["disable_ipv6"] == "1"
-    assert ipv6_settings(PORTS["router-says"]) == {"disable_ipv6": "0", "accept_ra": "1", "autoconf": "1"}
+    assert ipv6_settings(PORTS["accept-ra"]) == {"disable_ipv6": "0", "accept_ra": "1", "autoconf": "1"}
 
 
 # RFC 5227
@@ -357,33 +359,36 @@ def arp(operation: int, sender: bytes, sender_address: ipaddress.IPv4Address, ta
     return head + sender + sender_address.packed + bytes(6) + target_address.packed + bytes(18)
 
 
-def test_a_probe_is_one() -> None:
+def test_arp_probe_has_the_documented_form() -> None:
     assert arp(1, OWN, ZERO, MINE).startswith(arp_probe(OWN, "10.0.0.5"))
 
 
 @pytest.mark.parametrize(
-    ("frame", "who"),
+    ("frame", "owner"),
     [
         (arp(2, OTHER, MINE, ZERO), "dc:a6:32:00:00:02"),  # answers
-        (arp(1, OTHER, MINE, ANOTHER), "dc:a6:32:00:00:02"),  # asks for another, with it
-        (arp(1, OTHER, ZERO, MINE), "dc:a6:32:00:00:02"),  # probes for it, too
-        (arp(1, OTHER, ANOTHER, MINE), ""),  # somebody looks for who has it
+        (arp(1, OTHER, MINE, ANOTHER), "dc:a6:32:00:00:02"),  # asks for another address, with this one as its own
+        (arp(1, OTHER, ZERO, MINE), "dc:a6:32:00:00:02"),  # probes for the same address
+        (arp(1, OTHER, ANOTHER, MINE), ""),  # asks which host has the address
         (arp(2, OTHER, ANOTHER, ZERO), ""),
         (arp(2, OWN, MINE, ZERO), ""),  # our own
         (arp(3, OTHER, MINE, ZERO), ""),
         (arp(2, OTHER, MINE, ZERO)[:41], ""),
     ],
 )
-def test_who_has_the_address(frame: bytes, who: str) -> None:
-    assert arp_conflict(frame, OWN, "10.0.0.5") == who
+def test_arp_conflict(frame: bytes, owner: str) -> None:
+    assert arp_conflict(frame, OWN, "10.0.0.5") == owner
 
 
 @given(st.binary(max_size=64))
-def test_any_frame_is_read(frame: bytes) -> None:
+def test_any_frame_is_parsed(frame: bytes) -> None:
     assert arp_conflict(frame, OWN, "10.0.0.5") in ("", frame[22:28].hex(":"))
 
 
-def test_how_a_change_ended_that_was_not_confirmed() -> None:
-    assert rollback_outcome("10.0.0.1/24", {"why": "reboot"}, {}) == "It was undone (reboot): the node has 10.0.0.1/24 again."
-    assert "Restart it" in rollback_outcome("10.0.0.1/24", {"skipped": True}, {"msg": "timed out"})
-    assert rollback_outcome("10.0.0.1/24", {}, {}).endswith("but: no answer")
+def test_outcome_of_a_change_that_was_not_confirmed() -> None:
+    assert (
+        rollback_outcome("10.0.0.1/24", {"why": "reboot"}, {})
+        == "The change was undone (reboot): the node has 10.0.0.1/24 again."
+    )
+    assert "Restart the node" in rollback_outcome("10.0.0.1/24", {"skipped": True}, {"msg": "timed out"})
+    assert rollback_outcome("10.0.0.1/24", {}, {}).endswith("is unknown: no answer")

@@ -1,4 +1,4 @@
-"""A table of nftables, in a network namespace of its own; systemd is not in it, so a note is taken of what it is told."""
+"""A table of nftables in a network namespace. Scripts in the place of systemd-run and systemctl record their arguments."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OTHER = RULES.replace("22", "23")
 
 @pytest.fixture
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """nft works on an empty namespace, and systemd-run and systemctl write down what they were told. Gives the folder."""
+    """Make nft work on an empty namespace, and systemd-run and systemctl record their arguments. Returns the folder."""
     if os.geteuid():
         pytest.skip("network namespaces need root")
     name = f"nt-{os.getpid()}"
@@ -26,8 +26,8 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     scripts = {
         "nft": f'exec ip netns exec {name} /usr/sbin/nft "$@"',
         "unshare": 'shift; exec /usr/bin/unshare --net env PATH=/usr/sbin:/usr/bin "$@"',
-        "systemd-run": f'echo "$@" >>{tmp_path}/told; [ ! -e {tmp_path}/broken ]',
-        "systemctl": f'echo "$@" >>{tmp_path}/told',
+        "systemd-run": f'echo "$@" >>{tmp_path}/calls; [ ! -e {tmp_path}/broken ]',
+        "systemctl": f'echo "$@" >>{tmp_path}/calls',
     }
     (tmp_path / "bin").mkdir()
     for script, text in scripts.items():
@@ -40,8 +40,8 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def table(node: Path, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs the module with its undo in the test's folder."""
-    monkeypatch.setattr(nft_table, "UNDO", f"{node}/{{name}}.undo")
+    """Runs the module with its rollback file in the test's folder."""
+    monkeypatch.setattr(nft_table, "ROLLBACK_FILE", f"{node}/{{name}}.undo")
 
     def run(check: bool = False, **options: object) -> dict:
         return run_module("nft_table", {"name": "lab", **options}, check=check, diff=True)
@@ -49,62 +49,61 @@ def table(node: Path, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
     return run
 
 
-def live(node: Path) -> str:
+def loaded_rules(node: Path) -> str:
     shown = subprocess.run([node / "bin/nft", "-s", "list", "ruleset"], capture_output=True, text=True, check=True)
     return shown.stdout
 
 
-def test_it_is_loaded_once_and_waits_until_it_is_confirmed(node: Path, table: Run) -> None:
+def test_table_is_loaded_once_and_pending_until_it_is_confirmed(node: Path, table: Run) -> None:
     dry = table(check=True, rules=RULES)
-    assert dry["changed"] and live(node) == "" and not (node / "told").exists()
+    assert dry["changed"] and loaded_rules(node) == "" and not (node / "calls").exists()
     done = table(rules=RULES, timeout=45)
-    assert done["changed"] and done["waits"] and done["diff"]["after"] == live(node) == dry["diff"]["after"]
-    told = (node / "told").read_text()
-    assert "--on-active=45" in told and f"nft --file {node}/lab.undo" in told
+    assert done["changed"] and done["pending"] and done["diff"]["after"] == loaded_rules(node) == dry["diff"]["after"]
+    calls = (node / "calls").read_text()
+    assert "--on-active=45" in calls and f"nft --file {node}/lab.undo" in calls
     waiting = table(rules=RULES)
-    assert not waiting["changed"] and waiting["waits"]
+    assert not waiting["changed"] and waiting["pending"]
     assert table(state="confirmed")["changed"]
-    assert "stop bramble-nft-lab-undo.timer" in (node / "told").read_text()
+    assert "stop bramble-nft-lab-undo.timer" in (node / "calls").read_text()
     again = table(rules=RULES)
-    assert not again["changed"] and not again["waits"]
+    assert not again["changed"] and not again["pending"]
     late = table(state="confirmed")
-    assert late["failed"] and "rolled back already" in late["msg"]
+    assert late["failed"] and "was rolled back" in late["msg"]
 
 
-def test_what_undoes_it_brings_back_what_there_was(node: Path, table: Run) -> None:
-    """Of nothing nothing, of a table the table."""
+def test_rollback_restores_the_previous_table_or_none(node: Path, table: Run) -> None:
     table(rules=RULES)
     subprocess.run([node / "bin/nft", "--file", node / "lab.undo"], check=True)
-    assert live(node) == ""
+    assert loaded_rules(node) == ""
     (node / "lab.undo").unlink()
     table(rules=RULES)
     table(state="confirmed")
-    before = live(node)
-    # Counters that have counted make no difference.
+    before = loaded_rules(node)
+    # The values of counters do not count as a difference.
     table(rules=OTHER)
-    assert live(node) == before.replace("22", "23")
+    assert loaded_rules(node) == before.replace("22", "23")
     subprocess.run([node / "bin/nft", "--file", node / "lab.undo"], check=True)
-    assert live(node) == before
+    assert loaded_rules(node) == before
 
 
-def test_another_table_and_a_rule_put_in_by_hand(node: Path, table: Run) -> None:
+def test_other_table_stays_and_manual_rule_is_removed(node: Path, table: Run) -> None:
     subprocess.run([node / "bin/nft", "add", "table", "inet", "other"], check=True)
     table(rules=RULES)
     subprocess.run([node / "bin/nft", "add rule inet lab input accept"], check=True)
     found = table(check=True, rules=RULES)
     assert found["changed"] and found["diff"]["before"].count("accept") == 2
     table(rules=RULES)
-    assert live(node).count("accept") == 1
+    assert loaded_rules(node).count("accept") == 1
     gone = table(state="absent")
-    assert gone["changed"] and live(node) == "table inet other {\n}\n"
+    assert gone["changed"] and loaded_rules(node) == "table inet other {\n}\n"
     assert not (node / "lab.undo").exists()
     assert not table(state="absent")["changed"]
 
 
-def test_what_nft_refuses_and_what_nothing_could_undo_is_not_loaded(node: Path, table: Run) -> None:
+def test_refused_table_and_table_without_rollback_are_not_loaded(node: Path, table: Run) -> None:
     wrong = table(rules="chain input { hook }")
     assert wrong["failed"] and "nft refuses the table lab. Nothing was changed" in wrong["msg"] and "syntax error" in wrong["msg"]
     (node / "broken").touch()
     wrong = table(rules=RULES)
     assert wrong["failed"] and "the rollback timer did not start" in wrong["msg"]
-    assert live(node) == "" and not (node / "lab.undo").exists()
+    assert loaded_rules(node) == "" and not (node / "lab.undo").exists()

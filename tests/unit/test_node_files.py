@@ -1,4 +1,4 @@
-"""A set of small files: checked first, then all of them."""
+"""Small files are all checked, then written or removed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def names(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-def test_what_it_makes_and_that_it_does_it_once(tmp_path: Path, run_module: Run, files: list[dict]) -> None:
+def test_files_are_written_once(tmp_path: Path, run_module: Run, files: list[dict]) -> None:
     before = names(tmp_path)
     dry = run_module("node_files", {"files": files}, check=True, diff=True)
     assert names(tmp_path) == before and (tmp_path / "here/real").read_text() == "old\n"
@@ -45,7 +45,7 @@ def test_what_it_makes_and_that_it_does_it_once(tmp_path: Path, run_module: Run,
 
 
 @pytest.mark.parametrize("check", [True, False])
-def test_a_failed_check_changes_nothing_also_where_the_file_is_as_it_should_be(
+def test_failed_check_changes_nothing_even_for_an_unchanged_file(
     tmp_path: Path, run_module: Run, files: list[dict], check: bool
 ) -> None:
     before = names(tmp_path)
@@ -53,18 +53,22 @@ def test_a_failed_check_changes_nothing_also_where_the_file_is_as_it_should_be(
     command = ["sh", "-c", 'echo "$1: bad" >&2; exit 3', "sh", "%s"]
     same = {"path": f"{tmp_path}/same", "content": "same\n", "check": command}
     done = run_module("node_files", {"files": [*files, same]}, check=check)
-    assert done["failed"] and done["rc"] == 3 and done["msg"].startswith(f"{tmp_path}/same is not good, so nothing was changed: ")
+    assert (
+        done["failed"]
+        and done["rc"] == 3
+        and done["msg"].startswith(f"The new content of {tmp_path}/same is not valid, so nothing was changed: ")
+    )
     assert names(tmp_path) == sorted([*before, "same"]) and (tmp_path / "here/real").read_text() == "old\n"
 
 
-def test_all_come_away_again(tmp_path: Path, run_module: Run, files: list[dict]) -> None:
+def test_files_are_removed(tmp_path: Path, run_module: Run, files: list[dict]) -> None:
     run_module("node_files", {"files": files})
-    away = [{**entry, "state": "absent"} for entry in files]
-    assert len(run_module("node_files", {"files": away})["files"]) == 3
+    absent = [{**entry, "state": "absent"} for entry in files]
+    assert len(run_module("node_files", {"files": absent})["files"]) == 3
     assert names(tmp_path) == ["a.d", "a.d/b.d", "here", "here/real"]
 
 
-def test_a_full_disk_shows_before_anything_is_changed(machine: Machine, run_module: Run) -> None:
+def test_full_disk_is_found_before_anything_is_changed(machine: Machine, run_module: Run) -> None:
     point = machine.mount("-t", "tmpfs", "-o", "size=64k", "none")
     small = {"path": f"{point}/small", "content": "new\n"}
     large = {"path": f"{point}/large", "content": 100_000 * "x"}
@@ -74,7 +78,7 @@ def test_a_full_disk_shows_before_anything_is_changed(machine: Machine, run_modu
     assert names(point) == ["small"] and (point / "small").read_text() == "old\n"
 
 
-def test_the_group_is_kept_or_set(tmp_path: Path, machine: Machine, run_module: Run) -> None:
+def test_group_is_kept_or_set(tmp_path: Path, machine: Machine, run_module: Run) -> None:
     path = tmp_path / "key"
     entry = {"path": str(path), "content": "1", "mode": "0640"}
     assert run_module("node_files", {"files": [{**entry, "group": "daemon"}]})["changed"]
@@ -87,10 +91,10 @@ def test_the_group_is_kept_or_set(tmp_path: Path, machine: Machine, run_module: 
 
 
 @pytest.mark.parametrize("state", ["present", "absent"])
-def test_a_link_of_somebody_else_stays(tmp_path: Path, run_module: Run, state: str) -> None:
+def test_link_of_others_stays(tmp_path: Path, run_module: Run, state: str) -> None:
     (tmp_path / "mask").symlink_to("/dev/null")
-    ours = {"path": f"{tmp_path}/mask", "link": "../dev/null", "unless_link": "/dev/null", "state": state}
-    assert not run_module("node_files", {"files": [ours]})["changed"] and (tmp_path / "mask").readlink() == Path("/dev/null")
+    own_link = {"path": f"{tmp_path}/mask", "link": "../dev/null", "unless_link": "/dev/null", "state": state}
+    assert not run_module("node_files", {"files": [own_link]})["changed"] and (tmp_path / "mask").readlink() == Path("/dev/null")
     (tmp_path / "mask").unlink()
-    assert run_module("node_files", {"files": [ours]})["changed"] == (state == "present")
-    assert run_module("node_files", {"files": [{**ours, "state": "absent"}]})["changed"] == (state == "present")
+    assert run_module("node_files", {"files": [own_link]})["changed"] == (state == "present")
+    assert run_module("node_files", {"files": [{**own_link, "state": "absent"}]})["changed"] == (state == "present")

@@ -1,4 +1,4 @@
-"""A bundle is what was asked for, whole and signed; made with the real apt, pip and ssh-keygen from a distribution of ours."""
+"""Bundles are complete and signed. The tests make them with the real apt, pip and ssh-keygen from a small distribution."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from ansible_collections.bramble.cluster.plugins.module_utils.bundle.bundle impo
     Kind,
     Manifest,
     check_signature,
-    describe,
-    make_key,
-    read,
-    sign,
+    generate_key,
+    manifest_entries,
+    read_bundle,
+    sign_manifest,
 )
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.modules import package_bundle
@@ -51,7 +51,7 @@ def identity(source: Path, kind: Kind = KIND, debs: tuple[str, ...] = ("chrony",
     return package_bundle.bundle_id(kind, source.parent / "requirements.txt", source, debs, [Path(image)])
 
 
-def test_the_id_follows_what_was_asked_for(source: Path) -> None:
+def test_id_depends_on_everything_in_the_bundle(source: Path) -> None:
     first = identity(source)
     (source / "build").mkdir()
     (source / "build/stale.py").write_text("left by setuptools")
@@ -62,24 +62,24 @@ def test_the_id_follows_what_was_asked_for(source: Path) -> None:
     assert identity(source) != first
 
 
-def test_another_image_lacks_other_packages(source: Path) -> None:
-    """Wherever it is; and where no packages are asked for, no image matters."""
+def test_id_depends_on_the_name_of_the_image(source: Path) -> None:
+    """Its folder does not count, and without Debian packages no image counts."""
     first = identity(source)
     assert identity(source, image="there/a.json") == first != identity(source, image="here/b.json")
     assert identity(source, debs=(), image="here/b.json") == identity(source, debs=())
 
 
-def test_pip_never_judges_markers_by_this_machine(tmp_path: Path) -> None:
+def test_pip_downloads_for_the_node_and_not_for_the_control_machine(tmp_path: Path) -> None:
     command = package_bundle.download_command(tmp_path / "r.txt", tmp_path, KIND)
     assert {"--no-deps", "--require-hashes", "--only-binary=:all:", "--python-version=3.13"} <= set(command)
     assert "--platform=manylinux_2_28_aarch64" in command
 
 
-def test_the_projects_own_wheel_is_pinned_too(tmp_path: Path) -> None:
+def test_own_wheel_of_the_project_is_pinned(tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text("dask==1 --hash=sha256:00\n")
     for name in ("bramble-0.1.0-py3-none-any.whl", "pip-26.3-py3-none-any.whl"):
         (tmp_path / name).write_text(name)
-    package_bundle.finish(tmp_path)
+    package_bundle.add_installer(tmp_path)
     lines = (tmp_path / "requirements.txt").read_text().splitlines()
     digest = hashlib.sha256(b"bramble-0.1.0-py3-none-any.whl").hexdigest()
     assert lines == ["dask==1 --hash=sha256:00", f"bramble==0.1.0 --hash=sha256:{digest}"]
@@ -99,13 +99,16 @@ fast==1 ; platform_machine == 'aarch64' --hash=sha256:ee
 """
 
 
-def test_each_kind_of_node_gets_the_lines_that_are_for_it() -> None:
+def test_markers_select_the_requirements_of_each_kind_of_node() -> None:
     older = Kind("bookworm", "3.11", "x86_64")
     fast = "fast==1 --hash=sha256:ee"
-    assert package_bundle.wanted(LOCK, KIND).splitlines() == ["--no-index", "numpy==2.5.5 --hash=sha256:cc", fast]
-    assert package_bundle.wanted(LOCK, older).splitlines() == ["--no-index", "numpy==2.4.6 --hash=sha256:aa --hash=sha256:bb"]
-    with pytest.raises(BrambleError, match="'nonsense here' can not be read"):
-        package_bundle.wanted("nonsense here --hash=sha256:aa", KIND)
+    assert package_bundle.requirements_for(LOCK, KIND).splitlines() == ["--no-index", "numpy==2.5.5 --hash=sha256:cc", fast]
+    assert package_bundle.requirements_for(LOCK, older).splitlines() == [
+        "--no-index",
+        "numpy==2.4.6 --hash=sha256:aa --hash=sha256:bb",
+    ]
+    with pytest.raises(BrambleError, match="'nonsense here' cannot be read"):
+        package_bundle.requirements_for("nonsense here --hash=sha256:aa", KIND)
 
 
 # The signature and the manifest
@@ -118,66 +121,66 @@ def bundle(tmp_path: Path) -> tuple[Path, str]:
     for name in ("debs/Packages", "debs/chrony_4.6~1+b2_arm64.deb", "wheels/dask-1-py3-none-any.whl"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
-    make_key(key)
-    manifest = Manifest(folder.name, KIND, ("chrony",), describe(folder)).dump()
+    generate_key(key)
+    manifest = Manifest(folder.name, KIND, ("chrony",), manifest_entries(folder)).to_json()
     (folder / MANIFEST).write_bytes(manifest)
-    (folder / SIGNATURE).write_bytes(sign(manifest, key))
+    (folder / SIGNATURE).write_bytes(sign_manifest(manifest, key))
     return folder, key.with_name("key.pub").read_text()
 
 
-def test_a_bundle_is_what_was_signed(bundle: tuple[Path, str]) -> None:
+def test_complete_and_signed_bundle_is_read(bundle: tuple[Path, str]) -> None:
     folder, key = bundle
-    manifest, digest = read(folder, [key])
+    manifest, digest = read_bundle(folder, [key])
     assert manifest.kind == KIND and manifest.debs == ("chrony",) and len(manifest.files) == 3
     assert digest == hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
-    assert manifest.bytes == sum(path.stat().st_size for path in folder.glob("*/*"))
+    assert manifest.total_bytes == sum(path.stat().st_size for path in folder.glob("*/*"))
 
 
-def test_everything_that_is_wrong_is_named(bundle: tuple[Path, str]) -> None:
+def test_all_missing_and_altered_files_are_named(bundle: tuple[Path, str]) -> None:
     folder, key = bundle
     (folder / "debs/Packages").unlink()
     (folder / "wheels/dask-1-py3-none-any.whl").write_text("WHEELS/dask-1-py3-none-any.whl")  # as long as before
     with pytest.raises(BrambleError) as refused:
-        read(folder, [key])
+        read_bundle(folder, [key])
     assert "debs/Packages is missing" in str(refused.value) and "wheels/dask-1-py3-none-any.whl is altered" in str(refused.value)
     assert "chrony" not in str(refused.value)
 
 
-def test_only_a_trusted_signature_over_these_bytes_will_do(bundle: tuple[Path, str], tmp_path: Path) -> None:
+def test_only_a_trusted_signature_over_the_same_bytes_is_accepted(bundle: tuple[Path, str], tmp_path: Path) -> None:
     folder, key = bundle
-    make_key(tmp_path / "other")
+    generate_key(tmp_path / "other")
     other = (tmp_path / "other.pub").read_text()
     data, signature = (folder / MANIFEST).read_bytes(), (folder / SIGNATURE).read_bytes()
     check_signature(data, signature, [other, key])
     for given, mark, keys in (
         (data, signature, [other]),
         (data, signature, []),
-        (data, sign(data, tmp_path / "other"), [key]),
+        (data, sign_manifest(data, tmp_path / "other"), [key]),
         (data + b" ", signature, [key]),
         (data, b"", [key]),
     ):
-        with pytest.raises(BrambleError, match="not signed by"):
+        with pytest.raises(BrambleError, match="signed neither by"):
             check_signature(given, mark, keys)
     (folder / SIGNATURE).unlink()
     with pytest.raises(BrambleError, match=r"manifest.json.sig is missing"):
-        read(folder, [key])
+        read_bundle(folder, [key])
 
 
 @pytest.mark.parametrize("name", ["../evil", "/etc/passwd", "debs/../../x", "debs/a b", "other/x", "debs/.hidden"])
-def test_a_manifest_never_leads_out_of_its_folder(name: str) -> None:
+def test_manifest_cannot_name_files_outside_its_folder(name: str) -> None:
     content = {"format": 1, "id": "x", "release": "a", "python": "3", "architecture": "b", "debs": []}
     with pytest.raises(BrambleError, match="no bundle has"):
-        Manifest.load(json.dumps({**content, "files": {name: {"sha256": "", "bytes": 0}}}).encode())
+        Manifest.from_json(json.dumps({**content, "files": {name: {"sha256": "", "bytes": 0}}}).encode())
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1, "files": 3}', '{"format": 2}'])
-def test_another_json_is_no_manifest(text: str) -> None:
-    with pytest.raises(BrambleError, match=r"manifest.json is not one|format 2"):
-        Manifest.load(text.encode())
+def test_other_json_is_refused_as_a_manifest(text: str) -> None:
+    with pytest.raises(BrambleError, match=r"manifest.json is not the manifest|format 2"):
+        Manifest.from_json(text.encode())
 
 
-def test_what_is_packed_ends_with_the_manifest(bundle: tuple[Path, str], tmp_path: Path, run_module: Run) -> None:
-    """So an unpacking that broke off leaves no manifest; and a bundle that is not whole is not packed."""
+def test_packed_bundle_ends_with_the_manifest(bundle: tuple[Path, str], tmp_path: Path, run_module: Run) -> None:
+    """So an interrupted unpacking leaves no manifest. A damaged bundle is not packed."""
     folder, key = bundle
     arguments = {"src": str(folder), "dest": str(tmp_path / "b.tar"), "keys": [key]}
     assert run_module("bundle_pack", arguments)["changed"]
@@ -193,7 +196,7 @@ def test_what_is_packed_ends_with_the_manifest(bundle: tuple[Path, str], tmp_pat
 
 
 def deb(folder: Path, name: str, version: str, depends: str = "") -> None:
-    """Build a .deb."""
+    """Build a .deb file."""
     tree = folder / f"{name}.tree"
     (tree / "DEBIAN").mkdir(parents=True)
     control = f"Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: nobody <no@body>\nDescription: for a test\n"
@@ -203,14 +206,14 @@ def deb(folder: Path, name: str, version: str, depends: str = "") -> None:
 
 @pytest.fixture
 def distribution(tmp_path: Path) -> Path:
-    """An archive of three packages, signed with OpenPGP; an image that trusts it and has one of them. The image's manifest."""
+    """A signed archive of three packages, and an image that trusts it and has one of them. Returns the image's manifest."""
     archive, home = tmp_path / "archive", tmp_path / "gnupg"
     archive.mkdir()
     home.mkdir(mode=0o700)
     deb(archive, "wanted", "1:2.0", "needed (>= 1), present")
     deb(archive, "needed", "1.5")
     deb(archive, "present", "3")
-    (archive / "Packages").write_text(bundle_debs.index(archive))
+    (archive / "Packages").write_text(bundle_debs.package_index(archive))
     packages = (archive / "Packages").read_bytes()
     digest = hashlib.sha256(packages).hexdigest()
     (tmp_path / "Release").write_text(f"Date: Mon, 01 Jan 2024 00:00:00 UTC\nSHA256:\n {digest} {len(packages)} Packages\n")
@@ -243,7 +246,7 @@ def distribution(tmp_path: Path) -> Path:
 
 
 def card_image(folder: Path, tree: Path) -> Path:
-    """An image with a tree as its root file system. Its manifest."""
+    """Build an image whose root file system has the files of a folder; return its manifest."""
     size, start = 16 << 20, 4 << 20
     sector = bytearray(512)
     for number, (kind, at, length) in enumerate(((0x0C, 1 << 20, 1 << 20), (0x83, start, size - start))):
@@ -258,42 +261,42 @@ def card_image(folder: Path, tree: Path) -> Path:
     return folder / "tiny.json"
 
 
-def test_what_the_image_lacks_is_found_by_its_own_lights(distribution: Path, tmp_path: Path) -> None:
-    image = bundle_debs.Image(distribution, tmp_path / "root")
+def test_packages_that_the_image_lacks_are_downloaded_from_its_own_sources(distribution: Path, tmp_path: Path) -> None:
+    image = bundle_debs.CardImage(distribution, tmp_path / "root")
     assert image.kind == Kind("trixie", "3.13", "x86_64")
-    image.download(["wanted"], tmp_path / "lists", tmp_path / "debs")
+    image.download_packages(["wanted"], tmp_path / "lists", tmp_path / "debs")
     assert sorted(path.name for path in (tmp_path / "debs").iterdir()) == ["needed_1.5_all.deb", "wanted_1%3a2.0_all.deb"]
     assert not (tmp_path / "evil").exists()
-    index = bundle_debs.index(tmp_path / "debs")
+    index = bundle_debs.package_index(tmp_path / "debs")
     assert index.count("Package: ") == 2 and "Depends: needed (>= 1), present" in index
 
 
-def test_an_archive_that_the_image_does_not_trust_gives_nothing(distribution: Path, tmp_path: Path) -> None:
+def test_archive_that_the_image_does_not_trust_is_refused(distribution: Path, tmp_path: Path) -> None:
     release = tmp_path / "archive/InRelease"
     release.write_text(release.read_text().replace("2024", "2025"))
-    image = bundle_debs.Image(distribution, tmp_path / "root")
+    image = bundle_debs.CardImage(distribution, tmp_path / "root")
     with pytest.raises(BrambleError, match="could not be collected"):
-        image.download(["wanted"], tmp_path / "lists", tmp_path / "debs")
+        image.download_packages(["wanted"], tmp_path / "lists", tmp_path / "debs")
     assert not list(tmp_path.glob("debs/*.deb"))
 
 
-def test_an_altered_deb_of_the_archive_is_refused(distribution: Path, tmp_path: Path) -> None:
+def test_altered_deb_of_the_archive_is_refused(distribution: Path, tmp_path: Path) -> None:
     path = tmp_path / "archive/needed_1.5_all.deb"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    image = bundle_debs.Image(distribution, tmp_path / "root")
+    image = bundle_debs.CardImage(distribution, tmp_path / "root")
     with pytest.raises(BrambleError, match="needed"):
-        image.download(["wanted"], tmp_path / "lists", tmp_path / "debs")
+        image.download_packages(["wanted"], tmp_path / "lists", tmp_path / "debs")
 
 
-def test_a_package_that_nobody_has_is_named(distribution: Path, tmp_path: Path) -> None:
-    image = bundle_debs.Image(distribution, tmp_path / "root")
+def test_unknown_package_is_named(distribution: Path, tmp_path: Path) -> None:
+    image = bundle_debs.CardImage(distribution, tmp_path / "root")
     with pytest.raises(BrambleError, match="Unable to locate package missing"):
-        image.download(["missing"], tmp_path / "lists", tmp_path / "debs")
+        image.download_packages(["missing"], tmp_path / "lists", tmp_path / "debs")
 
 
-def test_without_an_image_it_is_said_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(BrambleError, match=r"run playbooks/image.yml"):
-        bundle_debs.Image(tmp_path / "none.json", tmp_path / "root")
+def test_missing_image_names_the_playbook_to_run(tmp_path: Path) -> None:
+    with pytest.raises(BrambleError, match=r"Run playbooks/image.yml"):
+        bundle_debs.CardImage(tmp_path / "none.json", tmp_path / "root")
 
 
 # All of it
@@ -301,7 +304,7 @@ def test_without_an_image_it_is_said_what_to_do(tmp_path: Path) -> None:
 
 @pytest.fixture
 def arguments(distribution: Path, tmp_path: Path) -> dict[str, Any]:
-    """What makes a bundle of two .debs, pip and the project's own package; pip's wheel is made here."""
+    """The options for a bundle of two .deb files, pip and the project's own package; the fixture makes the wheel of pip."""
     own = tmp_path / "own"
     (own / "bramble").mkdir(parents=True)
     (own / "bramble/__init__.py").write_text("")
@@ -324,13 +327,13 @@ def arguments(distribution: Path, tmp_path: Path) -> dict[str, Any]:
     }
 
 
-def test_a_bundle_is_made_once(arguments: dict[str, Any], tmp_path: Path, run_module: Run) -> None:
-    would = run_module("package_bundle", arguments, check=True)
-    assert would["changed"] and not (tmp_path / "bundles").exists()
+def test_bundle_is_made_once(arguments: dict[str, Any], tmp_path: Path, run_module: Run) -> None:
+    dry_run = run_module("package_bundle", arguments, check=True)
+    assert dry_run["changed"] and not (tmp_path / "bundles").exists()
     made = run_module("package_bundle", arguments)
     (bundle,) = made["bundles"]
-    assert made["changed"] and bundle["id"] == would["bundles"][0]["id"]
-    names = sorted(read(Path(bundle["path"]), made["keys"])[0].files)
+    assert made["changed"] and bundle["id"] == dry_run["bundles"][0]["id"]
+    names = sorted(read_bundle(Path(bundle["path"]), made["keys"])[0].files)
     assert names == [
         *("debs/Packages", "debs/needed_1.5_all.deb", "debs/wanted_1_2.0_all.deb"),
         *(
@@ -342,25 +345,25 @@ def test_a_bundle_is_made_once(arguments: dict[str, Any], tmp_path: Path, run_mo
     ]
     assert oct((tmp_path / "keys/key").stat().st_mode)[-3:] == "600"
 
-    # Another time neither image nor archive is needed.
+    # The second time neither the image nor the archive is needed.
     os.rename(tmp_path / "archive", tmp_path / "away")
     os.rename(tmp_path / "tiny.img", tmp_path / "away.img")
     again = run_module("package_bundle", {**arguments, "kinds": [bundle["kind"]]})
     assert not again["changed"] and again["bundles"] == made["bundles"]
 
 
-def test_a_bundle_may_have_debian_packages_only(arguments: dict[str, Any], run_module: Run) -> None:
+def test_bundle_of_debian_packages_only(arguments: dict[str, Any], run_module: Run) -> None:
     whole = run_module("package_bundle", arguments)["bundles"][0]
     arguments = {name: value for name, value in arguments.items() if name not in ("requirements", "source")}
     made = run_module("package_bundle", arguments)
     (bundle,) = made["bundles"]
     assert bundle["id"] != whole["id"]
-    files = read(Path(bundle["path"]), made["keys"])[0].files
+    files = read_bundle(Path(bundle["path"]), made["keys"])[0].files
     assert sorted(files) == ["debs/Packages", "debs/needed_1.5_all.deb", "debs/wanted_1_2.0_all.deb"]
     assert "requirements, source" in run_module("package_bundle", {**arguments, "source": "/nonexistent"})["msg"]
 
 
-def test_a_bundle_that_is_not_whole_is_not_used(arguments: dict[str, Any], run_module: Run) -> None:
+def test_damaged_bundle_is_refused(arguments: dict[str, Any], run_module: Run) -> None:
     (bundle,) = run_module("package_bundle", arguments)["bundles"]
     path = Path(bundle["path"], "debs/needed_1.5_all.deb")
     whole = path.read_bytes()
@@ -374,33 +377,33 @@ def test_a_bundle_that_is_not_whole_is_not_used(arguments: dict[str, Any], run_m
     assert again["changed"] and path.read_bytes() == whole
 
 
-def test_a_bundle_of_another_machine_needs_its_key(arguments: dict[str, Any], tmp_path: Path, run_module: Run) -> None:
+def test_bundle_of_another_control_machine_needs_its_key(arguments: dict[str, Any], tmp_path: Path, run_module: Run) -> None:
     other = {**arguments, "key": str(tmp_path / "elsewhere/key")}
     run_module("package_bundle", other)
     refused = run_module("package_bundle", arguments)
-    assert refused["failed"] and "not signed by this machine" in refused["msg"]
+    assert refused["failed"] and "signed neither by the control machine" in refused["msg"]
     signers = [(tmp_path / "elsewhere/key.pub").read_text()]
     assert not run_module("package_bundle", {**arguments, "signers": signers})["changed"]
 
 
-def test_old_bundles_go(tmp_path: Path) -> None:
-    """Those in use stay, however old they are; and what is no bundle."""
+def test_old_bundles_are_removed(tmp_path: Path) -> None:
+    """Bundles in use stay, however old they are, and so do other folders."""
     for number, name in enumerate(["used", "old", "new", "newer", "notes"]):
         (tmp_path / name).mkdir()
         if name != "notes":
             (tmp_path / name / MANIFEST).touch()
         os.utime(tmp_path / name, (number, number))
-    package_bundle.prune(tmp_path, 3, ["used"])
+    package_bundle.remove_old_bundles(tmp_path, 3, ["used"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "newer", "notes", "used"]
 
 
-def test_two_runs_wait_for_each_other_and_clean_up_after_a_killed_one(tmp_path: Path) -> None:
+def test_second_run_waits_and_removes_what_a_killed_run_left(tmp_path: Path) -> None:
     def other() -> list[str]:
-        with package_bundle.alone(tmp_path):
+        with package_bundle.lock_folder(tmp_path):
             return [path.name for path in tmp_path.iterdir()]
 
     with ThreadPoolExecutor() as pool:
-        with package_bundle.alone(tmp_path):
+        with package_bundle.lock_folder(tmp_path):
             (tmp_path / ".making-this").mkdir()
             waiting = pool.submit(other)
             with pytest.raises(TimeoutError):
@@ -409,16 +412,16 @@ def test_two_runs_wait_for_each_other_and_clean_up_after_a_killed_one(tmp_path: 
         assert waiting.result(10) == [".lock"]
 
 
-def test_nodes_that_no_image_is_for(arguments: dict[str, Any], run_module: Run) -> None:
+def test_nodes_without_an_image_of_their_kind_are_refused(arguments: dict[str, Any], run_module: Run) -> None:
     kind = {"release": "bookworm", "python": "3.11", "architecture": "aarch64"}
     refused = run_module("package_bundle", {**arguments, "kinds": [kind]})
-    assert refused["failed"] and "nodes of bookworm aarch64 python3.11" in refused["msg"]
+    assert refused["failed"] and "nodes are of the kind bookworm aarch64 python3.11" in refused["msg"]
 
 
-def test_without_debian_packages_no_image_is_asked(arguments: dict[str, Any], run_module: Run) -> None:
+def test_without_debian_packages_no_image_is_read(arguments: dict[str, Any], run_module: Run) -> None:
     kind = {"release": "trixie", "python": "3.13", "architecture": "aarch64"}
     made = run_module("package_bundle", {**arguments, "kinds": [kind], "debs": [], "images": ["/none.json"]})
     (bundle,) = made["bundles"]
     assert bundle["kind"] == kind
-    names = sorted(read(Path(bundle["path"]), made["keys"])[0].files)
+    names = sorted(read_bundle(Path(bundle["path"]), made["keys"])[0].files)
     assert names[0] == "debs/Packages" and all(name.startswith("wheels/") for name in names[1:]) and len(names) == 5

@@ -1,4 +1,4 @@
-"""A node of one profile is not made into another one on the way."""
+"""A node with one profile does not get another one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support import ROOT
 
 
 def profile(tasks: str, file: Path, name: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """The role's tasks on this machine, its file of state elsewhere."""
+    """Run tasks of the role profile on this machine, with its state in `file`."""
     play = [
         {
             "hosts": "localhost",
@@ -36,7 +36,7 @@ def profile(tasks: str, file: Path, name: str, *options: str) -> subprocess.Comp
 @pytest.mark.parametrize(
     "old, new, way_back", [("microk8s", "isolated_lab", "playbooks/microk8s.yml"), ("isolated_lab", "base", "isolated_lab.yml")]
 )
-def test_another_profile_is_refused_with_the_way_back(tmp_path: Path, old: str, new: str, way_back: str) -> None:
+def test_another_profile_is_refused_with_the_command_to_go_back(tmp_path: Path, old: str, new: str, way_back: str) -> None:
     file = tmp_path / "bramble.fact"
     file.write_text(json.dumps({"profile": old}))
     run = profile("main", file, new)
@@ -57,7 +57,7 @@ def test_from_base_to_a_profile_and_back(tmp_path: Path) -> None:
     assert not file.exists()
 
 
-def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+def test_damaged_file_is_named(tmp_path: Path) -> None:
     file = tmp_path / "bramble.fact"
     file.write_text('{"profile": ')
     run = profile("main", file, "base")

@@ -1,4 +1,4 @@
-"""The judgement of playbooks/status.yml."""
+"""The evaluation of playbooks/status.yml."""
 
 from __future__ import annotations
 
@@ -36,38 +36,38 @@ def scheduler(*nodes: str) -> dict[str, Any]:
 
 
 def problems(answers: dict[str, Any], ledger: dict[str, Any] | None = None) -> list[str]:
-    """What is wrong, when all workers have joined."""
+    """Return the problems when all workers have joined."""
     return cluster_status(answers, scheduler(*answers), list(answers), LIMITS, ledger or {})["problems"]
 
 
-def test_all_well() -> None:
+def test_no_problems() -> None:
     status = cluster_status({"pi-client": UP, "pi-01": UP}, scheduler("pi-01"), ["pi-01"], LIMITS, {})
     assert status["problems"] == []
     assert columns(status["rows"])[2] == "pi-01      1 d 2 h  0.42  48  ok     31 %  ok    ±0 s   4 threads"
 
 
-def test_a_node_that_is_down() -> None:
+def test_node_that_cannot_be_reached() -> None:
     status = cluster_status({"pi-01": {"unreachable": True}}, scheduler(), ["pi-01"], LIMITS, {})
     assert "DOWN" in status["rows"][1]
     assert len(status["problems"]) == 1 and "pi-01 cannot be reached" in status["problems"][0]
 
 
-def test_a_node_that_does_not_know_how_it_is() -> None:
-    assert "pi-01 could not be asked: no python" in problems({"pi-01": {"failed": True, "msg": "traceback\nno python"}})[0]
+def test_node_without_a_status() -> None:
+    assert "pi-01 has sent no status: no python" in problems({"pi-01": {"failed": True, "msg": "traceback\nno python"}})[0]
 
 
-def test_a_worker_that_has_not_joined() -> None:
+def test_missing_worker() -> None:
     status = cluster_status({"pi-01": UP, "pi-02": UP}, scheduler("pi-02"), ["pi-01", "pi-02"], LIMITS, {})
     assert len(status["problems"]) == 1 and "--tags worker --limit pi-01" in status["problems"][0]
 
 
-def test_a_worker_that_was_drained_and_left() -> None:
+def test_drained_worker() -> None:
     answer = {"rc": 0, "stdout": json.dumps({"nodes": {"pi-01": {"threads": 4, "drained": True}}})}
     status = cluster_status({"pi-01": UP}, answer, ["pi-01"], LIMITS, {})
-    assert status["rows"][1][-1] == "DRAINED" and "pi-01 was drained" in status["problems"][0]
+    assert status["rows"][1][-1] == "DRAINED" and "pi-01 is drained" in status["problems"][0]
 
 
-def test_a_scheduler_that_does_not_answer() -> None:
+def test_scheduler_that_does_not_answer() -> None:
     for answer in ({"rc": 3, "stderr": "one\nbramble: no scheduler"}, {"unreachable": True}, {"rc": 127, "msg": "no"}):
         status = cluster_status({"pi-01": UP}, answer, ["pi-01"], LIMITS, {})
         assert len(status["problems"]) == 1, status
@@ -77,8 +77,8 @@ def test_a_scheduler_that_does_not_answer() -> None:
     ("change", "words"),
     [
         ({"throttled": 0x50005}, "too little voltage (under-voltage, throttled)"),
-        ({"throttled": 0x80000}, "slows itself down (soft temperature limit since boot)"),
-        ({"temperature": 81.0}, "81 °C hot (status_max_temperature is 80)"),
+        ({"throttled": 0x80000}, "throttled because of heat (soft temperature limit since boot)"),
+        ({"temperature": 81.0}, "81 °C (status_max_temperature is 80)"),
         ({"disks": {"/": {"used": 0.95, "bytes": 1, "read_only": False}}}, "/ is 95 % full (status_max_disk is 90)"),
         ({"disks": {"/": {"used": 0.1, "bytes": 1, "read_only": True}}}, "read-only"),
         ({"card": {"life_time": 9, "pre_eol": None, "ext4_errors": None}}, "80 % or more worn"),
@@ -86,23 +86,23 @@ def test_a_scheduler_that_does_not_answer() -> None:
         ({"card": {"life_time": None, "pre_eol": None, "ext4_errors": 2}}, "2 errors in its file system"),
         ({"io_errors": ["I/O error, dev mmcblk0"]}, "1 I/O errors in this boot, the last: I/O error, dev mmcblk0"),
         ({"load": 17.0}, "load of 4.2 for each core"),
-        ({"memory_available": 0.04}, "4 % of its memory left"),
-        ({"clock_offset": -6.0}, "6 s behind this machine's"),
+        ({"memory_available": 0.04}, "4 % of its memory available"),
+        ({"clock_offset": -6.0}, "6 s behind the control machine's"),
         ({"failed_units": ["foo.service"]}, "foo.service has failed"),
         ({"units": {"bramble-worker": {"active": "failed", "restarts": 0, "bundle": "a"}}}, "--tags worker --limit pi-01"),
-        ({"units": {"bramble-worker": {"active": "active", "restarts": 11, "bundle": "a"}}}, "again 11 times"),
+        ({"units": {"bramble-worker": {"active": "active", "restarts": 11, "bundle": "a"}}}, "restarted 11 times"),
     ],
 )
-def test_each_thing_that_can_be_wrong(change: dict[str, Any], words: str) -> None:
+def test_each_problem_is_named(change: dict[str, Any], words: str) -> None:
     found = problems({"pi-01": UP | change})
     assert len(found) == 1 and words in found[0] and found[0].startswith(("pi-01", "bramble-worker of pi-01"))
 
 
-def test_a_clock_that_could_not_be_measured_better_is_no_problem() -> None:
+def test_clock_offset_within_its_error_is_no_problem() -> None:
     assert problems({"pi-01": UP | {"clock_offset": 6.0, "clock_error": 2.0}}) == []
 
 
-def test_versions_that_differ() -> None:
+def test_different_versions_are_named() -> None:
     odd = UP | {"kernel": "6.6.1", "units": {"bramble-worker": {"active": "active", "restarts": 0, "bundle": "bbbb"}}}
     found = problems(
         {"pi-01": UP, "pi-02": UP, "pi-03": odd}, {"pi-01": {"image": "a"}, "pi-02": {"image": "a"}, "pi-03": {"image": "b"}}
@@ -114,9 +114,9 @@ def test_versions_that_differ() -> None:
 
 
 @given(st.integers(0, 2**24 - 1))
-def test_every_bit_is_said_unless_a_present_one_says_it(bits: int) -> None:
+def test_every_bit_is_described_once(bits: int) -> None:
     words = throttled_words(bits)
     for bit, word in THROTTLED.items():
-        said = bool(bits >> bit & 1) and not (bit >= 16 and bits >> (bit - 16) & 1)
-        assert (word in words) == said
+        is_described = bool(bits >> bit & 1) and not (bit >= 16 and bits >> (bit - 16) & 1)
+        assert (word in words) == is_described
     assert any("unknown" in word for word in words) == bool(bits & ~0xF000F)

@@ -1,4 +1,4 @@
-"""Settings of the kernel that become again what they were."""
+"""Kernel parameters are set, and restored to their previous values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WANTED = {"net.ipv4.ip_forward": 0, "net.ipv4.conf.eth0/5.arp_ignore": 1, "net.i
 
 @pytest.fixture
 def sysctl(tmp_path: Path, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict]:
-    """Runs the module on settings in the test's folder; forwarding is on."""
+    """Runs the module on parameters in the test's folder; forwarding is enabled."""
     for name, value in {"net/ipv4/ip_forward": "1", "net/ipv4/conf/eth0.5/arp_ignore": "0"}.items():
         (tmp_path / "proc" / name).parent.mkdir(parents=True)
         (tmp_path / "proc" / name).write_text(f"{value}\n")
@@ -33,7 +33,7 @@ def values(folder: Path) -> list[str]:
     return [(folder / "proc" / name).read_text().strip() for name in names]
 
 
-def test_there_and_back(tmp_path: Path, sysctl: Callable[..., dict]) -> None:
+def test_values_are_set_and_restored(tmp_path: Path, sysctl: Callable[..., dict]) -> None:
     dry = sysctl(check=True)
     assert dry["changed"] and values(tmp_path) == ["1", "0"] and not (tmp_path / "90-lab.conf").exists()
     done = sysctl()
@@ -47,9 +47,7 @@ def test_there_and_back(tmp_path: Path, sysctl: Callable[..., dict]) -> None:
     assert not sysctl("absent")["changed"]
 
 
-def test_what_was_set_by_hand_since_is_put_right_and_what_was_is_not_forgotten(
-    tmp_path: Path, sysctl: Callable[..., dict]
-) -> None:
+def test_manual_change_is_corrected_and_the_first_value_is_restored(tmp_path: Path, sysctl: Callable[..., dict]) -> None:
     sysctl()
     (tmp_path / "proc/net/ipv4/ip_forward").write_text("2\n")
     assert sysctl()["settings"] == ["net.ipv4.ip_forward"] and values(tmp_path) == ["0", "1"]
@@ -57,9 +55,9 @@ def test_what_was_set_by_hand_since_is_put_right_and_what_was_is_not_forgotten(
     assert values(tmp_path) == ["1", "0"]
 
 
-def test_a_setting_that_is_none_is_named_and_one_of_ipv6_may_be_missing(tmp_path: Path, sysctl: Callable[..., dict]) -> None:
+def test_unknown_parameter_is_named_and_one_of_ipv6_may_be_missing(tmp_path: Path, sysctl: Callable[..., dict]) -> None:
     wrong = sysctl(**{"net.ipv4.conf.eth9.arp_ignore": 1})
-    assert wrong["failed"] and "no setting net.ipv4.conf.eth9.arp_ignore. Nothing was changed" in wrong["msg"]
+    assert wrong["failed"] and "no parameter net.ipv4.conf.eth9.arp_ignore. Nothing was changed" in wrong["msg"]
     assert values(tmp_path) == ["1", "0"]
     (tmp_path / "proc/net/ipv6").mkdir()
-    assert "no setting net.ipv6.conf.all.forwarding" in sysctl()["msg"]
+    assert "no parameter net.ipv6.conf.all.forwarding" in sysctl()["msg"]

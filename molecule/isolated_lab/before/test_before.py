@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from tests.support.nodes import failures, scenario
-from tests.support.tree import tree
+from tests.support.tree import node_snapshot
 
 CLUSTER = scenario("isolated_lab")
 SUBNET = "10.77.136.0/24"
@@ -26,5 +26,5 @@ def test_it_asks_for_the_subnet_and_changes_nothing_without_it(confirm: str) -> 
 
 def test_what_is_on_the_nodes_is_recorded() -> None:
     with ThreadPoolExecutor() as pool:
-        trees = dict(zip(NODES, pool.map(lambda node: tree(partial(CLUSTER.output, node)), NODES), strict=True))
+        trees = dict(zip(NODES, pool.map(lambda node: node_snapshot(partial(CLUSTER.output, node)), NODES), strict=True))
     (CLUSTER.state / "trees.json").write_text(json.dumps(trees))

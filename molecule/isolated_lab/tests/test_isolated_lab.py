@@ -20,7 +20,7 @@ from scripts import outside
 from tests.support import ROOT, rehearsal
 from tests.support.nodes import scenario
 from tests.support.rehearsal import Play
-from tests.support.tree import differences, tree
+from tests.support.tree import differences, node_snapshot
 
 CLUSTER = scenario("isolated_lab")
 STATE = CLUSTER.state
@@ -50,7 +50,7 @@ def report(phase: str = "isolated") -> dict[str, Any]:
 def trees() -> dict[str, dict[str, str]]:
     """What is on each node."""
     with ThreadPoolExecutor() as pool:
-        return dict(zip(NODES, pool.map(lambda node: tree(partial(told, node)), NODES), strict=True))
+        return dict(zip(NODES, pool.map(lambda node: node_snapshot(partial(told, node)), NODES), strict=True))
 
 
 def why(run: Play) -> str:
@@ -61,7 +61,7 @@ def why(run: Play) -> str:
 def frames_at_the_uplink() -> Iterator[list[str]]:
     """What tcpdump sees there meanwhile, when it is over; without what client and gateway have to say to each other."""
     seen: list[str] = []
-    command = OUTSIDE.inside("tcpdump", "--immediate-mode", "-l", "-n", "-i", outside.UPLINK, "not arp and not icmp6")
+    command = OUTSIDE.in_namespace("tcpdump", "--immediate-mode", "-l", "-n", "-i", outside.UPLINK, "not arp and not icmp6")
     command[-1] = f"({command[-1]}) or host ({' or '.join([*outside.INTERNET])}) or net {SUBNET} or net {outside.ADVERTISED}/64"
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as capture:
         assert capture.stdout and capture.stderr

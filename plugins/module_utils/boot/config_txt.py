@@ -1,4 +1,4 @@
-"""The settings of the Raspberry Pi's firmware in config.txt, edited as text: what is not asked for stays, byte for byte.
+"""Edit the firmware's settings in config.txt of a Raspberry Pi as text. Everything else stays the same, byte for byte.
 
 Format: https://www.raspberrypi.com/documentation/computers/config_txt.html.
 """
@@ -14,8 +14,8 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.error import 
 REPEATED_SETTINGS = frozenset(
     {"device_tree_overlay", "device_tree_param", "dtoverlay", "dtparam", "gpio", "include", "initramfs"}
 )
-# The firmware ignores what is beyond.
-LONGEST_SETTING = 98
+# In characters. The firmware ignores the rest of a longer line.
+MAX_SETTING_LENGTH = 98
 _SECTION = re.compile(r"\s*\[([^][]*)\]\s*")
 _MODEL = re.compile(r"(pi|cm)\d")
 _LINE = re.compile(r"([^\n]*?)(\r?\n|\Z)")
@@ -23,11 +23,11 @@ _LINE = re.compile(r"([^\n]*?)(\r?\n|\Z)")
 
 @dataclass
 class Line:
-    """A line of config.txt, with its line end and the sections that narrow it."""
+    """A line of config.txt, with its line end and the sections that it is in."""
 
     text: str
     end: str
-    filters: tuple[str, ...]  # of the sections it is in; none where it is for all
+    filters: tuple[str, ...]  # the conditions of its sections; empty for [all]
 
     @property
     def key(self) -> str:
@@ -40,13 +40,13 @@ def setting_key(setting: str) -> str:
     return re.split(r"[=\s#]", setting.strip(), maxsplit=1)[0]
 
 
-def _kind(name: str) -> str:
-    """Return the kind of a section: those of one kind replace each other."""
+def _section_kind(name: str) -> str:
+    """Return the kind of a section: a section replaces one of the same kind, and narrows those of other kinds."""
     return "model" if _MODEL.match(name) else name.partition("=")[0]
 
 
 def parse_lines(text: str) -> list[Line]:
-    """Return the lines. Sections narrow each other, those of one kind replace each other, and [all] ends them."""
+    """Return the lines. Sections of different kinds narrow each other, one replaces another of its kind, and [all] ends all."""
     lines = []
     filters: dict[str, str] = {}
     for found in _LINE.finditer(text):
@@ -54,18 +54,18 @@ def parse_lines(text: str) -> list[Line]:
             break
         if section := _SECTION.fullmatch(found[1]):
             name = section[1].strip().lower()
-            filters = {} if name == "all" else {**filters, _kind(name): name}
+            filters = {} if name == "all" else {**filters, _section_kind(name): name}
         lines.append(Line(found[1], found[2], tuple(filters.values())))
     return lines
 
 
 def join_lines(lines: list[Line]) -> str:
-    """Return the text of lines."""
+    """Return the text that consists of these lines."""
     return "".join(line.text + line.end for line in lines)
 
 
-def _insert(lines: list[Line], place: int, texts: Sequence[str], filters: tuple[str, ...]) -> None:
-    """Insert lines. A file without a newline at its end stays without one."""
+def _insert_lines(lines: list[Line], place: int, texts: Sequence[str], filters: tuple[str, ...]) -> None:
+    """Insert lines before the line at index `place`. A file without a newline at its end stays without one."""
     end = lines[0].end if lines else "\n"
     lines[place:place] = [Line(text, end or "\n", filters) for text in texts]
     if place == len(lines) - len(texts) > 0:
@@ -73,7 +73,7 @@ def _insert(lines: list[Line], place: int, texts: Sequence[str], filters: tuple[
 
 
 def check_setting(setting: str, section: str) -> None:
-    """Check that it is one setting and a section of config.txt. Raises BrambleError."""
+    """Check that the texts are one setting and one section of config.txt. Raises BrambleError."""
     if (
         not setting.isprintable()
         or not setting.isascii()
@@ -81,24 +81,27 @@ def check_setting(setting: str, section: str) -> None:
         or not setting_key(setting)
         or setting[0] == "["
     ):
-        raise BrambleError(f"{setting!r} is not a setting of config.txt: KEY=VALUE, on one line")
-    if len(setting) > LONGEST_SETTING:
-        raise BrambleError(f"{setting!r} has {len(setting)} characters: the firmware ignores those beyond {LONGEST_SETTING}")
+        raise BrambleError(f"{setting!r} is not a setting of config.txt. Write KEY=VALUE, on one line.")
+    if len(setting) > MAX_SETTING_LENGTH:
+        raise BrambleError(
+            f"{setting!r} has {len(setting)} characters, and the firmware ignores those after {MAX_SETTING_LENGTH}. Shorten it."
+        )
     if not section or not section.isprintable() or set(section) & set("[] "):
-        raise BrambleError(f"{section!r} is not a section of config.txt: give its name without brackets, such as pi4 or all")
+        raise BrambleError(f"{section!r} is not a section of config.txt. Give its name without brackets, such as pi4 or all.")
 
 
-def _filters(section: str) -> tuple[str, ...]:
-    """Return the filters of a section's lines."""
+def _section_filters(section: str) -> tuple[str, ...]:
+    """Return the `filters` of the lines in a section."""
     return () if section.lower() == "all" else (section.lower(),)
 
 
 def set_setting(text: str, setting: str, section: str = "all") -> str:
-    """Return the text with a setting in a section: in the place of the last one of its key there, else behind the others.
+    """Return the text with a setting in a section.
 
-    One that may be given several times replaces none.
+    It replaces the last setting of its key in the section, or else follows the section's last one. One that may be given several
+    times replaces none.
     """
-    lines, filters = parse_lines(text), _filters(section)
+    lines, filters = parse_lines(text), _section_filters(section)
     inside = [i for i, line in enumerate(lines) if line.filters == filters]
     same = [i for i in inside if lines[i].key == setting_key(setting)]
     if any(lines[i].text.strip() == setting for i in (same if setting_key(setting) in REPEATED_SETTINGS else same[-1:])):
@@ -106,24 +109,24 @@ def set_setting(text: str, setting: str, section: str = "all") -> str:
     if same and setting_key(setting) not in REPEATED_SETTINGS:
         lines[same[-1]].text = setting
     elif inside:
-        # Not behind a comment or blank lines, which belong to what follows.
+        # Comments and blank lines at the end belong to what follows, so the setting comes before them.
         ends = [i for i in inside if lines[i].key or _SECTION.fullmatch(lines[i].text)] or inside
         overlay = next((i for i, line in enumerate(lines) if line.key == "dtoverlay"), None)
         if setting_key(setting) == "dtparam" and overlay is not None:
-            # Before any overlay: behind one it would be the overlay's, if that has a parameter of this name.
+            # A dtparam after a dtoverlay is a parameter of the overlay if that has one of this name, so it comes before them all.
             at_overlay = [overlay - 1] if lines[overlay].filters == filters else ends
             ends = [i for i in same if i < overlay] or [i for i in ends if i < overlay] or at_overlay
-        _insert(lines, ends[-1] + 1, [setting], filters)
+        _insert_lines(lines, ends[-1] + 1, [setting], filters)
     else:
-        # [all] before it ends what is narrowed there, and behind it: what others append is for all, as before.
+        # [all] ends the sections before it, and its own, so that what others append applies to all models as before.
         before = ["[all]"] if lines and lines[-1].filters else []
-        _insert(lines, len(lines), [*before, *([f"[{section}]", setting, "[all]"] if filters else [setting])], filters)
+        _insert_lines(lines, len(lines), [*before, *([f"[{section}]", setting, "[all]"] if filters else [setting])], filters)
     return join_lines(lines)
 
 
 def remove_setting(text: str, setting: str, section: str = "all") -> str:
-    """Return the text without a setting in a section: exactly KEY=VALUE, or KEY with any value."""
-    lines, filters = parse_lines(text), _filters(section)
+    """Return the text without a setting in a section: without exactly KEY=VALUE, or without KEY with any value."""
+    lines, filters = parse_lines(text), _section_filters(section)
     exact = "=" in setting or " " in setting
     removed = [
         line for line in lines if line.filters == filters and line.key and setting == (line.text.strip() if exact else line.key)

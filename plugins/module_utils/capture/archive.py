@@ -1,4 +1,4 @@
-"""The image of a captured card, written sparse and compressed at once. Every size and offset is in bytes."""
+"""Write the image of a captured card, sparse and compressed in one pass. All sizes and offsets are in bytes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ COMPRESSORS = {"zst": ("zstd", "-T0", "-q", "-c"), "xz": ("xz", "-T0", "-c")}
 
 
 def resize_root_entry(mbr: bytes, size: int) -> bytes:
-    """Return the first sector of a card with another size of partition 2, whose end in cylinders is set to be ignored."""
+    """Return the first sector of a card with a new size of partition 2.
+
+    Its last cylinder is set to the value for partitions beyond the range of cylinders, so that it is ignored.
+    """
     sector = bytearray(mbr)
     entry = 446 + 16
     sector[entry + 5 : entry + 8] = b"\xfe\xff\xff"
@@ -32,42 +35,42 @@ def resize_root_entry(mbr: bytes, size: int) -> bytes:
 
 
 def image_chunks(mbr: bytes, parts: Sequence[tuple[Partition, Path]]) -> Iterator[tuple[int, bytes]]:
-    """Yield (offset, data) of an image, in order, without what its file systems do not use. Raises BrambleError."""
+    """Yield the (offset, data) of an image that its file systems use, in order. Raises BrambleError."""
     yield 0, mbr
     for partition, path in parts:
         with path.open("rb") as file:
-            # To the byte: what is next to it may be what was deleted.
-            for low, high in used_ranges(file.fileno(), 0, partition.size, strict=True, grain=1, zeroed=True):
+            # Aligned to single bytes, as adjacent bytes may belong to deleted files.
+            for low, high in used_ranges(file.fileno(), 0, partition.size, strict=True, alignment=1, skip_unused_inodes=True):
                 for at in range(low, high, CHUNK):
                     yield partition.start + at, read_exactly(file.fileno(), at, min(CHUNK, high - at))
 
 
 @contextlib.contextmanager
 def compressor(compression: str, target: IO[bytes]) -> Iterator[IO[bytes]]:
-    """Yield a pipe: what is written to it arrives in `target`, compressed with all cores. Raises BrambleError."""
+    """Yield a pipe: data that is written to it is compressed with all cores and written to `target`. Raises BrambleError."""
     command = COMPRESSORS[compression]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=target, stderr=subprocess.PIPE, env=TOOL_ENV)
     assert process.stdin
-    broken = False
+    is_broken = False
     try:
         yield process.stdin
     except BrokenPipeError:
-        broken = True
+        is_broken = True
     except BaseException:
         process.kill()
         raise
     finally:
         _, stderr = process.communicate()
-    if process.returncode or broken:
-        raise BrambleError(f"{command[0]} ended with {process.returncode}: {stderr.decode(errors='replace').strip()}")
+    if process.returncode or is_broken:
+        raise BrambleError(f"{command[0]} failed with exit code {process.returncode}: {stderr.decode(errors='replace').strip()}")
 
 
 def write_image(
     image: Path, archive: Path, size: int, content: Iterator[tuple[int, bytes]], progress: Progress, node: str
 ) -> str:
-    """Write an image, sparse, and its archive, compressed by the suffix of its name; return the SHA-256 of the image.
+    """Write a sparse image and its compressed archive, and return the SHA-256 of the image.
 
-    Raises BrambleError.
+    The suffix of the archive's name determines the compression. Raises BrambleError.
     """
     digest, meter = hashlib.sha256(), progress.meter(node, "compress", size)
     with image.open("xb", buffering=0) as raw, archive.open("xb") as packed:

@@ -1,7 +1,9 @@
-"""Make a card into an image: its used bytes, without what tells one node from another, as small as it goes.
+"""Capture a card: create an image of its used bytes, without the identity of its node, and as small as possible.
 
-The card is only read. The work is done on a private copy of its two file systems, without mounting them: e2fsprogs for the root,
-and the FAT is made anew from its files. What was deleted is not in the image. Every size and offset is in bytes.
+The card is only read. All changes are made to a private copy of its two file systems, which are not mounted: the root file system
+is changed with e2fsprogs, and the FAT is created again from its files. Deleted data is not in the image.
+
+All sizes and offsets are in bytes.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.error import 
 def capture(card: Card, source: SourceCard, request: CaptureRequest, progress: Progress) -> dict[str, object]:
     """Write the image of a card, its archive and its manifest. Raises BrambleError.
 
-    :returns: what the manifest says, and as `cleaned` what was removed or changed
+    :returns: the values of the manifest, and as `cleaned` the paths that were removed or changed
     """
     node, slot = card.facts.node, card.facts.slot
     request.folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +58,7 @@ def capture(card: Card, source: SourceCard, request: CaptureRequest, progress: P
         end = source.root.start + size
         if end > request.max_bytes:
             raise image_too_large(end, request.max_bytes)
-        image, archive, manifest = (work / path.name for path in (request.image, request.archive, request.file(".json")))
+        image, archive, manifest = (work / path.name for path in (request.image, request.archive, request.file_path(".json")))
         small = Partition(2, source.root.type, source.root.start, size)
         content = image_chunks(resize_root_entry(source.mbr, size), [(source.boot, boot), (small, root.path)])
         sha256 = write_image(image, archive, end, content, progress, node)
@@ -74,15 +76,15 @@ def capture(card: Card, source: SourceCard, request: CaptureRequest, progress: P
             "grow": grow,
         }
         manifest.write_text(json.dumps(facts, indent=2) + "\n")
-        # The manifest last: who finds it finds the rest.
+        # The manifest comes last, so that the other files exist whenever it does.
         for path in (image, archive, manifest):
-            path.chmod(0o600)  # the files of a captured card are its owner's
+            path.chmod(0o600)  # a captured card can contain private data
             path.rename(request.folder / path.name)
     return {**facts, "cleaned": cleaned}
 
 
 def _init_format(root: RootFileSystem) -> str:
-    """Return how a card is told its identity, in the words of the catalogue of images."""
+    """Return how a card of this system gets its identity, as an init_format of the catalog of images."""
     if not root.exists("/usr/bin/cloud-init"):
         return "systemd"
     return "cloudinit-rpi" if root.exists("/etc/rpi-issue") else "cloudinit"

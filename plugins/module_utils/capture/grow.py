@@ -1,10 +1,10 @@
-"""What makes the root file system grow to the end of its card at the first boot."""
+"""The methods that grow the root file system to the end of its card at the first boot."""
 
 from __future__ import annotations
 
 from ansible_collections.bramble.cluster.plugins.module_utils.capture.root_file_system import RootFileSystem
 
-GROW_ARGUMENT = "resize"  # the word in cmdline.txt that asks for a larger root partition
+GROW_ARGUMENT = "resize"  # the word in cmdline.txt that requests a larger root partition
 # Raspberry Pi OS from trixie on: https://github.com/RPi-Distro/raspberrypi-sys-mods, initramfs-tools and rpi-resize.service.
 PI_RESIZE = "/usr/share/initramfs-tools/scripts/local-premount/resize_early"
 PI_UNIT = "/usr/lib/systemd/system/rpi-resize.service"
@@ -41,17 +41,17 @@ WantedBy=multi-user.target
 
 
 def grow_method(root: RootFileSystem) -> str:
-    """Return what will grow a root file system at the first boot: initramfs, cloud-init or unit (one of Bramble's)."""
+    """Return what will grow a root file system at the first boot: initramfs, cloud-init, or unit (which Bramble adds)."""
     if root.exists(PI_RESIZE):
         return "initramfs"
-    off = ("/etc/growroot-disabled", "/etc/cloud/cloud-init.disabled")
-    if all(map(root.exists, ("/usr/bin/cloud-init", "/usr/bin/growpart"))) and not any(map(root.exists, off)):
+    disabling_files = ("/etc/growroot-disabled", "/etc/cloud/cloud-init.disabled")
+    if all(map(root.exists, ("/usr/bin/cloud-init", "/usr/bin/growpart"))) and not any(map(root.exists, disabling_files)):
         return "cloud-init"
     return "unit"
 
 
 def growth_changes(root: RootFileSystem, method: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the files (text by path) and links (target by path) that a method needs on a root file system."""
+    """Return the files (text by path) and links (target by path) that a method needs on the root file system."""
     if method == "unit":
         return dict(GROW_FILES), {GROW_LINK: GROW_UNIT}
     if method == "initramfs" and root.exists(PI_UNIT):

@@ -1,16 +1,16 @@
-"""What tells one node from another, or is of no use to it: which paths these are, and how they leave the root file system."""
+"""The identity of a node on its root file system: which paths belong to it, and how to remove them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from ansible_collections.bramble.cluster.plugins.module_utils.capture.grow import growth_changes
-from ansible_collections.bramble.cluster.plugins.module_utils.capture.root_file_system import Removed, RootFileSystem
+from ansible_collections.bramble.cluster.plugins.module_utils.capture.root_file_system import PathsToRemove, RootFileSystem
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 
-# What tells one node from another, or is of no use to it. A folder goes with all that is in it.
+# What distinguishes one node from another, or is useless on another. A folder is removed with its content.
 IDENTITY_PATHS = (
-    # who it is
+    # keys and identifiers
     "/etc/ssh/ssh_host_*",
     "/etc/ssh/sshd_config.d/10-bramble*.conf",
     "/etc/bramble/ssh/*",
@@ -20,7 +20,7 @@ IDENTITY_PATHS = (
     "/var/lib/systemd/random-seed",
     "/var/lib/systemd/credential.secret",
     "/var/lib/urandom/random-seed",
-    # where it is
+    # network settings
     "/etc/NetworkManager/system-connections/*",
     "/etc/cloud/cloud.cfg.d/99-bramble-network.cfg",
     "/etc/netplan/50-cloud-init.yaml",
@@ -33,7 +33,7 @@ IDENTITY_PATHS = (
     "/var/lib/dhcp/*",
     "/var/lib/dhcpcd/*",
     "/var/lib/dhcpcd5/*",
-    # what it did
+    # logs, histories, temporary files and swap
     "/var/log/journal/*",
     "/root/.*_history",
     "/root/.lesshst",
@@ -44,17 +44,17 @@ IDENTITY_PATHS = (
     "/tmp/*",
     "/var/tmp/*",
     "/var/swap",
-    # what can be fetched again
+    # downloads that can be fetched again
     "/var/cache/apt/*.bin",
     "/var/cache/apt/archives/*.deb",
     "/var/cache/apt/archives/partial/*",
 )
-EMPTIED_FOLDERS = ("/var/log",)  # only the files: services want their folders
-# Without this file, or with nothing in it, it would not be a first boot for systemd.
+EMPTIED_FOLDERS = ("/var/log",)  # only the files in them are removed, as services need their folders
+# This file must not be missing or empty, or else systemd would not treat the next boot as a first boot.
 MACHINE_ID = "/etc/machine-id"
 HOSTNAME = "/etc/hostname"
 HOSTS = "/etc/hosts"
-# On the boot partition: ways to tell a card who it is, by name.
+# Files on the boot partition that give a card its identity.
 BOOT_IDENTITY_FILES = (
     "custom.toml",
     "firstrun.sh",
@@ -68,11 +68,11 @@ BOOT_IDENTITY_FILES = (
 IDENTITY_ARGUMENTS = ("systemd.run=", "systemd.run_success_action=", "systemd.unit=kernel-command-line.target", "ds=nocloud")
 
 
-def find_identity(root: RootFileSystem) -> Removed:
-    """Return what IDENTITY_PATHS and EMPTIED_FOLDERS name on a root file system. Raises BrambleError."""
+def find_identity(root: RootFileSystem) -> PathsToRemove:
+    """Return the paths of IDENTITY_PATHS and EMPTIED_FOLDERS that exist on a root file system. Raises BrambleError."""
     found: dict[str, bool] = {}
     for pattern in IDENTITY_PATHS:
-        for path, is_folder in root.match(pattern).items():
+        for path, is_folder in root.glob(pattern).items():
             found[path] = is_folder
             if is_folder:
                 found |= root.descendants(path)
@@ -80,14 +80,14 @@ def find_identity(root: RootFileSystem) -> Removed:
         found |= {path: False for path, is_folder in root.descendants(folder).items() if not is_folder}
     files = sorted(path for path, is_folder in found.items() if not is_folder)
     folders = sorted((path for path, is_folder in found.items() if is_folder), key=lambda path: -path.count("/"))
-    return Removed(files, folders)
+    return PathsToRemove(files, folders)
 
 
 def remove_identity(root: RootFileSystem, grow: str, work: Path) -> list[str]:
-    """Remove what tells one node from another, and return the paths that were removed or changed. Raises BrambleError.
+    """Remove the identity of a node, and return the paths that were removed or changed. Raises BrambleError.
 
-    :param grow: how it grows at the first boot (`grow_method`): what that needs is written at once
-    :param work: a folder for the files on their way
+    :param grow: how the file system grows at the first boot (`grow_method`); the files for it are written as well
+    :param work: a folder for temporary files
     """
     removed = find_identity(root)
     files = {MACHINE_ID: "uninitialized\n"}
@@ -99,7 +99,7 @@ def remove_identity(root: RootFileSystem, grow: str, work: Path) -> list[str]:
         files[HOSTS] = "".join(others)
     grow_files, links = growth_changes(root, grow)
     files |= grow_files
-    root.change(removed, files, links, work)
-    if left := find_identity(root).paths:
-        raise BrambleError(f"{', '.join(left[:5])} on the root file system cannot be removed")
+    root.apply_changes(removed, files, links, work)
+    if remaining := find_identity(root).paths:
+        raise BrambleError(f"{', '.join(remaining[:5])} on the root file system cannot be removed")
     return sorted({*removed.paths, *files, *links})

@@ -1,4 +1,4 @@
-"""What a capture shall be: its files, their folder, and the card that the image must fit."""
+"""The request for a capture: its files, their folder, and the size of the card that the image must fit."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.text import f
 
 @dataclass(frozen=True)
 class CaptureRequest:
-    """What a capture shall be.
+    """The request for a capture.
 
-    :param folder: where its files go
-    :param name: what they are called, without suffix
+    :param folder: the folder of its files
+    :param name: the name of its files, without suffix
     :param compression: zst or xz
     :param max_bytes: the size of the card that the image must fit
-    :param init_format: how a card is told its identity; empty to find out
+    :param init_format: how a card gets its identity; empty to detect it
     :param seeds: the neutral first-boot files, text by name
     """
 
@@ -34,32 +34,35 @@ class CaptureRequest:
     init_format: str = ""
     seeds: Mapping[str, str] = field(default_factory=dict)
 
-    def file(self, suffix: str) -> Path:
+    def file_path(self, suffix: str) -> Path:
         """Return the path of one of the capture's files."""
         return self.folder / f"{self.name}{suffix}"
 
     @property
     def image(self) -> Path:
         """The path of the raw image."""
-        return self.file(".img")
+        return self.file_path(".img")
 
     @property
     def archive(self) -> Path:
         """The path of the compressed image."""
-        return self.file(f".img.{self.compression}")
+        return self.file_path(f".img.{self.compression}")
 
     def check(self, source: SourceCard) -> None:
-        """Check that the names are free and the disk has room. Raises BrambleError."""
+        """Check that the names are unused and the disk has enough space. Raises BrambleError."""
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
-            raise BrambleError(f"capture_name {self.name!r}: letters, digits and . _ - only. Nothing was captured.")
-        for path in (self.image, self.archive, self.file(".json")):
+            raise BrambleError(
+                f"The capture_name {self.name!r} is invalid: it may have letters, digits and . _ - only. Nothing was captured."
+            )
+        for path in (self.image, self.archive, self.file_path(".json")):
             if os.path.lexists(path):
-                raise BrambleError(f"{path} is there already: remove it, or give another capture_name. Nothing was captured.")
+                raise BrambleError(f"{path} already exists. Nothing was captured. Remove it, or set another capture_name.")
         folder = next(path for path in (self.folder, *self.folder.parents) if path.is_dir())
-        # The copy, the image and the archive.
-        need, free = 3 * source.bytes, shutil.disk_usage(folder).free
+        # Space for the working copy, the image and the archive.
+        need, free = 3 * source.used_bytes, shutil.disk_usage(folder).free
         if need > free:
             raise BrambleError(
-                f"No space: {folder} needs up to {format_bytes(need)} ({need / 2**30:.2f} GiB), "
-                f"{format_bytes(free)} ({free / 2**30:.2f} GiB) are free. Nothing was captured; make room there and run it again."
+                f"No space: {folder} needs up to {format_bytes(need)} ({need / 2**30:.2f} GiB), and "
+                f"{format_bytes(free)} ({free / 2**30:.2f} GiB) are free. Nothing was captured. "
+                "Free space there, then run the same command again."
             )

@@ -14,15 +14,15 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.error import 
 
 
 @dataclass(frozen=True)
-class Removed:
-    """Paths to remove: files, and folders with the innermost first."""
+class PathsToRemove:
+    """Paths to remove: files, and folders, the innermost first."""
 
     files: list[str]
     folders: list[str]
 
     @property
     def paths(self) -> list[str]:
-        """All of them."""
+        """The files, then the folders."""
         return [*self.files, *self.folders]
 
 
@@ -33,40 +33,42 @@ class RootFileSystem:
     path: Path
     _entries: dict[str, dict[str, bool]] = field(default_factory=dict)
 
-    def request(self, request: str) -> str:
-        """Return the output of debugfs for one of its requests, after the line with its version."""
+    def run_debugfs(self, request: str) -> str:
+        """Return the output of debugfs for a request; its first line is the version of debugfs."""
         return run_tool("debugfs", "-R", request, self.path)
 
     def exists(self, path: str) -> bool:
-        """Return whether a path leads to something."""
-        return bool(re.search(r"^Inode: \d", self.request(f"stat {quote_path(path)}"), re.MULTILINE))
+        """Return whether a path exists, after symbolic links."""
+        return bool(re.search(r"^Inode: \d", self.run_debugfs(f"stat {quote_path(path)}"), re.MULTILINE))
 
     def read_text(self, path: str) -> str:
-        """Return the text of a file; "" when it does not exist."""
-        return self.request(f"cat {quote_path(path)}").partition("\n")[2] if self.exists(path) else ""
+        """Return the text of a file; "" if it does not exist."""
+        return self.run_debugfs(f"cat {quote_path(path)}").partition("\n")[2] if self.exists(path) else ""
 
     def entries(self, folder: str) -> dict[str, bool]:
-        """Return the names in a folder, and whether each is a folder; no names when the path is no folder.
+        """Return the names in a folder, and whether each is a folder; no names if the path is not a folder.
 
         Raises BrambleError for a name with a line break, which debugfs cannot handle.
         """
         if folder in self._entries:
             return self._entries[folder]
-        # "/." goes through a symbolic link to the folder.
-        lines = self.request(f"ls -p {quote_path(folder + '/.')}").split("\n")[1:]
+        # With "/." at its end, debugfs follows a symbolic link to the folder.
+        lines = self.run_debugfs(f"ls -p {quote_path(folder + '/.')}").split("\n")[1:]
         found = self._entries[folder] = {}
         if re.search("not a directory|not found by ext2_lookup", lines[0]) and not lines[0].endswith("/"):
             return found
         for line in filter(None, lines):
             fields = line.split("/")
             if len(fields) != 8 or not fields[1].isdigit():
-                raise BrambleError(f"a name in {folder} has a line break in it, and cannot be handled: rename it on the card")
+                raise BrambleError(
+                    f"a name in {folder} has a line break, which debugfs does not support: rename the file on the card"
+                )
             if fields[5] not in (".", ".."):
                 found[fields[5]] = fields[2].startswith("04")
         return found
 
-    def match(self, pattern: str) -> dict[str, bool]:
-        """Return the paths that fit a pattern with * in its names, and whether each is a folder."""
+    def glob(self, pattern: str) -> dict[str, bool]:
+        """Return the paths that match a pattern with * in its names, and whether each is a folder."""
         found = {"": True}
         for name in pattern.split("/")[1:]:
             found = {
@@ -87,18 +89,18 @@ class RootFileSystem:
         return found
 
     def contains(self, path: str) -> bool:
-        """Return whether a path is an entry of its folder, wherever it leads."""
+        """Return whether a path is an entry of its folder, also if it is a symbolic link to nothing."""
         folder, _, name = path.rpartition("/")
         return name in self.entries(folder)
 
-    def change(self, removed: Removed, files: Mapping[str, str], links: Mapping[str, str], work: Path) -> None:
-        """Remove files and folders, then write files and links, and check that all of it has happened. Raises BrambleError.
+    def apply_changes(self, removed: PathsToRemove, files: Mapping[str, str], links: Mapping[str, str], work: Path) -> None:
+        """Remove files and folders, then write files and links, and check the result. Raises BrambleError.
 
-        Files belong to root; those in a folder sbin are executable, mode 0755, the others have 0644. A link that exists stays.
+        Files are owned by root. They have mode 0755 in a folder called sbin, and 0644 elsewhere. Existing links are kept.
 
         :param files: text by path
         :param links: target by path
-        :param work: a folder for the files on their way
+        :param work: a folder for temporary files
         """
         script = [f"rm {quote_path(path)}" for path in removed.files] + [f"rmdir {quote_path(path)}" for path in removed.folders]
         folders = {os.fspath(folder): None for path in [*files, *links] for folder in reversed(Path(path).parents)}
@@ -116,29 +118,29 @@ class RootFileSystem:
         script += [f"symlink {quote_path(path)} {quote_path(target)}" for path, target in links.items() if not self.exists(path)]
         self._entries.clear()
         output = run_tool("debugfs", "-w", "-f", "-", self.path, input="\n".join([*script, ""]))
-        wrong = [path for path in removed.paths if self.contains(path)]
-        wrong += [path for path, text in files.items() if self.read_text(path) != text]
-        wrong += [path for path in links if not self.exists(path)]
-        if wrong:
+        failed = [path for path in removed.paths if self.contains(path)]
+        failed += [path for path, text in files.items() if self.read_text(path) != text]
+        failed += [path for path in links if not self.exists(path)]
+        if failed:
             notes = [line for line in output.splitlines()[1:] if line and not line.startswith("debugfs: ")]
-            raise BrambleError(f"{', '.join(wrong[:5])} on the root file system cannot be changed: {'; '.join(notes[:5])}")
+            raise BrambleError(f"{', '.join(failed[:5])} on the root file system cannot be changed: {'; '.join(notes[:5])}")
 
     def superblock_number(self, name: str, default: int | None = None) -> int:
-        """Return a number that dumpe2fs shows under a name. Raises BrambleError when there is none and no default."""
+        """Return a number of the superblock by its name in dumpe2fs. Raises BrambleError if it is missing and has no default."""
         found = re.search(rf"^{name}:\s+(\d+)", run_tool("dumpe2fs", "-h", self.path), re.MULTILINE)
         if found:
             return int(found[1])
         if default is None:
-            raise BrambleError(f"dumpe2fs does not tell the {name.lower()} of its root file system")
+            raise BrambleError(f"dumpe2fs does not show the {name.lower()} of its root file system")
         return default
 
     def check(self) -> None:
-        """Check it with e2fsck, and change nothing. Raises BrambleError when it is damaged."""
+        """Check the file system with e2fsck, and change nothing. Raises BrambleError when it is damaged."""
         run_tool("e2fsck", "-fn", self.path)
 
 
 def quote_path(path: str) -> str:
-    """Return a path as a word of a debugfs script. Raises BrambleError for one with a line break."""
+    """Return a path as a quoted word of a debugfs script. Raises BrambleError for a path with a line break."""
     if "\n" in path or "\r" in path:
-        raise BrambleError(f"{path!r} has a line break in its name, and cannot be handled: rename it on the card")
+        raise BrambleError(f"{path!r} has a line break in its name, which debugfs does not support: rename the file on the card")
     return '"' + path.replace('"', '""') + '"'

@@ -1,4 +1,4 @@
-"""Make the root file system of a captured card as small as it goes, without traces of what was deleted. Sizes are in bytes."""
+"""Shrink the root file system of a captured card as far as possible, without traces of deleted files. Sizes are in bytes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from ansible_collections.bramble.cluster.plugins.module_utils.capture.tools impo
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import CHUNK, ZEROS, is_zero, read_exactly
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 
-SLACK = 16 * 2**20  # free space of the root file system, above the least that resize2fs allows, until it grows
+SLACK = 16 * 2**20  # free space that is left in the root file system until it grows
 
 
 def clear_journal(root: RootFileSystem) -> None:
-    """Fill the journal, which holds old directories and more, with zeros, but for its first block. Raises BrambleError."""
+    """Overwrite the journal with zeros, except for its first block, as it contains old metadata. Raises BrambleError."""
     inode, block = root.superblock_number("Journal inode", 0), root.superblock_number("Block size")
     if not inode:
         return
-    # "(0-11):1-12, (IND):13, (12):14": its blocks, and those that say where they are. The first block is the journal's head.
-    found = re.findall(r"\((\d+)(?:-\d+)?\):(\d+)(?:-(\d+))?", root.request(f"stat <{inode}>"))
+    # debugfs shows "(0-11):1-12, (IND):13, (12):14": the blocks of the journal by their numbers in the file, and indirect blocks,
+    # which the pattern skips. The first block is the superblock of the journal, and is kept.
+    found = re.findall(r"\((\d+)(?:-\d+)?\):(\d+)(?:-(\d+))?", root.run_debugfs(f"stat <{inode}>"))
     with root.path.open("r+b") as file:
         for first, low, high in found:
             start, end = (int(low) + (first == "0")) * block, (int(high or low) + 1) * block
@@ -30,15 +31,15 @@ def clear_journal(root: RootFileSystem) -> None:
 
 
 def shrink(root: RootFileSystem) -> int:
-    """Shrink a root file system to the least size that resize2fs allows, and SLACK; return that size. Raises BrambleError."""
-    # -D makes directories anew, without the names of what was deleted.
-    run_tool("e2fsck", "-fpD", root.path, accept=(0, 1))
+    """Shrink a root file system to the minimum size of resize2fs plus SLACK, and return the new size. Raises BrambleError."""
+    # -D rebuilds directories, which removes the names of deleted files from them.
+    run_tool("e2fsck", "-fpD", root.path, exit_codes=(0, 1))
     clear_journal(root)
-    least = re.search(r"minimum size of the filesystem: (\d+)", run_tool("resize2fs", "-P", root.path))
-    if not least:
-        raise BrambleError("resize2fs does not tell how small the root file system can be")
+    minimum = re.search(r"minimum size of the filesystem: (\d+)", run_tool("resize2fs", "-P", root.path))
+    if not minimum:
+        raise BrambleError("resize2fs does not show the minimum size of the root file system")
     block = root.superblock_number("Block size")
-    target = int(least[1]) + SLACK // block
+    target = int(minimum[1]) + SLACK // block
     if target < root.superblock_number("Block count"):
         run_tool("resize2fs", root.path, str(target))
     root.check()

@@ -1,4 +1,4 @@
-"""The programs that a capture runs on the control machine."""
+"""Run the programs that a capture needs on the control machine."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.tools import 
 TOOLS = ("debugfs", "dumpe2fs", "e2fsck", "resize2fs", "fatlabel", "fsck.vfat", "mkfs.vfat", "mcopy", "zstd", "xz")
 
 
-def run_tool(*command: str | Path, input: str = "", accept: Collection[int] = (0,)) -> str:
-    """Run a program, and return its standard output and standard error as one text; surrogates are bytes that are no UTF-8.
+def run_tool(*command: str | Path, input: str = "", exit_codes: Collection[int] = (0,)) -> str:
+    """Run a program, and return its standard output and standard error as one text. Bytes that are not UTF-8 become surrogates.
 
-    Raises BrambleError with its first complaints when its exit code is not one of `accept`.
+    Raises BrambleError, with the first lines of its errors, when its exit code is not one of `exit_codes`.
     """
-    result = process.run(command, input=input, env=TOOL_ENV, merge=True, accept=accept, words=_first_complaints)
+    result = process.run_program(
+        command, input=input, env=TOOL_ENV, merge_stderr=True, exit_codes=exit_codes, select_lines=_first_error_lines
+    )
     return result.stdout.decode(errors="surrogateescape")
 
 
-def _first_complaints(output: str) -> Sequence[str]:
-    """Return the first six lines that are neither the title of a pass nor a program's version."""
+def _first_error_lines(output: str) -> Sequence[str]:
+    """Return the first six lines of an output, without the titles of passes and the version of the program."""
     lines = output.splitlines()
     return [line.strip() for line in lines if not re.match(r"\s*$|Pass \d|\w+ \d+\.\d+\S* \(", line)][:6]
 
 
 def check_tools(path: str = TOOL_ENV["PATH"]) -> None:
-    """Check that all programs are installed. Raises BrambleError, naming the packages that bring the missing ones."""
+    """Check that all programs are installed. Raises BrambleError with the packages of the missing ones."""
     if missing := missing_packages(TOOLS, path):
         raise BrambleError(
-            f"Missing on this machine: {', '.join(missing)}. Nothing was captured. Next: apt install {' '.join(missing)}"
+            f"This machine lacks the packages {', '.join(missing)}. Nothing was captured. Next: apt install {' '.join(missing)}"
         )

@@ -1,4 +1,4 @@
-"""The private copy that a capture works on, so that the card is only read."""
+"""The private copy of a card that a capture changes, as the card itself is only read."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.error import 
 
 @contextlib.contextmanager
 def private_workspace(folder: Path) -> Iterator[Path]:
-    """Yield a private folder inside `folder`, removed at the end; what a killed capture left is removed first."""
+    """Yield a private folder inside `folder`, and remove it at the end. Folders that killed captures left are removed first."""
     parent = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(parent, fcntl.LOCK_EX)
         for leftover in folder.glob(".capture-*"):
             fd = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            with contextlib.suppress(BlockingIOError):  # another capture's, at work
+            with contextlib.suppress(BlockingIOError):  # another capture is still using it
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(leftover)
             os.close(fd)
         work = Path(tempfile.mkdtemp(prefix=".capture-", dir=folder))
-        held = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(held, fcntl.LOCK_EX)
+        work_fd = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(work_fd, fcntl.LOCK_EX)
     finally:
         os.close(parent)
     try:
         yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
-        os.close(held)
+        os.close(work_fd)
 
 
 def copy_partitions(card: Card, source: SourceCard, boot: Path, root: Path, progress: Progress) -> None:
-    """Write the used bytes of both partitions into two sparse files. Raises BrambleError."""
-    meter = progress.meter(card.facts.node, "read", source.bytes)
+    """Write the used bytes of both partitions to two sparse files. Raises BrambleError."""
+    meter = progress.meter(card.facts.node, "read", source.used_bytes)
     for partition, ranges, path in ((source.boot, source.boot_used, boot), (source.root, source.root_used, root)):
         with path.open("wb", buffering=0) as file:
             file.truncate(partition.size)
@@ -56,5 +56,7 @@ def copy_partitions(card: Card, source: SourceCard, boot: Path, root: Path, prog
                         file.write(data)
                     at += len(data)
                     meter(len(data))
-    if card.regular and os.fstat(card.fd).st_mtime_ns != source.mtime:
-        raise BrambleError(f"{card.facts.slot} was written to while it was read. Nothing was captured; run it again.")
+    if card.is_file and os.fstat(card.fd).st_mtime_ns != source.mtime:
+        raise BrambleError(
+            f"{card.facts.slot} was written to while it was read. Nothing was captured. Run the same command again."
+        )

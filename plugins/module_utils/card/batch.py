@@ -1,4 +1,4 @@
-"""Write a batch of cards, each in its own thread, and read every byte back from the card itself."""
+"""Write a batch of cards, each in a thread of its own, and read every byte back from the card."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from ansible_collections.bramble.cluster.plugins.module_utils.card.progress impo
 from ansible_collections.bramble.cluster.plugins.module_utils.card.result import FAILED, UNCHANGED, WRITTEN, Result
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import PAGE
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
-from ansible_collections.bramble.cluster.plugins.module_utils.core.process import run
+from ansible_collections.bramble.cluster.plugins.module_utils.core.process import run_program
 
 
-def full_test(device: str) -> None:
-    """Measure a card's real size with f3probe, which destroys what is on it. Raises BrambleError for a bad card.
+def test_with_f3probe(device: str) -> None:
+    """Measure the real size of a card with f3probe, which destroys its content. Raises BrambleError for a bad card.
 
     Source: https://fight-flash-fraud.readthedocs.io.
     """
-    result = run(["f3probe", "--destructive", device], merge=True, accept=None)
+    result = run_program(["f3probe", "--destructive", device], merge_stderr=True, exit_codes=None)
     if result.returncode:
         lines = result.stdout.decode(errors="replace").splitlines()
-        words = " ".join(line.strip() for line in lines[1:] if "WARNING" not in line)
-        raise BrambleError(f"f3probe found it bad: {words[-600:]}")
+        report = " ".join(line.strip() for line in lines[1:] if "WARNING" not in line)
+        raise BrambleError(f"f3probe found that the card is bad: {report[-600:]}")
 
 
 def ledger_entry(facts: Facts, result: Result, content: Content, verdict: str) -> dict[str, Any]:
-    """Return what the ledger records of a card."""
+    """Return the entry of a card in the ledger."""
     return {
         "slot": facts.slot,
         "device": facts.device,
@@ -53,7 +53,7 @@ def ledger_entry(facts: Facts, result: Result, content: Content, verdict: str) -
 
 
 def _record_outcome(card: Card, result: Result, content: Content, ledger: card_ledger.Ledger) -> None:
-    """Record how it ended. A card that was found unchanged keeps an entry that says the same."""
+    """Record the result of a card. A card that was found unchanged keeps its entry if that has the same values."""
     if result.result == UNCHANGED:
         known = ledger.read().get(result.node, {})
         same = {"verdict": card_ledger.VERIFIED, "fingerprint": content.fingerprint, "slot": card.facts.slot}
@@ -64,28 +64,34 @@ def _record_outcome(card: Card, result: Result, content: Content, ledger: card_l
 
 
 def _write_card(
-    card: Card, content: Content, result: Result, progress: Progress, check: bool, full: bool, ledger: card_ledger.Ledger
+    card: Card,
+    content: Content,
+    result: Result,
+    progress: Progress,
+    check_mode: bool,
+    full_test: bool,
+    ledger: card_ledger.Ledger,
 ) -> None:
-    """Bring one card to its content, and set in `result` how far that came. Raises BrambleError."""
+    """Write one card unless it has its content already, and set the fields of `result`. Raises BrambleError."""
     total = card.bytes_to_transfer(content)
     start = time.monotonic()
     if next(card.differences(content, progress.meter(result.node, "compare", total)), None) is None:
         result.result, result.bytes_verified = UNCHANGED, content.needed_bytes
         result.seconds_verify = time.monotonic() - start
         return
-    if not check:
+    if not check_mode:
         ledger.record(result.node, ledger_entry(card.facts, result, content, card_ledger.WRITING), fresh=True)
-        card.empty_head(content)
-        if full:
+        card.clear_head(content)
+        if full_test:
             progress.report(result.node, "test")
-            full_test(card.facts.device)
+            test_with_f3probe(card.facts.device)
         card.probe(progress.meter(result.node, "probe", 4 * PAGE * len(mark_offsets(card.facts.bytes))))
         start = time.monotonic()
         try:
             card.write_content(content, progress.meter(result.node, "write", total))
             result.seconds_write = time.monotonic() - start
             card.verify(content, progress.meter(result.node, "verify", total))
-            card.check_same()
+            card.check_same_card()
             result.seconds_verify = time.monotonic() - start - result.seconds_write
         finally:
             result.bytes_written = card.written
@@ -97,18 +103,20 @@ def write_batch(
     batch: Sequence[Facts],
     contents: Mapping[str, Content],
     progress: Progress,
-    check: bool = False,
+    check_mode: bool = False,
     only_good: bool = False,
-    full: bool = False,
+    full_test: bool = False,
     ledger: card_ledger.Ledger | None = None,
 ) -> list[Result]:
-    """Bring every card of a batch to its content, all at once, and return a result per card; no failure touches another card.
+    """Write all cards of a batch at the same time, and return a result per card. A card that fails does not affect another.
 
-    All cards are opened before the first is written: raises BrambleError when one cannot be opened, unless `only_good`.
+    All cards are opened before the first one is written.
 
     :param contents: the content of each card, by node
-    :param check: write nothing; the results say what would be written
-    :param full: test each card that is written with f3probe
+    :param check_mode: write nothing; the results say what would be written
+    :param only_good: write the other cards even if one cannot be opened
+    :param full_test: test each card that is written with f3probe
+    :raises BrambleError: when a card cannot be opened, unless `only_good`
     """
     ledger = ledger or card_ledger.Ledger(None)
     opened: list[tuple[Card, Result]] = []
@@ -117,23 +125,23 @@ def write_batch(
     def write(card: Card, result: Result) -> None:
         content = contents[result.node]
         try:
-            _write_card(card, content, result, progress, check, full, ledger)
+            _write_card(card, content, result, progress, check_mode, full_test, ledger)
         except BrambleError as error:
             result.result, result.error = FAILED, str(error)
-        except Exception as error:  # a thread's error must not get lost
+        except Exception as error:  # an error in a thread would be lost otherwise
             result.result, result.error = FAILED, f"{type(error).__name__}: {error}"
         finally:
             card.close()
-        if not check:
+        if not check_mode:
             try:
                 _record_outcome(card, result, content, ledger)
             except (BrambleError, OSError) as error:
-                result.result, result.error = FAILED, f"it could not be noted in the ledger: {error}"
+                result.result, result.error = FAILED, f"its result cannot be recorded in the ledger: {error}"
         progress.report(result.node, result.result)
 
     for facts, result in zip(batch, results, strict=True):
         try:
-            opened.append((Card(facts, writable=not check), result))
+            opened.append((Card(facts, writable=not check_mode), result))
         except BrambleError as error:
             if not only_good:
                 for card, _ in opened:

@@ -1,4 +1,4 @@
-"""What a card must hold: the image, with the few bytes in which one node differs. Every size and offset is in bytes."""
+"""The content of a card: an image, with the overlay of one node. All sizes and offsets are in bytes."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from ansible_collections.bramble.cluster.plugins.module_utils.card.image import 
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import BLOCK, CHUNK, read_exactly
 
 Overlay = dict[int, bytes]
-"""Bytes that replace the image's, by offset; offsets are multiples of PAGE, values at most PAGE long."""
+"""Bytes that replace those of the image, by offset. Offsets are multiples of PAGE; values have at most PAGE bytes."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A stretch of a card: data (never crossing a multiple of CHUNK) or zeros (of any length)."""
+    """A range of a card that holds either data (within one CHUNK) or zeros (of any length)."""
 
     offset: int
     length: int
-    data: bool
+    has_data: bool
 
     @property
     def end(self) -> int:
-        """The first byte after it."""
+        """The offset after the last byte."""
         return self.offset + self.length
 
 
 class Content:
-    """What one card must hold from its first byte to the end of the image: the image, with a node's overlay on it.
+    """The content of one card, from its first byte to the end of the image: the image with the overlay of a node.
 
-    The space that no file system uses is left as it is on the card.
+    Space that no file system uses does not belong to the content, and is not written.
     """
 
     def __init__(self, image: Image, overlay: Overlay) -> None:
@@ -42,15 +42,15 @@ class Content:
         self._overlay: dict[int, list[tuple[int, bytes]]] = {}
         for offset, data in sorted(overlay.items()):
             self._overlay.setdefault(offset // BLOCK, []).append((offset, data))
-        filled = {*image.blocks, *self._overlay}
-        self.blocks = [(block, block in filled) for block in sorted(filled | image.needed)]
+        filled = {*image.data_blocks, *self._overlay}
+        self.blocks = [(block, block in filled) for block in sorted(filled | image.needed_blocks)]
         digest = hashlib.sha256(bytes.fromhex(image.sha256))
         for offset, data in sorted(overlay.items()):
             digest.update(struct.pack("<QI", offset, len(data)) + data)
         self.fingerprint = digest.hexdigest()
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return `length` bytes of what the card must hold at `offset`."""
+        """Return `length` bytes of the content at `offset`."""
         data = read_exactly(self.image.fd, offset, length)
         blocks = range(offset // BLOCK, (offset + length - 1) // BLOCK + 1)
         patches = [patch for block in blocks for patch in self._overlay.get(block, ())]
@@ -64,26 +64,26 @@ class Content:
         return data
 
     def runs(self, start: int = 0, end: int | None = None) -> Iterator[Run]:
-        """Yield the runs of [start, end), in order; both limits are multiples of BLOCK or the end."""
+        """Yield the runs of [start, end), in order. Both limits are multiples of BLOCK, or the end of the content."""
         end = self.size if end is None else min(end, self.size)
         first, last = (bisect.bisect_left(self.blocks, (limit,)) for limit in (start // BLOCK, -(-end // BLOCK)))
         low = high = -1
-        kind = False
-        for block, data in itertools.islice(self.blocks, first, last):
-            if block != high or data != kind or (data and block * BLOCK % CHUNK == 0):
+        low_has_data = False
+        for block, has_data in itertools.islice(self.blocks, first, last):
+            if block != high or has_data != low_has_data or (has_data and block * BLOCK % CHUNK == 0):
                 if low >= 0:
-                    yield Run(low * BLOCK, (high - low) * BLOCK, kind)
-                low, kind = block, data
+                    yield Run(low * BLOCK, (high - low) * BLOCK, low_has_data)
+                low, low_has_data = block, has_data
             high = block + 1
         if low >= 0:
-            yield Run(low * BLOCK, min(high * BLOCK, end) - low * BLOCK, kind)
+            yield Run(low * BLOCK, min(high * BLOCK, end) - low * BLOCK, low_has_data)
 
     @property
     def data_bytes(self) -> int:
-        """How many bytes are in runs of data."""
-        return sum(run.length for run in self.runs() if run.data)
+        """The number of bytes in runs of data."""
+        return sum(run.length for run in self.runs() if run.has_data)
 
     @property
     def needed_bytes(self) -> int:
-        """How many bytes are in runs, of data or of zeros."""
+        """The number of bytes in all runs, of data or of zeros."""
         return sum(run.length for run in self.runs())

@@ -1,6 +1,6 @@
-"""One card, open for this process alone: read, write, clear, compare and verify it, without any cache between.
+"""One card, opened exclusively: read, write, clear, compare and verify it without a cache in between.
 
-Every size and offset is in bytes.
+All sizes and offsets are in bytes.
 """
 
 from __future__ import annotations
@@ -18,11 +18,18 @@ from ansible_collections.bramble.cluster.plugins.module_utils.card.content impor
 from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import Facts
 from ansible_collections.bramble.cluster.plugins.module_utils.card.probe import probe
 from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Meter, unmetered
-from ansible_collections.bramble.cluster.plugins.module_utils.card.sysfs import loop_backing, reader
-from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import BLOCK, CHUNK, PAGE, ZEROS, extents, is_zero
+from ansible_collections.bramble.cluster.plugins.module_utils.card.sysfs import find_reader, loop_backing_file
+from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import (
+    BLOCK,
+    CHUNK,
+    PAGE,
+    ZEROS,
+    data_extents,
+    is_zero,
+)
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 
-MOST_BAD = 16  # chunks that read back wrong before a card is given up as worn or counterfeit
+MAX_BAD_CHUNKS = 16  # with more wrong chunks than this, a card counts as worn or counterfeit
 _BLKFLSBUF = 0x1261  # linux/fs.h
 _PUNCH_HOLE = 0x02 | 0x01  # linux/falloc.h: FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -30,7 +37,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @contextlib.contextmanager
 def _locate_error(offset: int, action: str) -> Iterator[None]:
-    """Turn an OSError into a BrambleError that names the byte of the card."""
+    """Turn an OSError into a BrambleError that names the action and the byte of the card."""
     try:
         yield
     except OSError as error:
@@ -39,16 +46,16 @@ def _locate_error(offset: int, action: str) -> Iterator[None]:
 
 
 class Card:
-    """One card, open for this process alone and unbuffered where that works.
+    """One card, opened exclusively, and with O_DIRECT where the file system supports it.
 
-    Opens exactly what the guard saw: raises BrambleError when the card was exchanged, resized or taken since.
+    Raises BrambleError unless the device still is the card that the guard saw, with the same size, and is not in use.
     """
 
     def __init__(self, facts: Facts, writable: bool = True) -> None:
         self.facts, self.written = facts, 0
         self._zero_chunks = set[tuple[int, int]]()
-        self.regular = facts.kind == "file"
-        mode = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW | (0 if self.regular else os.O_EXCL)
+        self.is_file = facts.kind == "file"
+        mode = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW | (0 if self.is_file else os.O_EXCL)
         try:
             try:
                 self.fd = os.open(facts.device, mode | os.O_DIRECT)
@@ -58,10 +65,10 @@ class Card:
                 self.fd = os.open(facts.device, mode)
         except OSError as error:
             raise BrambleError(f"{facts.device} cannot be opened: {error.strerror}") from error
-        self._buffer = mmap.mmap(-1, CHUNK)  # aligned, as O_DIRECT wants it
+        self._buffer = mmap.mmap(-1, CHUNK)  # an anonymous mapping is aligned to pages, as O_DIRECT requires
         try:
-            self.check_same()
-            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # also keeps udev away
+            self.check_same_card()
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # this also keeps udev from probing the card
         except OSError as error:
             self.close()
             raise BrambleError(f"{facts.device} is being written by another process") from error
@@ -70,29 +77,31 @@ class Card:
             raise
 
     def close(self) -> None:
-        """Close the card: another process may open it."""
+        """Close the card, so that another process can open it."""
         os.close(self.fd)
         self._buffer.close()
 
-    def check_same(self) -> None:
-        """Check that it is the card that the guard saw, with the same size. Raises BrambleError."""
+    def check_same_card(self) -> None:
+        """Check that this still is the card that the guard saw, with the same size. Raises BrambleError."""
         status, size = os.fstat(self.fd), os.lseek(self.fd, 0, os.SEEK_END)
-        kind_matches = stat.S_ISREG(status.st_mode) if self.regular else stat.S_ISBLK(status.st_mode)
+        kind_matches = stat.S_ISREG(status.st_mode) if self.is_file else stat.S_ISBLK(status.st_mode)
         same = kind_matches and size == self.facts.bytes
         same = same and os.path.realpath(self.facts.slot) == self.facts.device
         if self.facts.identity[0] == "block":
             node = os.path.realpath(f"/sys/dev/block/{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}")
-            same = same and reader(node).serial == self.facts.serial
+            same = same and find_reader(node).serial == self.facts.serial
             with contextlib.suppress(FileNotFoundError), open(f"{node}/diskseq", encoding="ascii") as file:
                 same = same and file.read().strip() == self.facts.identity[2]
         else:
-            behind = (status.st_dev, status.st_ino) if self.regular else loop_backing(self.facts.device)
+            behind = (status.st_dev, status.st_ino) if self.is_file else loop_backing_file(self.facts.device)
             same = same and behind == self.facts.identity[1:]
         if not same:
-            raise BrambleError(f"{self.facts.device} is not the card it was a moment ago: check the slots and start again")
+            raise BrambleError(
+                f"{self.facts.device} is not the card that was checked before: check the slots, then run the same command again"
+            )
 
-    def _gave_up_direct_io(self, error: OSError) -> bool:
-        """Give up O_DIRECT, and return True, when it is why a transfer failed: the caller tries again."""
+    def _disable_direct_io(self, error: OSError) -> bool:
+        """Return whether a transfer failed because of O_DIRECT, which is then disabled: the caller can try again."""
         flags = fcntl.fcntl(self.fd, fcntl.F_GETFL)
         if error.errno != errno.EINVAL or not flags & os.O_DIRECT:
             return False
@@ -107,7 +116,7 @@ class Card:
                 try:
                     got = os.preadv(self.fd, [buffer[done:length]], offset + done)
                 except OSError as error:
-                    if self._gave_up_direct_io(error):
+                    if self._disable_direct_io(error):
                         continue
                     raise
                 if not got:
@@ -124,17 +133,17 @@ class Card:
                 try:
                     done += os.pwrite(self.fd, buffer[done : len(data)], offset + done)
                 except OSError as error:
-                    if not self._gave_up_direct_io(error):
+                    if not self._disable_direct_io(error):
                         raise
         self.written += len(data)
 
     def clear(self, run: Run, meter: Meter) -> list[tuple[int, int]]:
-        """Make a run of the card zero: by a hole in a file, by writing only where it is not zero yet on a disk.
+        """Set a run of the card to zero, and return the (offset, length) of the chunks that were zero already.
 
-        Returns the (offset, length) of the chunks that were zero already. Raises BrambleError.
+        In a file, a hole is punched; on a disk, only chunks that are not zero are written. Raises BrambleError.
         """
         blank: list[tuple[int, int]] = []
-        if self.regular:
+        if self.is_file:
             place = ctypes.c_int64(run.offset), ctypes.c_int64(run.length)
             if _libc.fallocate64(self.fd, _PUNCH_HOLE, *place) == 0:
                 return blank
@@ -143,34 +152,34 @@ class Card:
                 blank.append((offset, length))
             else:
                 self.write(offset, ZEROS[:length])
-            meter(0 if self.regular else length)
+            meter(0 if self.is_file else length)
         return blank
 
     def bytes_to_transfer(self, content: Content) -> int:
-        """Return how many bytes are transferred to write or compare a content; the holes of a file cost nothing."""
-        return content.data_bytes if self.regular else content.needed_bytes
+        """Return how many bytes are transferred to write or compare a content. The holes of a file need no transfer."""
+        return content.data_bytes if self.is_file else content.needed_bytes
 
     def chunks_to_read(self, run: Run) -> Iterator[tuple[int, int]]:
-        """Yield the (offset, length) of what of a run must be read to compare it: holes in a file are known to be zero."""
-        stretches = [(run.offset, run.end)] if run.data or not self.regular else extents(self.fd, run.offset, run.end)
+        """Yield the (offset, length) of the chunks of a run that must be read to compare it. Holes in a file are zero."""
+        stretches = [(run.offset, run.end)] if run.has_data or not self.is_file else data_extents(self.fd, run.offset, run.end)
         for start, end in stretches:
             for offset in range(start - start % PAGE, end, CHUNK):
                 yield offset, min(CHUNK, end - offset)
 
     def differences(
-        self, content: Content, meter: Meter = unmetered, known: Container[tuple[int, int]] = ()
+        self, content: Content, meter: Meter = unmetered, known_chunks: Container[tuple[int, int]] = ()
     ) -> Iterator[tuple[int, int, int]]:
-        """Yield (offset, length, offset of the first wrong byte) of the chunks that differ from a content. Raises BrambleError.
+        """Yield (offset, length, offset of the first wrong byte) of each chunk that differs from a content.
 
-        Chunks that are `known` to be right are not read.
+        The chunks in `known_chunks` are known to be right, and are not read. Raises BrambleError.
         """
         for run in content.runs():
             for offset, length in self.chunks_to_read(run):
-                meter(length if run.data or not self.regular else 0)
-                if (offset, length) in known:
+                meter(length if run.has_data or not self.is_file else 0)
+                if (offset, length) in known_chunks:
                     continue
                 found = self.read(offset, length)
-                if not run.data and is_zero(found):
+                if not run.has_data and is_zero(found):
                     continue
                 wanted = content.read(offset, length)
                 if found != wanted:
@@ -178,33 +187,34 @@ class Card:
                     yield offset, length, offset + first
 
     def write_content(self, content: Content, meter: Meter = unmetered) -> None:
-        """Write all of a content: the head is emptied first and filled last, its block with the partition table at the very end.
+        """Write all of a content. Raises BrambleError.
 
-        So a card that was interrupted never looks complete. Zeros come after all data but that block: a chunk that is read as
-        zero then has survived all writes, and need not be read a second time. Raises BrambleError.
+        The head is cleared first and written last, and its block with the partition table last of all, so that an interrupted
+        card never looks complete. Zeros are written after all other data: a chunk that is zero by then was not hit by any of
+        these writes, and need not be read a second time.
         """
-        self.empty_head(content)
+        self.clear_head(content)
         self._write_data(content, CHUNK, content.size, meter)
         self._write_data(content, BLOCK, min(CHUNK, content.size), meter)
-        self._zero_chunks = {chunk for run in content.runs() if not run.data for chunk in self.clear(run, meter)}
+        self._zero_chunks = {chunk for run in content.runs() if not run.has_data for chunk in self.clear(run, meter)}
         self.flush()
         self._write_data(content, 0, min(BLOCK, content.size), meter)
 
     def _write_data(self, content: Content, start: int, end: int, meter: Meter) -> None:
         """Write the data of a content from `start` to `end`. Raises BrambleError."""
         for run in content.runs(start, end):
-            if run.data:
+            if run.has_data:
                 self.write(run.offset, content.read(run.offset, run.length))
                 meter(run.length)
         self.flush()
 
-    def empty_head(self, content: Content) -> None:
-        """Write zeros over the partition table, so that nobody takes the card for a complete one. Raises BrambleError."""
+    def clear_head(self, content: Content) -> None:
+        """Overwrite the partition table with zeros, so that the card does not look complete. Raises BrambleError."""
         self.write(0, ZEROS[: min(CHUNK, content.size)])
         self.flush()
 
     def probe(self, meter: Meter = unmetered) -> None:
-        """Check that the card has as many bytes as it says. Raises BrambleError."""
+        """Check that the card has as many bytes as it reports. Raises BrambleError."""
 
         def restore(offset: int, data: bytes) -> None:
             if is_zero(data):
@@ -215,45 +225,47 @@ class Card:
         try:
             probe(self.facts.bytes, self.read, restore, self.flush, meter)
         finally:
-            self.written = 0  # what counts is the image
+            self.written = 0  # only the bytes of the image are counted
 
     def flush(self) -> None:
-        """Wait until everything is on the card, and drop it from memory. Raises BrambleError."""
-        with _locate_error(0, "flushing what was written"):
+        """Wait until everything is written to the card, and drop it from the page cache. Raises BrambleError."""
+        with _locate_error(0, "flushing"):
             os.fsync(self.fd)
             os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
-            if not self.regular:
+            if not self.is_file:
                 with contextlib.suppress(PermissionError):
                     fcntl.ioctl(self.fd, _BLKFLSBUF, 0)
 
     def verify(self, content: Content, meter: Meter = unmetered) -> None:
-        """Read all of a content back; write wrong chunks once more, then read everything again.
+        """Read all of a content back. If chunks are wrong, write them again, then read everything once more.
 
-        Raises BrambleError when one is still wrong; the card has no partition table then.
+        Raises BrambleError when a chunk is still wrong; the card then has no partition table.
         """
         try:
             self._read_back(content, meter)
         except BrambleError:
             with contextlib.suppress(BrambleError):
-                self.empty_head(content)
+                self.clear_head(content)
             raise
 
     def _read_back(self, content: Content, meter: Meter) -> None:
-        """Read a content back, and mend it once. Raises BrambleError."""
+        """Read a content back, and repair it once. Raises BrambleError."""
         bad = []
         for chunk in self.differences(content, meter, self._zero_chunks):
             bad.append(chunk)
-            if len(bad) > MOST_BAD:
+            if len(bad) > MAX_BAD_CHUNKS:
                 raise BrambleError(
-                    f"over {MOST_BAD} MiB read back wrong, from byte {bad[0][2]:,} on: worn or counterfeit, replace it"
+                    f"more than {MAX_BAD_CHUNKS} MiB are read back wrong, from byte {bad[0][2]:,} on: "
+                    "the card is worn or counterfeit. Replace it"
                 )
         if not bad:
             return
         for offset, length, _ in bad:
             self.write(offset, content.read(offset, length))
         self.flush()
-        # From the start: on a counterfeit card, mending one place breaks another.
+        # Everything is read again: on a counterfeit card, a write to one address also changes another.
         for _, _, first in self.differences(content):
             raise BrambleError(
-                f"reads back wrong at byte {first:,}, also after writing it again: worn or counterfeit, replace it"
+                f"it is read back wrong at byte {first:,}, also after writing that again: "
+                "the card is worn or counterfeit. Replace it"
             )

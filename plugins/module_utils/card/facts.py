@@ -1,4 +1,4 @@
-"""What is in each slot of a batch, its verdict, and the table of it for people. Every size is in bytes."""
+"""The facts of each slot of a batch, with its verdict, and their table for the user. All sizes are in bytes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOO_SMALL = "TOO SMALL"
 
 @dataclass
 class Facts:
-    """One slot of a batch: what is in it and whether it may be overwritten."""
+    """One slot of a batch: what is in it, and whether it may be overwritten."""
 
     node: str
     slot: str
@@ -29,28 +29,28 @@ class Facts:
     kind: str = ""
     bus: str = ""
     model: str = ""
-    # Of the reader; empty where there is none, as in a built-in slot.
+    # The serial number of the reader; empty for a built-in slot.
     serial: str = ""
-    # The USB controller the reader hangs on, as usb1, and what it carries for all its readers, in Mbit/s.
+    # The USB controller of the reader, such as usb1, and its speed for all its readers together, in Mbit/s.
     controller: str = ""
     controller_speed: int = 0
     bytes: int = 0
     needed_bytes: int = 0
     verdict: str = ABSENT
     reason: str = ""
-    # Says whether it is still the same card when it is opened to be written.
+    # Identifies the card, to check that it is still the same one when it is opened for writing.
     identity: tuple[str | int, ...] = ()
-    # A virtual card that does not exist yet.
-    blank: bool = False
+    # Whether this is a virtual card that does not exist yet.
+    is_new: bool = False
 
     def report(self) -> dict[str, object]:
-        """Return the facts as a module returns them, with GB and GiB for people."""
+        """Return the facts as a module returns them, with the size in GB and GiB added."""
         report = asdict(self)
-        del report["identity"], report["blank"]
+        del report["identity"], report["is_new"]
         return {**report, "gb": round(self.bytes / 1e9, 2), "gib": round(self.bytes / 2**30, 2)}
 
 
-def warnings(batch: Sequence[Facts]) -> list[str]:
+def controller_warnings(batch: Sequence[Facts]) -> list[str]:
     """Return a warning for each USB 2 controller that several readers share."""
     by_controller: dict[str, list[str]] = {}
     for facts in batch:
@@ -58,18 +58,18 @@ def warnings(batch: Sequence[Facts]) -> list[str]:
             by_controller.setdefault(facts.controller, []).append(facts.node)
     return [
         f"The readers of {', '.join(nodes)} share one USB 2 controller ({name}), which carries 25 to 40 MB/s for all of them "
-        "together: spread them over more, or use USB 3."
+        "together. Spread them over more controllers, or use USB 3."
         for name, nodes in by_controller.items()
         if len(nodes) > 1
     ]
 
 
 def table(batch: Sequence[Facts]) -> str:
-    """Return the batch as a table for people, one line per slot."""
+    """Return the batch as a table for the user, one line per slot."""
     rows = [("node", "slot", "bus", "bytes", "GB", "GiB", "needed", "verdict")]
     for facts in batch:
         size = (f"{facts.bytes:,}", f"{facts.bytes / 1e9:.2f}", f"{facts.bytes / 2**30:.2f}") if facts.bytes else ("-",) * 3
-        glue = " " if facts.verdict == TOO_SMALL else ": "
-        verdict = glue.join(part for part in (facts.verdict, facts.reason) if part)
+        separator = " " if facts.verdict == TOO_SMALL else ": "
+        verdict = separator.join(part for part in (facts.verdict, facts.reason) if part)
         rows.append((facts.node, facts.slot, facts.bus or "-", *size, f"{facts.needed_bytes:,}", verdict))
     return text_table(rows, range(3, 7))

@@ -1,6 +1,6 @@
-"""Judge what is in each card slot: whether it may be overwritten. It only reads.
+"""Decide whether the card in each slot may be overwritten. The guard only reads.
 
-The guard fails closed: what it cannot establish from /sys and /proc counts against the card. Every size is in bytes.
+It fails closed: a card whose state it cannot establish from /sys and /proc is refused. All sizes are in bytes.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import 
 )
 from ansible_collections.bramble.cluster.plugins.module_utils.card.sysfs import (
     Mount,
-    loop_backing,
+    find_reader,
+    loop_backing_file,
     read_text,
-    reader,
     unescape_field,
 )
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import SECTOR
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text import format_bytes
 
-LARGEST_CARD = 256 * 10**9  # a bigger disk is more likely someone's backup than a card for a cluster
-# No card is a file here, whatever its name: a device node that went missing leaves its name free for a plain file.
+LARGEST_CARD = 256 * 10**9  # a larger disk is more likely someone's backup than a card for a cluster
+# A file in one of these folders is never a card. For example, when a device node disappears, a plain file can take its name.
 _SYSTEM_FOLDERS = ("/boot", "/dev", "/etc", "/proc", "/sys", "/usr")
 _SYSTEM_PATHS = ("/", "/boot", "/home")
 _NOT_ON_A_DISK = frozenset({"9p", "ceph", "cifs", "nfs", "nfs4", "ramfs", "smb3", "tmpfs", "virtiofs"})
 Finding = tuple[str, str]
-"""A verdict (one of the constants of card.facts), and the reason in words."""
+"""A verdict (one of the constants of card.facts), and its reason for the user."""
 
 
 class Guard:
-    """The judgement of slots by the state of this machine, read once: a later judgement needs a new Guard.
+    """Evaluates slots by the state of this machine, which it reads once: create a new Guard to evaluate them again.
 
-    `sys` and `proc` are the places of /sys and /proc; `image` is the file that cards will be written from.
+    `sys` and `proc` are the paths of /sys and /proc; `image` is the file from which cards will be written.
     """
 
     def __init__(self, image: str | None = None, sys: str = "/sys", proc: str = "/proc") -> None:
@@ -59,15 +59,15 @@ class Guard:
         ]
         self._swaps = [unescape_field(line.split()[0]) for line in read_text(proc, "swaps").splitlines()[1:]]
         paths = [*_SYSTEM_PATHS, *([os.path.realpath(image)] if image else [])]
-        self._system = [(path, self._disks_below(path)) for path in paths]
+        self._system_disks = [(path, self._disks_holding(path)) for path in paths]
 
     def facts(self, cards: Sequence[Mapping[str, Any]], needed: int = 0) -> list[Facts]:
-        """Return the facts of each card ({node, slot, virtual_bytes}) of a batch, which must hold `needed` bytes."""
+        """Return the facts of each card ({node, slot, virtual_bytes}) of a batch; each must hold `needed` bytes."""
         batch = [self._inspect(card["node"], card["slot"], needed, card.get("virtual_bytes") or 0) for card in cards]
-        for one in batch:
-            twins = [other.node for other in batch if other is not one and one.identity and other.identity == one.identity]
-            if twins:
-                one.verdict, one.reason = SAME_TWICE, f"also the card of {', '.join(twins)}: {one.device}"
+        for facts in batch:
+            same = [other.node for other in batch if other is not facts and facts.identity and other.identity == facts.identity]
+            if same:
+                facts.verdict, facts.reason = SAME_TWICE, f"also the card of {', '.join(same)}: {facts.device}"
         return batch
 
     def _inspect(self, node: str, slot: str, needed: int, virtual_bytes: int = 0) -> Facts:
@@ -77,7 +77,7 @@ class Guard:
             status = os.stat(facts.device)
         except OSError as error:
             if error.errno == errno.ENOENT and virtual_bytes and not os.path.lexists(slot):
-                return self._inspect_new(facts, virtual_bytes)
+                return self._inspect_new_card(facts, virtual_bytes)
             missing = "is a card in the reader? see ls -l /dev/disk/by-path" if slot.startswith("/dev/") else "no such file"
             facts.reason = missing if error.errno == errno.ENOENT else str(error)
             return facts
@@ -88,148 +88,148 @@ class Guard:
                 facts.kind, facts.bus = "file", "file"
                 facts.bytes = status.st_size if stat.S_ISREG(status.st_mode) else 0
                 facts.identity = ("file", status.st_dev, status.st_ino)
-                facts.verdict, facts.reason = next(self._against_file(facts.device, needed), (OK, ""))
+                facts.verdict, facts.reason = next(self._file_findings(facts.device, needed), (OK, ""))
         except (OSError, ValueError) as error:
-            facts.verdict, facts.reason = NOT_REMOVABLE, f"its state cannot be read, so it is left alone: {error}"
+            facts.verdict, facts.reason = NOT_REMOVABLE, f"its state cannot be read, so it is not written: {error}"
         return facts
 
-    def _inspect_new(self, facts: Facts, size: int) -> Facts:
+    def _inspect_new_card(self, facts: Facts, size: int) -> Facts:
         """Return the facts of a virtual card that is to be created."""
-        facts.kind, facts.bus, facts.bytes, facts.blank = "file", "file", size, True
+        facts.kind, facts.bus, facts.bytes, facts.is_new = "file", "file", size, True
         facts.identity = ("new", facts.device)
         folder = next((folder for folder in _SYSTEM_FOLDERS if facts.device.startswith(f"{folder}/")), "")
         if folder:
-            facts.verdict, facts.reason = NOT_A_CARD, f"a virtual card cannot be made in {folder}"
+            facts.verdict, facts.reason = NOT_A_CARD, f"a virtual card cannot be created in {folder}"
         else:
-            facts.verdict, facts.reason = next(_against_size(size, facts.needed_bytes), (OK, ""))
+            facts.verdict, facts.reason = next(_size_findings(size, facts.needed_bytes), (OK, ""))
         return facts
 
     def _inspect_disk(self, facts: Facts, status: os.stat_result) -> None:
-        """Fill in the facts of a block device. Raises OSError, ValueError when its state cannot be read."""
+        """Set the facts of a block device. Raises OSError or ValueError when its state cannot be read."""
         facts.kind = "block"
         number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
         name = os.path.basename(os.path.realpath(os.path.join(self._sys, "dev/block", number)))
         facts.bus, facts.model = self.bus(name), self.model(name)
         facts.bytes = self.size(name)
-        for field, value in asdict(reader(self._node(name))).items():
+        for field, value in asdict(find_reader(self._sysfs_folder(name))).items():
             setattr(facts, field, value)
         facts.identity = ("block", number, read_text(self._sys, "class/block", name, "diskseq"))
-        facts.verdict, facts.reason = self.judge_disk(name, facts.needed_bytes)
+        facts.verdict, facts.reason = self.evaluate_disk(name, facts.needed_bytes)
         if facts.bus == "loop" and facts.bytes:
-            facts.identity = ("file", *loop_backing(facts.device))
+            facts.identity = ("file", *loop_backing_file(facts.device))
         if facts.verdict == OK:
-            # Whoever holds it in another mount namespace (a container) shows only here.
+            # A program in another mount namespace (a container) that uses the device is found only by opening it exclusively.
             try:
                 os.close(os.open(facts.device, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
             except OSError as error:
                 if error.errno != errno.EBUSY:
                     raise
-                facts.verdict, facts.reason = IN_USE, "something holds it, perhaps in a container"
+                facts.verdict, facts.reason = IN_USE, "another program has it open; it may run in a container"
 
-    # Disks. `name` is the kernel's: sda, mmcblk0, loop3.
+    # Disks. `name` is the name that the kernel gives them: sda, mmcblk0, loop3.
 
-    def _node(self, name: str) -> str:
-        """Return the real folder of a disk in /sys."""
+    def _sysfs_folder(self, name: str) -> str:
+        """Return the folder of a disk in /sys, without symbolic links."""
         return os.path.realpath(os.path.join(self._sys, "class/block", name))
 
     def size(self, name: str) -> int:
-        """Return the size of a disk in bytes; the kernel counts in sectors of 512 bytes whatever the disk does."""
-        return int(read_text(self._node(name), "size") or 0) * SECTOR
+        """Return the size of a disk in bytes. The kernel counts sectors of 512 bytes, whatever the disk's own sector size."""
+        return int(read_text(self._sysfs_folder(name), "size") or 0) * SECTOR
 
     def bus(self, name: str) -> str:
-        """Return usb, mmc or loop; for any other disk the kernel's name of its bus, "unknown" if there is none."""
-        node = self._node(name)
-        if re.search(r"/usb\d+/", node):
+        """Return the bus of a disk: usb, mmc, loop, the kernel's name of another bus, or "unknown"."""
+        folder = self._sysfs_folder(name)
+        if re.search(r"/usb\d+/", folder):
             return "usb"
-        if "/mmc_host/" in node:
+        if "/mmc_host/" in folder:
             return "mmc"
-        if re.fullmatch(r"loop\d+", name) and node.endswith(f"/devices/virtual/block/{name}"):
+        if re.fullmatch(r"loop\d+", name) and folder.endswith(f"/devices/virtual/block/{name}"):
             return "loop"
-        subsystem = os.path.join(node, "device", "subsystem")
+        subsystem = os.path.join(folder, "device", "subsystem")
         return os.path.basename(os.path.realpath(subsystem)) if os.path.exists(subsystem) else "unknown"
 
     def model(self, name: str) -> str:
-        """Return the name that the disk has of itself, or the file of a loop device; may be empty."""
-        node = self._node(name)
-        words = [read_text(node, "device", field) for field in ("vendor", "model", "name")]
-        return " ".join(word for word in words if word and not word.startswith("0x")) or read_text(node, "loop/backing_file")
+        """Return the vendor and model that a disk reports, or the file behind a loop device; may be empty."""
+        folder = self._sysfs_folder(name)
+        words = [read_text(folder, "device", field) for field in ("vendor", "model", "name")]
+        return " ".join(word for word in words if word and not word.startswith("0x")) or read_text(folder, "loop/backing_file")
 
-    def judge_disk(self, name: str, needed: int) -> Finding:
-        """Return whether a disk may be overwritten, from /sys and /proc. Raises OSError when they cannot be read."""
-        return next(self._against_disk(name, needed), (OK, ""))
+    def evaluate_disk(self, name: str, needed: int) -> Finding:
+        """Return the verdict on a disk, from /sys and /proc. Raises OSError when they cannot be read."""
+        return next(self._disk_findings(name, needed), (OK, ""))
 
-    def _against_disk(self, name: str, needed: int) -> Iterator[Finding]:
-        """Yield all findings against writing to a disk, the gravest first."""
-        node = self._node(name)
-        if not read_text(node, "size"):
-            yield NOT_REMOVABLE, "the kernel says nothing about it, so it is left alone"
-        for path, disks in self._system:
+    def _disk_findings(self, name: str, needed: int) -> Iterator[Finding]:
+        """Yield all reasons not to write to a disk, the most serious first."""
+        folder = self._sysfs_folder(name)
+        if not read_text(folder, "size"):
+            yield NOT_REMOVABLE, "the kernel reports nothing about it, so it is not written"
+        for path, disks in self._system_disks:
             if disks is None:
-                yield SYSTEM_DISK, f"perhaps: which disk holds {path} cannot be told on this machine"
+                yield SYSTEM_DISK, f"it may be: the disk that holds {path} cannot be determined on this machine"
             elif disks & self._whole_disks(name):
                 yield SYSTEM_DISK, f"it holds {path}"
-        if os.path.exists(os.path.join(node, "partition")):
-            yield NOT_A_CARD, f"a partition; the card is /dev/{os.path.basename(os.path.dirname(node))}"
-        yield from self._against_bus(name)
+        if os.path.exists(os.path.join(folder, "partition")):
+            yield NOT_A_CARD, f"a partition; the card is /dev/{os.path.basename(os.path.dirname(folder))}"
+        yield from self._bus_findings(name)
         if not self.size(name):
             yield ABSENT, "no card in the reader"
-        if (sector := int(read_text(node, "queue/logical_block_size") or 0)) != SECTOR:
+        if (sector := int(read_text(folder, "queue/logical_block_size") or 0)) != SECTOR:
             size = format_bytes(sector) if sector else "an unknown number of bytes"
             yield NOT_A_CARD, f"its sectors are {size}; a Raspberry Pi's card has {SECTOR}"
-        if read_text(node, "ro") != "0":
+        if read_text(folder, "ro") != "0":
             yield READ_ONLY, "look at the card's lock switch"
-        yield from self._against_use(name)
+        yield from self._use_findings(name)
         if self.size(name) > LARGEST_CARD:
             yield NOT_A_CARD, f"{format_bytes(self.size(name))} is more than {LARGEST_CARD // 10**9} GB"
-        yield from _against_size(self.size(name), needed)
+        yield from _size_findings(self.size(name), needed)
 
-    def _against_bus(self, name: str) -> Iterator[Finding]:
-        """Yield the findings against the bus that a disk is on: soldered memory, and buses without cards."""
-        bus, kind = self.bus(name), read_text(self._node(name), "device/type")
+    def _bus_findings(self, name: str) -> Iterator[Finding]:
+        """Yield the reasons not to write to a disk on its bus: soldered memory, and buses that have no cards."""
+        bus, kind = self.bus(name), read_text(self._sysfs_folder(name), "device/type")
         if bus == "loop":
-            yield from self._against_loop(name)
+            yield from self._loop_findings(name)
         elif bus not in ("usb", "mmc"):
-            yield NOT_REMOVABLE, f"on the {bus} bus; cards are on usb or mmc"
+            yield NOT_REMOVABLE, f"it is on the {bus} bus; cards are on usb or mmc"
         elif bus == "mmc" and kind != "SD":
-            yield NOT_REMOVABLE, f"{kind or 'unknown'} memory, soldered in, not an SD card"
+            yield NOT_REMOVABLE, f"{kind or 'unknown'} memory that is soldered in, not an SD card"
 
-    def _against_loop(self, name: str) -> Iterator[Finding]:
-        """Yield the findings against a loop device: those against the file behind it."""
-        path = read_text(self._node(name), "loop/backing_file")
+    def _loop_findings(self, name: str) -> Iterator[Finding]:
+        """Yield the reasons not to write to a loop device: those of the file behind it."""
+        path = read_text(self._sysfs_folder(name), "loop/backing_file")
         if not path:
             yield ABSENT, "no file is behind this loop device"
         status = os.stat(path)
-        if (status.st_dev, status.st_ino) != loop_backing(f"/dev/{name}"):
-            yield NOT_REMOVABLE, f"the file behind it is not {path} of this machine"
-        for verdict, reason in self._against_file(path, 0, but=name):
+        if (status.st_dev, status.st_ino) != loop_backing_file(f"/dev/{name}"):
+            yield NOT_REMOVABLE, f"the file behind it is not the {path} of this machine"
+        for verdict, reason in self._file_findings(path, 0, except_loop=name):
             yield verdict, f"{path}: {reason}"
 
-    def _against_use(self, name: str) -> Iterator[Finding]:
-        """Yield the findings against a disk in use: mounted, as swap, or part of a RAID, LVM or encrypted device."""
-        node = self._node(name)
-        family = {name: node}
-        family |= {part: os.path.join(node, part) for part in os.listdir(node) if read_text(node, part, "partition")}
-        for member, place in family.items():
+    def _use_findings(self, name: str) -> Iterator[Finding]:
+        """Yield how a disk is in use: mounted, as swap, or as part of a RAID, LVM or encrypted device."""
+        folder = self._sysfs_folder(name)
+        members = {name: folder}
+        members |= {part: os.path.join(folder, part) for part in os.listdir(folder) if read_text(folder, part, "partition")}
+        for member, place in members.items():
             number = read_text(place, "dev")
             if not number:
-                yield IN_USE, f"perhaps: the kernel says too little about {member}"
+                yield IN_USE, f"it may be: the kernel reports too little about {member}"
             for mount in self._mounts:
                 if mount.device == number or mount.source == f"/dev/{member}":
                     yield IN_USE, f"{member} is mounted on {mount.point}: umount {mount.point}"
             if any(os.path.basename(os.path.realpath(swap)) == member for swap in self._swaps):
                 yield IN_USE, f"{member} is swap: swapoff /dev/{member}"
             for holder in os.listdir(os.path.join(place, "holders")):
-                yield IN_USE, f"{member} is part of {holder} ({self._role(holder)})"
+                yield IN_USE, f"{member} is part of {holder} ({self._holder_kind(holder)})"
 
-    def _role(self, name: str) -> str:
-        """Return what kind of device a holder is, for people."""
-        uuid = read_text(self._node(name), "dm/uuid")
+    def _holder_kind(self, name: str) -> str:
+        """Return what kind of device a holder is, for the user."""
+        uuid = read_text(self._sysfs_folder(name), "dm/uuid")
         return "RAID" if name.startswith("md") else uuid.split("-")[0] or "device mapper"
 
     # Files.
 
-    def _against_file(self, path: str, needed: int, but: str = "") -> Iterator[Finding]:
-        """Yield all findings against writing to a file; `but` is a loop device that may be on it."""
+    def _file_findings(self, path: str, needed: int, except_loop: str = "") -> Iterator[Finding]:
+        """Yield all reasons not to write to a file; the loop device `except_loop` may use it."""
         path = os.path.realpath(path)
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
@@ -239,60 +239,60 @@ class Guard:
             yield NOT_A_CARD, "neither a disk nor a plain file"
         for folder in _SYSTEM_FOLDERS:
             if path.startswith(f"{folder}/"):
-                yield NOT_A_CARD, f"a system file, in {folder}"
+                yield NOT_A_CARD, f"a system file in {folder}"
         if self._image and os.path.samestat(status, os.stat(self._image)):
             yield IN_USE, "it is the image itself"
         if any(os.path.realpath(swap) == path for swap in self._swaps):
             yield IN_USE, f"it is swap: swapoff {path}"
-        for name in self._loops_on(status):
-            if name != but:
-                yield IN_USE, f"/dev/{name} (a stand-in is running from it? power it off first)"
-        yield from _against_size(status.st_size, needed)
+        for name in self._loop_devices_on(status):
+            if name != except_loop:
+                yield IN_USE, f"/dev/{name} uses it. If a stand-in runs from this card, power it off first"
+        yield from _size_findings(status.st_size, needed)
 
-    def _loops_on(self, status: os.stat_result) -> Iterator[str]:
-        """Yield the loop devices on a file, found by device and inode: in a container it has another name."""
+    def _loop_devices_on(self, status: os.stat_result) -> Iterator[str]:
+        """Yield the loop devices on a file, found by device and inode, as the file has another name in a container."""
         for name in sorted(os.listdir(os.path.join(self._sys, "block"))):
             path = read_text(self._sys, "block", name, "loop/backing_file") if name.startswith("loop") else ""
             if not path:
                 continue
             try:
-                backing = loop_backing(f"/dev/{name}")
-            except PermissionError:  # without root only the name is left to go by
+                backing = loop_backing_file(f"/dev/{name}")
+            except PermissionError:  # without root, only the file name is known
                 known = os.stat(path)
                 backing = (known.st_dev, known.st_ino)
             except OSError as error:
-                if error.errno in (errno.ENXIO, errno.ENOENT):  # detached meanwhile
+                if error.errno in (errno.ENXIO, errno.ENOENT):  # the loop device was detached just now
                     continue
                 raise
             if backing == (status.st_dev, status.st_ino):
                 yield name
 
-    # Where the system lives.
+    # The disks of the system.
 
-    def _disks_below(self, path: str) -> set[str] | None:
-        """Return the whole disks that hold a path; None when they cannot be known."""
+    def _disks_holding(self, path: str) -> set[str] | None:
+        """Return the whole disks that hold a path; None when they cannot be determined."""
         above = [mount for mount in self._mounts if mount.point == "/" or f"{path}/".startswith(f"{mount.point}/")]
         if not above:
             return None
         mount = max(enumerate(above), key=lambda item: (len(item[1].point), item[0]))[1]
         name = os.path.basename(os.path.realpath(os.path.join(self._sys, "dev/block", mount.device)))
-        if not read_text(self._node(name), "size") and mount.source.startswith("/dev/"):  # btrfs
+        if not read_text(self._sysfs_folder(name), "size") and mount.source.startswith("/dev/"):  # btrfs
             name = os.path.basename(os.path.realpath(mount.source))
-        if not read_text(self._node(name), "size"):
+        if not read_text(self._sysfs_folder(name), "size"):
             return set() if mount.kind in _NOT_ON_A_DISK else None
         return self._whole_disks(name)
 
     def _whole_disks(self, name: str) -> set[str]:
-        """Return the disk that a partition is on, or all disks below a RAID, LVM or encrypted device."""
-        node = self._node(name)
-        if os.path.exists(os.path.join(node, "partition")):
-            return self._whole_disks(os.path.basename(os.path.dirname(node)))
-        slaves = os.path.join(node, "slaves")
+        """Return the disk of a partition, or all disks below a RAID, LVM or encrypted device."""
+        folder = self._sysfs_folder(name)
+        if os.path.exists(os.path.join(folder, "partition")):
+            return self._whole_disks(os.path.basename(os.path.dirname(folder)))
+        slaves = os.path.join(folder, "slaves")
         below = os.listdir(slaves) if os.path.isdir(slaves) else []
         return {name}.union(*(self._whole_disks(slave) for slave in below))
 
 
-def _against_size(size: int, needed: int) -> Iterator[Finding]:
-    """Yield the finding against a card of `size` bytes that must hold `needed`."""
+def _size_findings(size: int, needed: int) -> Iterator[Finding]:
+    """Yield TOO_SMALL for a card of `size` bytes that must hold `needed` bytes and does not."""
     if size < max(needed, 1):
         yield TOO_SMALL, f"by {format_bytes(max(needed, 1) - size)}"

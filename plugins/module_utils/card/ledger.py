@@ -1,6 +1,7 @@
-"""What became of every card: a JSON file, an entry per node, true at every moment.
+"""The ledger: a JSON file with the result of every card, one entry per node.
 
-An entry says `writing` before the first byte goes to its card, so what a power cut leaves behind is never taken for done.
+The verdict of an entry is `writing` before the first byte is written to the card, so a card that a power cut interrupted never
+counts as written.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ Entries = dict[str, dict[str, Any]]
 
 
 def now() -> str:
-    """Return the time in UTC, as in RFC 3339, to the second."""
+    """Return the time in UTC to the second, in the format of RFC 3339."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def merge_entry(entry: Mapping[str, Any], values: Mapping[str, Any], fresh: bool) -> dict[str, Any]:
-    """Return an entry with values added; with `fresh`, one of these values alone."""
+    """Return an entry with values added, or with `fresh` an entry of these values only."""
     return dict(values) if fresh else {**entry, **values}
 
 
 class Ledger:
-    """The ledger in a file; without a path nothing is kept. Raises BrambleError when the file is no ledger."""
+    """The ledger in a file; without a path, nothing is recorded. Raises BrambleError when the file is not a ledger."""
 
     def __init__(self, path: str | None) -> None:
         self.path = os.path.abspath(path) if path else ""
@@ -49,13 +50,18 @@ class Ledger:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
-            raise BrambleError(f"The ledger {self.path} cannot be read: {error}. Repair it, or move it away.") from error
+            raise BrambleError(f"The ledger {self.path} cannot be read: {error}. Repair the file, or move it away.") from error
         if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
-            raise BrambleError(f"The ledger {self.path} is not one: an object by node is expected. Repair it, or move it away.")
+            raise BrambleError(
+                f"{self.path} is not a ledger: it must be a JSON object of objects, by node. Repair the file, or move it away."
+            )
         return entries
 
     def record(self, node: str, values: Mapping[str, Any], fresh: bool = False) -> bool:
-        """Add values to a node's entry, or with `fresh` replace it; return whether it changed. Raises OSError, BrambleError."""
+        """Add values to the entry of a node, or with `fresh` replace it, and return whether it changed.
+
+        Raises OSError, BrambleError.
+        """
         if not self.path:
             return False
         with self._locked():
@@ -69,7 +75,7 @@ class Ledger:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the lock that lets one process change the ledger at a time."""
+        """Hold the lock of the ledger: one process at a time can change it."""
         folder = os.path.dirname(self.path)
         os.makedirs(folder, mode=0o700, exist_ok=True)
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -80,12 +86,12 @@ class Ledger:
             os.close(fd)
 
     def _write(self, entries: Entries) -> None:
-        """Replace the file. Raises OSError."""
+        """Replace the file of the ledger. Raises OSError."""
         replace_file(self.path, json.dumps(entries, indent=2) + "\n", mode=0o600, folder_owner=True)
 
 
 def table(entries: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the ledger as a table for people, one line per card."""
+    """Return entries of the ledger as a table for the user, one line per card."""
     rows = [("node", "slot", "GB", "write MB/s", "verify MB/s", "verdict", "time")]
     for node, entry in entries.items():
         rates = [f"{entry[name]:.1f}" if entry.get(name) else "-" for name in ("write_mb_s", "verify_mb_s")]

@@ -1,4 +1,4 @@
-"""The partition table (MBR) of a card. Every size and offset is in bytes."""
+"""The partition table (MBR) of a card. All sizes and offsets are in bytes."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ class Partition:
 
     @property
     def end(self) -> int:
-        """The first byte after the partition."""
+        """The offset after the last byte of the partition."""
         return self.start + self.size
 
 
 def parse_mbr(sector: bytes, size: int) -> list[Partition]:
     """Return the primary partitions of a disk of `size` bytes, by number, from its first 512 bytes.
 
+    Raises BrambleError when there is no MBR, when it belongs to a GPT, and when partitions overlap or exceed the disk.
     Source: UEFI specification 2.10, section 5.2.1 "Legacy Master Boot Record".
-    Raises BrambleError when there is no MBR, it belongs to a GPT, or a partition overlaps another or leaves the disk.
     """
     if len(sector) < SECTOR or sector[510:512] != b"\x55\xaa":
-        raise BrambleError("no partition table (MBR) at its start")
+        raise BrambleError("it has no partition table (MBR)")
     partitions = []
     for number in range(1, 5):
         status, kind, first, sectors = struct.unpack_from("<B3xB3xII", sector, 446 + 16 * (number - 1))
         if kind == GPT_PROTECTIVE:
-            raise BrambleError("it has a GPT partition table; a Raspberry Pi card needs an MBR one")
+            raise BrambleError("it has a GPT partition table; the card of a Raspberry Pi needs an MBR")
         if kind == 0 and sectors == 0:
             continue
         if status not in (0x00, 0x80) or kind == 0 or sectors == 0 or first == 0:
-            raise BrambleError(f"partition {number} makes no sense: this is not a partition table")
+            raise BrambleError(f"partition {number} is invalid: this is not a partition table")
         partition = Partition(number, kind, first * SECTOR, sectors * SECTOR)
         if partition.end > size:
-            raise BrambleError(f"partition {number} ends at byte {partition.end:,}, beyond the end, {size:,}")
+            raise BrambleError(f"partition {number} ends at byte {partition.end:,}, beyond the end at {size:,}")
         partitions.append(partition)
     by_start = sorted(partitions, key=lambda partition: partition.start)
     for one, other in itertools.pairwise(by_start):
@@ -59,11 +59,11 @@ def parse_mbr(sector: bytes, size: int) -> list[Partition]:
 
 
 def boot_and_root(partitions: Sequence[Partition]) -> tuple[Partition, Partition]:
-    """Return partition 1 (FAT, what the Pi boots from) and 2 (Linux, the root). Raises BrambleError when one is missing."""
+    """Return partition 1 (FAT, the boot partition) and 2 (Linux, the root). Raises BrambleError when one is missing."""
     found = {partition.number: partition for partition in partitions}
     for number, name, types in ((1, "FAT boot", FAT_TYPES), (2, "Linux root", {LINUX_TYPE})):
         if number not in found:
             raise BrambleError(f"partition {number}, the {name} partition, is missing")
         if found[number].type not in types:
-            raise BrambleError(f"partition {number} has type {found[number].type:#04x}; a {name} partition is expected")
+            raise BrambleError(f"partition {number} has type {found[number].type:#04x}, but a {name} partition is expected")
     return found[1], found[2]

@@ -1,4 +1,4 @@
-"""What must be so before a batch is written: room on the disks of virtual cards, and the virtual cards themselves."""
+"""Prepare a batch before it is written: check the free space for virtual cards, and create them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import Facts
 from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
-from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import BLOCK, extents
+from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import BLOCK, data_extents
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text import format_bytes
 
@@ -23,15 +23,16 @@ def create_virtual_cards(batch: Sequence[Facts]) -> None:
                 status = os.fstat(file.fileno())
         except OSError as error:
             raise BrambleError(
-                f"{facts.node}: the virtual card {facts.slot} cannot be made: {error}. Nothing was written."
+                f"{facts.node}: the virtual card {facts.slot} cannot be created: {error}. Nothing was written."
             ) from error
-        facts.identity, facts.blank = ("file", status.st_dev, status.st_ino), False
+        facts.identity, facts.is_new = ("file", status.st_dev, status.st_ino), False
 
 
 def check_space(image: Image, batch: Sequence[Facts], extra: int, folder: str) -> None:
-    """Check that the disks of virtual cards, and of `folder` for the working copy, have room. Raises BrambleError.
+    """Check that the disks of virtual cards have enough space, and the disk of `folder` for the working copy.
 
-    :param extra: the bytes that the nodes' own files may add to each card
+    :param extra: how many bytes the identity of a node can add to its card
+    :raises BrambleError: when a disk has too little space; the message has the needed and the free bytes
     """
     needs: dict[int, int] = {}
     paths: dict[int, str] = {}
@@ -41,29 +42,30 @@ def check_space(image: Image, batch: Sequence[Facts], extra: int, folder: str) -
         needs[device] = needs.get(device, 0) + size
         paths.setdefault(device, path)
 
-    add_need(folder, len(image.blocks) * BLOCK + extra)
+    add_need(folder, len(image.data_blocks) * BLOCK + extra)
     for facts in batch:
-        if facts.blank:
+        if facts.is_new:
             folder = os.path.dirname(facts.device)
             while not os.path.isdir(folder):
                 folder = os.path.dirname(folder)
-            add_need(folder, len(image.blocks) * BLOCK + extra)
+            add_need(folder, len(image.data_blocks) * BLOCK + extra)
         elif facts.kind == "file":
             fd = os.open(facts.device, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 held = {
                     block
-                    for start, end in extents(fd, 0, image.size)
+                    for start, end in data_extents(fd, 0, image.size)
                     for block in range(-(-start // BLOCK), -(-end // BLOCK) if end == image.size else end // BLOCK)
                 }
             finally:
                 os.close(fd)
-            add_need(os.path.dirname(facts.device), sum(block not in held for block in image.blocks) * BLOCK + extra)
+            add_need(os.path.dirname(facts.device), sum(block not in held for block in image.data_blocks) * BLOCK + extra)
     for device, need in needs.items():
-        room = os.statvfs(paths[device])
-        free = room.f_bavail * room.f_frsize
+        file_system = os.statvfs(paths[device])
+        free = file_system.f_bavail * file_system.f_frsize
         if need > free:
             raise BrambleError(
-                f"No space: {paths[device]} needs {format_bytes(need)} ({need / 2**30:.2f} GiB), "
-                f"{format_bytes(free)} ({free / 2**30:.2f} GiB) are free. Nothing was written; make room there and run it again."
+                f"No space: {paths[device]} needs {format_bytes(need)} ({need / 2**30:.2f} GiB), and "
+                f"{format_bytes(free)} ({free / 2**30:.2f} GiB) are free. Nothing was written. "
+                "Free space there, then run the same command again."
             )

@@ -1,7 +1,8 @@
-"""Find cards that hold less than they say, in seconds: marks all over the card are written, then read back.
+"""Find counterfeit cards in seconds: write marks all over the card, then read them back.
 
-A counterfeit card has a controller that lies about its size. What is written beyond its real memory is lost, or lands on another
-place: the address wraps around. See "f3: fight flash fraud", https://fight-flash-fraud.readthedocs.io, for how such cards behave.
+The controller of a counterfeit card reports more bytes than the card has. Data that is written beyond its real memory is lost, or
+the address wraps around and the data overwrites other data. See "f3: fight flash fraud",
+https://fight-flash-fraud.readthedocs.io, for how these cards behave.
 """
 
 from __future__ import annotations
@@ -15,25 +16,25 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io impo
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text import format_bytes
 
-STRIDE = 128 * 2**20  # real memory is a whole number of these; a finer grid would take longer than seconds
+STRIDE = 128 * 2**20  # real memory is a multiple of this; a finer grid would take minutes
 
 
 def mark_offsets(size: int) -> list[int]:
-    """Return the offsets of the marks on a card of `size` bytes: ascending multiples of PAGE up to the card's last page.
+    """Return the offsets of the marks on a card of `size` bytes: multiples of PAGE in ascending order, up to the last page.
 
-    For a real memory of N bytes at least one pair of places is the same modulo N when N is a multiple of STRIDE, a power of two
-    from CHUNK on, or an even share of the size (half, a third, … an eighth). The head of the card, CHUNK bytes, stays empty.
+    If the real memory has N bytes, at least two offsets are equal modulo N, where N is a multiple of STRIDE, a power of two
+    from CHUNK on, or an even share of the size (half, a third, … an eighth). The head of the card, CHUNK bytes, gets no mark.
     """
     last = size // PAGE * PAGE - PAGE
     grid = range(0, size, STRIDE)
     powers = [1 << bit for bit in range(CHUNK.bit_length() - 1, size.bit_length())]
     shares = [size * part // whole // PAGE * PAGE for whole in range(2, 9) for part in range(1, whole)]
-    return sorted({place + CHUNK for place in (*grid, *powers, *shares) if place + CHUNK <= last} | {last})
+    return sorted({offset + CHUNK for offset in (*grid, *powers, *shares) if offset + CHUNK <= last} | {last})
 
 
-def mark_page(key: bytes, place: int) -> bytes:
-    """Return the content of the mark at an offset; no two offsets and no two runs have the same."""
-    return hashlib.shake_128(key + place.to_bytes(8, "little")).digest(PAGE)
+def mark_page(key: bytes, offset: int) -> bytes:
+    """Return the content of the mark at an offset. It differs between offsets, and between runs by their `key`."""
+    return hashlib.shake_128(key + offset.to_bytes(8, "little")).digest(PAGE)
 
 
 def probe(
@@ -43,43 +44,43 @@ def probe(
     flush: Callable[[], None],
     meter: Callable[[int], None] = lambda _length: None,
 ) -> None:
-    """Check that a card of `size` bytes has all of them. What was in the marked pages is restored.
+    """Check that a card really has `size` bytes. The previous content of the marked pages is restored.
 
-    :param read: returns `length` bytes at an offset, from the card and not from a cache
+    :param read: returns `length` bytes at an offset, from the card itself and not from a cache
     :param write: writes bytes at an offset
     :param flush: returns when everything written is on the card
-    :param meter: is called with the bytes done, `4 * PAGE * len(mark_offsets(size))` in all
-    :raises BrambleError: when a mark is not read back; the card is of no use then, and nothing is restored
+    :param meter: is called with the number of bytes after each step, `4 * PAGE * len(mark_offsets(size))` in total
+    :raises BrambleError: when a mark is not read back; nothing is restored then, as the card is unusable
     """
     key = os.urandom(16)
-    marks = {place: mark_page(key, place) for place in mark_offsets(size)}
+    marks = {offset: mark_page(key, offset) for offset in mark_offsets(size)}
     before = {}
-    for place in marks:
-        before[place] = read(place, PAGE)
+    for offset in marks:
+        before[offset] = read(offset, PAGE)
         meter(PAGE)
-    for place, page in marks.items():
-        write(place, page)
+    for offset, page in marks.items():
+        write(offset, page)
         meter(PAGE)
     flush()
     lost = []
-    for place, page in marks.items():
-        if (found := read(place, PAGE)) != page:
-            lost.append((place, found))
+    for offset, page in marks.items():
+        if (found := read(offset, PAGE)) != page:
+            lost.append((offset, found))
         meter(PAGE)
     if lost:
-        marked, where = list(marks), {page: place for place, page in marks.items()}
-        # An address that wraps comes down by a multiple of the size of the real memory.
-        wrapped = [where[found] - place for place, found in lost if where.get(found, 0) > place]
+        offsets, offset_by_page = list(marks), {page: offset for offset, page in marks.items()}
+        # An address that wraps around is reduced by a multiple of the real size.
+        wrapped = [offset_by_page[found] - offset for offset, found in lost if offset_by_page.get(found, 0) > offset]
         real = math.gcd(*wrapped)
-        if not wrapped and [place for place, _ in lost] == marked[-len(lost) :]:
+        if not wrapped and [offset for offset, _ in lost] == offsets[-len(lost) :]:
             real = lost[0][0]
-        if real <= marked[0]:
-            raise BrambleError(f"what is written at byte {lost[0][0]:,} cannot be read back: worn or counterfeit, replace it")
+        if real <= offsets[0]:
+            raise BrambleError(f"a mark at byte {lost[0][0]:,} cannot be read back: the card is worn or counterfeit. Replace it")
         raise BrambleError(
-            f"counterfeit: it holds at most {format_bytes(real)} ({real / 1e9:.2f} GB) and says {format_bytes(size)} "
-            f"({size / 1e9:.2f} GB); what is written beyond is lost: replace it"
+            f"the card is counterfeit: it holds at most {format_bytes(real)} ({real / 1e9:.2f} GB) and "
+            f"reports {format_bytes(size)} ({size / 1e9:.2f} GB). Data beyond its real size is lost. Replace it"
         )
-    for place, page in before.items():
-        write(place, page)
+    for offset, page in before.items():
+        write(offset, page)
         meter(PAGE)
     flush()

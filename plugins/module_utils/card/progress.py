@@ -1,4 +1,4 @@
-"""How far each card of a batch is: events in a file, one JSON object a line."""
+"""The progress of each card of a batch: events in a file, one JSON object per line."""
 
 from __future__ import annotations
 
@@ -9,25 +9,28 @@ import time
 from collections.abc import Callable
 
 Meter = Callable[[int], None]
-"""A function that is called with the length of every stretch that a phase has done, in bytes."""
+"""A function that is called with the number of bytes that a phase has processed since the last call."""
 
 
 def unmetered(_length: int) -> None:
-    """Count nothing: the meter of work that nobody watches."""
+    """Report nothing: the meter of a phase without progress."""
 
 
 class Progress:
-    """The file to which events are appended, as lines of JSON: {node, phase, done, total, time}. Without a path there is none.
+    """Appends events to a file, as lines of JSON: {node, phase, done, total, time}. Without a path, nothing is written.
 
-    Phases: prepare; compare, test, probe, write, verify (all but test with done and total in bytes); then the card's result.
+    The phases are prepare, compare, test, probe, write and verify, then the result of the card. `done` and `total` are in bytes,
+    and 0 for prepare and test.
+
+    :param min_seconds: the shortest time between two events within a phase of a card
     """
 
-    def __init__(self, path: str | None = None, every: float = 0.25) -> None:
+    def __init__(self, path: str | None = None, min_seconds: float = 0.25) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600) if path else -1
-        self._every, self._last = every, dict[str, float]()
+        self._min_seconds, self._last_report = min_seconds, dict[str, float]()
 
     def meter(self, node: str, phase: str, total: int) -> Meter:
-        """Return the meter of a phase of one node's card, of `total` bytes."""
+        """Return the meter for a phase of a node's card that processes `total` bytes."""
         done = 0
 
         def add(length: int) -> None:
@@ -39,12 +42,12 @@ class Progress:
         return add
 
     def report(self, node: str, phase: str, done: int = 0, total: int = 0) -> None:
-        """Append how far a node's card is, in bytes; reports within `every` seconds of the last one are dropped."""
+        """Append an event: a node's card has processed `done` of `total` bytes. Events in quick succession are dropped."""
         now = time.time()
         between = 0 < done < total
-        if self._fd < 0 or (between and now - self._last.get(node, 0.0) < self._every):
+        if self._fd < 0 or (between and now - self._last_report.get(node, 0.0) < self._min_seconds):
             return
         event = {"node": node, "phase": phase, "done": done, "total": total, "time": round(now, 3)}
-        self._last[node] = now
-        with contextlib.suppress(OSError):  # a full disk here is no reason to fail a card
+        self._last_report[node] = now
+        with contextlib.suppress(OSError):  # a full disk under this file must not fail a card
             os.write(self._fd, json.dumps(event).encode() + b"\n")

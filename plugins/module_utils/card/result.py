@@ -1,4 +1,4 @@
-"""What became of one card of a batch: bytes, seconds and speeds, as the ledger and the module report them."""
+"""The result of one card of a batch: bytes, seconds and speeds, for the ledger and the module."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SKIPPED = "skipped"
 
 @dataclass
 class Result:
-    """What became of one card."""
+    """The result of one card."""
 
     node: str
     slot: str
@@ -26,12 +26,12 @@ class Result:
 
     @property
     def write_mb_s(self) -> float:
-        """How fast it was written, in 10^6 bytes a second; 0 when nothing was."""
+        """The speed of writing in MB/s (10^6 bytes per second); 0 when nothing was written."""
         return round(self.bytes_written / 1e6 / self.seconds_write, 1) if self.seconds_write else 0.0
 
     @property
     def verify_mb_s(self) -> float:
-        """How fast it was read back, in 10^6 bytes a second; 0 when it was not."""
+        """The speed of reading back in MB/s (10^6 bytes per second); 0 when nothing was read back."""
         return round(self.bytes_verified / 1e6 / self.seconds_verify, 1) if self.seconds_verify else 0.0
 
     def report(self) -> dict[str, object]:

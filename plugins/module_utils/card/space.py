@@ -1,6 +1,6 @@
-"""Find the bytes of a partition that its file system uses; the rest can be left out of a copy.
+"""Find the bytes of a partition that its file system uses; the others can be left out of a copy.
 
-Every size and offset is in bytes.
+All sizes and offsets are in bytes.
 """
 
 from __future__ import annotations
@@ -18,53 +18,64 @@ _EXT_MAGIC = (1024 + 56, b"\x53\xef")
 
 
 def file_system_kind(fd: int, start: int, size: int) -> str:
-    """Return what a partition begins like: EXT, FAT or UNKNOWN. Raises BrambleError when the file ends before the partition."""
+    """Return the kind of file system at the start of a partition: EXT, FAT or UNKNOWN.
+
+    Raises BrambleError when the file ends before the partition begins.
+    """
     head = read_exactly(fd, start, min(size, 2048))
     at, magic = _EXT_MAGIC
     if head[at : at + 2] == magic:
         return EXT
-    # Only a boot sector that says how large its sectors are is one; other things begin with a jump, too.
+    # A jump instruction alone is not enough, as other boot sectors begin with one, too: check the sector size as well.
     if head[510:512] == b"\x55\xaa" and head[0] in (0xEB, 0xE9) and head[11:13] in (b"\0\2", b"\0\4", b"\0\x08", b"\0\x10"):
         return FAT
     return UNKNOWN
 
 
-def used_ranges(fd: int, start: int, size: int, strict: bool = False, grain: int = PAGE, zeroed: bool = False) -> list[Range]:
-    """Return the byte ranges of an open file or disk that the file system of the partition [start, start + size) uses.
+def used_ranges(
+    fd: int, start: int, size: int, strict: bool = False, alignment: int = PAGE, skip_unused_inodes: bool = False
+) -> list[Range]:
+    """Return the ranges of an open file or disk that the file system of the partition [start, start + size) uses.
 
-    Sorted, apart, made of whole pages of the disk (or `grain`) except at the partition's own ends. All of it when it is not known
-    what is used: an unknown or inconsistent file system, or an ext whose journal must be replayed. With `strict` that is a
-    BrambleError with the reason. With `zeroed`, for those who put zeros in the place of the rest, inodes that were never used are
-    left out, too (an ext4 takes an empty inode table for zeros). Raises BrambleError for a partition that is not within the file.
+    The ranges are sorted and do not touch. If it is unknown what is used, as the file system is of another kind or inconsistent,
+    or the journal of an ext file system must be replayed, the whole partition counts as used.
+
+    :param strict: raise BrambleError, with the reason, instead of returning the whole partition
+    :param alignment: ranges begin and end at multiples of this many bytes, or at the ends of the partition
+    :param skip_unused_inodes: leave out inodes that were never used; zeros must take their place in a copy
+    :raises BrambleError: for a partition that is not within the file
     """
-    # Opened again: fd may be unbuffered (O_DIRECT), which takes only aligned reads.
-    again = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    # A new descriptor, as fd may be open with O_DIRECT, which supports only aligned reads.
+    buffered_fd = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if size <= 0 or start < 0 or start + size > os.lseek(again, 0, os.SEEK_END):
+        if size <= 0 or start < 0 or start + size > os.lseek(buffered_fd, 0, os.SEEK_END):
             raise BrambleError(f"the partition at byte {start:,} ({size:,} bytes) is not within the disk")
         try:
-            what = file_system_kind(again, start, size)
-            if what == UNKNOWN:
-                raise BrambleError("neither an ext2, ext3 or ext4 nor a FAT file system")
-            inner = used_ext_ranges(again, start, size, zeroed) if what == EXT else used_fat_ranges(again, start, size)
-            return list(_widen(inner, start, size, grain))
+            kind = file_system_kind(buffered_fd, start, size)
+            if kind == UNKNOWN:
+                raise BrambleError("it is neither an ext2, ext3 or ext4 nor a FAT file system")
+            if kind == EXT:
+                used = used_ext_ranges(buffered_fd, start, size, skip_unused_inodes)
+            else:
+                used = used_fat_ranges(buffered_fd, start, size)
+            return list(_align(used, start, size, alignment))
         except BrambleError:
             if strict:
                 raise
             return [(start, start + size)]
     finally:
-        os.close(again)
+        os.close(buffered_fd)
 
 
-def _widen(ranges: Iterable[Range], start: int, size: int, grain: int) -> Iterator[Range]:
-    """Yield ranges within a partition as absolute ones: widened to whole pages, cut at the partition's ends, merged."""
+def _align(ranges: Iterable[Range], start: int, size: int, alignment: int) -> Iterator[Range]:
+    """Yield ranges within a partition as absolute ranges: aligned, cut at the ends of the partition, and merged."""
     begin = end = -1
     for low, high in sorted(ranges):
-        first = max((start + low) // grain * grain, start)
+        first = max((start + low) // alignment * alignment, start)
         if first > end:
             if end > begin:
                 yield begin, end
             begin = first
-        end = max(end, min(-(-(start + high) // grain) * grain, start + size))
+        end = max(end, min(-(-(start + high) // alignment) * alignment, start + size))
     if end > begin:
         yield begin, end

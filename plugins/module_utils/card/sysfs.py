@@ -1,4 +1,4 @@
-"""What /sys and /proc say of disks: the file behind a loop device, the reader that a card is in, a mount."""
+"""Read from /sys and /proc: mounts, the file behind a loop device, and the USB reader of a card."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LOOP_INFO64 = 232  # sizeof(struct loop_info64); it begins with lo_device and l
 
 @dataclass(frozen=True)
 class Mount:
-    """A line of /proc/self/mountinfo: proc(5)."""
+    """One line of /proc/self/mountinfo; see proc(5)."""
 
     device: str
     point: str
@@ -25,7 +25,7 @@ class Mount:
 
 
 def read_text(*path: str) -> str:
-    """Return the text of a file in /sys or /proc, "" when it does not exist. Raises OSError for any other error."""
+    """Return the text of a file in /sys or /proc; "" if it does not exist. Raises OSError for any other error."""
     try:
         with open(os.path.join(*path), encoding="utf-8", errors="surrogateescape") as file:
             return file.read().strip()
@@ -40,8 +40,11 @@ def unescape_field(field: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
 
 
-def loop_backing(device: str) -> tuple[int, int]:
-    """Return (st_dev, st_ino) of the file behind a loop device, whose name may differ in a container. Raises OSError."""
+def loop_backing_file(device: str) -> tuple[int, int]:
+    """Return (st_dev, st_ino) of the file behind a loop device. Raises OSError.
+
+    The name of the file is not enough, as it can differ in a container.
+    """
     fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
     try:
         info = bytearray(_LOOP_INFO64)
@@ -54,19 +57,19 @@ def loop_backing(device: str) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Reader:
-    """The USB card reader a disk is in; all empty for a disk that is in none."""
+    """The USB card reader of a disk; all fields are empty for a disk in no reader."""
 
     serial: str = ""
     controller: str = ""
     controller_speed: int = 0
 
 
-def reader(node: str) -> Reader:
-    """Return the reader of a disk, whose real folder in /sys is `node`.
+def find_reader(folder: str) -> Reader:
+    """Return the reader of a disk; `folder` is the disk's folder in /sys, without symbolic links.
 
     Source: https://docs.kernel.org/admin-guide/abi-stable.html, /sys/bus/usb/devices/…
     """
-    usb = [str(folder) for folder in (PurePath(node), *PurePath(node).parents) if read_text(str(folder), "busnum")]
+    usb = [str(path) for path in (PurePath(folder), *PurePath(folder).parents) if read_text(str(path), "busnum")]
     if not usb:
         return Reader()
     device, hub = usb[0], usb[-1]

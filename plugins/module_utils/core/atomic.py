@@ -1,4 +1,4 @@
-"""Files and links replaced in one step: after a power cut there is the old one or the new one, and it is on the disk."""
+"""Replace files and links in one step: after a power cut, the disk has either the old one or the new one, complete."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def stage_file(
     folder_owner: bool = False,
     fsync: bool = True,
 ) -> Path:
-    """Write the new content of a file beside it, and return the path of that, for `place_file`. Raises OSError.
+    """Write new content to a temporary file beside a file, and return its path, for `place_file`. Raises OSError.
 
-    The name, .NAME.new, is one that no reader of a folder of settings takes for a setting; what an earlier run left under it is
-    removed. Text is written in UTF-8, with surrogates as the bytes that they stand for.
+    The temporary file is called .NAME.new, so that programs that read a folder of configuration files ignore it. One that an
+    earlier run left is removed. Text is written as UTF-8, with surrogates as the bytes that they stand for.
 
-    :param mode: permissions; None for those that the file has, or 0644
-    :param gid: group; None for the one that the file has, or the process's
-    :param folder_owner: for root, owner and group are those of the folder: with sudo the file is the user's all the same
-    :param fsync: whether the content is on the disk when this returns
+    :param mode: permissions; None keeps those of the file, or sets 0644 for a new file
+    :param gid: group; None keeps that of the file, or of the process for a new file
+    :param folder_owner: when run by root, take owner and group from the folder: with sudo, the file still belongs to the user
+    :param fsync: wait until the content is on the disk
     """
     path = Path(path)
     before = path.stat() if path.exists() else None
@@ -43,7 +43,7 @@ def stage_file(
         with open(descriptor, "wb") as file:
             file.write(content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content)
             file.flush()
-            with contextlib.suppress(PermissionError):  # FAT: its files have the mode and owner of the mount
+            with contextlib.suppress(PermissionError):  # On FAT, all files have the mode and owner of the mount.
                 if gid is not None:
                     os.fchown(descriptor, uid, gid)
                 os.fchmod(descriptor, mode)
@@ -56,7 +56,7 @@ def stage_file(
 
 
 def place_file(staged: Path, path: str | Path, *, fsync: bool = True) -> None:
-    """Put a staged file in the place of a file, also on FAT. Raises OSError."""
+    """Move a staged file to its final path, also on FAT. Raises OSError."""
     os.replace(staged, path)
     if fsync:
         sync_folder(Path(path).parent)
@@ -65,12 +65,12 @@ def place_file(staged: Path, path: str | Path, *, fsync: bool = True) -> None:
 def replace_file(
     path: str | Path, content: bytes | str, *, mode: int | None = None, folder_owner: bool = False, fsync: bool = True
 ) -> None:
-    """Replace a file, or create it in a folder that exists. Raises OSError. Parameters: see `stage_file`."""
+    """Replace a file, or create it in an existing folder. Raises OSError. The parameters are those of `stage_file`."""
     place_file(stage_file(path, content, mode=mode, folder_owner=folder_owner, fsync=fsync), path, fsync=fsync)
 
 
 def replace_link(path: str | Path, target: str | Path) -> None:
-    """Replace a symbolic link, or create it, so that it leads to `target`. Raises OSError."""
+    """Create a symbolic link to `target`, or replace it. Raises OSError."""
     path = Path(path)
     staged = path.with_name(f".{path.name}.new")
     staged.unlink(missing_ok=True)
@@ -79,7 +79,7 @@ def replace_link(path: str | Path, target: str | Path) -> None:
 
 
 def sync_folder(folder: str | Path) -> None:
-    """Wait until what was created, renamed or removed in a folder is on the disk. Raises OSError."""
+    """Wait until the changes of a folder (files created, renamed or removed in it) are on the disk. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Reading of disks and images: grains, holes, and whole reads. Every size and offset is in bytes."""
+"""Block sizes of disks and images, and functions that read them. All sizes and offsets are in bytes."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Iterator
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 
 SECTOR = 512
-PAGE = 4096  # grain of an overlay
-BLOCK = 64 * 1024  # grain of a block map
-CHUNK = 1024 * 1024  # most bytes in one read or write, and the head of a card that is written last
+PAGE = 4096  # the unit of an overlay
+BLOCK = 64 * 1024  # the unit of a block map
+CHUNK = 1024 * 1024  # the largest read or write; also the size of the head of a card, which is written last
 ZEROS = bytes(CHUNK)
 Range = tuple[int, int]
-"""(start, end) of a stretch of bytes, end not included."""
+"""(start, end) of a range of bytes, without the byte at `end`."""
 
 
-def extents(fd: int, start: int, end: int) -> Iterator[Range]:
-    """Yield (start, end) of what is no hole in [start, end) of a file, by lseek(2) SEEK_DATA; all of it where that is unknown."""
+def data_extents(fd: int, start: int, end: int) -> Iterator[Range]:
+    """Yield the ranges of [start, end) of a file that are not holes (lseek(2), SEEK_DATA); all of it if holes are unsupported."""
     while start < end:
         try:
             start = os.lseek(fd, start, os.SEEK_DATA)
@@ -35,16 +35,16 @@ def extents(fd: int, start: int, end: int) -> Iterator[Range]:
 
 
 def is_zero(data: bytes) -> bool:
-    """Return whether at most CHUNK bytes are all zero."""
+    """Return whether all bytes of `data`, at most CHUNK, are zero."""
     return data == ZEROS if len(data) == CHUNK else data == ZEROS[: len(data)]
 
 
 def read_exactly(fd: int, offset: int, length: int) -> bytes:
-    """Return exactly `length` bytes. Raises BrambleError when the file ends before."""
+    """Return exactly `length` bytes at an offset of a file. Raises BrambleError when the file is shorter."""
     data = os.pread(fd, length, offset)
     while len(data) < length:
         more = os.pread(fd, length - len(data), offset + len(data))
         if not more:
-            raise BrambleError(f"it ends at byte {os.fstat(fd).st_size:,}, before {offset + length:,}")
+            raise BrambleError(f"it ends at byte {os.fstat(fd).st_size:,}; at least {offset + length:,} bytes are expected")
         data += more
     return data

@@ -1,4 +1,4 @@
-"""The error whose text a person reads."""
+"""The exception whose message is shown to the user."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 
 class BrambleError(Exception):
-    """What is wrong, for a person: the message says what happened, where, and what to do next.
+    """An error for the user: the message says what happened, where, and what to do next.
 
-    `result` is what a module returns beside the message when it fails with this.
+    `result` holds the values that a module returns together with the message when it fails.
     """
 
     def __init__(self, message: str, **result: Any) -> None:

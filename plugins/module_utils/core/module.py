@@ -1,4 +1,4 @@
-"""The end that all modules of this collection have: run, return the result, and turn what is wrong into a message."""
+"""Run a module of this collection: return its result, or fail with the message of its error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.error import 
 
 
 def as_sentence(error: Exception) -> str:
-    """Return an error's message as a sentence: with a capital at its start and a full stop at its end."""
+    """Return the message of an error as a sentence: with a capital letter at its start and a full stop at its end."""
     message = str(error)
     return f"{message[:1].upper()}{message[1:]}{'' if message.endswith(('.', '?')) else '.'}"
 
@@ -23,11 +23,12 @@ def run_module(
     supports_check_mode: bool = True,
     **options: Any,
 ) -> None:
-    """Run a module and exit.
+    """Run a module, and exit with its result or its error.
 
     :param spec: the argument_spec
-    :param run: returns what the module returns; `changed` is false where it says nothing
-    :param explain: makes a message of one of `errors`, which is what the module fails with
+    :param run: returns the module's result; `changed` is false unless the result sets it
+    :param explain: returns the message of an error
+    :param errors: the exceptions with which the module fails; others are bugs, and are shown with a traceback
     :param options: further arguments of AnsibleModule, such as required_if
     """
     module = AnsibleModule(argument_spec=dict(spec), supports_check_mode=supports_check_mode, **options)

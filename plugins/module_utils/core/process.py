@@ -1,4 +1,4 @@
-"""One way to run a program of the control machine, and to say in words what went wrong."""
+"""Run a program of the control machine, and explain in a message why it failed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.tools import not_installed
 
-Words = Callable[[str], Sequence[str]]
-"""Picks from a program's output the lines that explain why it failed."""
+LineSelector = Callable[[str], Sequence[str]]
+"""Returns the lines of a program's output that explain why it failed."""
 
 
 def last_lines(output: str) -> Sequence[str]:
@@ -19,7 +19,7 @@ def last_lines(output: str) -> Sequence[str]:
     return [line.strip() for line in output.splitlines() if line.strip()][-8:]
 
 
-def run(
+def run_program(
     command: Sequence[str | Path],
     *,
     input: str | bytes = b"",
@@ -27,18 +27,19 @@ def run(
     cwd: Path | None = None,
     timeout: float | None = None,
     pass_fds: Collection[int] = (),
-    merge: bool = False,
-    accept: Collection[int] | None = (0,),
-    words: Words = last_lines,
+    merge_stderr: bool = False,
+    exit_codes: Collection[int] | None = (0,),
+    select_lines: LineSelector = last_lines,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a program to its end, and return its exit code, standard output and standard error.
 
-    Raises BrambleError when it is not installed, when it does not end within `timeout` seconds, and when its exit code is not one
-    of `accept`; None accepts every code.
-
-    :param input: its standard input; surrogates in text are the bytes that they stand for
-    :param merge: its standard error goes into its standard output, in the order in which both are written
-    :param words: what of its standard error, or of its standard output if that is empty, the message quotes
+    :param input: the program's standard input; surrogates in text are the bytes that they stand for
+    :param timeout: seconds
+    :param merge_stderr: write standard error into standard output, in the order in which the program writes both
+    :param exit_codes: the exit codes that are not an error; None for all
+    :param select_lines: returns the lines that the error message quotes, from standard error, or from standard output if that is
+        empty
+    :raises BrambleError: when the program is not installed, does not end within `timeout`, or ends with another exit code
     """
     name = os.path.basename(command[0])
     try:
@@ -46,7 +47,7 @@ def run(
             command,
             input=input.encode(errors="surrogateescape") if isinstance(input, str) else input,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT if merge else subprocess.PIPE,
+            stderr=subprocess.STDOUT if merge_stderr else subprocess.PIPE,
             check=False,
             env=env,
             cwd=cwd,
@@ -56,8 +57,8 @@ def run(
     except FileNotFoundError:
         raise BrambleError(not_installed(name)) from None
     except subprocess.TimeoutExpired:
-        raise BrambleError(f"{name} has not ended within {timeout:g} s") from None
-    if accept is not None and result.returncode not in accept:
+        raise BrambleError(f"{name} did not end within {timeout:g} seconds") from None
+    if exit_codes is not None and result.returncode not in exit_codes:
         output = ((result.stderr or b"").strip() or result.stdout.strip()).decode(errors="replace")
-        raise BrambleError(f"{name} ended with {result.returncode}: {'; '.join(words(output))}")
+        raise BrambleError(f"{name} failed with exit code {result.returncode}: {'; '.join(select_lines(output))}")
     return result

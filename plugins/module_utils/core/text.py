@@ -1,21 +1,21 @@
-"""Text for people."""
+"""Format numbers and tables for the user."""
 
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
 
 
-def format_bytes(number: int) -> str:
-    """Return a number of bytes for people: 31,914,983,424 bytes."""
-    return f"{number:,} byte{'' if number == 1 else 's'}"
+def format_bytes(size: int) -> str:
+    """Return a size with its unit, such as "31,914,983,424 bytes"."""
+    return f"{size:,} byte{'' if size == 1 else 's'}"
 
 
-def text_table(rows: Sequence[Sequence[str]], numbers: Container[int]) -> str:
-    """Return a table for people, a line per row; the columns (by index) of `numbers` are aligned to the right."""
+def text_table(rows: Sequence[Sequence[str]], right_aligned: Container[int]) -> str:
+    """Return rows as a table, one line per row. `right_aligned` has the indices of the columns that are aligned to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
-            cell.rjust(width) if column in numbers else cell.ljust(width)
+            cell.rjust(width) if column in right_aligned else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows

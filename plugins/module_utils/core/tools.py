@@ -1,4 +1,4 @@
-"""The programs that the control machine needs: their environment, and the Debian packages that bring them."""
+"""The programs that the control machine needs: their environment, and the Debian packages that contain them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Iterable
 
-# For programs that look at file systems and change them: the same output and the same dates everywhere.
+# For programs that read and change file systems: their output and their dates must not depend on locale and time zone.
 TOOL_ENV = {
     "PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/bin:/bin",
     "LC_ALL": "C.UTF-8",
@@ -40,11 +40,11 @@ PACKAGES = {
 
 
 def not_installed(program: str) -> str:
-    """Return the message for a program that is missing on this machine, with the command that installs it."""
-    install = f": apt install {PACKAGES[program]}" if program in PACKAGES else ""
+    """Return the error message for a missing program, with the command that installs it."""
+    install = f". Next: apt install {PACKAGES[program]}" if program in PACKAGES else ""
     return f"{program} is not installed on this machine{install}"
 
 
 def missing_packages(programs: Iterable[str], path: str | None = None) -> list[str]:
-    """Return the Debian packages of those programs that are not in `path` (by default PATH), sorted."""
+    """Return the sorted Debian packages of those programs that are not in `path` (by default $PATH)."""
     return sorted({PACKAGES[program] for program in programs if shutil.which(program, path=path) is None})

@@ -1,4 +1,4 @@
-"""The newest images in the catalogue of Raspberry Pi Imager, and in the lists that it leads to. Sizes are in bytes."""
+"""The newest images in the catalogue of Raspberry Pi Imager, and in the lists that it links to. Sizes are in bytes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 from urllib.parse import urljoin
 
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
-from ansible_collections.bramble.cluster.plugins.module_utils.image.http import Web
-from ansible_collections.bramble.cluster.plugins.module_utils.image.pin import LARGEST
+from ansible_collections.bramble.cluster.plugins.module_utils.image.http import HttpClient
+from ansible_collections.bramble.cluster.plugins.module_utils.image.pin import MAX_IMAGE_BYTES
 from ansible_collections.bramble.cluster.plugins.module_utils.image.release import INIT_FORMATS, Release
 
-# What a catalogue may be at most; the real one is a few dozen lists of some hundred images.
+# The limits of a catalogue; the real one has a few dozen lists with some hundred images.
 MAX_BYTES = 16 * 2**20
 MAX_DOCUMENTS = 64
 MAX_DEPTH = 16
@@ -23,10 +23,10 @@ MAX_ENTRIES = 20_000
 
 
 def parse_catalogue(data: bytes) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the images in one document of a catalogue, whatever list they are in, and the addresses of further documents.
+    """Return the images in one document of a catalogue, at any level, and the URLs of further documents.
 
-    {"os_list": [IMAGE | {"subitems": [...]} | {"subitems_url": URL}, ...]}; an image has a "url". Anything else is
-    ignored: third parties write here too. Raises BrambleError for what is no catalogue, or is too large.
+    The format is {"os_list": [IMAGE | {"subitems": [...]} | {"subitems_url": URL}, ...]}; an image has a "url". Other items are
+    ignored, as third parties write them, too. Raises BrambleError for a document that is not a catalogue, or too large.
     """
     try:
         document = json.loads(data)
@@ -55,72 +55,77 @@ def parse_catalogue(data: bytes) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 class Catalogue:
-    """The images of a catalogue and of all documents that it leads to; `unread` names those that could not be read, and why.
+    """The images of a catalogue and of all documents that it links to.
 
-    Raises BrambleError when the first document cannot be read.
+    `unreadable` has the documents that could not be read, each with its reason. Raises BrambleError when the first document
+    cannot be read.
     """
 
-    def __init__(self, url: str, web: Web) -> None:
+    def __init__(self, url: str, http: HttpClient) -> None:
         self.url = url
         self.images: list[dict[str, Any]] = []
-        self.unread: list[str] = []
+        self.unreadable: list[str] = []
         seen = [url]
         for address in seen:
             try:
-                images, further = parse_catalogue(web.read(address, MAX_BYTES))
+                images, further = parse_catalogue(http.read(address, MAX_BYTES))
             except BrambleError as error:
                 if address == url:
                     raise BrambleError(f"The catalogue {url} cannot be used: {error}") from None
-                self.unread.append(f"{address}: {error}")
+                self.unreadable.append(f"{address}: {error}")
                 continue
-            web = replace(web, attempts=1)  # for the lists of third parties, which come and go
+            http = replace(http, attempts=1)  # lists of third parties are often unavailable
             self.images += images
             seen += dict.fromkeys(link for link in (_join(address, link) for link in further) if link not in seen)
             if len(seen) > MAX_DOCUMENTS:
-                self.unread.append(f"{len(seen) - MAX_DOCUMENTS} more lists")
+                self.unreadable.append(f"{len(seen) - MAX_DOCUMENTS} more lists")
                 del seen[MAX_DOCUMENTS:]
 
     def newest(self, pattern: str) -> Release:
-        """Return the newest image whose URL matches (fnmatch). Raises BrambleError for none, or one with an invalid entry."""
+        """Return the newest image whose URL matches a pattern (fnmatch).
+
+        Raises BrambleError when there is none, or when the entry of one is invalid.
+        """
         matching = [item for item in self.images if fnmatchcase(item["url"], pattern)]
         if not matching:
-            unread = "".join(f"\n  not read: {reason}" for reason in self.unread)
-            raise BrambleError(f"no image in {self.url} has a URL like {pattern}{unread}")
-        return max(map(parse_release, matching), key=lambda one: (one.release_date, one.url))
+            unreadable = "".join(f"\n  not read: {reason}" for reason in self.unreadable)
+            raise BrambleError(f"no image in {self.url} has a URL that matches {pattern}{unreadable}")
+        return max(map(parse_release, matching), key=lambda release: (release.release_date, release.url))
 
-    def with_extracted(self, one: Release) -> Release:
-        """Return a release, with what the catalogue knows of the image in the same download; unchanged if it knows nothing."""
+    def with_extracted(self, release: Release) -> Release:
+        """Return a release with the size, hash and date that the catalogue has for the same download, if it has it."""
         for item in self.images:
-            if str(item.get("image_download_sha256")).lower() == one.download_sha256:
+            if str(item.get("image_download_sha256")).lower() == release.download_sha256:
                 known = parse_release(item)
-                return replace(one, sha256=known.sha256, bytes=known.bytes, release_date=known.release_date or one.release_date)
-        return one
+                date = known.release_date or release.release_date
+                return replace(release, sha256=known.sha256, bytes=known.bytes, release_date=date)
+        return release
 
 
 def _join(base: str, link: str) -> str:
-    """Return the address of a link in a document; the link itself when it is no address."""
+    """Return the URL of a link in a document; the link itself if it is not valid."""
     try:
         return urljoin(base, link)
     except ValueError:
-        return link  # what reads it says what is wrong with it
+        return link  # reading it raises the error
 
 
 def parse_release(item: Mapping[str, Any]) -> Release:
-    """Return an image of a catalogue, checked. Raises BrambleError when its entry is invalid."""
+    """Return the release that an entry of a catalogue describes. Raises BrambleError when the entry is invalid."""
     url = item.get("url")
     if not isinstance(url, str) or not re.fullmatch("[!-~]{8,1000}", url):
-        raise BrambleError(f"a url that makes no sense: {url!r:.200}")
+        raise BrambleError(f"the url of an image is invalid: {url!r:.200}")
 
     def hexadecimal(name: str) -> str | None:
         value = item.get(name)
         if value is not None and not (isinstance(value, str) and re.fullmatch("[0-9a-fA-F]{64}", value)):
-            raise BrambleError(f"{url}: {name} makes no sense: {value!r:.200}")
+            raise BrambleError(f"{url}: {name} is invalid: {value!r:.200}")
         return value.lower() if value else None
 
     def size(name: str) -> int | None:
         value = item.get(name)
-        if value is not None and not (type(value) is int and 0 < value <= LARGEST):
-            raise BrambleError(f"{url}: {name} makes no sense: {value!r:.200}")
+        if value is not None and not (type(value) is int and 0 < value <= MAX_IMAGE_BYTES):
+            raise BrambleError(f"{url}: {name} is invalid: {value!r:.200}")
         return value
 
     digest = hexadecimal("image_download_sha256")

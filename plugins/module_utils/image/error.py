@@ -1,4 +1,4 @@
-"""What can go wrong with an image on its way, so that a caller can tell one from another."""
+"""The errors of downloading and decoding an image, which callers handle in different ways."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.error import 
 
 
 class WrongImage(BrambleError):
-    """An image is not the one expected: another size, another hash, damaged."""
+    """An image is not the expected one: it has another size or hash, or is damaged."""
 
 
 class Unreachable(BrambleError):
-    """The server does not answer, or breaks off: another try may help."""
+    """The server does not answer, or closes the connection early. Another attempt may succeed."""
 
 
 class BadStatus(BrambleError):
-    """The server refuses: `code` is the HTTP status."""
+    """The server refuses the request; `code` is the HTTP status."""
 
     def __init__(self, code: int, url: str, reason: str) -> None:
         self.code = code
-        super().__init__(f"{url}: the server answers {code} {reason}")
+        super().__init__(f"{url}: the server answers with {code} {reason}")

@@ -1,17 +1,17 @@
-"""An image as it is pinned before it is in the cache, and as it is found in the cache. Sizes are in bytes."""
+"""An image as the catalog pins it, and as it is in the cache. Sizes are in bytes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-LARGEST = 64 * 10**9  # no image, and no download of one, is larger: it has to fit a card
+MAX_IMAGE_BYTES = 64 * 10**9  # the limit of images and their downloads, as an image must fit a card
 
 
 @dataclass(frozen=True)
-class Pin:
-    """What is known of an image before it is in the cache; None and "" where nothing is known.
+class PinnedImage:
+    """What is known of an image before it is in the cache; None and "" stand for unknown values.
 
-    `sha256` and `bytes` are those of the image, the others those of the download.
+    `sha256` and `bytes` belong to the image itself, and those with the prefix `download_` to its download.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Pin:
 
 @dataclass(frozen=True)
 class CachedImage:
-    """An image in the cache, or a raw one that stays where it is; `changed` is whether this run has changed anything."""
+    """An image in the cache, or a raw image that is used in place; `changed` is whether this run has changed anything."""
 
     path: str
     sha256: str

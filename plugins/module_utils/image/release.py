@@ -10,7 +10,7 @@ INIT_FORMATS = ("none", "systemd", "cloudinit", "cloudinit-rpi", "rpi-preseed")
 
 @dataclass(frozen=True)
 class Release:
-    """One version of an image, as its publisher describes it; None and "" for what it does not say."""
+    """One version of an image, as its publisher describes it; None and "" stand for values that are not published."""
 
     url: str
     download_sha256: str

@@ -1,4 +1,4 @@
-"""Check that a file is signed by the key that is pinned, and get that key."""
+"""Check that a file is signed by the pinned key, and get this key."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import re
 import tempfile
 
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
-from ansible_collections.bramble.cluster.plugins.module_utils.core.process import run
-from ansible_collections.bramble.cluster.plugins.module_utils.image.http import Web
+from ansible_collections.bramble.cluster.plugins.module_utils.core.process import run_program
+from ansible_collections.bramble.cluster.plugins.module_utils.image.http import HttpClient
 
 
 def check_signature(data: bytes, signature: bytes, key: bytes, signer: str) -> None:
-    """Check that `data` is signed by the key with fingerprint `signer`, one of those in `key` (binary OpenPGP).
+    """Check that `data` is signed by the key with the fingerprint `signer`. Raises BrambleError.
 
-    Raises BrambleError.
+    :param key: OpenPGP keys in binary form, among them that of `signer`
 
     Source: gnupg, doc/DETAILS, "Format of the --status-fd output".
     """
@@ -26,31 +26,31 @@ def check_signature(data: bytes, signature: bytes, key: bytes, signer: str) -> N
             with open(path, "wb") as file:
                 file.write(content)
         command = ["gpgv", "--homedir", folder, "--status-fd", "1", "--keyring", *paths]
-        status = run(command, accept=None).stdout.decode(errors="replace")
-    # A key that has expired or was revoked gives VALIDSIG too, but not GOODSIG. The signature of another key does not matter.
-    for one in status.split("[GNUPG:] NEWSIG")[1:]:
-        valid = re.search(r"^\[GNUPG:\] VALIDSIG (.*)$", one, re.MULTILINE)
-        if valid and "[GNUPG:] GOODSIG " in one and signer.upper() in valid[1].split():
+        status = run_program(command, exit_codes=None).stdout.decode(errors="replace")
+    # For an expired or revoked key, gpgv reports VALIDSIG, too, but not GOODSIG. Signatures of other keys are ignored.
+    for report in status.split("[GNUPG:] NEWSIG")[1:]:
+        valid = re.search(r"^\[GNUPG:\] VALIDSIG (.*)$", report, re.MULTILINE)
+        if valid and "[GNUPG:] GOODSIG " in report and signer.upper() in valid[1].split():
             return
     verdicts = re.findall(r"^\[GNUPG:\] ((?:BAD|ERR|EXP|EXPKEY|REVKEY|GOOD)SIG) (\S+)", status, re.MULTILINE)
     found = "; ".join(f"{verdict} of key {which}" for verdict, which in verdicts) or "no signature"
-    raise BrambleError(f"it is not signed by {signer} ({found}). Somebody may have changed it; nothing of it is used")
+    raise BrambleError(f"it is not signed by {signer} ({found}). It may have been changed, so it is not used")
 
 
-def public_key(keyring: str, url: str, signer: str, web: Web) -> bytes:
-    """Return the keys in a keyring file; without that file, what a key server has for `signer`. Raises BrambleError.
+def public_key(keyring: str, url: str, signer: str, http: HttpClient) -> bytes:
+    """Return the keys in a keyring file, or, if it does not exist, the key of `signer` from a key server. Raises BrambleError.
 
-    It need not be trusted: a signature counts only with the fingerprint that is pinned.
+    The key server need not be trusted, as only signatures with the pinned fingerprint are accepted.
     """
     if os.path.exists(keyring):
         with open(keyring, "rb") as file:
             return file.read()
     try:
-        return dearmor(web.read(url + signer, 2**20))
+        return dearmor(http.read(url + signer, 2**20))
     except BrambleError as error:
         raise BrambleError(
-            f"The key {signer} is neither in {keyring} nor to be had: {error}.\n"
-            "On Ubuntu: apt install ubuntu-keyring. Elsewhere set image_ubuntu_keyring to a file with the key in it"
+            f"{keyring} does not exist, and the key {signer} cannot be downloaded: {error}.\n"
+            "On Ubuntu, install the package ubuntu-keyring. Elsewhere, set image_ubuntu_keyring to a file that contains the key"
         ) from None
 
 
@@ -63,4 +63,4 @@ def dearmor(text: bytes) -> bytes:
     try:
         return base64.b64decode(found[1].replace(b"\n", b"") if found else b"-", validate=True)
     except binascii.Error:
-        raise BrambleError("what the key server sends is no OpenPGP key") from None
+        raise BrambleError("the answer of the key server is not an OpenPGP key") from None

@@ -1,4 +1,4 @@
-"""What snapd says of this machine, by its REST API: https://snapcraft.io/docs/snapd-api."""
+"""Query snapd on this node through its REST API: https://snapcraft.io/docs/snapd-api."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from typing import Any
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 
 SOCKET = Path("/run/snapd.socket")
-STORED = Path("/var/lib/snapd/snaps")
+SNAPS_FOLDER = Path("/var/lib/snapd/snaps")
 
 
-class _Connection(http.client.HTTPConnection):
+class _UnixConnection(http.client.HTTPConnection):
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(60)
         self.sock.connect(str(SOCKET))
 
 
-def get(path: str) -> Any:
-    """The result of a GET request. Raises BrambleError."""
-    connection = _Connection("localhost")
+def get_resource(path: str) -> Any:
+    """Return the result of a GET request. Raises BrambleError."""
+    connection = _UnixConnection("localhost")
     try:
         connection.request("GET", path)
         response = connection.getresponse()
         answer = json.loads(response.read())
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise BrambleError(
-            f"snapd does not answer at {SOCKET} ({error}). Is it installed? systemctl status snapd.socket"
+            f"snapd does not answer at {SOCKET} ({error}). Check that it is installed: systemctl status snapd.socket"
         ) from error
     finally:
         connection.close()
@@ -40,8 +40,8 @@ def get(path: str) -> Any:
     return answer["result"]
 
 
-def installed() -> dict[str, dict[str, Any]]:
-    """The snaps that are installed, by name: revision, version, channel (tracked), held, confinement, asserted.
+def installed_snaps() -> dict[str, dict[str, Any]]:
+    """Return the installed snaps, by name: revision, version, channel (tracked), held, confinement, asserted.
 
     Raises BrambleError.
     """
@@ -52,14 +52,14 @@ def installed() -> dict[str, dict[str, Any]]:
             "channel": snap.get("tracking-channel", ""),
             "held": bool(snap.get("hold")),
             "confinement": snap.get("confinement", ""),
-            # Revisions of local files, which nobody has signed, are x1, x2 and so on.
+            # The revisions of unsigned local files are x1, x2 and so on.
             "asserted": not snap["revision"].startswith("x"),
         }
-        for snap in get("/v2/snaps")
+        for snap in get_resource("/v2/snaps")
     }
 
 
-def sha256(name: str, revision: str) -> str:
-    """The SHA-256 of the file that a snap was installed from. Raises OSError."""
-    with (STORED / f"{name}_{revision}.snap").open("rb") as file:
+def snap_sha256(name: str, revision: str) -> str:
+    """Return the SHA-256 of the file that a snap was installed from. Raises OSError."""
+    with (SNAPS_FOLDER / f"{name}_{revision}.snap").open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

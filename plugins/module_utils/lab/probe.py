@@ -1,7 +1,7 @@
-"""What a host of the lab can reach: one function for each kind of probe that sends something, and `run`, which calls them all.
+"""Probe what a host of the lab can reach: a function for each kind of probe that sends something, and `run_probes`.
 
-A row is a mapping: `kind`, one of KINDS, and the options of that kind. Every probe returns whether it got through, and what it
-saw, in words. Needs root.
+A row describes a probe: `kind`, one of KINDS, and the options of that kind. Every probe returns whether it got through, and a
+description of what it saw. Needs root.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from ansible_collections.bramble.cluster.plugins.module_utils.lab import states
 from ansible_collections.bramble.cluster.plugins.module_utils.lab.packets import (
     ETH_P_ARP,
     ETH_P_IP,
-    NTP,
-    arp_question,
-    echo,
-    echo_request,
+    NTP_REQUEST,
+    arp_request,
+    dns_query,
+    icmp_echo_message,
+    ipv4_echo_packet,
     mac_bytes,
-    question,
 )
-from ansible_collections.bramble.cluster.plugins.module_utils.lab.states import Answer, Row, ask, nameservers
+from ansible_collections.bramble.cluster.plugins.module_utils.lab.states import Answer, Row, command_output, nameservers
 
 TIMEOUT = 2.0  # seconds for an answer
-TRIES = 2
-# Name servers that a host may have without a word in resolv.conf: Docker's, systemd-resolved's two, its own.
+ATTEMPTS = 2
+# Name servers that a host may have without an entry in resolv.conf: Docker's, the two of systemd-resolved, and its own.
 LOOPBACK_RESOLVERS = ("127.0.0.11", "127.0.0.53", "127.0.0.54", "127.0.0.1")
 
 
-def _family(host: str) -> socket.AddressFamily:
+def _address_family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
-def _tries(attempt: Callable[[], str]) -> Answer:
-    """Try more than once: a frame that was lost proves nothing. The attempt says what it saw, or raises OSError."""
+def _retry(attempt: Callable[[], str]) -> Answer:
+    """Make several attempts, because a frame may get lost. An attempt returns what it saw, or raises OSError."""
     seen = ""
-    for _ in range(TRIES):
+    for _ in range(ATTEMPTS):
         try:
             return True, attempt()
         except OSError as error:
@@ -53,11 +53,11 @@ def _tries(attempt: Callable[[], str]) -> Answer:
 # Traffic
 
 
-def tcp(row: Row) -> Answer:
-    """A connection to host and port. A refusal counts as well, since a packet went there and back; not with `service`."""
+def probe_tcp(row: Row) -> Answer:
+    """Connect to `host` and `port`. A refusal gets through as well, since a packet came back, unless the row has `service`."""
 
     def attempt() -> str:
-        with socket.socket(_family(row["host"]), socket.SOCK_STREAM) as connection:
+        with socket.socket(_address_family(row["host"]), socket.SOCK_STREAM) as connection:
             connection.settimeout(TIMEOUT)
             try:
                 connection.connect((row["host"], row["port"]))
@@ -67,178 +67,179 @@ def tcp(row: Row) -> Answer:
                 return "refused by the host itself"
             return "connected"
 
-    return _tries(attempt)
+    return _retry(attempt)
 
 
-def udp(row: Row) -> Answer:
-    """Any answer to a datagram to host and port, a refusal included."""
+def probe_udp(row: Row) -> Answer:
+    """Send a datagram to `host` and `port`. Any answer gets through, a refusal included."""
 
     def attempt() -> str:
-        with socket.socket(_family(row["host"]), socket.SOCK_DGRAM) as wire:
-            wire.settimeout(TIMEOUT)
-            wire.connect((row["host"], row["port"]))
-            wire.send(NTP)
+        with socket.socket(_address_family(row["host"]), socket.SOCK_DGRAM) as sock:
+            sock.settimeout(TIMEOUT)
+            sock.connect((row["host"], row["port"]))
+            sock.send(NTP_REQUEST)
             try:
-                return f"{len(wire.recv(2048))} bytes came back"
+                return f"{len(sock.recv(2048))} bytes came back"
             except ConnectionRefusedError:
                 return "refused by the host itself"
 
-    return _tries(attempt)
+    return _retry(attempt)
 
 
-def icmp(row: Row) -> Answer:
-    """An answer to an echo (RFC 792, RFC 4443)."""
-    old = _family(row["host"]) == socket.AF_INET
+def probe_icmp(row: Row) -> Answer:
+    """Send an echo request to `host` (RFC 792, RFC 4443)."""
+    is_ipv4 = _address_family(row["host"]) == socket.AF_INET
 
     def attempt() -> str:
         number = secrets.randbelow(65536)
-        kind = socket.IPPROTO_ICMP if old else socket.IPPROTO_ICMPV6
-        with socket.socket(_family(row["host"]), socket.SOCK_RAW, kind) as wire:
-            wire.connect((row["host"], 0))
-            wire.send(echo_request(8 if old else 128, number))  # of IPv6 the kernel makes the checksum
-            wanted = bytes([0 if old else 129]), struct.pack(">H", number)
+        kind = socket.IPPROTO_ICMP if is_ipv4 else socket.IPPROTO_ICMPV6
+        with socket.socket(_address_family(row["host"]), socket.SOCK_RAW, kind) as sock:
+            sock.connect((row["host"], 0))
+            sock.send(icmp_echo_message(8 if is_ipv4 else 128, number))  # for IPv6 the kernel adds the checksum
+            wanted = bytes([0 if is_ipv4 else 129]), struct.pack(">H", number)
 
             def answers(packet: bytes) -> bool:
-                said = packet[20:] if old else packet
-                return (said[:1], said[4:6]) == wanted
+                message = packet[20:] if is_ipv4 else packet
+                return (message[:1], message[4:6]) == wanted
 
-            _await(wire, answers)
+            _wait_for_answer(sock, answers)
         return "answered"
 
-    return _tries(attempt)
+    return _retry(attempt)
 
 
-def _await(wire: socket.socket, answers: Callable[[bytes], bool]) -> None:
-    """Wait for the packet that is the answer. Raises OSError."""
+def _wait_for_answer(sock: socket.socket, answers: Callable[[bytes], bool]) -> None:
+    """Wait for the packet that is the answer. Raises OSError when none comes within TIMEOUT."""
     end = time.monotonic() + TIMEOUT
     while (left := end - time.monotonic()) > 0:
-        wire.settimeout(left)
-        if answers(wire.recv(2048)):
+        sock.settimeout(left)
+        if answers(sock.recv(2048)):
             return
     raise OSError("no answer")
 
 
-def dns(row: Row) -> Answer:
-    """An answer with an address, from the name server `host`; over TCP with `tcp`."""
+def probe_dns(row: Row) -> Answer:
+    """Query the name server `host` for the address of `name`, over TCP with `tcp`. Only an answer with an address counts."""
 
     def attempt() -> str:
         kind = socket.SOCK_STREAM if row.get("tcp") else socket.SOCK_DGRAM
-        with socket.socket(_family(row["host"]), kind) as wire:
-            wire.settimeout(TIMEOUT)
-            wire.connect((row["host"], 53))
-            asked = question(row["name"], secrets.randbelow(65536))
-            wire.sendall(struct.pack(">H", len(asked)) + asked if row.get("tcp") else asked)
-            said = wire.recv(2048)[2 if row.get("tcp") else 0 :]
-            if len(said) < 12 or said[:2] != asked[:2] or said[3] & 15 or not struct.unpack(">H", said[6:8])[0]:
+        with socket.socket(_address_family(row["host"]), kind) as sock:
+            sock.settimeout(TIMEOUT)
+            sock.connect((row["host"], 53))
+            query = dns_query(row["name"], secrets.randbelow(65536))
+            sock.sendall(struct.pack(">H", len(query)) + query if row.get("tcp") else query)
+            answer = sock.recv(2048)[2 if row.get("tcp") else 0 :]
+            if len(answer) < 12 or answer[:2] != query[:2] or answer[3] & 15 or not struct.unpack(">H", answer[6:8])[0]:
                 raise OSError("an answer without an address")
             return f"{row['host']} resolved {row['name']}"
 
-    return _tries(attempt)
+    return _retry(attempt)
 
 
-def resolvers(row: Row) -> Answer:
-    """An answer of any name server that this host knows, or might have for itself."""
+def probe_resolvers(row: Row) -> Answer:
+    """Query all name servers of this host for `name`: those in resolv.conf, and those it may have on its loopback."""
     known = itertools.chain(nameservers(), LOOPBACK_RESOLVERS)
-    answers = [dns({"host": host, "name": row["name"]}) for host in known]
-    return next((answer for answer in answers if answer[0]), (False, "nobody resolves"))
+    answers = [probe_dns({"host": host, "name": row["name"]}) for host in known]
+    return next((answer for answer in answers if answer[0]), (False, "no name server answers"))
 
 
-def lookup(row: Row) -> Answer:
-    """The system's own way to an address."""
-    # A process of its own: the C library reads resolv.conf when it starts, and may wait for long.
-    found = ask("timeout", "10", "getent", "ahosts", row["name"]).split()
+def probe_lookup(row: Row) -> Answer:
+    """Look up the address of `name` as programs do, with the C library."""
+    # In a new process, because the C library reads resolv.conf when it starts, and with a time limit, because it may wait long.
+    found = command_output("timeout", "10", "getent", "ahosts", row["name"]).split()
     return bool(found), f"{row['name']} is {found[0]}" if found else f"{row['name']} is unknown"
 
 
-def as_user(row: Row) -> Answer:
-    """A connection by an unprivileged user, in a process of its own."""
+def probe_as_user(row: Row) -> Answer:
+    """Connect to `host` and `port` as an unprivileged user, in a new process."""
     connect = f"import socket; socket.create_connection(({row['host']!r}, {row['port']}), {TIMEOUT})"
 
     def attempt() -> str:
-        done = subprocess.run(["/usr/bin/python3", "-c", connect], user=65534, capture_output=True, check=False, text=True)
-        if done.returncode:
-            raise OSError((done.stderr.strip().splitlines() or ["failed"])[-1])
+        result = subprocess.run(["/usr/bin/python3", "-c", connect], user=65534, capture_output=True, check=False, text=True)
+        if result.returncode:
+            raise OSError((result.stderr.strip().splitlines() or ["failed"])[-1])
         return "connected"
 
-    return _tries(attempt)
+    return _retry(attempt)
 
 
-def via(row: Row) -> Answer:
-    """A connection with a host route by the gateway `via`, on `interface`."""
+def probe_via(row: Row) -> Answer:
+    """Connect to `host` and `port` with a host route over the gateway `via` on `interface`."""
     family = "-6" if ":" in row["host"] else "-4"
     route = [row["host"], "via", row["via"], "dev", row["interface"]]
-    done = subprocess.run(["ip", family, "route", "replace", *route], capture_output=True, text=True, check=False)
-    if done.returncode:
-        return False, done.stderr.strip()
+    result = subprocess.run(["ip", family, "route", "replace", *route], capture_output=True, text=True, check=False)
+    if result.returncode:
+        return False, result.stderr.strip()
     try:
-        return tcp(row)
+        return probe_tcp(row)
     finally:
         subprocess.run(["ip", family, "route", "delete", *route], capture_output=True, check=False)
 
 
-# Frames: what is made by hand passes a host's own output rules by (packet(7)).
+# Frames. A host's own output rules do not filter frames from a packet socket (packet(7)).
 
 
-def _wire(interface: str, protocol: int, frame: bytes, answers: Callable[[bytes], bool]) -> None:
+def _exchange_frame(interface: str, protocol: int, frame: bytes, answers: Callable[[bytes], bool]) -> None:
     """Send a frame and wait for the answer. Raises OSError."""
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(protocol)) as wire:
-        wire.bind((interface, 0))
-        wire.send(frame)
-        _await(wire, lambda frame: answers(frame[14:]))
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(protocol)) as sock:
+        sock.bind((interface, 0))
+        sock.send(frame)
+        _wait_for_answer(sock, lambda received: answers(received[14:]))
 
 
-def _own_mac(interface: str) -> bytes:
+def _interface_mac(interface: str) -> bytes:
+    """Return the hardware address of a port of this host. Raises OSError."""
     with open(f"/sys/class/net/{interface}/address", encoding="ascii") as file:
         return mac_bytes(file.read().strip())
 
 
-def frame(row: Row) -> Answer:
-    """An answer to an echo for `host` in a frame made by hand, from the address `source` on `interface` to the MAC `mac`."""
+def probe_frame(row: Row) -> Answer:
+    """Send an echo request for `host` in a hand-made frame, from the address `source` on `interface` to the MAC `mac`."""
 
     def attempt() -> str:
         number = secrets.randbelow(65536)
-        head = mac_bytes(row["mac"]) + _own_mac(row["interface"]) + struct.pack(">H", ETH_P_IP)
+        head = mac_bytes(row["mac"]) + _interface_mac(row["interface"]) + struct.pack(">H", ETH_P_IP)
         sent = (socket.inet_aton(row["host"]), struct.pack(">H", number))
-        _wire(
+        _exchange_frame(
             row["interface"],
             ETH_P_IP,
-            head + echo(row["source"], row["host"], number),
+            head + ipv4_echo_packet(row["source"], row["host"], number),
             lambda packet: packet[9:10] == b"\x01" and packet[20:21] == b"\0" and (packet[12:16], packet[24:26]) == sent,
         )
         return "answered"
 
-    return _tries(attempt)
+    return _retry(attempt)
 
 
-def arp(row: Row) -> Answer:
-    """An answer on `interface` to the question who has `host`, from the address `source`."""
+def probe_arp(row: Row) -> Answer:
+    """Ask on `interface` which host has the address `host`, from the address `source`."""
 
     def attempt() -> str:
-        asked = arp_question(_own_mac(row["interface"]), row["source"], row["host"])
+        query = arp_request(_interface_mac(row["interface"]), row["source"], row["host"])
         reply = (struct.pack(">H", 2), socket.inet_aton(row["host"]))
-        _wire(row["interface"], ETH_P_ARP, asked, lambda said: (said[6:8], said[14:18]) == reply)
+        _exchange_frame(row["interface"], ETH_P_ARP, query, lambda packet: (packet[6:8], packet[14:18]) == reply)
         return "answered"
 
-    return _tries(attempt)
+    return _retry(attempt)
 
 
 KINDS: dict[str, Callable[[Row], Answer]] = {
-    "tcp": tcp,
-    "udp": udp,
-    "icmp": icmp,
-    "dns": dns,
-    "resolvers": resolvers,
-    "lookup": lookup,
-    "user": as_user,
-    "via": via,
-    "frame": frame,
-    "arp": arp,
+    "tcp": probe_tcp,
+    "udp": probe_udp,
+    "icmp": probe_icmp,
+    "dns": probe_dns,
+    "resolvers": probe_resolvers,
+    "lookup": probe_lookup,
+    "user": probe_as_user,
+    "via": probe_via,
+    "frame": probe_frame,
+    "arp": probe_arp,
     **states.KINDS,
 }
 
 
-def run(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """Run the probes, those that change a route after all others. Each row comes back with `reached` and `seen`."""
+def run_probes(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """Run the probes, those that change a route after all others. Return each row with `reached` and `seen` added."""
 
     def answer(row: Row) -> dict[str, Any]:
         reached, seen = KINDS[row["kind"]](row)
@@ -246,5 +247,5 @@ def run(rows: Iterable[Row]) -> list[dict[str, Any]]:
 
     rows = list(rows)
     with ThreadPoolExecutor(64) as pool:
-        together = list(pool.map(answer, [row for row in rows if row["kind"] != "via"]))
-    return together + [answer(row) for row in rows if row["kind"] == "via"]
+        parallel = list(pool.map(answer, [row for row in rows if row["kind"] != "via"]))
+    return parallel + [answer(row) for row in rows if row["kind"] == "via"]

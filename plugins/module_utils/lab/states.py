@@ -1,6 +1,6 @@
-"""What a host of the lab is set to: one function for each kind of probe that looks at the host itself and sends nothing.
+"""Probe the state of a host of the lab: a function for each kind of probe that reads a setting and sends nothing.
 
-Such a probe got through when the way that it looks for is open. Needs, of the system, only iproute2, nft and apt.
+Such a probe gets through when the setting leaves a way out of the lab open. Needs only iproute2, nft and apt.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 Answer = tuple[bool, str]
-"""Whether the probe got through, and what it saw, in words."""
+"""Whether the probe got through, and a description of what it saw."""
 Row = Mapping[str, Any]
+"""A probe: its `kind`, and the options of that kind."""
 
 
-def ask(*command: str) -> str:
-    """Return what a command prints; nothing where it fails or does not exist."""
+def command_output(*command: str) -> str:
+    """Return the standard output of a command; empty when it does not exist or does not end."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30).stdout
     except (OSError, subprocess.TimeoutExpired):
@@ -26,7 +27,7 @@ def ask(*command: str) -> str:
 
 
 def nameservers() -> list[str]:
-    """The name servers in resolv.conf(5)."""
+    """Return the name servers in resolv.conf(5)."""
     try:
         with open("/etc/resolv.conf", encoding="utf-8", errors="replace") as file:
             lines = [line.split() for line in file]
@@ -35,22 +36,22 @@ def nameservers() -> list[str]:
     return [words[1].split("%")[0] for words in lines if words[:1] == ["nameserver"] and len(words) > 1]
 
 
-def default_route(row: Row) -> Answer:
-    """A default route of IPv4 or, with `family` 6, IPv6, in any table."""
-    found = ask("ip", f"-{row['family']}", "route", "show", "default", "table", "all").strip()
-    ways = [line for line in found.splitlines() if not line.startswith(("unreachable", "blackhole", "prohibit"))]
-    return bool(ways), "; ".join(ways) or "none"
+def probe_default_route(row: Row) -> Answer:
+    """Look for a default route of IPv4 or, with `family` 6, IPv6, in any routing table."""
+    found = command_output("ip", f"-{row['family']}", "route", "show", "default", "table", "all").strip()
+    routes = [line for line in found.splitlines() if not line.startswith(("unreachable", "blackhole", "prohibit"))]
+    return bool(routes), "; ".join(routes) or "none"
 
 
-def resolver(row: Row) -> Answer:
-    """A name server that is configured."""
+def probe_resolver(row: Row) -> Answer:
+    """Look for a configured name server."""
     return bool(nameservers()), ", ".join(nameservers()) or "none"
 
 
-def ipv6(row: Row) -> Answer:
-    """An IPv6 address on any port, or a port on which a router could give one."""
+def probe_ipv6(row: Row) -> Answer:
+    """Look for an IPv6 address on any port, and for a port that would accept one from a router."""
     found = []
-    for link in json.loads(ask("ip", "-json", "-6", "address") or "[]"):
+    for link in json.loads(command_output("ip", "-json", "-6", "address") or "[]"):
         found += [f"{entry['local']} on {link['ifname']}" for entry in link.get("addr_info", []) if link["ifname"] != "lo"]
     for path in glob.glob("/proc/sys/net/ipv6/conf/*/disable_ipv6"):
         name = path.split("/")[-2]
@@ -60,27 +61,31 @@ def ipv6(row: Row) -> Answer:
     return bool(found), ", ".join(found) or "off"
 
 
-def links(row: Row) -> Answer:
-    """A port that is up and is not the loopback or `interface`."""
-    found = [link for link in json.loads(ask("ip", "-json", "link") or "[]") if link["ifname"] not in ("lo", row["interface"])]
+def probe_links(row: Row) -> Answer:
+    """Look for a port that is up, other than the loopback and `interface`."""
+    found = [
+        link
+        for link in json.loads(command_output("ip", "-json", "link") or "[]")
+        if link["ifname"] not in ("lo", row["interface"])
+    ]
     up = [f"{link['ifname']} ({link['address']})" for link in found if "UP" in link["flags"]]
     down = [
         link["ifname"]
         for link in found
         if "UP" not in link["flags"] and os.path.exists(f"/sys/class/net/{link['ifname']}/device")
     ]
-    # A root who is hostile could set it up.
+    # A port that is down does not get through, but a hostile root could set it up.
     return bool(up), ", ".join(up) or (f"down, but unplug it: {', '.join(down)}" if down else "none")
 
 
-def radios(row: Row) -> Answer:
-    """A radio that may send, or a config.txt without the lines in `overlays`, which switch them off."""
+def probe_radios(row: Row) -> Answer:
+    """Look for a radio that is not blocked, and for a config.txt without the lines in `overlays`, which disable the radios."""
     found = []
     for path in sorted(glob.glob("/sys/class/rfkill/*")):
         with open(f"{path}/soft", encoding="ascii") as soft, open(f"{path}/type", encoding="ascii") as kind:
             if soft.read().strip() == "0":
                 found.append(f"{kind.read().strip()} is not blocked")
-    found += [f"{os.path.basename(path)} is there" for path in sorted(glob.glob("/sys/class/bluetooth/hci*"))]
+    found += [f"{os.path.basename(path)} exists" for path in sorted(glob.glob("/sys/class/bluetooth/hci*"))]
     for path in ("/boot/firmware/config.txt", "/boot/config.txt"):
         if os.path.exists(path):
             with open(path, encoding="utf-8", errors="replace") as file:
@@ -90,17 +95,19 @@ def radios(row: Row) -> Answer:
     return bool(found), ", ".join(found) or "off"
 
 
-def packages(row: Row) -> Answer:
-    """A source of packages that is not `mirror`, a URL; of several, the first."""
-    sources = [line.split("'")[1] for line in ask("apt-get", "--print-uris", "update").splitlines() if line.startswith("'")]
+def probe_packages(row: Row) -> Answer:
+    """Look for a source of packages other than the URL `mirror`."""
+    sources = [
+        line.split("'")[1] for line in command_output("apt-get", "--print-uris", "update").splitlines() if line.startswith("'")
+    ]
     others = [source for source in sources if not row["mirror"] or not source.startswith(row["mirror"])]
     return bool(others), others[0] if others else "none"
 
 
-def firewall(row: Row) -> Answer:
-    """A table that is not in force, or a hook in `hooks` that it does not close."""
+def probe_firewall(row: Row) -> Answer:
+    """Look for a hook in `hooks` that the nftables table `table` does not close, or a table that is not loaded."""
     try:
-        listed = json.loads(ask("nft", "--json", "list", "table", "inet", row["table"]) or "{}")
+        listed = json.loads(command_output("nft", "--json", "list", "table", "inet", row["table"]) or "{}")
     except ValueError:
         listed = {}
     policies = {
@@ -108,12 +115,12 @@ def firewall(row: Row) -> Answer:
         for entry in listed.get("nftables", [])
         if "hook" in entry.get("chain", {})
     }
-    open_hooks = [f"{hook} is {policies.get(hook, 'not there')}" for hook in row["hooks"] if policies.get(hook) != "drop"]
+    open_hooks = [f"{hook} is {policies.get(hook, 'missing')}" for hook in row["hooks"] if policies.get(hook) != "drop"]
     return bool(open_hooks), ", ".join(open_hooks) or "drops"
 
 
-def forwarding(row: Row) -> Answer:
-    """A host that forwards."""
+def probe_forwarding(row: Row) -> Answer:
+    """Look for IPv4 or IPv6 forwarding."""
     found = []
     for name in ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"):
         try:
@@ -126,12 +133,12 @@ def forwarding(row: Row) -> Answer:
 
 
 KINDS: dict[str, Callable[[Row], Answer]] = {
-    "default_route": default_route,
-    "resolver": resolver,
-    "ipv6": ipv6,
-    "links": links,
-    "radios": radios,
-    "packages": packages,
-    "firewall": firewall,
-    "forwarding": forwarding,
+    "default_route": probe_default_route,
+    "resolver": probe_resolver,
+    "ipv6": probe_ipv6,
+    "links": probe_links,
+    "radios": probe_radios,
+    "packages": probe_packages,
+    "firewall": probe_firewall,
+    "forwarding": probe_forwarding,
 }

@@ -1,7 +1,8 @@
-"""Which sets of security tools a node may get, and why not: decided before anything is changed.
+"""Check that a node can have a set of security tools, before anything is changed.
 
-A set belongs to a distribution. A foreign repository is never mixed in: what a node's apt trusts and asks for has to be its own
-distribution's. Sources: sources.list(5), os-release(5), RFC 4880 sections 4.2, 5.5.2 and 12.2 (keys and fingerprints).
+A set belongs to a distribution, and foreign repositories are never mixed in: the sources of a node's apt, and the keys that it
+trusts, must be those of the node's own distribution. References: sources.list(5), os-release(5), RFC 4880 sections 4.2, 5.5.2
+and 12.2 (keys and fingerprints).
 """
 
 from __future__ import annotations
@@ -16,25 +17,25 @@ from typing import NamedTuple
 
 DEBIANS = ("debian", "raspbian")
 KALI_KEY = "827C8569F2518CC677FECA1AED65462EC8D5E4C5"
-KALI_LOST = "44C6513A8E4FB3D30875F758ED444FF07D8D0BF6"
-"""The key that Kali lost in April 2025: nobody vouches for what it signs."""
+KALI_LOST_KEY = "44C6513A8E4FB3D30875F758ED444FF07D8D0BF6"
+"""The key that Kali lost in April 2025. Its signatures prove nothing."""
 PARROT_KEY = "B711822346552E4D92DA02DF7A8286AF0E81EE4A"
 BLACKARCH_KEY = "4345771566D76038C7FEB43863EC0ADBEA87E4E3"
 
 GUIDE = "docs/lab/README.md"
-REFUSED = {
+UNSUPPORTED_SETS = {
     "backbox": (
-        "BackBox is a desktop for PCs (amd64): there is no image for a Raspberry Pi. The nearest: lab_tools_set: debian with "
-        "lab_tools_groups: [scanning, web, passwords, sniffing]"
+        "BackBox is a desktop for PCs (amd64), and has no image for a Raspberry Pi. The nearest alternative: lab_tools_set: "
+        "debian with lab_tools_groups: [scanning, web, passwords, sniffing]"
     ),
     "cyborg-hawk": (
-        "Cyborg Hawk is of 2015, has had no updates since, and was for PCs only. The nearest: lab_tools_set: debian with "
-        "lab_tools_groups: [scanning, web, wireless, forensics]"
+        "Cyborg Hawk is of 2015, has had no updates since, and is for PCs only. The nearest alternative: lab_tools_set: debian "
+        "with lab_tools_groups: [scanning, web, wireless, forensics]"
     ),
 }
-SETS = ("debian", "kali", "parrot", "blackarch", *REFUSED)
+SETS = ("debian", "kali", "parrot", "blackarch", *UNSUPPORTED_SETS)
 
-# Keyrings of a distribution's own packages, by file name.
+# The file names of the keyrings of a distribution's own packages.
 _KEYRINGS = {
     "debian": r"(debian-archive|raspberrypi-archive|raspbian-archive)-.+",
     "kali": r"kali-archive-keyring",
@@ -45,7 +46,7 @@ _SUITE_PARTS = r"(-updates|-security|-backports|-proposed-updates|/updates)?"
 
 
 class Release(NamedTuple):
-    """What a node says it is: os-release's ID, NAME and VERSION_CODENAME."""
+    """The distribution of a node: ID, NAME and VERSION_CODENAME of os-release."""
 
     id: str
     name: str
@@ -53,32 +54,32 @@ class Release(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A line or a stanza of apt's sources: the file, the suites, and the keyrings it names (none: all trusted ones)."""
+    """A line or a stanza of apt's sources: its file, its suites, and the keyrings it names (none: all trusted keyrings)."""
 
     file: str
     suites: tuple[str, ...]
     keyrings: tuple[str, ...]
 
 
-def release(root: Path) -> Release:
-    """Read os-release; what is not said is empty."""
+def read_release(root: Path) -> Release:
+    """Return the distribution of a node; missing fields are empty."""
     for path in (root / "etc/os-release", root / "usr/lib/os-release"):
         if path.is_file():
-            said = dict(re.findall(r'^(\w+)="?([^"\n]*)"?$', path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE))
-            return Release(said.get("ID", "linux"), said.get("NAME", ""), said.get("VERSION_CODENAME", ""))
+            fields = dict(re.findall(r'^(\w+)="?([^"\n]*)"?$', path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE))
+            return Release(fields.get("ID", "linux"), fields.get("NAME", ""), fields.get("VERSION_CODENAME", ""))
     return Release("", "", "")
 
 
-def _lines(text: str, file: str) -> Iterator[Source]:
-    """One-line style: deb [option=value ...] URI SUITE COMPONENT..."""
+def _one_line_sources(text: str, file: str) -> Iterator[Source]:
+    """Yield the sources of a file in one-line style: deb [option=value ...] URI SUITE COMPONENT..."""
     for line in text.splitlines():
         if found := re.match(r"\s*deb(?:-src)?\s+(?:\[([^\]]*)\]\s*)?\S+\s+(\S+)", line):
             keyrings = re.search(r"signed-by=(\S+)", found[1] or "", re.IGNORECASE)
             yield Source(file, (found[2],), tuple(keyrings[1].split(",")) if keyrings else ())
 
 
-def _stanzas(text: str, file: str) -> Iterator[Source]:
-    """deb822 style. A key that is written into the stanza itself counts as a keyring of no distribution."""
+def _deb822_sources(text: str, file: str) -> Iterator[Source]:
+    """Yield the sources of a file in deb822 style. A key inside a stanza counts as a keyring of no distribution."""
     for stanza in re.split(r"\n\s*\n", re.sub(r"^#.*\n?", "", text, flags=re.MULTILINE)):
         fields: dict[str, str] = {}
         name = ""
@@ -95,19 +96,19 @@ def _stanzas(text: str, file: str) -> Iterator[Source]:
             yield Source(file, tuple(fields["suites"].split()), keyrings)
 
 
-def sources(root: Path) -> list[Source]:
-    """What a node's apt gets packages from."""
+def read_sources(root: Path) -> list[Source]:
+    """Return the sources of a node's apt."""
     found: list[Source] = []
     folder = root / "etc/apt"
     for path in [folder / "sources.list", *sorted((folder / "sources.list.d").glob("*"))]:
         if path.is_file() and path.suffix in (".list", ".sources"):
-            read = _stanzas if path.suffix == ".sources" else _lines
-            found += read(path.read_text(encoding="utf-8", errors="replace"), f"/{path.relative_to(root)}")
+            parse = _deb822_sources if path.suffix == ".sources" else _one_line_sources
+            found += parse(path.read_text(encoding="utf-8", errors="replace"), f"/{path.relative_to(root)}")
     return found
 
 
-def fingerprints(data: bytes) -> list[str]:
-    """The fingerprints (40 upper-case hexadecimal digits) of the primary keys, version 4, in an OpenPGP keyring."""
+def key_fingerprints(data: bytes) -> list[str]:
+    """Return the fingerprints (40 upper-case hexadecimal digits) of the primary keys of version 4 in an OpenPGP keyring."""
     if data.lstrip().startswith(b"-----BEGIN PGP"):
         blocks = re.findall(rb"-----BEGIN PGP[^\n]*\n(?:[^\n]+: [^\n]*\n)*\s*\n(.*?)\n(?:=[^\n]{4}\n)?-----END", data, re.DOTALL)
         data = b"".join(base64.b64decode(block) for block in blocks)
@@ -133,8 +134,8 @@ def fingerprints(data: bytes) -> list[str]:
     return found
 
 
-def _trusted(root: Path, found: Sequence[Source]) -> set[str]:
-    """The keyrings that a node's apt trusts for any of its sources."""
+def _trusted_keyrings(root: Path, found: Sequence[Source]) -> set[str]:
+    """Return the keyrings that a node's apt trusts for any of its sources."""
     named = {keyring for source in found for keyring in source.keyrings}
     if any(not source.keyrings for source in found):
         paths = [root / "etc/apt/trusted.gpg", *(root / "etc/apt/trusted.gpg.d").glob("*")]
@@ -142,94 +143,107 @@ def _trusted(root: Path, found: Sequence[Source]) -> set[str]:
     return named
 
 
-def _foreign(own: str, root: Path, now: Release, found: Sequence[Source]) -> Iterator[str]:
-    """What a node's apt has that is not its distribution's."""
-    suites = _SUITES.get(own) or rf"({re.escape(now.codename or 'stable')}|stable){_SUITE_PARTS}"
+def _foreign_sources(distribution: str, root: Path, node_release: Release, found: Sequence[Source]) -> Iterator[str]:
+    """Yield a phrase for each suite and keyring of a node's apt that is not of its own distribution."""
+    suites = _SUITES.get(distribution) or rf"({re.escape(node_release.codename or 'stable')}|stable){_SUITE_PARTS}"
     for source in found:
         for suite in source.suites:
             if not re.fullmatch(suites, suite.rstrip("/")):
                 yield f"{source.file} has the suite {suite}"
-    for keyring in sorted(_trusted(root, found)):
-        if not re.fullmatch(rf"({_KEYRINGS[own]})\.(gpg|pgp|asc)", Path(keyring).name):
+    for keyring in sorted(_trusted_keyrings(root, found)):
+        if not re.fullmatch(rf"({_KEYRINGS[distribution]})\.(gpg|pgp|asc)", Path(keyring).name):
             yield f"apt trusts {keyring}"
 
 
-def _keys(root: Path, found: Sequence[Source]) -> set[str]:
-    paths = [root / keyring.lstrip("/") for keyring in _trusted(root, found)]
-    return {key for path in paths if path.is_file() for key in fingerprints(path.read_bytes())}
+def _trusted_keys(root: Path, found: Sequence[Source]) -> set[str]:
+    """Return the fingerprints of the keys that a node's apt trusts for any of its sources."""
+    paths = [root / keyring.lstrip("/") for keyring in _trusted_keyrings(root, found)]
+    return {key for path in paths if path.is_file() for key in key_fingerprints(path.read_bytes())}
 
 
-def _on_debian(now: Release) -> Iterator[str]:
-    if now.id not in DEBIANS:
-        own = f". Use lab_tools_set: {now.id}" if now.id in ("kali", "parrot") else ""
-        yield f"this node is {now.name or now.id or 'nothing known'}, and the set debian is for Debian and Raspberry Pi OS{own}"
-
-
-def _on_its_own(wanted: str, root: Path, now: Release, found: Sequence[Source]) -> Iterator[str]:
-    """Kali's and Parrot's tools: on their own image, with the key that its publisher has."""
-    is_it = now.id == wanted or now.name.lower().startswith(wanted)
-    if not is_it:
+def _debian_problems(node_release: Release) -> Iterator[str]:
+    """Yield why a node cannot have Debian's tools."""
+    if node_release.id not in DEBIANS:
+        hint = f". Use lab_tools_set: {node_release.id}" if node_release.id in ("kali", "parrot") else ""
         yield (
-            f"this node is {now.name or now.id}, and {wanted}'s tools are for {wanted}'s own image: its repository is never "
-            f"mixed into another distribution's. Flash that image (playbooks/cards.yml), or use the set debian. See {GUIDE}"
+            f"the distribution of this node is {node_release.name or node_release.id or 'unknown'}, and the set debian is for "
+            f"Debian and Raspberry Pi OS{hint}"
+        )
+
+
+def _own_image_problems(wanted: str, root: Path, node_release: Release, found: Sequence[Source]) -> Iterator[str]:
+    """Yield why a node cannot have the tools of Kali or Parrot: they need its own image and its publisher's key."""
+    is_own_image = node_release.id == wanted or node_release.name.lower().startswith(wanted)
+    if not is_own_image:
+        yield (
+            f"the distribution of this node is {node_release.name or node_release.id}, and {wanted}'s tools need "
+            f"{wanted}'s own image: its repository is never mixed with those of another distribution. Flash that image "
+            f"(playbooks/cards.yml), or use the set debian. See {GUIDE}"
         )
         return
-    keys = _keys(root, found)
-    if wanted == "kali" and KALI_LOST in keys:
+    keys = _trusted_keys(root, found)
+    if wanted == "kali" and KALI_LOST_KEY in keys:
         yield (
-            f"apt trusts the key {KALI_LOST}, which Kali lost in 2025. Take it out of the keyring: "
-            f"gpg --no-default-keyring --keyring /usr/share/keyrings/kali-archive-keyring.gpg --delete-keys {KALI_LOST}"
+            f"apt trusts the key {KALI_LOST_KEY}, which Kali lost in 2025. Remove it from the keyring: "
+            f"gpg --no-default-keyring --keyring /usr/share/keyrings/kali-archive-keyring.gpg --delete-keys {KALI_LOST_KEY}"
         )
     own = {"kali": KALI_KEY, "parrot": PARROT_KEY}[wanted]
     if own not in keys:
         yield (
-            f"apt does not trust {wanted}'s key {own} (found: {', '.join(sorted(keys)) or 'none'}): this is not its image, or "
-            "an old one. Flash a new one"
+            f"apt does not trust {wanted}'s key {own} (found: {', '.join(sorted(keys)) or 'none'}): the image is another one, or "
+            "old. Flash the current image"
         )
 
 
-def _blackarch(root: Path, now: Release, architecture: str) -> Iterator[str]:
-    """The check of the documented way: Arch Linux ARM with BlackArch's repository, put there by hand."""
-    if now.id not in ("arch", "archarm") or architecture != "aarch64":
+def _blackarch_problems(root: Path, node_release: Release, architecture: str) -> Iterator[str]:
+    """Yield why a node cannot have BlackArch's tools: they need Arch Linux ARM with a repository that is added by hand."""
+    if node_release.id not in ("arch", "archarm") or architecture != "aarch64":
         yield (
-            f"BlackArch's tools are for Arch Linux ARM (aarch64), and this node is {now.name or now.id} ({architecture}). "
-            f"The way there is in {GUIDE}"
+            f"BlackArch's tools are for Arch Linux ARM (aarch64), and the distribution of this node is "
+            f"{node_release.name or node_release.id} ({architecture}). {GUIDE} tells how to install it"
         )
         return
     trusted = root / "usr/share/pacman/keyrings/blackarch-trusted"
     conf = root / "etc/pacman.conf"
     if not conf.is_file() or not re.search(r"^\[blackarch\]", conf.read_text(), re.MULTILINE):
-        yield f"/etc/pacman.conf has no repository [blackarch]: {GUIDE} says how it gets there"
+        yield f"/etc/pacman.conf has no repository [blackarch]. {GUIDE} tells how to add it"
     if not trusted.is_file() or BLACKARCH_KEY not in trusted.read_text():
-        yield f"pacman does not trust BlackArch's key {BLACKARCH_KEY}: {GUIDE} says how to check it"
+        yield f"pacman does not trust BlackArch's key {BLACKARCH_KEY}. {GUIDE} tells how to check and add it"
 
 
 def choice_problems(wanted: str, groups: Iterable[str], known: Iterable[str]) -> list[str]:
-    """What is wrong with what was asked for, on any node; one sentence each."""
+    """Return why a choice of tools is impossible on any node; one sentence for each problem.
+
+    :param wanted: the set (lab_tools_set)
+    :param groups: the groups of tools (lab_tools_groups)
+    :param known: all groups of tools
+    """
     known = sorted(known)
     if wanted not in SETS:
-        return [f"there is no set {wanted!r}: lab_tools_set is one of {', '.join(SETS[:4])}"]
-    if wanted in REFUSED:
-        return [REFUSED[wanted]]
+        return [f"there is no set {wanted!r}. Set lab_tools_set to one of {', '.join(SETS[:4])}"]
+    if wanted in UNSUPPORTED_SETS:
+        return [UNSUPPORTED_SETS[wanted]]
     unknown = [group for group in groups if group not in known]
     if unknown or not known:
-        return [f"there is no group {', '.join(unknown)} of tools: lab_tools_groups may name {', '.join(known)}"]
+        return [f"there is no group of tools {', '.join(unknown)}. lab_tools_groups may name {', '.join(known)}"]
     return []
 
 
 def node_problems(wanted: str, root: Path, architecture: str) -> list[str]:
-    """Why a node can not have a set; one sentence each, with what to do. Empty when it can.
+    """Return why a node cannot have a set: one sentence for each problem, with what to do; empty when it can.
 
     :param root: the node's root file system
-    :param architecture: as `uname -m` says it
+    :param architecture: as `uname -m` prints it
     """
-    now, found = release(root), sources(root)
+    node_release, found = read_release(root), read_sources(root)
     if wanted == "blackarch":
-        return list(_blackarch(root, now, architecture))
-    problems = list(_on_debian(now) if wanted == "debian" else _on_its_own(wanted, root, now, found))
-    if not problems and (foreign := list(_foreign(wanted, root, now, found))):
+        return list(_blackarch_problems(root, node_release, architecture))
+    problems = list(
+        _debian_problems(node_release) if wanted == "debian" else _own_image_problems(wanted, root, node_release, found)
+    )
+    if not problems and (foreign := list(_foreign_sources(wanted, root, node_release, found))):
         problems.append(
-            f"apt has what is not {now.name}'s own: {'; '.join(foreign)}. Mixed repositories break a node sooner or later: "
-            "remove these, or flash a fresh card"
+            f"apt has sources or keys that are not of {node_release.name}: {'; '.join(foreign)}. Mixed repositories break a node "
+            "sooner or later. Remove these, or flash the card again"
         )
     return problems

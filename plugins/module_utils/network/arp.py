@@ -1,4 +1,4 @@
-"""Ask the wire whether an IPv4 address is free, as RFC 5227 describes it: the frames to send, and what an answer means."""
+"""Check by ARP whether an IPv4 address is in use (RFC 5227): build the probe, and read the answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ ETH_P_ARP = 0x0806
 
 
 def arp_probe(mac: bytes, address: str) -> bytes:
-    """Return an Ethernet frame that asks who has an IPv4 address, and claims none (RFC 5227, section 2.1.1).
+    """Return an Ethernet frame with an ARP probe for an IPv4 address (RFC 5227, section 2.1.1).
 
     :param mac: the 6 bytes of the port's hardware address
     """
@@ -17,7 +17,7 @@ def arp_probe(mac: bytes, address: str) -> bytes:
 
 
 def arp_conflict(frame: bytes, mac: bytes, address: str) -> str:
-    """Return the hardware address of whoever else has or claims the address, according to a frame; empty for nobody.
+    """Return the hardware address of another host that, according to a frame, has or claims the address; empty for none.
 
     Source: RFC 5227, section 2.1.1.
     """
@@ -25,6 +25,6 @@ def arp_conflict(frame: bytes, mac: bytes, address: str) -> str:
         return ""
     sender, sender_address, target_address = frame[22:28], frame[28:32], frame[38:42]
     wanted_address = ipaddress.IPv4Address(address).packed
-    has = sender_address == wanted_address
-    wants = frame[20:22] == b"\x00\x01" and sender_address == bytes(4) and target_address == wanted_address
-    return sender.hex(":") if sender != mac and (has or wants) else ""
+    is_owner = sender_address == wanted_address
+    is_probe = frame[20:22] == b"\x00\x01" and sender_address == bytes(4) and target_address == wanted_address
+    return sender.hex(":") if sender != mac and (is_owner or is_probe) else ""

@@ -1,4 +1,4 @@
-"""The commands that tell a network stack of changed files."""
+"""The commands that make a network stack apply changed files."""
 
 from __future__ import annotations
 
@@ -7,34 +7,36 @@ from typing import NamedTuple
 from ansible_collections.bramble.cluster.plugins.module_utils.network.owner import Owner
 
 
-class Commands(NamedTuple):
-    """The commands that tell a stack of changed files."""
+class StackCommands(NamedTuple):
+    """The commands that make a stack apply changed files."""
 
-    same: list[list[str]]  # when they say the same, but for IPv6 by NetworkManager
-    down: list[list[str]]  # before they change; errors do not count
-    new: list[list[str]]  # to apply the new ones
-    old: list[list[str]]  # to apply the old ones again
-    boot: list[list[str]]  # when the old ones are put back before the network comes up
+    same: list[list[str]]  # when the files mean the same as before, except for IPv6 by NetworkManager
+    down: list[list[str]]  # before the files change; errors are ignored
+    new: list[list[str]]  # to apply the new files
+    old: list[list[str]]  # to apply the old files again
+    boot: list[list[str]]  # after the old files are restored at boot, before the network is set up
     last: list[list[str]]  # when `old` fails
 
 
-def stack_commands(who: Owner, interface: str, ours: str, before: str) -> Commands:
-    """Return the commands of a stack: never `netplan apply`, which stops NetworkManager, and then may fail at something else.
+def stack_commands(owner: Owner, interface: str, bramble_uuid: str, active_uuid: str) -> StackCommands:
+    """Return the commands of a stack.
 
-    :param ours: the uuid of our connection in NetworkManager
-    :param before: the uuid of the one that is active, empty if there is none
+    `netplan apply` is not among them, because it stops NetworkManager and may then fail for another reason.
+
+    :param bramble_uuid: the uuid of Bramble's connection in NetworkManager
+    :param active_uuid: the uuid of the active connection, empty if there is none
     """
-    generate = [["netplan", "generate"]] if who.stack == "netplan" else []
-    if who.backend == "NetworkManager":
+    generate = [["netplan", "generate"]] if owner.stack == "netplan" else []
+    if owner.backend == "NetworkManager":
         reload = [*generate, ["nmcli", "connection", "reload"]]
-        name = ["id", f"netplan-{interface}"] if who.stack == "netplan" else ["uuid", ours]
+        name = ["id", f"netplan-{interface}"] if owner.stack == "netplan" else ["uuid", bramble_uuid]
         new = ["nmcli", "--wait", "30", "connection", "up", *name, "ifname", interface]
-        old = ["nmcli", "--wait", "30", "connection", "up", "uuid", before, "ifname", interface]
+        old = ["nmcli", "--wait", "30", "connection", "up", "uuid", active_uuid, "ifname", interface]
         last = [["systemctl", "restart", "NetworkManager"]]
-        same = [*reload, ["nmcli", "device", "reapply", interface]] if who.stack == "netplan" else []
-        return Commands(same, [], [*reload, new], [*reload, old] if before else reload, generate, last)
-    if who.backend == "networkd":
+        same = [*reload, ["nmcli", "device", "reapply", interface]] if owner.stack == "netplan" else []
+        return StackCommands(same, [], [*reload, new], [*reload, old] if active_uuid else reload, generate, last)
+    if owner.backend == "networkd":
         again = [*generate, ["networkctl", "reload"], ["networkctl", "reconfigure", interface]]
-        return Commands([], [], again, again, generate, [["systemctl", "restart", "systemd-networkd"]])
+        return StackCommands([], [], again, again, generate, [["systemctl", "restart", "systemd-networkd"]])
     down = [["ifdown", "--force", interface], ["ip", "address", "flush", "dev", interface]]
-    return Commands([], down, [["ifup", interface]], [["ifup", interface]], [], [["systemctl", "restart", "networking"]])
+    return StackCommands([], down, [["ifup", interface]], [["ifup", interface]], [], [["systemctl", "restart", "networking"]])

@@ -1,4 +1,4 @@
-"""Match what nmap, arp-scan and ssh-keyscan find on the network to the nodes of the inventory."""
+"""Parse the output of nmap, arp-scan and ssh-keyscan, and match the hosts to the nodes of the inventory."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ UNKNOWN = "unknown"
 SPARE = "spare"
 THIS_MACHINE = "this machine"
 
-WRONG = {MISSING, WRONG_ADDRESS, DUPLICATE, NOT_ITSELF}
-"""Verdicts that are problems. A host that nobody knows may well belong there: a printer, another workstation."""
+PROBLEM_VERDICTS = {MISSING, WRONG_ADDRESS, DUPLICATE, NOT_ITSELF}
+"""The verdicts that are problems. An unknown host is not one: it may be a printer or another PC."""
 
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
 @dataclass
 class Host:
-    """What answered at an IPv4 address: hardware addresses in lower case, SSH host keys as "type base64"."""
+    """A host that answers at an IPv4 address: its hardware addresses in lower case, its SSH host keys as "type base64"."""
 
     address: str
     macs: set[str] = field(default_factory=set)
@@ -40,7 +40,7 @@ class Host:
 
 @dataclass(frozen=True)
 class Node:
-    """What is known of a node: its SSH host key as "type base64"; MAC and the Pi's serial number as noted in the ledger."""
+    """The known facts of a node: its SSH host key as "type base64", its MAC and the serial number of its Pi in the ledger."""
 
     name: str
     address: str
@@ -52,7 +52,7 @@ class Node:
 
 @dataclass
 class Finding:
-    """One line of the answer."""
+    """A node or another host of the network, with a verdict."""
 
     name: str
     verdict: str
@@ -63,29 +63,29 @@ class Finding:
     serial: str = ""
 
 
-def network(subnet: str, most: int) -> ipaddress.IPv4Network:
-    """Return the parsed subnet. Raises BrambleError if it is none, or has more addresses than `most`."""
+def parse_subnet(subnet: str, max_addresses: int) -> ipaddress.IPv4Network:
+    """Return the parsed subnet. Raises BrambleError if it is not one, or has more addresses than `max_addresses`."""
     try:
         parsed = ipaddress.IPv4Network(subnet)
     except ValueError as error:
         raise BrambleError(f"cluster_subnet is {subnet!r}: {error}. Write it as 192.168.1.0/24.") from None
-    if parsed.num_addresses > most:
+    if parsed.num_addresses > max_addresses:
         raise BrambleError(
-            f"{parsed} has {parsed.num_addresses} addresses, and at most {most} are searched. Nothing was sent. "
-            f"If all of it is yours: -e discover_max_addresses={parsed.num_addresses}"
+            f"{parsed} has {parsed.num_addresses} addresses, and at most {max_addresses} are searched. Nothing was sent. "
+            f"To search all of it: -e discover_max_addresses={parsed.num_addresses}"
         )
     return parsed
 
 
 def parse_nmap(text: str) -> dict[str, Host]:
-    """Return the hosts that are up, by address, from nmap's XML (nmap.dtd). Raises BrambleError for anything else."""
-    # The standard library's parser reads no external entities, expat bounds the internal ones, and nmap has neither.
+    """Return the hosts that are up, by address, from the XML of nmap (nmap.dtd). Raises BrambleError for anything else."""
+    # The parser of the standard library reads no external entities, and expat limits internal ones. nmap writes neither.
     if "<!ENTITY" in text:
-        raise BrambleError("nmap's answer defines entities, which nmap never does.")
+        raise BrambleError("The output of nmap defines XML entities, which nmap does not do. Check which nmap is installed.")
     try:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
-        raise BrambleError(f"nmap's answer is not XML: {error}") from None
+        raise BrambleError(f"The output of nmap is not XML: {error}") from None
     hosts = {}
     for element in root.iter("host"):
         status = element.find("status")
@@ -123,8 +123,8 @@ def parse_keys(text: str) -> dict[str, set[str]]:
     return found
 
 
-def _node_of(host: Host, nodes: Sequence[Node]) -> Node | None:
-    """Return the node of a host: by the host key of its card, and only where SSH does not answer by the MAC of its Pi."""
+def _find_node(host: Host, nodes: Sequence[Node]) -> Node | None:
+    """Return the node of a host: by the host key of its card, or, if SSH does not answer, by the MAC of its Pi."""
     for node in nodes:
         if node.key and node.key in host.keys:
             return node
@@ -133,62 +133,70 @@ def _node_of(host: Host, nodes: Sequence[Node]) -> Node | None:
     return next((node for node in nodes if (node.mac and node.mac in host.macs)), None)
 
 
-def _pi_of(host: Host, nodes: Sequence[Node]) -> Node | None:
-    """Return the node whose Pi it was when the ledger was written."""
+def _find_previous_node(host: Host, nodes: Sequence[Node]) -> Node | None:
+    """Return the node that the Pi of a host was when the ledger was written."""
     return next(
         (node for node in nodes if (node.mac and node.mac in host.macs) or (host.serial and node.serial == host.serial)), None
     )
 
 
-def _note(host: Host, who: Node | None, nodes: Sequence[Node], at: Node | None) -> str:
-    """Return what else there is to know of a host, for people.
+def _describe_host(host: Host, node_found: Node | None, nodes: Sequence[Node], node_expected: Node | None) -> str:
+    """Return further facts of a host as a text.
 
-    :param who: the node that it is
-    :param at: the node whose address it has
+    :param node_found: the node that the host is
+    :param node_expected: the node whose address the host has
     """
     notes = []
-    if who is None and at is not None:
-        notes.append(f"at the address of {at.name}")
-    if who is not None and not host.keys:
-        notes.append("known by its MAC: SSH does not answer")
-    pi = _pi_of(host, nodes)
-    if who is not None and host.keys and pi is not None and pi is not who:
+    if node_found is None and node_expected is not None:
+        notes.append(f"at the address of {node_expected.name}")
+    if node_found is not None and not host.keys:
+        notes.append("identified by its MAC, because SSH does not answer")
+    pi = _find_previous_node(host, nodes)
+    if node_found is not None and host.keys and pi is not None and pi is not node_found:
         notes.append(f"in the Pi that was {pi.name}'s")
-    if who is None and pi is not None:
-        notes.append(f"{pi.name}'s Pi, with a card that was not made here")
+    if node_found is None and pi is not None:
+        notes.append(f"{pi.name}'s Pi, with a card that this control machine has not written")
     return ", ".join(notes)
 
 
-def judge(nodes: Sequence[Node], hosts: Mapping[str, Host], own: Iterable[str] = ()) -> list[Finding]:
-    """Match hosts to nodes, and return a finding for each.
+def match_hosts(nodes: Sequence[Node], hosts: Mapping[str, Host], own_addresses: Iterable[str] = ()) -> list[Finding]:
+    """Match hosts to nodes, and return a finding for each host and for each missing node.
 
-    :param hosts: by address
-    :param own: the addresses of this machine
-    :returns: the nodes in use, in the order given, then whatever else was found, by address
+    :param hosts: the hosts by address
+    :param own_addresses: the addresses of the control machine
+    :returns: the findings of the nodes in their order, then those of other hosts by address
     """
-    own, places = set(own), {node.address: node for node in nodes}
+    own_addresses, node_by_address = set(own_addresses), {node.address: node for node in nodes}
     by_node: dict[str, list[Finding]] = {node.name: [] for node in nodes}
     others: list[Finding] = []
     for host in sorted(hosts.values(), key=lambda host: ipaddress.IPv4Address(host.address)):
-        who, at = _node_of(host, nodes), places.get(host.address)
-        finding = Finding("", UNKNOWN, host.address, _note(host, who, nodes, at), sorted(host.macs), host.vendor, host.serial)
-        mine = host.address in own
-        if len(host.macs) > 1 or (mine and host.macs):
+        node_found, node_expected = _find_node(host, nodes), node_by_address.get(host.address)
+        finding = Finding(
+            "",
+            UNKNOWN,
+            host.address,
+            _describe_host(host, node_found, nodes, node_expected),
+            sorted(host.macs),
+            host.vendor,
+            host.serial,
+        )
+        is_own = host.address in own_addresses
+        if len(host.macs) > 1 or (is_own and host.macs):
             finding.verdict = DUPLICATE
-            claims = [f"{mac} ({owner.name}'s Pi)" if (owner := _by_mac(nodes, mac)) else mac for mac in sorted(host.macs)]
-            finding.note = f"claimed by {' and '.join((['this machine'] if mine else []) + claims)}"
-        elif mine:
+            claims = [f"{mac} ({owner.name}'s Pi)" if (owner := _node_by_mac(nodes, mac)) else mac for mac in sorted(host.macs)]
+            finding.note = f"claimed by {' and '.join((['the control machine'] if is_own else []) + claims)}"
+        elif is_own:
             finding.verdict = THIS_MACHINE
-        elif who is not None:
-            finding.verdict = SPARE if who.spare else UP if host.address == who.address else WRONG_ADDRESS
-        elif at is not None:
+        elif node_found is not None:
+            finding.verdict = SPARE if node_found.spare else UP if host.address == node_found.address else WRONG_ADDRESS
+        elif node_expected is not None:
             finding.verdict = NOT_ITSELF
-        owner_of = who or at
-        if mine or owner_of is None:
+        matched_node = node_found or node_expected
+        if is_own or matched_node is None:
             others.append(finding)
         else:
-            finding.name = owner_of.name
-            by_node[owner_of.name].append(finding)
+            finding.name = matched_node.name
+            by_node[matched_node.name].append(finding)
     for node in nodes:
         found = by_node[node.name]
         wrong = [finding for finding in found if finding.verdict == WRONG_ADDRESS]
@@ -201,35 +209,35 @@ def judge(nodes: Sequence[Node], hosts: Mapping[str, Host], own: Iterable[str] =
     return [finding for node in nodes for finding in by_node[node.name]] + others
 
 
-def _by_mac(nodes: Sequence[Node], mac: str) -> Node | None:
+def _node_by_mac(nodes: Sequence[Node], mac: str) -> Node | None:
     """Return the node whose Pi has a MAC."""
     return next((node for node in nodes if node.mac == mac), None)
 
 
 ADVICE = {
-    MISSING: "{name} does not answer at {address}. Is it powered on, its card in, its cable in this switch?",
+    MISSING: "{name} does not answer at {address}. Check its power, its card, and its cable to the switch.",
     WRONG_ADDRESS: "{name} is at {address}, {note}. Log in there and reboot it, or flash its card again: "
     "ansible-playbook playbooks/swap.yml -e node={name}",
     DUPLICATE: "Two hosts have one address or one card: {address}, {note}. Unplug one of the two.",
-    NOT_ITSELF: "What answers at {address} is not {name}: its SSH host key is not the one made for {name}'s card. "
+    NOT_ITSELF: "The host at {address} is not {name}: its SSH host key is not the one of {name}'s card. "
     "Unplug it, or flash {name}'s card again: ansible-playbook playbooks/swap.yml -e node={name}",
 }
 
 
-def problems(findings: Iterable[Finding]) -> list[str]:
-    """Return one sentence for each finding that is wrong, with what to do."""
-    return [ADVICE[finding.verdict].format(**asdict(finding)) for finding in findings if finding.verdict in WRONG]
+def describe_problems(findings: Iterable[Finding]) -> list[str]:
+    """Return a text for each finding that is a problem, with what to do."""
+    return [ADVICE[finding.verdict].format(**asdict(finding)) for finding in findings if finding.verdict in PROBLEM_VERDICTS]
 
 
-def table(findings: Iterable[Finding]) -> str:
-    """Return the findings as a table for people."""
-    rows = [("node", "address", "verdict", "MAC", "what")]
+def findings_table(findings: Iterable[Finding]) -> str:
+    """Return the findings as a table."""
+    rows = [("node", "address", "verdict", "MAC", "note")]
     for finding in findings:
-        what = ", ".join(part for part in (finding.note, finding.vendor, finding.serial and f"serial {finding.serial}") if part)
-        rows.append((finding.name or "-", finding.address, finding.verdict, " ".join(finding.macs) or "-", what))
+        note = ", ".join(part for part in (finding.note, finding.vendor, finding.serial and f"serial {finding.serial}") if part)
+        rows.append((finding.name or "-", finding.address, finding.verdict, " ".join(finding.macs) or "-", note))
     return text_table(rows, ())
 
 
-def as_dict(finding: Finding) -> dict[str, Any]:
-    """Return a finding as JSON has it."""
+def finding_as_dict(finding: Finding) -> dict[str, Any]:
+    """Return a finding as a mapping, for JSON."""
     return asdict(finding)

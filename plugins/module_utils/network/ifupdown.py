@@ -1,16 +1,18 @@
-"""The files of ifupdown, interfaces(5): without a port, and whether they read the folder interfaces.d."""
+"""Edit the files of ifupdown, interfaces(5): remove a port, and check that they read the folder interfaces.d."""
 
 from __future__ import annotations
 
 import re
 
 SOURCE_LINE = "source /etc/network/interfaces.d/*"
-# Words that begin a stanza of interfaces(5); what follows belongs to it.
-STANZA = re.compile(r"(iface|mapping|auto|allow-\S+|no-auto-down|no-scripts|source|source-directory|template|rename)(\s|$)")
+# The keywords that begin a stanza of interfaces(5). The lines up to the next keyword belong to the stanza.
+STANZA_KEYWORD = re.compile(
+    r"(iface|mapping|auto|allow-\S+|no-auto-down|no-scripts|source|source-directory|template|rename)(\s|$)"
+)
 
 
 def _logical_lines(text: str) -> list[list[str]]:
-    """Return the lines of interfaces(5), each with those that a backslash joins to it."""
+    """Return the logical lines of interfaces(5): each is a list of the lines that backslashes join."""
     lines: list[list[str]] = []
     joined = False
     for line in text.splitlines(keepends=True):
@@ -18,25 +20,25 @@ def _logical_lines(text: str) -> list[list[str]]:
             lines[-1].append(line)
         else:
             lines.append([line])
-        # A comment can not be continued.
+        # A backslash does not continue a comment.
         joined = line.rstrip("\n").endswith("\\") and not lines[-1][0].lstrip().startswith("#")
     return lines
 
 
 def without_ifupdown_port(text: str, interface: str) -> str:
-    """Return the text of interfaces(5) without a port: without its stanzas, and without its name where ports are listed."""
+    """Return the text of interfaces(5) without a port: without its stanzas, and without its name in lists of ports."""
     kept: list[str] = []
     in_stanza = False
     for line in _logical_lines(text):
         words = "".join(line).replace("\\\n", " ").split()
-        if words and STANZA.match(f"{words[0]} "):
+        if words and STANZA_KEYWORD.match(f"{words[0]} "):
             in_stanza = words[0] == "iface" and words[1:2] == [interface]
             if (words[0] in ("auto", "no-auto-down", "no-scripts") or words[0].startswith("allow-")) and interface in words[1:]:
                 rest = [word for word in words[1:] if word != interface]
                 if rest:
                     kept.append(f"{words[0]} {' '.join(rest)}\n")
                 continue
-        # A comment between stanzas is not ours to judge.
+        # Comments and blank lines stay, because they may belong to another stanza.
         if not in_stanza or not words or words[0].startswith("#"):
             kept += line
     return "".join(kept)

@@ -1,4 +1,4 @@
-"""Find which network stack has a wired port, from what its programs say and the files that there are."""
+"""Find the network stack that manages a wired port, from the output of its programs and from its files."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from ansible_collections.bramble.cluster.plugins.module_utils.network.places imp
 
 
 class PortFacts(NamedTuple):
-    """What a node says of its wired port."""
+    """The facts of a node about its wired port."""
 
     interface: str
-    active: frozenset[str]  # of NetworkManager, systemd-networkd and networking, the services that run
-    nm_state: str = ""  # `nmcli device show`: 100 (connected)
-    nm_uuid: str = ""  # the connection that is active on the port
-    nm_file: str = ""  # and its file
-    networkd_state: str = ""  # `networkctl status`: configured, configuring, failed, unmanaged …
+    active: frozenset[str]  # the services that run, of NetworkManager, systemd-networkd and networking
+    nm_state: str = ""  # in `nmcli device show`, such as 100 (connected)
+    nm_uuid: str = ""  # the active connection of the port
+    nm_file: str = ""  # the file of that connection
+    networkd_state: str = ""  # in `networkctl status`: configured, configuring, failed, unmanaged …
     networkd_file: str = ""
-    ifupdown: bool = False  # ifup has brought it up
+    ifupdown: bool = False  # ifup has set the port up
 
-    def words(self) -> str:
-        """Return it for people."""
+    def summary(self) -> str:
+        """Return the facts as a text."""
         return (
             f"running: {', '.join(sorted(self.active)) or 'none of NetworkManager, systemd-networkd and networking'}; "
             f"{self.interface} in NetworkManager: {self.nm_state or 'unknown'}, in networkd: {self.networkd_state or 'unknown'}, "
@@ -34,14 +34,14 @@ class PortFacts(NamedTuple):
 
 
 class Owner(NamedTuple):
-    """What has a port: one of STACKS, and the program that carries it out, the same or for netplan one of two."""
+    """What manages a port: one of STACKS, and the backend, which is the same or for netplan one of two programs."""
 
     stack: str
     backend: str
 
 
 def parse_nmcli(text: str) -> dict[str, str]:
-    """Return what `nmcli --terse` shows, value by name; a backslash escapes a colon or a backslash (nmcli(1))."""
+    """Return the output of `nmcli --terse`, value by name. A backslash escapes a colon or a backslash (nmcli(1))."""
     values = {}
     for line in text.splitlines():
         name, colon, value = line.partition(":")
@@ -51,7 +51,7 @@ def parse_nmcli(text: str) -> dict[str, str]:
 
 
 def parse_networkctl(text: str) -> tuple[str, str]:
-    """Return state and file of a port from `networkctl --json=short status`; empty where it shows none."""
+    """Return the state and the file of a port from `networkctl --json=short status`; each is empty if it is missing."""
     try:
         status = json.loads(text)
         return str(status.get("AdministrativeState") or ""), str(status.get("NetworkFile") or "")
@@ -60,27 +60,28 @@ def parse_networkctl(text: str) -> tuple[str, str]:
 
 
 def find_owner(facts: PortFacts, texts: Mapping[str, str]) -> Owner:
-    """Return the stack that has the port now; if none has, the one that would take it.
+    """Return the stack that manages the port now, or else the stack that would manage it.
 
-    :param texts: path -> text of what is in PLACES
-    :raises BrambleError: when no stack that Bramble knows has it
+    :param texts: path -> text of the files in PLACES
+    :raises BrambleError: when none of STACKS manages it
     """
-    # "connected (externally)" is somebody else's address that NetworkManager has seen.
-    nm = bool(facts.nm_uuid) and "externally" not in facts.nm_state
-    networkd = facts.networkd_state not in ("", "unmanaged")
-    netplan = any(netplan_ports(text, facts.interface) for path, text in texts.items() if belongs_to("netplan", path))
-    if "NetworkManager" in facts.active and nm:
+    # "connected (externally)" means that another program has set the address.
+    has_nm_connection = bool(facts.nm_uuid) and "externally" not in facts.nm_state
+    is_networkd_port = facts.networkd_state not in ("", "unmanaged")
+    is_in_netplan = any(netplan_ports(text, facts.interface) for path, text in texts.items() if belongs_to("netplan", path))
+    if "NetworkManager" in facts.active and has_nm_connection:
         of_netplan = facts.nm_file.startswith("/run/NetworkManager/system-connections/netplan-")
         return Owner("netplan" if of_netplan else "networkmanager", "NetworkManager")
-    if "systemd-networkd" in facts.active and networkd:
+    if "systemd-networkd" in facts.active and is_networkd_port:
         return Owner("netplan" if "/run/systemd/network/10-netplan-" in facts.networkd_file else "networkd", "networkd")
     if facts.ifupdown:
         return Owner("ifupdown", "ifupdown")
     if "NetworkManager" in facts.active and not facts.nm_state.startswith("10 "):  # NM_DEVICE_STATE_UNMANAGED
-        return Owner("netplan" if netplan else "networkmanager", "NetworkManager")
+        return Owner("netplan" if is_in_netplan else "networkmanager", "NetworkManager")
     if "systemd-networkd" in facts.active:
-        return Owner("netplan" if netplan else "networkd", "networkd")
+        return Owner("netplan" if is_in_netplan else "networkd", "networkd")
     raise BrambleError(
-        f"Nothing that Bramble knows has {facts.interface} ({facts.words()}). It knows NetworkManager, netplan, systemd-networkd "
-        "and ifupdown. Give the port to one of these, or flash another image (playbooks/cards.yml). Nothing was changed."
+        f"No network stack that Bramble supports manages {facts.interface} ({facts.summary()}). Bramble supports NetworkManager, "
+        "netplan, systemd-networkd and ifupdown. Let one of these manage the port, or flash another image (playbooks/cards.yml). "
+        "Nothing was changed."
     )

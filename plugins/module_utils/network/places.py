@@ -1,11 +1,11 @@
-"""Where each network stack keeps its files, and which stack a file belongs to."""
+"""The paths of the files of each network stack."""
 
 from __future__ import annotations
 
 import fnmatch
 
 STACKS = ("networkmanager", "netplan", "networkd", "ifupdown")
-# Where each keeps what people and programs configure, as globs.
+# The files that people and programs configure, as globs, by stack.
 PLACES = {
     "networkmanager": "/etc/NetworkManager/system-connections/*",
     "netplan": "/etc/netplan/*.yaml",
@@ -14,24 +14,24 @@ PLACES = {
     "ifupdown.d": "/etc/network/interfaces.d/*",
 }
 INTERFACES_FILE = "/etc/network/interfaces"
-# cloud-init's: what it wrote at the first boot is taken over, so that nothing is there twice.
+# cloud-init writes this file at the first boot. Bramble replaces it, so that a port is not defined twice.
 CLOUD_NETPLAN = "/etc/netplan/50-cloud-init.yaml"
 
 
-def own_path(stack: str, interface: str) -> tuple[str, int]:
-    """Return the path of our configuration of a port, and the file's mode."""
+def configuration_path(stack: str, interface: str) -> tuple[str, int]:
+    """Return the path of Bramble's configuration of a port, and the mode of the file."""
     return {
         "networkmanager": (f"/etc/NetworkManager/system-connections/bramble-{interface}.nmconnection", 0o600),
         "netplan": (CLOUD_NETPLAN, 0o600),
-        # Before any other: the first file that matches a port counts.
+        # The number comes before those of other files, because the first file that matches a port is used.
         "networkd": (f"/etc/systemd/network/05-bramble-{interface}.network", 0o644),
-        # No dot: source-directory passes over names with one.
+        # source-directory ignores names with a dot.
         "ifupdown": (f"/etc/network/interfaces.d/bramble-{interface}", 0o644),
     }[stack]
 
 
-def stack_of(path: str) -> str | None:
-    """Return the stack that reads a file, None if none does."""
+def find_stack(path: str) -> str | None:
+    """Return the stack that reads a file; None if none does."""
     return next((stack for stack in STACKS if belongs_to(stack, path)), None)
 
 
@@ -46,12 +46,12 @@ def meaningful_lines(text: str) -> list[str]:
 
 
 def section_value(text: str, section: str, key: str) -> str:
-    """Return a value of a file in sections, empty if there is none; the last one counts."""
-    here, found = "", ""
+    """Return the last value of a key in a section of a file; empty if there is none."""
+    current_section, found = "", ""
     for line in meaningful_lines(text):
         if line.startswith("["):
-            here = line.strip("[]")
+            current_section = line.strip("[]")
         name, equals, value = line.partition("=")
-        if equals and here == section and name.strip() == key:
+        if equals and current_section == section and name.strip() == key:
             found = value.strip()
     return found

@@ -1,9 +1,8 @@
-"""Change the files of a node's network and apply them, so that the change is rolled back unless it is confirmed.
+"""Change the files of a node's network and apply them, and roll the change back unless it is confirmed.
 
-This file is also a program, which runs on the node with nobody logged in, so it imports only the standard library:
-PendingChange.stage writes a copy of it beside the change. A change that waits to be confirmed is the folder STATE/change; while
-it exists, the network is rolled back when the rollback timer runs out (systemd-run(1)) and at the next boot, before the network
-is set up.
+This file is also a program that systemd runs on the node, so it imports only the standard library. PendingChange.stage writes a
+copy of it beside the change. A pending change is the folder STATE/change. While it exists, the change is rolled back when the
+rollback timer ends (systemd-run(1)), and at the next boot, before the network is set up.
 
     python3 rollback.py apply|undo
 """
@@ -46,18 +45,18 @@ WantedBy=multi-user.target
 
 
 class RollbackError(Exception):
-    """What cannot be done: the message says why."""
+    """A change cannot be made, confirmed or rolled back; the message tells why."""
 
 
 class File(NamedTuple):
-    """A file as it is or shall be: its bytes and mode, or with `link` where a symbolic link leads."""
+    """The content and the mode of a file, or the target `link` of a symbolic link."""
 
     content: bytes = b""
     mode: int = 0o644
     link: str = ""
 
     def pack(self) -> dict[str, Any]:
-        """Return it as JSON can hold it."""
+        """Return the file as a mapping for JSON."""
         return {"content": base64.b64encode(self.content).decode(), "mode": self.mode, "link": self.link}
 
     @classmethod
@@ -66,13 +65,13 @@ class File(NamedTuple):
         return cls(base64.b64decode(packed["content"]), packed["mode"], packed["link"])
 
 
-# What is to be at each path; None for nothing.
+# The wanted file at each path; None for no file.
 Files = Mapping[str, "File | None"]
 Command = Sequence[str]
 
 
 def read_file(path: str) -> File | None:
-    """Return the file at a path, None if there is none. Raises OSError."""
+    """Return the file at a path; None if there is none. Raises OSError."""
     if os.path.islink(path):
         return File(link=os.readlink(path))
     try:
@@ -83,12 +82,12 @@ def read_file(path: str) -> File | None:
 
 
 def file_text(file: File | None) -> str:
-    """Return a file's text, in which bytes that are no text survive as surrogates; empty for no file."""
+    """Return the text of a file, with bytes that are not UTF-8 as surrogates; empty for no file."""
     return file.content.decode(errors="surrogateescape") if file else ""
 
 
 def write_file(path: str, file: File | None) -> None:
-    """Replace or remove a file, so that after a power cut there is the old one or the new one. Raises OSError."""
+    """Replace or remove a file in one step, so that a power cut leaves the old one or the new one. Raises OSError."""
     folder, name = os.path.split(path)
     if file is None:
         if not os.path.lexists(path):
@@ -96,7 +95,7 @@ def write_file(path: str, file: File | None) -> None:
         os.unlink(path)
     else:
         os.makedirs(folder, exist_ok=True)
-        # A name that none of those who read these folders takes for a configuration.
+        # No network stack reads files with such a name.
         new = f"{folder}/.{name}.new"
         with contextlib.suppress(FileNotFoundError):
             os.unlink(new)
@@ -113,7 +112,7 @@ def write_file(path: str, file: File | None) -> None:
 
 
 def sync_folder(folder: str) -> None:
-    """Wait until what was renamed or removed in a folder is on the disk. Raises OSError."""
+    """Write the entries of a folder to the disk, after a file was renamed or removed. Raises OSError."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -128,7 +127,7 @@ def write_files(files: Files) -> None:
 
 
 def run_command(command: Command) -> str:
-    """Run a command, and return what went wrong, empty if nothing did."""
+    """Run a command, and return why it failed; empty if it succeeded."""
     try:
         result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -136,14 +135,14 @@ def run_command(command: Command) -> str:
     if not result.returncode:
         return ""
     lines = (result.stderr.strip() or result.stdout.strip()).splitlines()
-    return f"{' '.join(command)} ended with {result.returncode}: {lines[-1] if lines else 'it said nothing'}"
+    return f"{' '.join(command)} ended with {result.returncode}: {lines[-1] if lines else 'it printed nothing'}"
 
 
 def run_commands(commands: Sequence[Command]) -> str:
-    """Run commands until one fails, and return what went wrong, empty if nothing did."""
+    """Run commands until one fails, and return why it failed; empty if all succeeded."""
     for command in commands:
-        if wrong := run_command(command):
-            return wrong
+        if problem := run_command(command):
+            return problem
     return ""
 
 
@@ -169,10 +168,10 @@ def ssh_client_port(pid: int, proc: str = "/proc") -> int:
 
 
 class PendingChange:
-    """The change that waits to be confirmed. There is one at most.
+    """The change that waits to be confirmed. A node has at most one.
 
-    :param state: where it is kept
-    :param units: where systemd finds its service
+    :param state: the folder for the change
+    :param units: the folder for its systemd service
     """
 
     def __init__(self, state: str = STATE, units: str = UNITS) -> None:
@@ -180,13 +179,13 @@ class PendingChange:
 
     @property
     def _unit(self) -> dict[str, File]:
-        """The service that rolls the change back at boot, and the link that enables it."""
+        """The files of the service that rolls the change back at boot, and of the link that enables it."""
         service = f"{self.units}/{UNIT}.service"
         wanted = f"{self.units}/multi-user.target.wants/{UNIT}.service"
         return {service: File(SERVICE.encode()), wanted: File(link=service)}
 
     def plan(self) -> dict[str, Any] | None:
-        """Return the staged change, None if nothing waits. Raises OSError, ValueError."""
+        """Return the staged change; None if there is none. Raises OSError, ValueError."""
         try:
             with open(f"{self.folder}/plan.json", encoding="utf-8") as file:
                 plan: dict[str, Any] = json.load(file)
@@ -195,15 +194,16 @@ class PendingChange:
             return None
 
     def stage(self, name: str, files: Files, commands: Mapping[str, Sequence[Command]], program: str = "") -> None:
-        """Write down a change and how to undo it; nothing is changed yet. Raises RollbackError, OSError.
+        """Write a change and its rollback to the disk, and change nothing yet. Raises RollbackError, OSError.
 
-        :param name: tells this change from others
-        :param commands: down: before the files change, errors do not count; new: to apply the new ones; old: to apply the old
-            ones again; boot: when the old ones are put back before the network comes up; last: when `old` fails
-        :param program: the text of this file; by default asked of Python, but under mitogen it does not know
+        :param name: identifies the change
+        :param commands: as in StackCommands: down, new, old, boot and last
+        :param program: the text of this file; by default Python reads it, which fails under mitogen
         """
         if self.plan():
-            raise RollbackError("Another change of the network waits to be confirmed.")
+            raise RollbackError(
+                "Another change of the network waits to be confirmed. Wait until it is rolled back, then try again."
+            )
         before = {path: read_file(path) for path in files}
         with open(BOOT_ID, encoding="ascii") as file:
             boot = file.read().strip()
@@ -222,19 +222,19 @@ class PendingChange:
         shutil.rmtree(f"{self.folder}.new", ignore_errors=True)
         write_file(f"{self.folder}.new/plan.json", File(json.dumps(plan).encode(), 0o600))
         write_file(f"{self.folder}.new/rollback.py", File(program.encode(), 0o600))
-        # Without the folder this service does nothing, and with it the service must be there.
+        # The service comes first: it does nothing without the folder, and the folder must never exist without the service.
         write_files(self._unit)
         os.rename(f"{self.folder}.new", self.folder)
         sync_folder(self.state)
 
-    def arm(self, seconds: int) -> None:
+    def start_timers(self, seconds: int) -> None:
         """Start the rollback timer, of `seconds`, then the timer that applies the change in one second. Raises RollbackError."""
         timer = ["systemd-run", "--quiet", "--collect", "--timer-property=AccuracySec=100ms"]
-        wrong = run_commands(
+        problem = run_commands(
             [
                 ["systemctl", "daemon-reload"],
                 [*timer, f"--unit={UNIT}-timer", f"--on-active={seconds}", "systemctl", "start", "--no-block", UNIT],
-                # Not by this login, which it may cut, and not before this login has had its answer.
+                # systemd applies the change, because it may cut this login, and only after this login has its answer.
                 [
                     *timer,
                     "--unit=bramble-network-apply",
@@ -245,87 +245,92 @@ class PendingChange:
                 ],
             ]
         )
-        if wrong:
+        if problem:
             self._discard()
-            raise RollbackError(f"The network was not changed, as nothing could undo it: {wrong}")
+            raise RollbackError(f"The network was not changed, because the rollback timer did not start: {problem}")
 
     def apply(self) -> None:
-        """Change the files, and apply them; what cannot be applied is rolled back at once. Raises OSError."""
+        """Change the files and apply them. When that fails, roll the change back at once. Raises OSError."""
         plan = self.plan()
         if not plan:
             return
         for command in plan["commands"]["down"]:
             run_command(command)
-        self._write(plan["new"])
-        if wrong := run_commands(plan["commands"]["new"]):
-            self._record(why=wrong)
+        self._write_packed(plan["new"])
+        if problem := run_commands(plan["commands"]["new"]):
+            self._record_outcome(why=problem)
             run_command(["systemctl", "start", "--no-block", UNIT])
         else:
-            # Those that are there already prove nothing: a connection can outlive the way to make one.
-            self._record(old_connections=peer_ports(file_text(read_file(f"/proc/net/{name}")) for name in ("tcp", "tcp6")))
+            # A login must be newer than the change to confirm it: an older connection may work although no new one can be made.
+            self._record_outcome(
+                old_connections=peer_ports(file_text(read_file(f"/proc/net/{name}")) for name in ("tcp", "tcp6"))
+            )
 
-    def undo(self) -> None:
-        """Restore the old files and apply them; at boot only restore them, before the network is set up. Raises OSError."""
-        with self._locked(fcntl.LOCK_EX):
+    def roll_back(self) -> None:
+        """Restore the old files and apply them. At boot only restore them, before the network is set up. Raises OSError."""
+        with self._lock(fcntl.LOCK_EX):
             plan = self.plan()
             if not plan:
                 return
             with open(BOOT_ID, encoding="ascii") as file:
                 booting = file.read().strip() != plan["boot"]
-            why = self._recorded().get("why") or ("the node was restarted" if booting else "it was not confirmed in time")
+            why = self._read_outcome().get("why") or ("the node was restarted" if booting else "it was not confirmed in time")
             if booting:
-                self._write(plan["old"])
-                wrong = run_commands(plan["commands"]["boot"])
+                self._write_packed(plan["old"])
+                problem = run_commands(plan["commands"]["boot"])
             else:
                 run_command(["systemctl", "stop", "bramble-network-apply.timer", "bramble-network-apply.service"])
                 for command in plan["commands"]["down"]:
                     run_command(command)
-                self._write(plan["old"])
-                wrong = run_commands(plan["commands"]["old"])
-                if wrong:
+                self._write_packed(plan["old"])
+                problem = run_commands(plan["commands"]["old"])
+                if problem:
                     run_commands(plan["commands"]["last"])
-            self._record(name=plan["name"], undone=True, why=why, wrong=wrong)
+            self._record_outcome(name=plan["name"], undone=True, why=why, wrong=problem)
             self._discard()
             if not booting:
                 self._stop_timer()
 
     def confirm(self, name: str) -> None:
-        """Keep the change. Raises RollbackError if it was rolled back, or if this login is older than it; OSError."""
-        with self._locked(fcntl.LOCK_EX | fcntl.LOCK_NB):
+        """Confirm the change. Raises RollbackError if it was rolled back, or if this login is older than the change; OSError."""
+        with self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB):
             plan = self.plan()
             if not plan or plan["name"] != name:
-                raise RollbackError(f"The change is undone already: {self._recorded().get('why', 'nobody knows why')}.")
-            if (old := self._recorded().get("old_connections")) is None:
-                raise RollbackError("The change is not applied yet.")
+                raise RollbackError(f"The change is undone already: {self._read_outcome().get('why', 'the reason is unknown')}.")
+            if (old := self._read_outcome().get("old_connections")) is None:
+                raise RollbackError("The change is not applied yet. Try again in a few seconds.")
             if ssh_client_port(os.getpid()) in (0, *old):
-                raise RollbackError("This login is older than the change: it does not prove that there can be another.")
+                raise RollbackError(
+                    "This login is older than the change, so it does not prove that a new login works. Log in again."
+                )
             self._discard()
             write_file(f"{self.state}/outcome.json", None)
         self._stop_timer()
 
     def outcome(self, name: str) -> dict[str, Any]:
-        """Return, of a change that was rolled back, `why`, and what went `wrong` then. Raises RollbackError if it was not."""
-        outcome = self._recorded()
+        """Return the outcome of a rolled back change: `why`, and what went `wrong` then. Raises RollbackError for others."""
+        outcome = self._read_outcome()
         if not outcome.get("undone") or outcome["name"] != name:
             raise RollbackError("The change is not undone.")
         return outcome
 
     @staticmethod
-    def _write(packed: Mapping[str, Any]) -> None:
+    def _write_packed(packed: Mapping[str, Any]) -> None:
+        """Replace or remove the files of a plan. Raises OSError."""
         write_files({path: entry and File.unpack(entry) for path, entry in packed.items()})
 
-    def _record(self, **words: Any) -> None:
-        """Write what became of the change. Raises OSError."""
+    def _record_outcome(self, **words: Any) -> None:
+        """Record the outcome of the change. Raises OSError."""
         write_file(f"{self.state}/outcome.json", File(json.dumps(words).encode(), 0o600))
 
-    def _recorded(self) -> dict[str, Any]:
-        """Return what became of the change; {} if nothing is recorded."""
+    def _read_outcome(self) -> dict[str, Any]:
+        """Return the recorded outcome of the change; {} if there is none."""
         file = read_file(f"{self.state}/outcome.json")
         outcome: dict[str, Any] = json.loads(file.content) if file else {}
         return outcome
 
     def _discard(self) -> None:
-        """Remove the change, in one step: from here on nothing is rolled back."""
+        """Remove the pending change in one step, after which nothing is rolled back."""
         shutil.rmtree(f"{self.folder}.old", ignore_errors=True)
         os.rename(self.folder, f"{self.folder}.old")
         sync_folder(self.state)
@@ -338,16 +343,16 @@ class PendingChange:
         run_command(["systemctl", "daemon-reload"])
 
     @contextlib.contextmanager
-    def _locked(self, how: int) -> Iterator[None]:
-        """Hold the lock for undo or confirm (flock(2)). Raises RollbackError if it is taken and `how` has LOCK_NB."""
+    def _lock(self, how: int) -> Iterator[None]:
+        """Hold the lock of undo and confirm (flock(2)). Raises RollbackError if another process has it and `how` has LOCK_NB."""
         os.makedirs(self.state, mode=0o700, exist_ok=True)
         with open(f"{self.state}/lock", "w", encoding="ascii") as lock:
             try:
                 fcntl.flock(lock, how)
             except BlockingIOError:
-                raise RollbackError("The change is being undone.") from None
+                raise RollbackError("The change is being undone. Wait a minute, then try again.") from None
             yield
 
 
 if __name__ == "__main__":
-    {"apply": PendingChange().apply, "undo": PendingChange().undo}[sys.argv[1]]()
+    {"apply": PendingChange().apply, "undo": PendingChange().roll_back}[sys.argv[1]]()

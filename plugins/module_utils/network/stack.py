@@ -1,6 +1,6 @@
-"""Which files of the network stacks must change so that one stack has a port alone, and whether that changes the network.
+"""Find the files to change so that only one network stack manages a port, and whether that changes the network.
 
-All of it works on texts that were read; nothing here touches the node.
+The functions work on the texts of files. They read and change nothing on the node.
 """
 
 from __future__ import annotations
@@ -22,51 +22,51 @@ from ansible_collections.bramble.cluster.plugins.module_utils.network.owner impo
 from ansible_collections.bramble.cluster.plugins.module_utils.network.places import (
     INTERFACES_FILE,
     belongs_to,
+    configuration_path,
+    find_stack,
     meaningful_lines,
-    own_path,
     section_value,
-    stack_of,
 )
 
 
-def changed_files(who: Owner, interface: str, text: str, texts: Mapping[str, str], mac: str = "") -> dict[str, str | None]:
-    """Return the files to change, text by path, None to remove one, so that our configuration alone defines the port.
+def changed_files(owner: Owner, interface: str, text: str, texts: Mapping[str, str], mac: str = "") -> dict[str, str | None]:
+    """Return the files to change so that only Bramble's configuration defines the port: path -> text, None to remove a file.
 
-    :param text: our configuration of the port, in the words of its stack; for netplan that of the whole node
-    :param texts: path -> text of what is in PLACES
-    :param mac: the port's hardware address, as aa:bb:cc:dd:ee:ff
-    :raises BrambleError: for what is no file of netplan
+    :param text: the configuration of the port in the form of its stack; for netplan that of the whole node
+    :param texts: path -> text of the files in PLACES
+    :param mac: the hardware address of the port, as aa:bb:cc:dd:ee:ff
+    :raises BrambleError: when a file in the folder of netplan is not one of netplan
     """
-    ours = own_path(who.stack, interface)[0]
+    bramble_file = configuration_path(owner.stack, interface)[0]
     after: dict[str, str | None] = {}
     for path, before in texts.items():
-        if path != ours:
+        if path != bramble_file:
             after[path] = without_port(path, before, interface, mac)
-    if who.stack == "netplan":
-        text = netplan_file(text, texts.get(ours, ""), who.backend, interface, mac)
-    if who.stack == "ifupdown":
+    if owner.stack == "netplan":
+        text = netplan_file(text, texts.get(bramble_file, ""), owner.backend, interface, mac)
+    if owner.stack == "ifupdown":
         main = after.get(INTERFACES_FILE) or texts.get(INTERFACES_FILE, "")
         if not reads_interfaces_folder(main):
             after[INTERFACES_FILE] = f"{main.rstrip()}\n\n{SOURCE_LINE}\n".lstrip()
-    after[ours] = text
+    after[bramble_file] = text
     return {path: entry for path, entry in after.items() if entry != texts.get(path)}
 
 
 def without_port(path: str, text: str, interface: str, mac: str = "") -> str | None:
-    """Return a file of any stack without what it says of a port; None when nothing is left. Other ports stay as they are."""
+    """Return the text of a file of any stack without a port; None when nothing remains. Other ports do not change."""
     if belongs_to("netplan", path):
         return without_netplan_port(path, text, interface, mac)
     if belongs_to("networkmanager", path):
         return None if section_value(text, "connection", "interface-name") == interface else text
     if belongs_to("networkd", path):
         return None if section_value(text, "Match", "Name") == interface else text
-    stays = without_ifupdown_port(text, interface)
-    return stays if path == INTERFACES_FILE or stays == text or meaningful_lines(stays) else None
+    kept = without_ifupdown_port(text, interface)
+    return kept if path == INTERFACES_FILE or kept == text or meaningful_lines(kept) else None
 
 
 def means_same(stack: str, texts: Mapping[str, str], changes: Mapping[str, str | None]) -> bool:
-    """Return whether changed files mean the same as before, but for IPv6 by NetworkManager: then the port stays up."""
-    if any(not belongs_to(stack, path) for path in changes if stack_of(path)):
+    """Return whether the changed files mean the same as before, except for IPv6 by NetworkManager. If so, the port stays up."""
+    if any(not belongs_to(stack, path) for path in changes if find_stack(path)):
         return False
     if stack == "netplan":
         return without_networkmanager_settings(merged_netplan(texts)) == without_networkmanager_settings(
@@ -75,5 +75,5 @@ def means_same(stack: str, texts: Mapping[str, str], changes: Mapping[str, str |
     return all(
         meaningful_lines(texts.get(path) or "") == meaningful_lines(text or "")
         for path, text in changes.items()
-        if stack_of(path)
+        if find_stack(path)
     )
