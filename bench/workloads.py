@@ -160,7 +160,7 @@ def primes() -> dict[str, float]:
         raise SystemExit("bench: libprimesieve is not installed")
 
     def ours() -> None:
-        if sum(kernel.find(job).primes for job in kernel.intervals(0, 3 * 10**10)) != 1300005926:
+        if sum(kernel.find_primes(job).primes for job in kernel.intervals(0, 3 * 10**10)) != 1300005926:
             raise SystemExit("bench: the primes are not right")
 
     def theirs() -> None:
@@ -179,7 +179,7 @@ def md5() -> dict[str, float]:
     ends = np.empty_like(starts)
 
     def ours() -> None:
-        md5.walk(starts, keys.alphabet(), keys.length, np.uint64(keys.size), np.uint64(0), columns, ends)
+        md5.follow_chains(starts, keys.alphabet(), keys.length, np.uint64(keys.size), np.uint64(0), columns, ends)
 
     fractions = starts.copy()
 
@@ -209,10 +209,10 @@ def md5() -> dict[str, float]:
 def surrogates() -> dict[str, float]:
     from bramble.programs.fibonacci import prices, swings
 
-    values = prices.walk(5104, 0.012, 0)
+    values = prices.random_walk(5104, 0.012, 0)
     growth = (values[1:] / values[:-1]).tobytes()
     number = 4000
-    (seconds,) = in_turns((lambda: swings.surrogates(swings.Batch(growth, 0, 0, number)), False))
+    (seconds,) = in_turns((lambda: swings.count_surrogates(swings.Batch(growth, 0, 0, number)), False))
     return {"surrogates per second": number / seconds}
 
 

@@ -60,7 +60,7 @@ def jobs(arguments: str, **options: Any) -> subprocess.Popen[str]:
     return begin(f"""
 import json, sys
 from bramble.engine import places
-with places.connect("cluster", say=lambda line: print(line, flush=True), **{options!r}) as engine:
+with places.connect("cluster", notify=lambda line: print(line, flush=True), **{options!r}) as engine:
     for outcome in engine.map(misbehave, {arguments}):
         print(json.dumps({{"job": outcome.index, "lost": outcome.lost, "retried": outcome.retried}}), flush=True)
 """)

@@ -20,7 +20,7 @@ from bramble.engine import cluster_map, connection, places
 from bramble.engine.base import Engine
 from bramble.engine.cluster import Cluster
 from bramble.engine.outcome import Outcome, call_on_worker
-from bramble.programs.compute.kernel import nap
+from bramble.programs.compute.kernel import sleep_and_report_host
 from bramble.programs.pi.montecarlo import chunks, count_inside
 from bramble.study import report
 
@@ -40,10 +40,10 @@ def engine(cluster: LoopbackCluster, monkeypatch: pytest.MonkeyPatch) -> Iterato
 @pytest.fixture
 def fragile_engine(fragile_cluster: LoopbackCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     monkeypatch.setenv("BRAMBLE_CONFIG", str(fragile_cluster.config))
-    monkeypatch.setattr(cluster_map, "SILENCE", 0.5)
+    monkeypatch.setattr(cluster_map, "NODE_CHECK_DELAY", 0.5)
     monkeypatch.setattr(connection, "ANSWER_TIMEOUT", 2.0)
     with places.connect("cluster") as engine:
-        engine.warm_up(nap)
+        engine.warm_up(sleep_and_report_host)
         yield engine
 
 
@@ -99,7 +99,7 @@ def test_first_nodes_only(engine: Engine) -> None:
         places.first_nodes(engine, 4)
     chosen = places.first_nodes(engine, 2)
     assert chosen == ("pi-01", "pi-02")
-    outcomes = list(engine.map(nap, [0.05] * 12, chosen))
+    outcomes = list(engine.map(sleep_and_report_host, [0.05] * 12, chosen))
     assert ends(outcomes) == list(range(12))
     assert {outcome.node for outcome in outcomes} == set(chosen)
 
@@ -128,13 +128,13 @@ def test_jobs_in_flight_are_limited(cluster: LoopbackCluster, engine: Engine, mo
 
 
 def test_no_jobs_is_no_trouble(engine: Engine) -> None:
-    assert list(engine.map(nap, [])) == []
+    assert list(engine.map(sleep_and_report_host, [])) == []
 
 
 def test_a_raising_job(engine: Engine) -> None:
-    with pytest.raises(ResultError, match=r"(?s)job 1 failed on pi-0\d with argument -1:.*Traceback.*in nap"):
-        list(engine.map(nap, [0, -1]))
-    assert len(list(engine.map(nap, [0] * 4))) == 4  # and the cluster is fit for the next run
+    with pytest.raises(ResultError, match=r"(?s)job 1 failed on pi-0\d with argument -1:.*Traceback.*in sleep_and_report_host"):
+        list(engine.map(sleep_and_report_host, [0, -1]))
+    assert len(list(engine.map(sleep_and_report_host, [0] * 4))) == 4  # and the cluster is fit for the next run
 
 
 def test_a_kernel_that_nodes_cannot_import(engine: Engine) -> None:
@@ -180,17 +180,17 @@ def test_ctrl_c_frees_the_cluster(cluster: LoopbackCluster, engine: Engine) -> N
     _, errors = process.communicate(timeout=15)
     assert process.returncode == 130 and "stopped" in errors and "Traceback" not in errors
     begin = time.monotonic()
-    assert len(list(engine.map(nap, [0] * 6))) == 6
+    assert len(list(engine.map(sleep_and_report_host, [0] * 6))) == 6
     assert time.monotonic() - begin < 10  # the 50 jobs that had not started are gone
 
 
 def test_a_killed_worker_costs_no_job(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
-    jobs = fragile_engine.map(nap, [0.25] * 24)
+    jobs = fragile_engine.map(sleep_and_report_host, [0.25] * 24)
     outcomes = breaking(jobs, "pi-02", lambda: fragile_cluster.kill("pi-02"))
     assert ends(outcomes) == list(range(24))
     assert all(outcome.lost is None for outcome in outcomes)
     assert {outcome.node for outcome in outcomes} == {"pi-01", "pi-02"}
-    retried = report.retried(outcomes)
+    retried = report.retries_per_node(outcomes)
     assert retried.keys() == {"pi-02"} and 1 <= retried["pi-02"] <= 24  # the two that ran, and what had been handed out
 
 
@@ -201,7 +201,7 @@ def test_a_node_that_comes_back_elsewhere_finishes(fragile_cluster: LoopbackClus
         fragile_cluster.kill("pi-01")
         fragile_cluster.start("pi-01")
 
-    outcomes = breaking(fragile_engine.map(nap, [0.3] * 8, ["pi-01"]), "pi-01", restart)
+    outcomes = breaking(fragile_engine.map(sleep_and_report_host, [0.3] * 8, ["pi-01"]), "pi-01", restart)
     assert ends(outcomes) == list(range(8))
     assert {(outcome.node, outcome.lost) for outcome in outcomes} == {("pi-01", None)}
 
@@ -209,7 +209,7 @@ def test_a_node_that_comes_back_elsewhere_finishes(fragile_cluster: LoopbackClus
 def test_jobs_without_a_node_are_named_as_lost(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
     assert isinstance(fragile_engine, Cluster)
     fragile_engine.timeout = 1
-    jobs = fragile_engine.map(nap, [0.3] * 8, ["pi-01"])
+    jobs = fragile_engine.map(sleep_and_report_host, [0.3] * 8, ["pi-01"])
     outcomes = breaking(jobs, "pi-01", lambda: fragile_cluster.kill("pi-01"))
     assert ends(outcomes) == list(range(8))
     lost = [outcome.lost for outcome in outcomes if outcome.lost]
@@ -219,7 +219,7 @@ def test_jobs_without_a_node_are_named_as_lost(fragile_cluster: LoopbackCluster,
 def test_a_lost_scheduler_ends_the_run(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
     assert isinstance(fragile_engine, Cluster)
     fragile_engine.timeout = 1
-    outcomes = breaking(fragile_engine.map(nap, [0.3] * 12), "pi-02", lambda: fragile_cluster.kill("scheduler"))
+    outcomes = breaking(fragile_engine.map(sleep_and_report_host, [0.3] * 12), "pi-02", lambda: fragile_cluster.kill("scheduler"))
     assert ends(outcomes) == list(range(12))
     assert any(outcome.lost for outcome in outcomes)
 
@@ -228,14 +228,14 @@ def test_a_restarted_scheduler_costs_no_job(fragile_cluster: LoopbackCluster, fr
     """It forgets everything; its workers are started again as systemd would."""
     assert isinstance(fragile_engine, Cluster)
     said: list[str] = []
-    fragile_engine.say = said.append
+    fragile_engine.notify = said.append
 
     def restart() -> None:
         for name in ("scheduler", "pi-01", "pi-02"):
             fragile_cluster.kill(name)
             fragile_cluster.start(name)
 
-    outcomes = breaking(fragile_engine.map(nap, [0.3] * 16), "pi-02", restart)
+    outcomes = breaking(fragile_engine.map(sleep_and_report_host, [0.3] * 16), "pi-02", restart)
     assert ends(outcomes) == list(range(16))
     assert all(outcome.lost is None for outcome in outcomes)
     assert said and re.fullmatch(r"the scheduler went away and came back; \d+ unfinished jobs are submitted again", said[0])
@@ -244,7 +244,7 @@ def test_a_restarted_scheduler_costs_no_job(fragile_cluster: LoopbackCluster, fr
 @pytest.fixture
 def watched_engine(watched_cluster: LoopbackCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     monkeypatch.setenv("BRAMBLE_CONFIG", str(watched_cluster.config))
-    monkeypatch.setattr(cluster_map, "SILENCE", 0.5)
+    monkeypatch.setattr(cluster_map, "NODE_CHECK_DELAY", 0.5)
     with places.connect("cluster", job_timeout=2) as engine:
         assert isinstance(engine, Cluster)
         wait_until(lambda: engine.slots() == 4)
@@ -309,14 +309,14 @@ def test_a_drained_node_ends_its_jobs_and_is_then_stopped(fragile_cluster: Loopb
     (address,) = fragile_engine.workers(["pi-02"])
 
     def drain_and_stop() -> None:
-        with places.connect_to([], 20) as cluster:
+        with places.connect_to_nodes([], 20) as cluster:
             assert cluster.heartbeats([address])[address][1] > 0
             assert cluster.drain("pi-02")
             assert cluster.heartbeats([address])[address][1] == 0
             assert cluster.drained() == {"pi-02"}
         fragile_cluster.kill("pi-02")
 
-    outcomes = breaking(fragile_engine.map(nap, [0.5] * 20), "pi-02", drain_and_stop)
+    outcomes = breaking(fragile_engine.map(sleep_and_report_host, [0.5] * 20), "pi-02", drain_and_stop)
     assert ends(outcomes) == list(range(20)) and all(outcome.lost is None for outcome in outcomes)
 
 
@@ -334,7 +334,7 @@ def test_jobs_that_do_not_end_in_time_are_said(fragile_cluster: LoopbackCluster,
     jobs = fragile_engine.client.map(time.sleep, [3.0] * 4, pure=False)
     addresses = list(fragile_engine.workers(["pi-01"]))
     wait_until(lambda: any(busy for _, busy in fragile_engine.heartbeats(addresses).values()))
-    with places.connect_to([], 0.5) as cluster, pytest.raises(ResultError, match=r"pi-01 still runs jobs after 0.5 s"):
+    with places.connect_to_nodes([], 0.5) as cluster, pytest.raises(ResultError, match=r"pi-01 still runs jobs after 0.5 s"):
         cluster.drain("pi-01")
     fragile_cluster.kill("pi-01")
     del jobs

@@ -254,8 +254,8 @@ def test_a_killed_worker_loses_nothing(fragile_cluster: LoopbackCluster, monkeyp
 
 def test_jobs_without_a_node_are_abandoned(fragile_cluster: LoopbackCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BRAMBLE_CONFIG", str(fragile_cluster.config))
-    monkeypatch.setattr(dispy_cluster, "PATIENCE", 1.0)
-    monkeypatch.setattr(dispy_cluster, "SILENCE", 0.5)
+    monkeypatch.setattr(dispy_cluster, "ABANDON_DELAY", 1.0)
+    monkeypatch.setattr(dispy_cluster, "NODE_CHECK_DELAY", 0.5)
     with dispy.JobCluster(sleep) as cluster:
         bound = cluster.submit_node("pi-01", 20)
         assert bound is not None
@@ -271,7 +271,7 @@ def test_jobs_without_a_node_are_abandoned(fragile_cluster: LoopbackCluster, mon
 
 def test_a_scheduler_that_comes_back(fragile_cluster: LoopbackCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BRAMBLE_CONFIG", str(fragile_cluster.config))
-    monkeypatch.setattr(dispy_cluster, "SILENCE", 0.5)
+    monkeypatch.setattr(dispy_cluster, "NODE_CHECK_DELAY", 0.5)
     monkeypatch.setattr(connection, "ANSWER_TIMEOUT", 2.0)
     with dispy.JobCluster(sleep) as cluster:
         jobs = [submit(cluster, 0.4) for _ in range(8)]

@@ -20,14 +20,14 @@ def test_swings_by_hand() -> None:
     values = np.array([100, 103, 110, 108, 112, 100, 101, 99, 107, 106, 130, 120.0])
     assert swings.pivots(values, 0.05).tolist() == [0, 4, 7, 10]
     # 112 - 100, 112 - 99, 130 - 99: ratios 13/12 and 31/13
-    counts = swings.measure(values)
+    counts = swings.count_ratios(values)
     ratios = np.frombuffer(counts.ratios, "<u2")
     assert ratios[2] == 2 == np.frombuffer(counts.histogram, "<i8").reshape(4, -1)[2].sum()
 
 
 @pytest.mark.parametrize("threshold", swings.THRESHOLDS)
 def test_pivots_are_extremes_that_alternate(threshold: float) -> None:
-    values = prices.walk(3000, 0.015, seed=8)
+    values = prices.random_walk(3000, 0.015, seed=8)
     turns = swings.pivots(values, threshold)
     assert len(turns) > 20 and (np.diff(turns) > 0).all()
     for before, turn, after in zip(turns, turns[1:], turns[2:], strict=False):
@@ -41,7 +41,7 @@ def test_pivots_are_extremes_that_alternate(threshold: float) -> None:
 def test_a_ratio_within_three_percent_is_at_its_level(level: float, factor: float, hit: int) -> None:
     swing = 30 * level * factor
     values = np.array([200.0, 230, 230 - swing, 500])
-    hits = np.frombuffer(swings.measure(values).hits, "<u2").reshape(4, -1)[0]
+    hits = np.frombuffer(swings.count_ratios(values).hits, "<u2").reshape(4, -1)[0]
     assert hits[np.flatnonzero(level == swings.CENTRES)[0]] == hit
 
 
@@ -76,9 +76,9 @@ def plain(growth: list[float], seed: int, number: int) -> list[float]:
 
 def test_surrogates_are_those_of_plain_integers_in_any_batch() -> None:
     growth = np.exp(np.random.default_rng(4).normal(0, 0.02, 700))
-    whole = swings.surrogates(swings.Batch(growth.tobytes(), 5, 0, 9))
-    parts = [swings.surrogates(swings.Batch(growth.tobytes(), 5, *span)) for span in ((0, 2), (2, 9))]
-    each = [swings.measure(np.array(plain(growth.tolist(), 5, number))) for number in range(9)]
+    whole = swings.count_surrogates(swings.Batch(growth.tobytes(), 5, 0, 9))
+    parts = [swings.count_surrogates(swings.Batch(growth.tobytes(), 5, *span)) for span in ((0, 2), (2, 9))]
+    each = [swings.count_ratios(np.array(plain(growth.tolist(), 5, number))) for number in range(9)]
     for several in (parts, each):
         assert np.array_equal(whole.shares(), np.concatenate([one.shares() for one in several], -1))
         ratios = [np.frombuffer(one.ratios, "<u2").reshape(len(swings.THRESHOLDS), -1) for one in (whole, *several)]
@@ -109,11 +109,11 @@ def test_bootstrap_is_stationary() -> None:
 
 def p_of(values: np.ndarray, number: int, seed: int = 0) -> dict:  # type: ignore[type-arg]
     growth = (values[1:] / values[:-1]).tobytes()
-    return run.compare(swings.measure(values), [swings.surrogates(swings.Batch(growth, seed, 0, number))])
+    return run.compare_with_chance(swings.count_ratios(values), [swings.count_surrogates(swings.Batch(growth, seed, 0, number))])
 
 
 def test_a_planted_effect_is_found() -> None:
-    found = [p_of(prices.planted(2500, 0.4, seed), 300) for seed in range(8)]
+    found = [p_of(prices.planted_prices(2500, 0.4, seed), 300) for seed in range(8)]
     assert sum(each["p"] <= 0.05 for each in found) >= 7
     assert sum(each["placebo_p"] <= 0.05 for each in found) <= 2
     assert "more frequent than chance" in run.verdict("planted", found[0])
@@ -121,13 +121,13 @@ def test_a_planted_effect_is_found() -> None:
 
 def test_a_planted_series_without_effect_is_not_found() -> None:
     """Its shape alone must not do it: the same with no level planted."""
-    found = [p_of(prices.planted(2500, 0.0, seed), 200)["p"] for seed in range(20)]
+    found = [p_of(prices.planted_prices(2500, 0.0, seed), 200)["p"] for seed in range(20)]
     assert sum(p <= 0.05 for p in found) <= 5
 
 
 def test_false_alarms_are_as_many_as_promised() -> None:
     """Of 100 random walks 10 have p <= 0.1; more than 21 or so in one of 2000 such tests. And p must be uniform."""
-    found = np.array([p_of(prices.walk(1500, 0.012, seed), 199, seed)["p"] for seed in range(100)])
+    found = np.array([p_of(prices.random_walk(1500, 0.012, seed), 199, seed)["p"] for seed in range(100)])
     assert 1 <= (found <= 0.1).sum() <= 21
     assert 0.35 < found.mean() < 0.65
 
@@ -160,9 +160,9 @@ def table(folder: Path, change: tuple[int, str] | None = None, header: str = "Da
 
 
 def test_a_file_of_the_user(tmp_path: Path) -> None:
-    series = prices.load(str(table(tmp_path)))
+    series = prices.load_series(str(table(tmp_path)))
     assert series.prices[:3].tolist() == [50, 51, 52]  # the adjusted ones
-    assert prices.load(str(table(tmp_path, header="Date,Open,High,Low,Close,Other,Volume"))).prices[0] == 100
+    assert prices.load_series(str(table(tmp_path, header="Date,Open,High,Low,Close,Other,Volume"))).prices[0] == 100
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_a_file_of_the_user(tmp_path: Path) -> None:
 )
 def test_wrong_rows_are_named(tmp_path: Path, row: int, line: str, words: list[str]) -> None:
     with pytest.raises(UsageError) as caught:
-        prices.load(str(table(tmp_path, (row, line))))
+        prices.load_series(str(table(tmp_path, (row, line))))
     assert all(word in str(caught.value) for word in [*words, "prices.csv"]), caught.value
 
 

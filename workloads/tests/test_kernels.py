@@ -18,9 +18,9 @@ from bramble.programs.compute.kernel import durations, shortest_makespan
 from bramble.programs.pi import run
 from bramble.programs.pi.montecarlo import (
     LANES,
-    LEAST_CHUNK,
-    MOST_CHUNKS,
-    MOST_POINTS,
+    MIN_CHUNK,
+    MAX_CHUNKS,
+    MAX_POINTS,
     Chunk,
     chunks,
     count_inside,
@@ -36,7 +36,7 @@ from hypothesis import strategies as st
 from .conftest import write_config
 
 
-@given(points=st.integers(1, MOST_POINTS), chunk=st.integers(1, MOST_POINTS))
+@given(points=st.integers(1, MAX_POINTS), chunk=st.integers(1, MAX_POINTS))
 def test_chunks_cover_every_point_once(points: int, chunk: int) -> None:
     chunk = max(chunk, points // 1000)  # keep the list short
     work = chunks(points, chunk, seed=7)
@@ -45,11 +45,11 @@ def test_chunks_cover_every_point_once(points: int, chunk: int) -> None:
     assert all(piece.points == chunk for piece in work[:-1]) and 0 < work[-1].points <= chunk
 
 
-@given(points=st.integers(1, MOST_POINTS))
+@given(points=st.integers(1, MAX_POINTS))
 def test_default_chunks_divide_evenly(points: int) -> None:
     work = chunks(points, default_chunk(points), seed=0)
-    assert len(work) <= MOST_CHUNKS
-    if points > 32 * LEAST_CHUNK:
+    assert len(work) <= MAX_CHUNKS
+    if points > 32 * MIN_CHUNK:
         assert len(work) % 32 == 0
         assert work[-1].points > 0.5 * work[0].points
 
@@ -254,6 +254,6 @@ def test_the_screen_tells_done_retried_and_lost_per_node(capsys: pytest.CaptureF
         Outcome(2, node="pi-02", lost="x"),
         Outcome(3, lost="x"),
     ]
-    assert len(report.Screen(None).follow(iter(outcomes), 4, "test")) == 4
+    assert len(report.Screen(None).collect_outcomes(iter(outcomes), 4, "test")) == 4
     assert capsys.readouterr().out.rstrip().endswith("pi-01 1 (2 retried)  pi-02 1 (1 lost)  lost 2")
-    assert report.retried(outcomes) == {"pi-01": 2}
+    assert report.retries_per_node(outcomes) == {"pi-01": 2}

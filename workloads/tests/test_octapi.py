@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from bramble import ResultError, UsageError, cli
 from bramble.engine.local import Local
-from bramble.programs.ciphers.teaching import EXPONENT, explain, guess, make_key, shift
+from bramble.programs.ciphers.teaching import EXPONENT, explain_rsa, guess_key, make_key, shift
 from bramble.programs.enigma import run as enigma
 from bramble.programs.enigma.machine import ALPHABET, ORDERS, Hit, Job, Setting, encipher, search
 from bramble.programs.factor import run as factor
@@ -149,7 +149,7 @@ def test_caesar(text: str, key: int) -> None:
 def test_caesar_is_known_and_broken() -> None:
     assert shift("Veni, vidi, vici", 3) == "Yhql, ylgl, ylfl"
     english = "It was the best of times, it was the worst of times"
-    assert all(guess(shift(english, key)) == (key, english) for key in range(26))
+    assert all(guess_key(shift(english, key)) == (key, english) for key in range(26))
 
 
 @pytest.mark.parametrize("bits", [16, 48, 64])
@@ -157,7 +157,7 @@ def test_public_key(bits: int) -> None:
     p, q, private = make_key(bits, seed=1)
     assert is_prime(p) and is_prime(q) and p != q and (p * q).bit_length() == bits
     assert all(pow(pow(message, EXPONENT, p * q), private, p * q) == message for message in (0, 1, 1234))
-    lines = explain("Grüße \0 from here", bits, seed=1)
+    lines = explain_rsa("Grüße \0 from here", bits, seed=1)
     assert lines[-2].endswith("Grüße \0 from here") and "Not secure" in lines[-1] and str(p * q) in lines[-1]
 
 

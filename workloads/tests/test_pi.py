@@ -18,8 +18,8 @@ HERE = runs.Request(on="local")
 def digits(number: int, base: int = 10) -> str:
     parts = [chudnovsky.sum_terms(each) for each in chudnovsky.ranges(math.ceil(number * math.log10(base)))]
     while len(parts) > 2:
-        parts = [chudnovsky.merge(pair) for pair in zip(parts[::2], parts[1::2], strict=True)]
-    return chudnovsky.fraction(parts, number, base)
+        parts = [chudnovsky.merge_parts(pair) for pair in zip(parts[::2], parts[1::2], strict=True)]
+    return chudnovsky.fraction_digits(parts, number, base)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_digits_at_a_hundred_million() -> None:
     assert found("bellard", 10**8, 14) == "ECB840E21926EC"
 
 
-@pytest.mark.parametrize("near", [2**29, 2**32, 2**40, run.MOST_POSITION * 2 // 5, run.MOST_POSITION])
+@pytest.mark.parametrize("near", [2**29, 2**32, 2**40, run.MAX_POSITION * 2 // 5, run.MAX_POSITION])
 @pytest.mark.parametrize("series", [*bbp.FORMULAS["bbp"], *bbp.FORMULAS["bellard"]])
 def test_products_beyond_64_bits(series: bbp.Series, near: int) -> None:
     """Terms far out, against Python's own integers: denominators beyond 2^32, so products beyond 2^64."""
@@ -100,7 +100,7 @@ def test_products_beyond_64_bits(series: bbp.Series, near: int) -> None:
     exact = int(total % 1 * 2**128)
     # The exponents are small here; as large as they get:
     assert (bbp.sum_fractions(bbp.Chunk(series, scale, begin, begin + 30)) - exact + 64) % 2**128 < 128
-    far = 4 * run.MOST_POSITION
+    far = 4 * run.MAX_POSITION
     m, power = series.a * begin + series.b, far + series.shift - series.step * begin
     if power >= 0:
         exact = (pow(2, power, m) << 128) // m * (-series.sign if series.alternates and begin % 2 else series.sign)

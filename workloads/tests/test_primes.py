@@ -71,7 +71,7 @@ def test_twins_and_gaps_of_ten_million(tmp_path: Path) -> None:
     assert max(map(int, record["gaps"])) == 154 and record["gaps"]["154"] == {"count": 1, "first": 4652353}
     assert record["gaps"]["1"] == {"count": 1, "first": 2} and record["gaps"]["2"] == {"count": 58980, "first": 3}
     assert sum(gap["count"] for gap in record["gaps"].values()) == 664578
-    run.write(answer[1], tmp_path / "primes")
+    run.write_primes(answer[1], tmp_path / "primes")
     primes = np.loadtxt(tmp_path / "primes", np.int64)
     assert len(primes) == 664579 and primes[-1] == 9999991 and np.array_equal(primes, sieve.primes(0, 10**7))
 
@@ -105,18 +105,18 @@ def test_intervals_cost_the_same() -> None:
 
 def test_cuts_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     """A twin or a gap across a cut is counted once."""
-    whole = kernel.find(kernel.Interval(0, 10**6, 10**6, gaps=True))
+    whole = kernel.find_primes(kernel.Interval(0, 10**6, 10**6, gaps=True))
     cuts = [0, 1, 2, 3, 4, 5, 6, 7, 100, 101, 102, 104, 1000, 1326, 1329, 1362, 500_000, 10**6]  # 1327 to 1361 is a gap
     jobs = [kernel.Interval(a, b, min(b + 2, 10**6), gaps=True) for a, b in pairwise(cuts)]
-    parts = kernel.together([kernel.find(job) for job in jobs])
+    parts = kernel.merge_found([kernel.find_primes(job) for job in jobs])
     assert parts == whole._replace(gaps=dict(sorted(whole.gaps.items())))
 
 
 def test_a_picture(tmp_path: Path) -> None:
     program = run.primes(10**6, 3 * 10**6, gaps=True)
     answer, _ = runs.perform(program, runs.Request(on="local"), report.Screen("-"))
-    assert program.picture
-    program.picture(answer, tmp_path / "primes.png")
+    assert program.draw_picture
+    program.draw_picture(answer, tmp_path / "primes.png")
     assert (tmp_path / "primes.png").stat().st_size > 10_000
 
 

@@ -61,9 +61,9 @@ def test_programs_agree_with_theory(name: str, options: dict[str, int], tmp_path
                 run.check({**record, "measures": [wrong]})
             break
     program = run.program(name, options, seed=3)
-    assert program.tell and program.picture
-    assert "shots" in program.tell(answer)
-    program.picture(answer, tmp_path / "picture.png")
+    assert program.summarise and program.draw_picture
+    assert "shots" in program.summarise(answer)
+    program.draw_picture(answer, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -91,8 +91,8 @@ def test_the_circuit_measures_multiples_of_the_order() -> None:
     counts = sample(Job("Fourier.Order(3, 7, 3)", shots, seed=5))
     theory, top = shor.probabilities(3, 7), shor.peaks(3, 7)
     near = sum(count for y, count in counts.items() if int(y) in top)
-    assert run.chance(near, shots, sum(theory[y] for y in top)) > run.FALSE_ALARMS
-    assert all(run.chance(counts.get(str(y), 0), shots, theory[y]) > run.FALSE_ALARMS for y in range(64))
+    assert run.deviation_probability(near, shots, sum(theory[y] for y in top)) > run.FALSE_ALARM_RATE
+    assert all(run.deviation_probability(counts.get(str(y), 0), shots, theory[y]) > run.FALSE_ALARM_RATE for y in range(64))
 
 
 def test_shor_with_35() -> None:
@@ -176,8 +176,8 @@ def test_chance_bounds_the_binomial_distribution(theory: float) -> None:
     shots = 200
     exact = [math.comb(shots, hits) * theory**hits * (1 - theory) ** (shots - hits) for hits in range(shots + 1)]
     for hits in range(shots + 1):
-        assert run.chance(hits, shots, theory) >= min(sum(exact[: hits + 1]), sum(exact[hits:])) * (1 - 1e-9)
-    assert run.chance(round(theory * shots), shots, theory) > 0.9
+        assert run.deviation_probability(hits, shots, theory) >= min(sum(exact[: hits + 1]), sum(exact[hits:])) * (1 - 1e-9)
+    assert run.deviation_probability(round(theory * shots), shots, theory) > 0.9
 
 
 # Another simulator.

@@ -45,7 +45,7 @@ def hashes(texts: list[str]) -> list[int]:
 )  # fmt: skip
 def test_rfc_1321(text: str, digest: str) -> None:
     """Its test suite, as far as it is of our lengths."""
-    assert hashes([text]) == [kernel.head(digest)]
+    assert hashes([text]) == [kernel.first_64_bits(digest)]
     assert kernel.digest(text) == digest
 
 
@@ -62,7 +62,7 @@ def test_any_text_is_hashed_as_hashlib_does(text: str) -> None:
 )
 def test_a_string_has_one_number(charset: int, length: int, data: st.DataObject) -> None:
     keys = kernel.Keys(bytes(range(32, 32 + charset)), length)
-    if keys.size > kernel.MOST_KEYS:
+    if keys.size > kernel.MAX_KEYS:
         return
     number = data.draw(st.integers(0, keys.size - 1))
     text = keys.text(keys.start(number))
@@ -116,7 +116,7 @@ def test_a_hash_in_any_column_leads_to_the_end_of_its_chain(column: int) -> None
     """Column ranges that begin and end anywhere, longer and shorter than the lanes."""
     columns, start = 600, 77
     (end,) = np.frombuffer(kernel.chain_ends(kernel.Chains(KEYS, 1, columns, start, start + 1)), "<u8")
-    hashed = kernel.head(kernel.digest(at_column(KEYS, 1, start, column)))
+    hashed = kernel.first_64_bits(kernel.digest(at_column(KEYS, 1, start, column)))
     whole = np.frombuffer(kernel.lookup_ends(kernel.Lookup(KEYS, hashed, 1, columns, 0, columns)), "<u8")
     assert whole[column] == end
     parts = [kernel.lookup_ends(kernel.Lookup(KEYS, hashed, 1, columns, *cut)) for cut in ((0, 7), (7, 300), (300, 600))]
@@ -125,8 +125,8 @@ def test_a_hash_in_any_column_leads_to_the_end_of_its_chain(column: int) -> None
 
 @pytest.mark.parametrize("size", [1, 5000, 20_000])
 def test_columns_are_cut_once(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "JOB", 10**6)
-    cuts = run.columns(files.Plan("ab", 9, 0, size, 1))
+    monkeypatch.setattr(run, "LINKS_PER_JOB", 10**6)
+    cuts = run.column_ranges(files.Plan("ab", 9, 0, size, 1))
     assert [first for first, _ in cuts] == [0, *(last for _, last in cuts[:-1])] and cuts[-1][1] == size
     if size == 20_000:
         costs = [sum(size - column for column in range(*cut)) for cut in cuts]
@@ -143,7 +143,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_rows_and_hits_are_as_theory_says(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within three sigma: chains that are left (they merge by chance), and strings that are found, of each table and both."""
-    tables = files.tables(folder)
+    tables = files.load_tables(folder)
     for table in tables:
         expected = table.plan.strings()[-1]
         assert abs(len(table.ends) - expected) < 3 * math.sqrt(expected)
@@ -151,7 +151,7 @@ def test_rows_and_hits_are_as_theory_says(folder: Path, monkeypatch: pytest.Monk
     asked = {kernel.digest(text): text for text in (KEYS.text(KEYS.start(draw.randrange(KEYS.size))) for _ in range(600))}
     found = np.zeros((2, len(asked)), bool)
     for at, table in enumerate(tables):
-        monkeypatch.setattr(files, "tables", lambda folder, table=table: [table])
+        monkeypatch.setattr(files, "load_tables", lambda folder, table=table: [table])
         answer, _ = runs.perform(run.crack(list(asked), folder), HERE, SCREEN)
         assert all(answer[digest] in (None, text) for digest, text in asked.items())
         found[at] = [answer[digest] is not None for digest in asked]
@@ -161,7 +161,7 @@ def test_rows_and_hits_are_as_theory_says(folder: Path, monkeypatch: pytest.Monk
 
 
 def test_a_perfect_table(folder: Path) -> None:
-    for table in files.tables(folder):
+    for table in files.load_tables(folder):
         assert (np.diff(table.ends.astype(np.int64)) > 0).all()
         assert table.path.stat().st_size == files.HEADER + files.ROW * len(table.ends)
         row = len(table.ends) // 2
@@ -197,7 +197,7 @@ class Interrupted(Local):
 
 
 def test_an_interrupted_build_goes_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(run, "LEAST_JOB", 100_000)
+    monkeypatch.setattr(run, "MIN_LINKS_PER_JOB", 100_000)
     program = run.build(run.plans(KEYS, 1, 200, None), tmp_path)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(places, "Local", Interrupted)
@@ -228,32 +228,32 @@ def test_a_damaged_table_is_named_and_not_used(folder: Path, tmp_path: Path, pla
 
 def test_a_plan_can_be_believed() -> None:
     """One table of Oechslin's paper cannot exceed 2 N / t chains, nor 86 %."""
-    said = run.predict(run.plans(kernel.keys("lower", 6), 4, 1000, None))
+    said = run.predict(run.plans(kernel.parse_keys("lower", 6), 4, 1000, None))
     assert said["keys"] == 26**6 and said["rows"] < 2 * 26**6 / 1000
     assert 0.72 < said["coverage_of_one"] < 0.8647 and said["coverage"] > 0.99
-    most = run.predict(run.plans(kernel.keys("lower", 6), 1, 1000, 10**8))
+    most = run.predict(run.plans(kernel.parse_keys("lower", 6), 1, 1000, 10**8))
     assert 0.86 < most["coverage"] < 0.8647
-    text = run.tell_plan(said)
+    text = run.describe_plan(said)
     assert "hashes of your own" in text and "salt" in text
 
 
 @pytest.mark.parametrize(
     ("ask", "words"),
     [
-        (lambda: kernel.keys("klingon", 3), "klingon is not known; there are digits"),
-        (lambda: kernel.keys("chars:aa", 3), "each once"),
-        (lambda: kernel.keys("chars:aé", 3), "ASCII"),
-        (lambda: kernel.keys("lower", 0), "--length 0"),
-        (lambda: kernel.keys("lower", -4), "--length -4"),
-        (lambda: kernel.keys("lower", 16), "--length 16"),
-        (lambda: kernel.keys("printable", 12), "2\\^63"),
+        (lambda: kernel.parse_keys("klingon", 3), "klingon is not known; there are digits"),
+        (lambda: kernel.parse_keys("chars:aa", 3), "each once"),
+        (lambda: kernel.parse_keys("chars:aé", 3), "ASCII"),
+        (lambda: kernel.parse_keys("lower", 0), "--length 0"),
+        (lambda: kernel.parse_keys("lower", -4), "--length -4"),
+        (lambda: kernel.parse_keys("lower", 16), "--length 16"),
+        (lambda: kernel.parse_keys("printable", 12), "2\\^63"),
         (lambda: run.plans(KEYS, 1, 10**7, None), "--chain must be"),
         (lambda: run.plans(KEYS, 1, 10, 10**6), "--starts can be at most 456976"),
-        (lambda: run.plans(kernel.keys("printable", 9), 1, 10, None), "longer --chain"),
-        (lambda: run.build(run.plans(kernel.keys("alnum", 8), 1, 10**5, 2**32), Path("/nowhere")), "GB of memory"),
+        (lambda: run.plans(kernel.parse_keys("printable", 9), 1, 10, None), "longer --chain"),
+        (lambda: run.build(run.plans(kernel.parse_keys("alnum", 8), 1, 10**5, 2**32), Path("/nowhere")), "GB of memory"),
         (lambda: run.crack(["1234"], Path("/nowhere")), "not an MD5 hash"),
         (lambda: run.crack(["0" * 32], Path("/nowhere")), "no table in /nowhere"),
-        (lambda: run.brute("0" * 32, kernel.keys("printable", 9)), "too many to try"),
+        (lambda: run.brute("0" * 32, kernel.parse_keys("printable", 9)), "too many to try"),
     ],
 )
 def test_wrong_requests(ask, words: str) -> None:  # type: ignore[no-untyped-def]

@@ -113,7 +113,7 @@ def test_a_share_runs_no_code(name: str, tmp_path: Path) -> None:
     record = {"share": 1, "of": 1, "work": "", "node": "", "slots": 1, "seconds": 1, "results": base64.b64encode(data).decode()}
     (tmp_path / "share.json").write_text(json.dumps(record))
     with pytest.raises(UsageError, match="no kernel returns"):
-        share.Merged(tmp_path)
+        share.MergedShares(tmp_path)
 
 
 def start(folder: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
@@ -181,6 +181,6 @@ def test_the_index_of_a_pod(monkeypatch: pytest.MonkeyPatch, name: str, given: s
         monkeypatch.setenv("JOB_COMPLETION_INDEX", given)
     if index is None:
         with pytest.raises(UsageError, match=f"{name} is no pod"):
-            pod.index()
+            pod.pod_index()
     else:
-        assert pod.index() == index
+        assert pod.pod_index() == index

@@ -14,7 +14,7 @@ import typer
 
 from bramble import BrambleError
 from bramble.programs import registry
-from bramble.study.options import OF_ALL, Json, share_of, whole_number
+from bramble.study.options import COMMON_OPTIONS, Json, parse_share, whole_number
 
 if TYPE_CHECKING:
     from bramble.study.program import Program
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
-def interruptible(command: Callable[..., None]) -> Callable[..., None]:
+def report_interrupt(command: Callable[..., None]) -> Callable[..., None]:
     """Have a command say what became of the jobs when somebody stops it."""
 
     @functools.wraps(command)
@@ -37,7 +37,7 @@ def interruptible(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def perform(program: "Program", request: "Request") -> None:
+def run_and_record(program: "Program", request: "Request") -> None:
     """Perform a program, write what it found, then check it: a result that fails its check can be looked into."""
     from bramble.study import record, runs
     from bramble.study.report import Screen
@@ -51,36 +51,36 @@ def perform(program: "Program", request: "Request") -> None:
         return
     record.write_record(program, request, answer, found)
     if request.report:
-        screen.say(f"the report is in {request.report}")
+        screen.print_line(f"the report is in {request.report}")
     if program.check:
         program.check(found)
     if program.finish:
         program.finish(answer)
 
 
-def with_options_of_all(make: "Callable[..., Program]") -> Callable[..., None]:
+def with_common_options(make: "Callable[..., Program]") -> Callable[..., None]:
     """Make a command of what returns a program: it has the options of all, and performs the program.
 
     Without --json and --report the result goes to a folder of its own in reports/.
     """
 
     def run(**given: Any) -> None:
-        from bramble.study.report import own_folder
+        from bramble.study.report import default_folder
         from bramble.study.runs import Request
 
-        options = {name: given.pop(name) for name in OF_ALL}
+        options = {name: given.pop(name) for name in COMMON_OPTIONS}
         if options["nodes"]:
             options["nodes"] = tuple(whole_number("--nodes", part) for part in options["nodes"].split(","))
         if options["share"]:
-            options["share"] = share_of(options["share"])
+            options["share"] = parse_share(options["share"])
         if options["report"] is None and options["json"] is None:
-            options["report"] = own_folder(make.__name__)
-        perform(make(**given), Request(**options))
+            options["report"] = default_folder(make.__name__)
+        run_and_record(make(**given), Request(**options))
 
     kind = inspect.Parameter.KEYWORD_ONLY
     parameters = [
         *(each.replace(kind=kind) for each in inspect.signature(make).parameters.values()),
-        *(inspect.Parameter(name, kind, default=default, annotation=of) for name, (of, default) in OF_ALL.items()),
+        *(inspect.Parameter(name, kind, default=default, annotation=of) for name, (of, default) in COMMON_OPTIONS.items()),
     ]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -94,7 +94,7 @@ def register() -> list[str]:
     groups: dict[str, typer.Typer] = {}
     for workload in registry.workloads():
         settings = {"ignore_unknown_options": True} if workload.has_negative_arguments else {}
-        for command in (*map(with_options_of_all, workload.programs), *workload.commands):
+        for command in (*map(with_common_options, workload.programs), *workload.commands):
             *group, name = command.__name__.split("_")
             if "report" in inspect.signature(command).parameters:
                 found.append(" ".join([*group, name]))
@@ -104,7 +104,7 @@ def register() -> list[str]:
                     groups[word] = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=workload.group_help)
                     app.add_typer(groups[word], name=word)
                 target = groups[word]
-            target.command(name, context_settings=settings)(interruptible(command))
+            target.command(name, context_settings=settings)(report_interrupt(command))
     return sorted(found)
 
 
@@ -118,7 +118,7 @@ def workloads() -> None:
 
 
 @app.command()
-@interruptible
+@report_interrupt
 def nodes(
     json: Json = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the nodes of the cluster.")] = 5.0,
@@ -129,11 +129,11 @@ def nodes(
     from bramble.study import report
 
     screen = report.Screen(json)
-    with places.connect("cluster", timeout, False, screen.say) as engine:
+    with places.connect("cluster", timeout, False, screen.print_line) as engine:
         assert isinstance(engine, Cluster)
         threads, drained = engine.threads(), engine.drained()
         for node, count in threads.items():
-            screen.say(f"{node}  {'takes no jobs' if node in drained else f'{count} jobs at once'}")
+            screen.print_line(f"{node}  {'takes no jobs' if node in drained else f'{count} jobs at once'}")
         if json is not None:
             report.write_json(
                 {"nodes": {node: {"threads": count, "drained": node in drained} for node, count in threads.items()}}, json
@@ -148,7 +148,7 @@ def drain(
     """Have a node end its jobs and take no more, before it is powered off; until its worker is started again."""
     from bramble.engine import places
 
-    with places.connect_to([], timeout) as cluster:
+    with places.connect_to_nodes([], timeout) as cluster:
         print(f"{node} takes no more jobs" if cluster.drain(node) else f"{node} has no worker here: nothing to do")
 
 
@@ -163,7 +163,7 @@ def prove(
     from bramble.programs.pi.montecarlo import Chunk, count_inside
 
     job = Chunk(seed=0, stream=0, points=1_000_000)
-    with places.connect_to([node], timeout) as cluster:
+    with places.connect_to_nodes([node], timeout) as cluster:
         (outcome,) = cluster.map(count_inside, [job], [node])
     if outcome.lost:
         raise ResultError(f"{node} did not do its job: {outcome.lost}")

@@ -20,16 +20,16 @@ from pathlib import Path
 from bramble import BrambleError, UsageError
 
 REPORT = Path(os.environ.get("BRAMBLE_REPORT", "/report"))
-KEEP = 600.0
+KEEP_SECONDS = 600.0
 """Seconds that a report is kept for whoever fetches it. Deleting the pod ends it at once."""
 
 
-def ended() -> Path:
+def exit_code_path() -> Path:
     """The file that says how `bramble` ended, when it has; beside the report, not in it."""
     return Path(os.environ.get("TMPDIR", "/tmp"), "ended")
 
 
-def index() -> int:
+def pod_index() -> int:
     """The number of this pod, from 0: that of an Indexed Job, else of a StatefulSet (the end of the name). Raises UsageError."""
     given = os.environ.get("JOB_COMPLETION_INDEX") or (re.findall(r"-(\d+)$", socket.gethostname()) or [""])[0]
     if not given.isdigit():
@@ -37,9 +37,9 @@ def index() -> int:
     return int(given)
 
 
-def run(arguments: list[str]) -> int:
+def run_command(arguments: list[str]) -> int:
     """Run `bramble`, keep what it wrote, and end as it did. SIGTERM (the pod is deleted) is its Ctrl-C, and ends the keeping."""
-    ended().unlink(missing_ok=True)
+    exit_code_path().unlink(missing_ok=True)
     deleted = threading.Event()
     with subprocess.Popen([sys.executable, "-m", "bramble", *arguments]) as process:
 
@@ -50,21 +50,21 @@ def run(arguments: list[str]) -> int:
         signal.signal(signal.SIGTERM, delete)
         code = process.wait()
     # Whole or not at all: somebody waits for it.
-    draft = ended().with_suffix(".part")
+    draft = exit_code_path().with_suffix(".part")
     draft.write_text(str(code))
-    draft.rename(ended())
-    deleted.wait(KEEP)
+    draft.rename(exit_code_path())
+    deleted.wait(KEEP_SECONDS)
     return code
 
 
-def fetch() -> int:
+def write_report() -> int:
     """Wait until `bramble` has ended, write the report as a tar to standard output, and say on standard error how it ended."""
-    while not ended().exists():
+    while not exit_code_path().exists():
         time.sleep(0.2)
     with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as tar:
         for path in sorted(REPORT.iterdir()):
             tar.add(path, path.name)
-    print(f"bramble ended with {ended().read_text()}", file=sys.stderr)
+    print(f"bramble ended with {exit_code_path().read_text()}", file=sys.stderr)
     return 0
 
 
@@ -73,11 +73,11 @@ def main(words: list[str]) -> int:
     try:
         match words:
             case ["run", line]:
-                return run(shlex.split(line))
+                return run_command(shlex.split(line))
             case ["share", count, line] if count.isdigit():
-                return run([*shlex.split(line), "--share", f"{index() + 1}/{count}"])
+                return run_command([*shlex.split(line), "--share", f"{pod_index() + 1}/{count}"])
             case ["fetch"]:
-                return fetch()
+                return write_report()
         raise UsageError(f"{words} is nothing that a pod does: run LINE, share N LINE or fetch")
     except BrambleError as error:
         print(f"bramble: {error}", file=sys.stderr)

@@ -9,7 +9,7 @@ from importlib import import_module
 
 from bramble.programs import registry
 
-SERVICES = (
+LATE_IMPORTS = (
     "dask.__main__",
     "distributed.cli.dask_scheduler",
     "distributed.cli.dask_worker",
@@ -28,7 +28,7 @@ def modules() -> list[str]:
         for package in ("bramble", "dispy")
         for module in pkgutil.walk_packages(import_module(package).__path__, f"{package}.")
     ]
-    return [*own, *SERVICES, *(name for workload in registry.workloads() for name in workload.imports)]
+    return [*own, *LATE_IMPORTS, *(name for workload in registry.workloads() for name in workload.imports)]
 
 
 def main() -> None:

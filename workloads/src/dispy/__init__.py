@@ -5,7 +5,7 @@ The cluster is the one in /etc/bramble/cluster.toml (`bramble.engine.config`). W
 
 - `nodes`: names and addresses, with `*` and `?`. When no node matches, as when 192.168.1.* is not the network, all are used.
 - A job of a node that died runs again on another (dispy: with `reentrant=True`); it is Abandoned when there is none.
-- `job_status` gets the job itself, at the earliest HOLD seconds after it was submitted, and `wait` waits for it to return.
+- `job_status` gets the job itself, at the earliest CALLBACK_DELAY seconds after it was submitted, and `wait` waits for it to return.
 - `setup` and `cleanup` run once per worker process, and each job is forked from there.
 - SharedJobCluster is the same as JobCluster: every cluster here is shared.
 - Programs (a computation that is a string) are not taken.

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import cloudpickle
 from bramble import BrambleError
-from bramble.engine.account import ATTEMPTS, Account, Job
+from bramble.engine.job_tracker import MAX_ATTEMPTS, JobTracker, Job
 from bramble.engine.cluster import Cluster
 from bramble.engine.config import load
 
@@ -28,17 +28,17 @@ from dispy.job import ClusterStatus, DispyJob, DispyNode, NodeAllocate
 from dispy.log import logger
 from dispy.packing import by_value, pack
 
-HOLD = 0.05
+CALLBACK_DELAY = 0.05
 """Seconds. OctaPi's drip-fed scripts note a job after they have submitted it; one that ended before is lost to them."""
-TIMEOUT = 30.0
+NODE_TIMEOUT = 30.0
 """Seconds to wait for nodes at the start."""
-SILENCE = 2.0
+NODE_CHECK_DELAY = 2.0
 """Seconds without a finished job after which we look whether the nodes still exist."""
-GATHER = 0.005
+GATHER_INTERVAL = 0.005
 """Seconds in which submitted jobs are gathered: one graph of many costs the scheduler less than many graphs."""
-PATIENCE = 30.0
+ABANDON_DELAY = 30.0
 """Seconds without scheduler or node after which jobs are abandoned."""
-IGNORED = frozenset(
+IGNORED_OPTIONS = frozenset(
     {
         *("host", "ip_addr", "dispy_port", "ext_host", "ext_ip_addr", "ipv4_udp_multicast", "client_port", "scheduler_host"),
         *("dest_path", "recover_file", "ping_interval", "pulse_interval", "poll_interval", "reentrant", "exclusive"),
@@ -84,7 +84,7 @@ class JobCluster:
         **options: Any,
     ) -> None:
         logger.setLevel(loglevel)
-        if unknown := sorted(options.keys() - IGNORED):
+        if unknown := sorted(options.keys() - IGNORED_OPTIONS):
             raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {unknown[0]!r}")
         if not callable(computation):
             raise TypeError(f"the computation must be a function, is {computation!r}; a program can be started by a function")
@@ -96,19 +96,19 @@ class JobCluster:
         self._job_status, self._cluster_status = job_status or callback, cluster_status
 
         self._engine = _connect()
-        self._account = Account[Task](self._engine)
+        self._tracker = JobTracker[Task](self._engine)
         self._dispy_nodes: dict[str, DispyNode] = {}
-        self._only = self._choose(nodes)
+        self._chosen_nodes = self._choose_nodes(nodes)
         self.start_time = time.time()
         self.end_time: float | None = None
         self._submitted: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
-        self._lock, self._complete, self._open = threading.Lock(), threading.Event(), True
+        self._lock, self._complete, self._is_open = threading.Lock(), threading.Event(), True
         self._pending, self._numbers = 0, itertools.count()
         self._complete.set()
         self._engine.client.subscribe_topic(_node.TOPIC, self._read_event)
-        for work in (self._submit_gathered, self._collect, self._call_back):
-            threading.Thread(target=work, name=f"dispy {work.__name__}", daemon=True).start()
+        for thread_main in (self._forward_submitted, self._collect_ended, self._run_callbacks):
+            threading.Thread(target=thread_main, name=f"dispy {thread_main.__name__}", daemon=True).start()
         for dispy_node in self._dispy_nodes.values():
             self._notify(DispyNode.Initialized, dispy_node, None)
         close_at_exit(self.close)
@@ -120,11 +120,11 @@ class JobCluster:
 
         None, and a line in the log, when the arguments cannot be pickled or the cluster is closed.
         """
-        return self._submit(None, self._only, args, kwargs)
+        return self._submit(None, self._chosen_nodes, args, kwargs)
 
     def submit_job_id(self, job_id: Any, *args: Any, **kwargs: Any) -> DispyJob | None:
         """As `submit`; `job.id` is set."""
-        return self._submit(job_id, self._only, args, kwargs)
+        return self._submit(job_id, self._chosen_nodes, args, kwargs)
 
     def submit_node(self, node: DispyNode | str, *args: Any, **kwargs: Any) -> DispyJob | None:
         """A job for one node, by its DispyNode, name or address. None, and a line in the log, when there is no such node."""
@@ -141,16 +141,16 @@ class JobCluster:
 
     def cancel(self, job: DispyJob) -> int:
         """Take a job back: one that has not begun ends as Cancelled, one that runs is killed and ends as Terminated. 0 or -1."""
-        task = self._account.open.get(job._uid or "")
+        task = self._tracker.unfinished.get(job._uid or "")
         if task is None or task.is_cancelled:
             logger.warning("Job %s is invalid for cancellation!", job.id)
             return -1
         task.is_cancelled = True
         if job.status == DispyJob.Created:
-            self._account.cancel([task])
-            self._finish(task, None)
+            self._tracker.cancel([task])
+            self._finish_task(task, None)
         else:
-            self._run_on_workers(_node.stop, task.name)
+            self._run_on_workers(_node.stop_job, task.name)
         return 0
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -188,19 +188,19 @@ class JobCluster:
 
     def close(self, timeout: float | None = None, terminate: bool = False) -> bool:
         """Wait for the jobs (with `terminate`, kill them), let go of the nodes. False if jobs were left after so many seconds."""
-        if not self._open:
+        if not self._is_open:
             return True
         if not terminate and not self._complete.wait(timeout):
             return False
-        self._open = False
-        for task in (tasks := list(self._account.open.values())):
+        self._is_open = False
+        for task in (tasks := list(self._tracker.unfinished.values())):
             task.is_cancelled = True
-        self._account.cancel(tasks)
-        self._run_on_workers(_node.end, self._uid)
+        self._tracker.cancel(tasks)
+        self._run_on_workers(_node.end_server, self._uid)
         for dispy_node in self._dispy_nodes.values():
             self._notify(DispyNode.Closed, dispy_node, None)
         self._submitted.put(None)
-        self._account.close()
+        self._tracker.close()
         self._calls.put(None)
         self._engine.close()
         return True
@@ -217,12 +217,12 @@ class JobCluster:
 
     def _run_on_workers(self, function: Callable[[str], object], name: str) -> None:
         """Call a function in every worker that there is."""
-        self._engine.ask(partial(self._engine.client.run, function, name, asynchronous=True, on_error="ignore"))
+        self._engine.run_request(partial(self._engine.client.run, function, name, asynchronous=True, on_error="ignore"))
 
     def _node_of(self, name: str, ip_addr: str) -> DispyNode:
         return self._dispy_nodes.setdefault(name, DispyNode(ip_addr, name, 0))
 
-    def _choose(self, nodes: Nodes) -> tuple[str, ...] | None:
+    def _choose_nodes(self, nodes: Nodes) -> tuple[str, ...] | None:
         """Note the nodes there are; return the names of those that were asked for, None for all."""
         for address, name in sorted(self._engine.workers().items(), key=lambda item: item[1]):
             self._node_of(name, address.rpartition("://")[2].rpartition(":")[0])
@@ -254,70 +254,70 @@ class JobCluster:
         except Exception as error:
             logger.warning("Creating job for %r, %r failed: %r", args, kwargs, error)
             return None
-        if not self._open:
+        if not self._is_open:
             logger.warning("the cluster is closed: no job can be submitted")
             return None
         job._uid = f"{self._uid}-{next(self._numbers)}"
         task = Task(name=job._uid, job=job, arguments=arguments, nodes=nodes)
         with self._lock:
-            self._account.add(task)
+            self._tracker.add_job(task)
             self._pending += 1
             self._complete.clear()
         self._notify(DispyJob.Created, None, job)
         self._submitted.put(task)
         return job
 
-    def _submit_gathered(self) -> None:
+    def _forward_submitted(self) -> None:
         """A thread: give dask what was submitted."""
         while (task := self._submitted.get()) is not None:
-            time.sleep(GATHER)
+            time.sleep(GATHER_INTERVAL)
             groups: dict[tuple[str, ...] | None, list[Task]] = {task.nodes: [task]}
             with suppress(queue.Empty):
                 while (task := self._submitted.get_nowait()) is not None:
                     groups.setdefault(task.nodes, []).append(task)
                 return
             for nodes, tasks in groups.items():
-                self._start(tasks, {} if nodes is None else self._engine.workers(nodes))
+                self._submit_tasks(tasks, {} if nodes is None else self._engine.workers(nodes))
 
-    def _start(self, tasks: Sequence[Task], workers: Mapping[str, str]) -> None:
+    def _submit_tasks(self, tasks: Sequence[Task], workers: Mapping[str, str]) -> None:
         """Hand jobs to dask, for any node or only for theirs, which have these workers."""
         nodes = tasks[0].nodes
-        self._account.submit(
+        self._tracker.submit(
             tasks,
-            partial(_node.work, self._uid, self._computation),
+            partial(_node.run_job, self._uid, self._computation),
             [[task.name for task in tasks], [task.arguments for task in tasks]],
             [f"{self._name}-{task.name}-{task.attempts + 1}" for task in tasks],
             None if nodes is None else [address for address, node in workers.items() if node in nodes],
         )
-        self._account.cancel([task for task in tasks if task.is_cancelled])
+        self._tracker.cancel([task for task in tasks if task.is_cancelled])
 
     def _read_event(self, event: tuple[float, dict[str, Any]]) -> None:
         """A node says that a job begins, or has a provisional result. (In dask's own thread: nothing here may wait.)"""
-        said = event[1]
-        task = self._account.open.get(said["job"])
+        fields = event[1]
+        task = self._tracker.unfinished.get(fields["job"])
         if task is None or task.is_cancelled:
             return
         job = task.job
-        if "result" in said:
-            job.result, job.status = pickle.loads(said["result"]), DispyJob.ProvisionalResult
+        if "result" in fields:
+            job.result, job.status = pickle.loads(fields["result"]), DispyJob.ProvisionalResult
             self._calls.put((self._job_status, (copy.copy(job),)))
         else:
-            job.status, job.start_time, job.ip_addr = DispyJob.Running, said["start"], said["address"]
-        self._notify(job.status, self._node_of(self._engine.node_of(said["node"]), said["address"]), job)
+            job.status, job.start_time, job.ip_addr = DispyJob.Running, fields["start"], fields["address"]
+        self._notify(job.status, self._node_of(self._engine.node_of(fields["node"]), fields["address"]), job)
 
-    def _collect(self) -> None:
+    def _collect_ended(self) -> None:
         """A thread: fetch what has ended, as many at a time as there are, and see to what has not."""
         silent_since = time.monotonic()
         while True:
-            ended = self._account.collect(SILENCE)
-            if self._account.is_closed:
+            ended = self._tracker.collect_ended(NODE_CHECK_DELAY)
+            if self._tracker.is_closed:
                 return
-            finished = self._account.fetch(ended)
+            finished = self._tracker.fetch_results(ended)
             for task, reply in finished or []:
-                self._finish(task, reply)
-            for task, error in self._account.errors(ended):
-                self._finish(task, None, f"every node that ran it died: {error!r}")
-            if finished or not self._account.open:
+                self._finish_task(task, reply)
+            for task, error in self._tracker.failed_jobs(ended):
+                self._finish_task(task, None, f"every node that ran it died: {error!r}")
+            if finished or not self._tracker.unfinished:
                 silent_since = time.monotonic()
             else:
                 self._resubmit_or_abandon(time.monotonic() - silent_since)
@@ -326,23 +326,23 @@ class JobCluster:
         """Submit jobs again that nobody has any more; abandon them when that does not help."""
         workers = self._engine.workers()
         names = set(workers.values())
-        for task in list(self._account.open.values()):
+        for task in list(self._tracker.unfinished.values()):
             if task.future is None or task.is_cancelled:
                 continue
             able = bool(names if task.nodes is None else names.intersection(task.nodes))
-            if able and (task.is_forgotten or not task.has_worker(workers)) and task.attempts <= ATTEMPTS:
+            if able and (task.is_forgotten or not task.has_worker(workers)) and task.attempts <= MAX_ATTEMPTS:
                 logger.info("job %s is started again", task.job.id)
                 task.job.status = DispyJob.Created
-                self._start([task], workers)
-            elif not able and silent > PATIENCE:
-                self._finish(task, None, f"no node was there to run it for {PATIENCE:g} s")
+                self._submit_tasks([task], workers)
+            elif not able and silent > ABANDON_DELAY:
+                self._finish_task(task, None, f"no node was there to run it for {ABANDON_DELAY:g} s")
 
-    def _finish(self, task: Task, reply: _node.Reply | None, why: str | None = None) -> None:
+    def _finish_task(self, task: Task, reply: _node.Reply | None, why: str | None = None) -> None:
         """A job has ended: with a reply of the node; or Abandoned, and `why`; or Cancelled."""
         job = task.job
         if self._job_status:
-            time.sleep(max(0.0, job.submit_time + HOLD - time.time()))
-        if not self._account.end(task):
+            time.sleep(max(0.0, job.submit_time + CALLBACK_DELAY - time.time()))
+        if not self._tracker.close_job(task):
             return
         dispy_node, exception = None, why
         status = DispyJob.Abandoned if why else DispyJob.Cancelled
@@ -369,12 +369,12 @@ class JobCluster:
         self._notify(status, dispy_node, job)
         if self._job_status:
             self._calls.put((self._job_status, (job,)))
-            self._calls.put((self._count_down, ()))
+            self._calls.put((self._count_ended_job, ()))
         else:
-            self._count_down()
+            self._count_ended_job()
         job.finish.set()
 
-    def _count_down(self) -> None:
+    def _count_ended_job(self) -> None:
         with self._lock:
             self._pending -= 1
             if not self._pending:
@@ -385,7 +385,7 @@ class JobCluster:
         if self._cluster_status:
             self._calls.put((self._cluster_status, (status, dispy_node, copy.copy(job))))
 
-    def _call_back(self) -> None:
+    def _run_callbacks(self) -> None:
         """A thread: call the script's own functions, one after the other."""
         while (call := self._calls.get()) is not None:
             function, arguments = call
@@ -403,7 +403,7 @@ class SharedJobCluster(JobCluster):
 def _connect() -> Cluster:
     """Return the cluster. Ends the script, with one line on standard error, when there is none."""
     try:
-        return Cluster(load(), TIMEOUT, False, lambda line: logger.warning("%s", line))
+        return Cluster(load(), NODE_TIMEOUT, False, lambda line: logger.warning("%s", line))
     except BrambleError as error:
         print(f"dispy: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None

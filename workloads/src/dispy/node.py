@@ -25,7 +25,7 @@ from collections import OrderedDict
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, NoReturn
 
-MOST_SERVERS = 4
+MAX_SERVERS = 4
 """Servers that a worker keeps: a client that was killed could not have its own ended. The least recently used goes."""
 TOPIC = "dispy"
 """The topic of dask's events that say when a job begins, and bring its provisional results."""
@@ -71,9 +71,9 @@ class _Server:
     def end(self) -> None:
         """Have it clean up and end, and its jobs with it; do not wait for that."""
         self.control.close()
-        threading.Thread(target=self._bury, daemon=True).start()
+        threading.Thread(target=self._remove, daemon=True).start()
 
-    def _bury(self) -> None:
+    def _remove(self) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=10)
         with contextlib.suppress(ProcessLookupError):
@@ -88,27 +88,27 @@ _running: dict[str, int] = {}
 """The process of each job that runs in this worker."""
 
 
-def _server(name: str, computation: bytes, folder: str, node: tuple[str, str]) -> _Server:
+def _get_server(name: str, computation: bytes, folder: str, node: tuple[str, str]) -> _Server:
     with _lock:
         found = _servers.get(name)
         if found is None or found.process.poll() is not None:
             found = _servers[name] = _Server(computation, folder, node)
         _servers.move_to_end(name)
-        for old in [old for old, server in _servers.items() if not server.jobs][: max(0, len(_servers) - MOST_SERVERS)]:
+        for old in [old for old, server in _servers.items() if not server.jobs][: max(0, len(_servers) - MAX_SERVERS)]:
             if old != name:
                 _servers.pop(old).end()
         found.jobs += 1
         return found
 
 
-def work(name: str, computation: bytes, job: str, arguments: bytes) -> Reply:
+def run_job(name: str, computation: bytes, job: str, arguments: bytes) -> Reply:
     """Run one job, in a process of its own. This is what dask runs, in a thread of a worker."""
     from distributed import get_worker
 
     worker = get_worker()
     address = worker.address.rpartition("://")[2].rpartition(":")[0]
     ended = Reply(str(worker.name), address, time.time(), 0.0)
-    server = _server(name, computation, worker.local_directory, (str(worker.name), address))
+    server = _get_server(name, computation, worker.local_directory, (str(worker.name), address))
     try:
         with server.connect() as connection:
             connection.send_bytes(arguments)
@@ -130,7 +130,7 @@ def work(name: str, computation: bytes, job: str, arguments: bytes) -> Reply:
             server.jobs -= 1
 
 
-def stop(job: str) -> bool:
+def stop_job(job: str) -> bool:
     """Kill a job if it runs in this worker; tell whether it did."""
     process = _running.get(job)
     if process is None:
@@ -140,7 +140,7 @@ def stop(job: str) -> bool:
     return True
 
 
-def end(name: str) -> None:
+def end_server(name: str) -> None:
     """End a computation's server in this worker, and its jobs."""
     with _lock:
         server = _servers.pop(name, None)
@@ -164,7 +164,7 @@ def serve() -> NoReturn:
 
     descriptor, worker, address = sys.argv[1:]
     control = socket.socket(fileno=int(descriptor))
-    fault, function, cleanup = "", None, None
+    setup_error, function, cleanup = "", None, None
     sys.path.insert(0, os.getcwd())
     try:
         files, code = pickle.loads(sys.stdin.buffer.read())
@@ -173,11 +173,11 @@ def serve() -> NoReturn:
                 file.write(content)
         function, names, setup, cleanup = pickle.loads(code)
         place = {"dispy_node_name": worker, "dispy_node_ip_addr": address, "dispy_job_path": os.getcwd()}
-        _globals(function).update(place, **names)
+        _function_globals(function).update(place, **names)
         if setup and setup() not in (None, 0, 1, 2):  # dispy: all of these mean that it is well
             raise RuntimeError("`setup` did not return 0")
     except BaseException:
-        fault = f"this node could not be set up:\n{traceback.format_exc()}"
+        setup_error = f"this node could not be set up:\n{traceback.format_exc()}"
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how jobs ended: the connection tells
@@ -190,7 +190,7 @@ def serve() -> NoReturn:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             control.close()
             with Connection(descriptors[0]) as connection:
-                _job(connection, function, fault)
+                _run_in_child(connection, function, setup_error)
             os._exit(0)
         os.close(descriptors[0])
     if cleanup:
@@ -200,31 +200,31 @@ def serve() -> NoReturn:
     raise AssertionError
 
 
-def _globals(function: Any) -> dict[str, Any]:
+def _function_globals(function: Any) -> dict[str, Any]:
     """The globals that a function, a method or a partial of one sees."""
     while hasattr(function, "func"):
         function = function.func
     return getattr(getattr(function, "__func__", function), "__globals__", {})
 
 
-def _job(connection: Connection, function: Any, fault: str) -> None:
+def _run_in_child(connection: Connection, function: Any, setup_error: str) -> None:
     """Do one job in this process, and say how it ended."""
     import cloudpickle
 
-    def say(kind: str, value: Any) -> None:
+    def send(kind: str, value: Any) -> None:
         connection.send_bytes(pickle.dumps((kind, value)))
 
     stdout, stderr = sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
-    result, exception, start = None, fault or None, time.time()
-    say("begin", os.getpid())
+    result, exception, start = None, setup_error or None, time.time()
+    send("begin", os.getpid())
     try:
         arguments, keywords, names = pickle.loads(connection.recv_bytes())
-        if not fault:
-            names["dispy_provisional_result"] = lambda result: say("provisional", cloudpickle.dumps(result))
-            _globals(function).update(names)
+        if not setup_error:
+            names["dispy_provisional_result"] = lambda result: send("provisional", cloudpickle.dumps(result))
+            _function_globals(function).update(names)
             result = cloudpickle.dumps(function(*arguments, **keywords))
     except BaseException as error:
         # From the job's own function on.
         exception = "".join(traceback.format_exception(type(error), error, error.__traceback__ and error.__traceback__.tb_next))
     ended = {"start": start, "end": time.time(), "result": result, "exception": exception}
-    say("end", ended | {"stdout": stdout.getvalue(), "stderr": stderr.getvalue()})
+    send("end", ended | {"stdout": stdout.getvalue(), "stderr": stderr.getvalue()})

@@ -19,7 +19,7 @@ def inverse(n):  # type: ignore[no-untyped-def]
 
 
 @compiled("uint64(uint64, uint64, uint64, uint64)")
-def times(a, b, n, inverse):  # type: ignore[no-untyped-def]
+def multiply(a, b, n, inverse):  # type: ignore[no-untyped-def]
     """a b / 2^64 mod n, for odd n, a and b below n, and `inverse` 1/n modulo 2^64."""
     high, rest = mulhi(a, b), mulhi(a * b * inverse, n)
     return high - rest if high >= rest else high - rest + n

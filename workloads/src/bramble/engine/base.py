@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Self
 
 from bramble.engine import memory
-from bramble.engine.outcome import Kernel, Outcome, warm_up_here
+from bramble.engine.outcome import Kernel, Outcome, import_and_prepare
 
 Place = Literal["local", "workstation", "cluster"]
 
@@ -14,7 +14,7 @@ class Engine:
 
     nodes: tuple[str, ...]
     label: str
-    took: float | None = None
+    recorded_seconds: float | None = None
     """Seconds that the jobs took, if that was not just now."""
 
     def slots(self, nodes: Sequence[str] | None = None) -> int:
@@ -30,7 +30,7 @@ class Engine:
 
         A kernel's module may have a function `prepare()`, which does what else is done once (such as to compile).
         """
-        warm_up_here(kernel.__module__)
+        import_and_prepare(kernel.__module__)
 
     def map(self, kernel: Kernel, arguments: Sequence[Any], nodes: Sequence[str] | None = None) -> Iterator[Outcome]:
         """Yield one Outcome per argument, as they finish; `nodes` restricts the jobs to these (on the cluster).

@@ -12,7 +12,7 @@ from bramble.engine.base import Engine
 from bramble.engine.cluster_map import ClusterMap
 from bramble.engine.config import ClusterConfig
 from bramble.engine.connection import Connection
-from bramble.engine.outcome import Kernel, Outcome, warm_up_here
+from bramble.engine.outcome import Kernel, Outcome, import_and_prepare
 
 RUNNING = ("executing", "long-running", "cancelled", "resumed")
 """The states of a job that a worker is busy with (distributed.worker_state_machine)."""
@@ -28,13 +28,13 @@ class Cluster(Connection, Engine):
         config: ClusterConfig,
         timeout: float,
         require_all: bool,
-        say: Callable[[str], None],
+        notify: Callable[[str], None],
         wanted: Iterable[str] | None = None,
         job_timeout: float | None = None,
         max_in_flight: int | None = None,
     ) -> None:
         super().__init__(config, timeout)
-        self.say, self.job_timeout, self.max_in_flight = say, job_timeout, max_in_flight
+        self.notify, self.job_timeout, self.max_in_flight = notify, job_timeout, max_in_flight
         try:
             self.nodes = self._wait_for_nodes(set(config.nodes if wanted is None else wanted), require_all)
         except BaseException:
@@ -54,7 +54,7 @@ class Cluster(Connection, Engine):
             )
             if require_all or not there:
                 raise ClusterError(f"{text}; {advice}")
-            self.say(f"{text}; going on with the {len(there)} that did ({advice})")
+            self.notify(f"{text}; going on with the {len(there)} that did ({advice})")
         return tuple(sorted(there))
 
     def _scheduler_info(self, nodes: Sequence[str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -114,11 +114,11 @@ class Cluster(Connection, Engine):
 
     def _retire(self, node: str, addresses: Sequence[str]) -> None:
         retire = partial(self.client.retire_workers, list(addresses), close_workers=False, remove=False, asynchronous=True)
-        if not self.ask(retire) and self.workers([node]):
+        if not self.run_request(retire) and self.workers([node]):
             raise ResultError(f"{node} holds results, and no other node can take them; end the program that they are of")
 
     def heartbeats(self, addresses: Sequence[str]) -> dict[str, tuple[float, int]]:
-        """Return, by address of a worker that is there, when it last reported to the scheduler and how many jobs it ran then."""
+        """Return, by address of a worker, when it last reported to the scheduler and how many jobs it ran then."""
         return {
             address: (worker["last_seen"], sum(worker["metrics"]["task_counts"].get(state, 0) for state in RUNNING))
             for address, worker in self.identities().items()
@@ -129,7 +129,7 @@ class Cluster(Connection, Engine):
         """Have every worker import the kernel. Raises ClusterError, naming the node, if one cannot."""
         module = kernel.__module__
         jobs = [
-            (node, self.client.submit(warm_up_here, module, workers=[address], pure=False))
+            (node, self.client.submit(import_and_prepare, module, workers=[address], pure=False))
             for address, node in self.workers().items()
         ]
         for node, job in jobs:
@@ -145,4 +145,4 @@ class Cluster(Connection, Engine):
 
     def map(self, kernel: Kernel, arguments: Sequence[Any], nodes: Sequence[str] | None = None) -> Iterator[Outcome]:
         """See Engine.map and ClusterMap."""
-        return ClusterMap(self, kernel, arguments, nodes, self.nodes, self.say, self.job_timeout, self.max_in_flight).outcomes()
+        return ClusterMap(self, kernel, arguments, nodes, self.nodes, self.notify, self.job_timeout, self.max_in_flight).outcomes()

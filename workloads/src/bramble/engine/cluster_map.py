@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bramble import ResultError
-from bramble.engine.account import ATTEMPTS, Account, Job
+from bramble.engine.job_tracker import MAX_ATTEMPTS, JobTracker, Job
 from bramble.engine.connection import Connection, Event
-from bramble.engine.outcome import Kernel, Outcome, Return, call_on_worker
+from bramble.engine.outcome import Kernel, Outcome, JobResult, call_on_worker
 
 GATHER_INTERVAL = 0.5
 """Seconds: results are fetched at most this often, many at a time; one trip per job would eat a small scheduler."""
-SILENCE = 5.0
+NODE_CHECK_DELAY = 5.0
 """Seconds without a finished job after which we ask the scheduler whether the nodes we wait for still exist."""
 
 
-def jobs_that_run(dask_scheduler: Any) -> dict[str, tuple[str, float]]:
+def running_jobs(dask_scheduler: Any) -> dict[str, tuple[str, float]]:
     """On the scheduler: by key of a job that runs, its worker's address, and for how many seconds it ran at the last report."""
     return {
         str(task.key): (address, seconds)
@@ -51,86 +51,86 @@ class ClusterMap:
         arguments: Sequence[Any],
         nodes: Sequence[str] | None,
         all_nodes: Sequence[str],
-        say: Callable[[str], None],
+        notify: Callable[[str], None],
         job_timeout: float | None,
         max_in_flight: int | None,
     ) -> None:
         self.connection, self.kernel, self.arguments, self.nodes = connection, kernel, arguments, nodes
-        self.say, self.job_timeout, self.max_in_flight = say, job_timeout, max_in_flight
-        self.wanted = ", ".join(nodes or all_nodes)
+        self.notify, self.job_timeout, self.max_in_flight = notify, job_timeout, max_in_flight
+        self.node_names = ", ".join(nodes or all_nodes)
         """The nodes that the jobs may go to, for people."""
-        self.account = Account[MapJob](connection)
+        self.tracker = JobTracker[MapJob](connection)
         self.pending = deque(MapJob(name=str(index), index=index) for index in range(len(arguments)))
         """The jobs that have not been submitted."""
         self.suspects: deque[MapJob] = deque()
         """Jobs whose workers died again and again. Any of those that a worker ran at the time may be the one that kills."""
-        self.one_by_one = False
+        self.is_isolating_suspects = False
         """Whether the suspects are being tried, one after the other."""
         self.events: deque[Event] = deque()
-        self.begin = 0.0
+        self.started_at = 0.0
 
     def outcomes(self) -> Iterator[Outcome]:
         """Yield how each job ended. Raises ResultError when one raises."""
-        account = self.account
-        self.begin = last_check = time.monotonic()
+        tracker = self.tracker
+        self.started_at = last_check = time.monotonic()
         last_gather, attempts = 0.0, 1
         self.connection.listeners.append(self.events)
         try:
             for job in self.pending:
-                account.add(job)
-            while account.open:
+                tracker.add_job(job)
+            while tracker.unfinished:
                 self.submit_pending()
-                ended = account.collect(self.patience, last_gather + GATHER_INTERVAL)
+                ended = tracker.collect_ended(self.check_interval, last_gather + GATHER_INTERVAL)
                 self.read_events()
-                finished: list[tuple[MapJob, Return]] | None = None
+                finished: list[tuple[MapJob, JobResult]] | None = None
                 if ended:
-                    yield from self.sort_out_killed(ended)
-                    finished = account.fetch(ended)
+                    yield from self.handle_killed_jobs(ended)
+                    finished = tracker.fetch_results(ended)
                     last_gather = time.monotonic()
-                    for job, back in finished or []:
-                        yield self.finish(job, back)
-                if self.job_timeout and time.monotonic() - last_check >= self.patience:
-                    yield from self.end_overdue(self.job_timeout)
+                    for job, result in finished or []:
+                        yield self.finish_job(job, result)
+                if self.job_timeout and time.monotonic() - last_check >= self.check_interval:
+                    yield from self.end_overdue_jobs(self.job_timeout)
                     last_check = time.monotonic()
 
-                forgotten = any(job.is_forgotten for job in account.submitted.values())
-                if account.submitted and (forgotten or (not finished and not self.has_worker())):
-                    back_again = self.connection.wait_for_worker(self.nodes)
-                    if back_again and not forgotten and self.has_worker():
+                forgotten = any(job.is_forgotten for job in tracker.submitted.values())
+                if tracker.submitted and (forgotten or (not finished and not self.has_worker())):
+                    has_returned = self.connection.wait_for_worker(self.nodes)
+                    if has_returned and not forgotten and self.has_worker():
                         continue  # dask has kept the jobs
-                    unfinished = sorted(account.submitted.values(), key=lambda job: job.index)
-                    account.cancel(unfinished)
+                    unfinished = sorted(tracker.submitted.values(), key=lambda job: job.index)
+                    tracker.cancel(unfinished)
                     attempts += 1
-                    if back_again and attempts <= ATTEMPTS:
-                        who = "the scheduler" if forgotten else f"every worker of {self.wanted}"
-                        self.say(f"{who} went away and came back; {len(unfinished)} unfinished jobs are submitted again")
-                        self.submit(unfinished)
+                    if has_returned and attempts <= MAX_ATTEMPTS:
+                        who = "the scheduler" if forgotten else f"every worker of {self.node_names}"
+                        self.notify(f"{who} went away and came back; {len(unfinished)} unfinished jobs are submitted again")
+                        self.submit_jobs(unfinished)
                         continue
                     for job in sorted([*unfinished, *self.pending], key=lambda job: job.index):
-                        yield self.mark_lost(job, f"no worker of {self.wanted} was left to run it, in {attempts - 1} attempts")
+                        yield self.mark_lost(job, f"no worker of {self.node_names} was left to run it, in {attempts - 1} attempts")
                     self.pending.clear()
         finally:
-            account.cancel(account.submitted.values())
+            tracker.cancel(tracker.submitted.values())
             self.connection.listeners.remove(self.events)
 
     @property
-    def patience(self) -> float:
+    def check_interval(self) -> float:
         """Seconds to wait for a job to end before the scheduler is asked what it is about."""
-        return min(SILENCE, max(0.5, (self.job_timeout or 4 * SILENCE) / 4))
+        return min(NODE_CHECK_DELAY, max(0.5, (self.job_timeout or 4 * NODE_CHECK_DELAY) / 4))
 
     def submit_pending(self) -> None:
         """Submit what may be on the cluster now. When only suspects are left, one of them."""
-        submitted = len(self.account.submitted)
+        submitted = len(self.tracker.submitted)
         room = min(len(self.pending), (self.max_in_flight or len(self.pending)) - submitted)
         if room > 0:
-            self.submit([self.pending.popleft() for _ in range(room)])
+            self.submit_jobs([self.pending.popleft() for _ in range(room)])
         elif not submitted:
-            if not self.one_by_one:
-                self.say(f"the workers of {len(self.suspects)} jobs died more than once; now one of these after the other")
-            self.one_by_one = True
-            self.submit([self.suspects.popleft()])
+            if not self.is_isolating_suspects:
+                self.notify(f"the workers of {len(self.suspects)} jobs died more than once; now one of these after the other")
+            self.is_isolating_suspects = True
+            self.submit_jobs([self.suspects.popleft()])
 
-    def submit(self, jobs: Sequence[MapJob]) -> None:
+    def submit_jobs(self, jobs: Sequence[MapJob]) -> None:
         from distributed.protocol.pickle import dumps
 
         self.connection.subscribe()
@@ -138,12 +138,12 @@ class ClusterMap:
         # dask's pickle: what a script defines itself travels as code.
         packed = [dumps((self.kernel, self.arguments[job.index])) for job in jobs]
         bound = None if self.nodes is None else addresses
-        self.account.submit(jobs, call_on_worker, [packed], self.kernel.__name__, bound)
+        self.tracker.submit(jobs, call_on_worker, [packed], self.kernel.__name__, bound)
 
     def has_worker(self) -> bool:
         """Return whether workers are there that may run the jobs as they were submitted."""
         workers = self.connection.workers(self.nodes)
-        return all(job.has_worker(workers) for job in self.account.submitted.values())
+        return all(job.has_worker(workers) for job in self.tracker.submitted.values())
 
     def read_events(self) -> None:
         """Note which jobs were resubmitted from which node."""
@@ -153,49 +153,49 @@ class ClusterMap:
             if event["action"] == "add-worker":
                 self.connection.workers()
             elif event["action"] == "remove-worker":
-                node = self.connection.seen.get(str(event["worker"]), str(event["worker"]))
-                by_key = by_key or {str(job.future.key): job for job in self.account.submitted.values() if job.future}
+                node = self.connection.known_workers.get(str(event["worker"]), str(event["worker"]))
+                by_key = by_key or {str(job.future.key): job for job in self.tracker.submitted.values() if job.future}
                 for key in {*event["processing-tasks"], *event["lost-computed-tasks"]} & by_key.keys():
                     by_key[key].retried.append(node)
 
-    def finish(self, job: MapJob, back: Return) -> Outcome:
+    def finish_job(self, job: MapJob, result: JobResult) -> Outcome:
         """Close a job that dask has a result of. Raises ResultError when its kernel raised."""
-        self.account.end(job)
-        node = self.connection.node_of(back.worker)
-        return back.outcome(job.index, self.arguments[job.index], node, job.ended_at - self.begin, job.retried)
+        self.tracker.close_job(job)
+        node = self.connection.node_of(result.worker)
+        return result.to_outcome(job.index, self.arguments[job.index], node, job.ended_at - self.started_at, job.retried)
 
-    def sort_out_killed(self, ended: Sequence[MapJob]) -> Iterator[Outcome]:
+    def handle_killed_jobs(self, ended: Sequence[MapJob]) -> Iterator[Outcome]:
         """Make suspects of jobs that dask gave up since their workers died; one that was a suspect is lost."""
         from distributed import KilledWorker
 
-        for job, error in self.account.errors(ended):
+        for job, error in self.tracker.failed_jobs(ended):
             if not isinstance(error, KilledWorker):
                 raise ResultError(f"job {job.index} failed with argument {self.arguments[job.index]!r}: {error!r}")
-            if self.one_by_one:
+            if self.is_isolating_suspects:
                 node = self.connection.node_of(str(error.last_worker.name))
                 yield self.mark_lost(job, f"every worker that ran it died, {node} the last; too much memory?", node)
             else:
-                self.account.withdraw(job)
+                self.tracker.withdraw(job)
                 self.suspects.append(job)
 
-    def end_overdue(self, limit: float) -> Iterator[Outcome]:
+    def end_overdue_jobs(self, limit: float) -> Iterator[Outcome]:
         """Lose the jobs that run for longer than `limit` seconds; their worker processes are started anew."""
-        running = self.connection.ask(lambda: self.connection.client.run_on_scheduler(jobs_that_run)) or {}
+        running = self.connection.run_request(lambda: self.connection.client.run_on_scheduler(running_jobs)) or {}
         overdue = {
             job: running[key][0]
-            for job in self.account.submitted.values()
+            for job in self.tracker.submitted.values()
             if job.future and (key := str(job.future.key)) in running and running[key][1] > limit
         }
         if overdue:
             # First, or dask would run them again.
-            self.account.cancel(overdue)
+            self.tracker.cancel(overdue)
             self.connection.restart_workers(set(overdue.values()))
         for job, address in overdue.items():
-            node = self.connection.seen.get(address, address)
+            node = self.connection.known_workers.get(address, address)
             yield self.mark_lost(job, f"it ran on {node} for more than {limit:g} s (--job-timeout) and was ended", node)
 
     def mark_lost(self, job: MapJob, reason: str, node: str = "") -> Outcome:
         """Close a job that has no result."""
-        self.account.end(job)
-        after = time.monotonic() - self.begin
-        return Outcome(job.index, node=node, after=after, lost=reason, retried=tuple(job.retried))
+        self.tracker.close_job(job)
+        after = time.monotonic() - self.started_at
+        return Outcome(job.index, node=node, finished_after=after, lost=reason, retried=tuple(job.retried))

@@ -32,7 +32,7 @@ class Connection:
     def __init__(self, config: ClusterConfig, timeout: float) -> None:
         """Raises UsageError (certificates) and ClusterError (no scheduler within `timeout` seconds)."""
         self.config, self.timeout = config, timeout
-        self.seen: dict[str, str] = {}
+        self.known_workers: dict[str, str] = {}
         """Address to node of every worker that was ever here."""
         self.listeners: list[deque[Event]] = []
         """Where to put what happens on the cluster: a queue for each map."""
@@ -93,7 +93,7 @@ class Connection:
         """The scheduler's own functions; each call gives what can be awaited."""
         return self.client.scheduler
 
-    def ask(self, request: Callable[[], Any]) -> Any:
+    def run_request(self, request: Callable[[], Any]) -> Any:
         """Run an asynchronous dask request to its end and return what it returns; None if there is no answer in time.
 
         dask has many words for a scheduler or a node that is gone (timeout, cancelled, closed, lost); the account of
@@ -107,14 +107,14 @@ class Connection:
     def identities(self) -> dict[str, dict[str, Any]]:
         """Return what the scheduler knows of each worker, by its address; nothing without a scheduler."""
         # Not client.scheduler_info(): without a scheduler that tells what it last knew.
-        found = self.ask(lambda: self._scheduler.identity(n_workers=-1))
+        found = self.run_request(lambda: self._scheduler.identity(n_workers=-1))
         workers: dict[str, dict[str, Any]] = found["workers"] if found else {}
         return workers
 
     def workers(self, nodes: Collection[str] | None = None) -> dict[str, str]:
         """Return address to node of the workers that the scheduler has now (of these nodes); empty without a scheduler."""
         found = {address: self.node_of(str(worker["name"])) for address, worker in self.identities().items()}
-        self.seen |= found
+        self.known_workers |= found
         return {address: node for address, node in found.items() if nodes is None or node in nodes}
 
     def node_of(self, worker: str) -> str:
@@ -132,20 +132,20 @@ class Connection:
     def cancel(self, futures: Iterable["Future[Any]"]) -> None:
         """Cancel jobs, running ones too. Best effort: without a scheduler there is nothing to cancel."""
         if futures := list(futures):
-            self.ask(partial(self.client.cancel, futures, asynchronous=True, force=True))
+            self.run_request(partial(self.client.cancel, futures, asynchronous=True, force=True))
 
     def subscribe(self) -> None:
         """Have the listeners told of what happens on the cluster. A scheduler that was restarted has to be asked again."""
 
-        def tell(event: tuple[float, Event]) -> None:
+        def forward_event(event: tuple[float, Event]) -> None:
             for listener in self.listeners:
                 listener.append(event[1])
 
-        self.client.subscribe_topic("all", tell)
+        self.client.subscribe_topic("all", forward_event)
 
     def restart_workers(self, addresses: Iterable[str]) -> None:
         """Have the nannies of these workers start them anew; whatever runs there ends."""
-        self.ask(
+        self.run_request(
             lambda: self._scheduler.restart_workers(
                 workers=sorted(addresses), timeout=ANSWER_TIMEOUT, wait_for_workers=False, on_error="return",
                 stimulus_id=f"bramble-job-timeout-{time.time()}",

@@ -11,7 +11,7 @@ def available() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
 
 
-def demand(need: int, what: str) -> None:
+def require(byte_count: int, purpose: str) -> None:
     """Raise UsageError, with the numbers, when this machine has not so many bytes for something."""
     if need > (there := available()):
         raise UsageError(f"{what} needs about {need / 1e9:.3g} GB of memory, {there / 1e9:.3g} GB are free here; ask for less")

@@ -27,13 +27,13 @@ class Outcome:
     result: Any = None
     node: str = ""
     seconds: float = 0.0
-    after: float = 0.0
+    finished_after: float = 0.0
     lost: str | None = None
     retried: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Return:
+class JobResult:
     """What travels back from a job: the result, or the text of a traceback; the worker's name, and seconds in the kernel."""
 
     result: Any
@@ -41,14 +41,14 @@ class Return:
     worker: str
     seconds: float
 
-    def outcome(self, index: int, argument: Any, node: str, after: float, retried: Sequence[str] = ()) -> Outcome:
+    def to_outcome(self, index: int, argument: Any, node: str, after: float, retried: Sequence[str] = ()) -> Outcome:
         """Return the outcome of the job. Raises ResultError when the kernel raised."""
         if self.traceback is not None:
             raise ResultError(f"job {index} failed on {node} with argument {argument!r}:\n{self.traceback.rstrip()}")
         return Outcome(index, self.result, node, self.seconds, after, retried=tuple(retried))
 
 
-def call(kernel: Kernel, argument: Any, worker: str) -> Return:
+def call_kernel(kernel: Kernel, argument: Any, worker: str) -> JobResult:
     """Run and time one job. An exception becomes text here, where its traceback is: not every exception can travel."""
     begin = time.perf_counter()
     result, text = None, None
@@ -56,18 +56,18 @@ def call(kernel: Kernel, argument: Any, worker: str) -> Return:
         result = kernel(argument)
     except Exception:
         text = traceback.format_exc()
-    return Return(result, text, worker, time.perf_counter() - begin)
+    return JobResult(result, text, worker, time.perf_counter() - begin)
 
 
-def call_on_worker(job: bytes) -> Return:
+def call_on_worker(job: bytes) -> JobResult:
     """Run a job, which is a pickled kernel and argument: the scheduler hands it on without importing what is in it."""
     from distributed import get_worker
 
     kernel, argument = pickle.loads(job)
-    return call(kernel, argument, str(get_worker().name))
+    return call_kernel(kernel, argument, str(get_worker().name))
 
 
-def warm_up_here(module: str) -> str:
+def import_and_prepare(module: str) -> str:
     """Import the kernel's module and have it prepare; return the version of this package here."""
     prepare = getattr(importlib.import_module(module), "prepare", None)
     if prepare:

@@ -10,7 +10,7 @@ from bramble.engine.local import Local
 from bramble.engine.workstation import Workstation
 
 
-def connect_to(nodes: Iterable[str], timeout: float) -> Cluster:
+def connect_to_nodes(nodes: Iterable[str], timeout: float) -> Cluster:
     """Return the cluster, as soon as all of these nodes are there. Raises UsageError; ClusterError if one is not in time."""
     return Cluster(load(), timeout, True, print, nodes)
 
@@ -19,7 +19,7 @@ def connect(
     place: Place,
     timeout: float = 30.0,
     require_all: bool = False,
-    say: Callable[[str], None] = print,
+    notify: Callable[[str], None] = print,
     job_timeout: float | None = None,
     max_in_flight: int | None = None,
 ) -> Engine:
@@ -31,7 +31,7 @@ def connect(
     node missing).
     """
     if place == "cluster":
-        return Cluster(load(), timeout, require_all, say, job_timeout=job_timeout, max_in_flight=max_in_flight)
+        return Cluster(load(), timeout, require_all, notify, job_timeout=job_timeout, max_in_flight=max_in_flight)
     if job_timeout or max_in_flight:
         raise UsageError(f"--{'job-timeout' if job_timeout else 'max-in-flight'} goes with --on cluster")
     return Workstation() if place == "workstation" else Local()

@@ -12,7 +12,7 @@ import signal
 import distributed
 from distributed.comm.core import Comm
 
-_watches: set[asyncio.Task[None]] = set()
+_nanny_watchers: set[asyncio.Task[None]] = set()
 """The loop itself keeps only weak references."""
 
 
@@ -29,8 +29,8 @@ class Worker(distributed.Worker):
 async def dask_setup(nanny: distributed.Nanny) -> None:
     """Called by dask for each nanny: when one ends (its worker can not be started), all end, and systemd starts them anew."""
 
-    async def leave_together() -> None:
+    async def end_with_nanny() -> None:
         await nanny.finished()
         os.kill(os.getpid(), signal.SIGTERM)
 
-    _watches.add(asyncio.create_task(leave_together()))
+    _nanny_watchers.add(asyncio.create_task(end_with_nanny()))

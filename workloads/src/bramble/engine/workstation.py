@@ -10,31 +10,31 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from bramble.engine.base import Engine
-from bramble.engine.outcome import Kernel, Outcome, Return, call, warm_up_here
+from bramble.engine.outcome import Kernel, Outcome, JobResult, call_kernel, import_and_prepare
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ProcessPoolExecutor
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
+def _defer_interrupts() -> Iterator[None]:
     """Let Ctrl-C wait while processes are started: one that is half started complains that the rest of it is gone.
 
     They inherit that they do not hear it. The handler is for this process, since other threads of it may hear it.
     """
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    if not is_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
-    came: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, _: came.append(number))
-    heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    received: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: received.append(number))
+    previous_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous_mask)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if came:
+    if received:
         raise KeyboardInterrupt
 
 
@@ -46,7 +46,7 @@ class Workstation(Engine):
         self.processes = len(os.sched_getaffinity(0))
         self.label = f"{self.processes} cores of {self.nodes[0]}"
         self.pool: ProcessPoolExecutor | None = None
-        self.jobs: dict[Future[Return], int] = {}
+        self.jobs: dict[Future[JobResult], int] = {}
 
     def slots(self, nodes: Sequence[str] | None = None) -> int:
         return self.processes
@@ -57,7 +57,7 @@ class Workstation(Engine):
 
         super().warm_up(kernel)
         if self.pool is not None:
-            list(self.pool.map(warm_up_here, [kernel.__module__] * self.processes))
+            list(self.pool.map(import_and_prepare, [kernel.__module__] * self.processes))
             return
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([kernel.__module__])
@@ -69,8 +69,8 @@ class Workstation(Engine):
             initializer=signal.signal,
             initargs=(signal.SIGINT, signal.SIG_IGN),
         )
-        with _uninterrupted():
-            modules = self.pool.map(warm_up_here, [kernel.__module__] * self.processes)
+        with _defer_interrupts():
+            modules = self.pool.map(import_and_prepare, [kernel.__module__] * self.processes)
         list(modules)
 
     def map(self, kernel: Kernel, arguments: Sequence[Any], nodes: Sequence[str] | None = None) -> Iterator[Outcome]:
@@ -81,15 +81,15 @@ class Workstation(Engine):
             self.warm_up(kernel)
         assert self.pool is not None
         begin, node = time.monotonic(), self.nodes[0]
-        self.jobs = {self.pool.submit(call, kernel, argument, node): index for index, argument in enumerate(arguments)}
+        self.jobs = {self.pool.submit(call_kernel, kernel, argument, node): index for index, argument in enumerate(arguments)}
         for job in as_completed(self.jobs):
             index = self.jobs[job]
             try:
-                back = job.result()
+                result = job.result()
             except BrokenProcessPool:
                 yield Outcome(index, lost=f"a process of {node} died (out of memory? `dmesg | tail` tells)")
             else:
-                yield back.outcome(index, arguments[index], node, time.monotonic() - begin)
+                yield result.to_outcome(index, arguments[index], node, time.monotonic() - begin)
 
     def close(self) -> None:
         import multiprocessing

@@ -26,7 +26,7 @@ MaxInFlight = Annotated[int | None, typer.Option(min=1, metavar="N", help="Have 
 Share = Annotated[str | None, typer.Option(metavar="I/N", help="Do only every N-th job, from the I-th on: see --merge.")]
 Merge = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Compute nothing: put together the shares in this folder.")]
 
-OF_ALL: dict[str, tuple[object, object]] = {
+COMMON_OPTIONS: dict[str, tuple[object, object]] = {
     "on": (On, "cluster"),
     "compare": (Compare, False),
     "nodes": (Nodes, None),
@@ -58,7 +58,7 @@ def optional_number(option: str, text: str | None) -> int | None:
     return None if text is None else whole_number(option, text)
 
 
-def share_of(text: str) -> tuple[int, int]:
+def parse_share(text: str) -> tuple[int, int]:
     """Return which share of how many: 2/8. Raises UsageError."""
     index, slash, count = text.partition("/")
     if not slash:

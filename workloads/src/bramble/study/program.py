@@ -27,7 +27,7 @@ class Run:
     @property
     def seconds(self) -> float:
         """Since it began; of shares that were put together, what they took."""
-        return self.engine.took or time.perf_counter() - self.begin
+        return self.engine.recorded_seconds or time.perf_counter() - self.begin
 
     @property
     def slots(self) -> int:
@@ -45,7 +45,7 @@ class Run:
         Raises ResultError when a job raises or is lost.
         """
         label = f"{self.name} {label}".strip()
-        with closing(self.screen.watch(self.engine.map(kernel, arguments, self.nodes), len(arguments), label)) as outcomes:
+        with closing(self.screen.show_progress(self.engine.map(kernel, arguments, self.nodes), len(arguments), label)) as outcomes:
             for outcome in outcomes:
                 if outcome.lost is not None:
                     raise ResultError(f"{label}: job {outcome.index} of {len(arguments)} was lost: {outcome.lost}")
@@ -71,9 +71,9 @@ class Program:
     kernels: Sequence[Kernel]
     compute: Callable[[Run], Any]
     describe: Callable[[Any], dict[str, Any]] = dict
-    tell: Callable[[Any], str] | None = None
-    picture: Callable[[Any, Path], None] | None = None
-    save: Callable[[Any, Path], None] | None = None
+    summarise: Callable[[Any], str] | None = None
+    draw_picture: Callable[[Any, Path], None] | None = None
+    write_files: Callable[[Any, Path], None] | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
     check: Callable[[dict[str, Any]], None] | None = None
     finish: Callable[[Any], None] | None = None

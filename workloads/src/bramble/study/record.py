@@ -17,10 +17,10 @@ def write_record(program: Program, request: Request, answer: Any, record: dict[s
         return
     with report.folder(request.report) as folder:
         report.write_json(record, str(folder / f"{program.name}.json"))
-        if program.picture:
-            program.picture(answer, folder / f"{program.name}.png")
-        if program.save:
-            program.save(answer, folder)
+        if program.draw_picture:
+            program.draw_picture(answer, folder / f"{program.name}.png")
+        if program.write_files:
+            program.write_files(answer, folder)
         if len(record["runs"]) > 1:
             draw_runs(record, folder / f"{program.name}-speedup.png")
 

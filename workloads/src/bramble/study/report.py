@@ -45,12 +45,12 @@ def versions() -> dict[str, str]:
     return {"bramble": __version__, "python": platform.python_version(), **found}
 
 
-def per_node(outcomes: Iterable[Outcome]) -> dict[str, int]:
+def jobs_per_node(outcomes: Iterable[Outcome]) -> dict[str, int]:
     """Finished jobs by node, sorted by name."""
     return dict(sorted(Counter(outcome.node for outcome in outcomes if outcome.lost is None).items()))
 
 
-def retried(outcomes: Iterable[Outcome]) -> dict[str, int]:
+def retries_per_node(outcomes: Iterable[Outcome]) -> dict[str, int]:
     """Return how many jobs were resubmitted from each node, sorted by name."""
     return dict(sorted(Counter(node for outcome in outcomes for node in outcome.retried).items()))
 
@@ -77,7 +77,7 @@ def write_json(record: dict[str, Any], target: str) -> None:
         raise UsageError(f"the result cannot be written to {target}: {error.strerror}") from None
 
 
-def own_folder(name: str) -> Path:
+def default_folder(name: str) -> Path:
     """Return where a report goes that nobody gave a place."""
     return Path("reports", f"{time.strftime('%Y-%m-%dT%H%M%S')}-{name}")
 
@@ -110,17 +110,17 @@ class Screen:
         self.stream = sys.stderr if json_target == "-" else sys.stdout
         self.bar: Progress | None = None
 
-    def say(self, line: str = "") -> None:
+    def print_line(self, line: str = "") -> None:
         if self.bar:
             self.bar.console.print(line, markup=False, highlight=False)
         else:
             print(line, file=self.stream, flush=True)
 
-    def follow(self, outcomes: Iterator[Outcome], total: int, label: str, row: Row | None = None) -> list[Outcome]:
+    def collect_outcomes(self, outcomes: Iterator[Outcome], total: int, label: str, row: Row | None = None) -> list[Outcome]:
         """Collect the outcomes of a run, showing them as they come: see `watch`."""
-        return list(self.watch(outcomes, total, label, row))
+        return list(self.show_progress(outcomes, total, label, row))
 
-    def watch(
+    def show_progress(
         self, outcomes: Iterator[Outcome], total: int, label: str, row: Row | None = None
     ) -> Generator[Outcome, None, None]:
         """Pass the outcomes of a run on, showing them as they come.
@@ -146,10 +146,10 @@ class Screen:
                 if self.bar:
                     self.bar.update(self.bar.task_ids[0], advance=1, state=state())
                 if row:
-                    self.say(row(outcome))
+                    self.print_line(row(outcome))
                 elif not self.bar and (now - last >= 1 or count == total):
                     last = now
-                    self.say(f"{label}: {count}/{total} after {now - begin:.1f} s  {state()}")
+                    self.print_line(f"{label}: {count}/{total} after {now - begin:.1f} s  {state()}")
                 yield outcome
 
     @contextmanager

@@ -56,12 +56,12 @@ def perform(program: Program, request: Request, screen: Screen) -> tuple[Any, di
         config.load()  # before anything takes its time
     for place in request.places:
         # What is for the cluster alone is no mistake when it is compared with other places.
-        own = (request.job_timeout, request.max_in_flight) if place == "cluster" or not request.compare else ()
-        with connect(place, request, screen, own) as engine:
+        cluster_options = (request.job_timeout, request.max_in_flight) if place == "cluster" or not request.compare else ()
+        with connect(place, request, screen, cluster_options) as engine:
             groups: list[tuple[str, ...] | None] = [None]
             if request.nodes and (place == "cluster" or not request.compare):
                 groups = [places.first_nodes(engine, count) for count in request.nodes]
-            screen.say(f"{program.name} on {engine.label}, warming up")
+            screen.print_line(f"{program.name} on {engine.label}, warming up")
             for kernel in program.kernels:
                 engine.warm_up(kernel)
             for group in groups:
@@ -76,8 +76,8 @@ def perform(program: Program, request: Request, screen: Screen) -> tuple[Any, di
                         "seconds": seconds,
                         "jobs": len(run.jobs),
                         "job_seconds": sum(job.seconds for job in run.jobs),
-                        "per_node": report.per_node(run.jobs),
-                        "retried": report.retried(run.jobs),
+                        "per_node": report.jobs_per_node(run.jobs),
+                        "retried": report.retries_per_node(run.jobs),
                         **run.notes,
                     }
                 )
@@ -90,21 +90,21 @@ def perform(program: Program, request: Request, screen: Screen) -> tuple[Any, di
                 answer = found
     add_speedups(runs)
     print_table(runs, screen)
-    if program.tell:
-        screen.say(program.tell(answer))
+    if program.summarise:
+        screen.print_line(program.summarise(answer))
     record = {"workload": program.name, "on": request.on, **program.parameters, **program.describe(answer), "runs": runs}
     return answer, record
 
 
-def connect(place: Place, request: Request, screen: Screen, own: Sequence[Any]) -> Engine:
-    """The engine for a place; `own` is what only the cluster is told. Raises UsageError and ClusterError."""
+def connect(place: Place, request: Request, screen: Screen, cluster_options: Sequence[Any]) -> Engine:
+    """The engine for a place; `cluster_options` is what only the cluster is told. Raises UsageError and ClusterError."""
     if (request.share or request.merge) and (request.compare or request.nodes or (request.share and request.merge)):
         raise UsageError("--share and --merge go with none of --compare, --nodes and each other")
     if request.merge:
-        return share.Merged(request.merge)
+        return share.MergedShares(request.merge)
     if request.share:
         return share.connect(place, request.share)
-    return places.connect(place, request.timeout, request.require_all, screen.say, *own)
+    return places.connect(place, request.timeout, request.require_all, screen.print_line, *cluster_options)
 
 
 def add_speedups(runs: list[dict[str, Any]]) -> None:
@@ -132,9 +132,9 @@ def shorten(answer: Any) -> str:
 
 def print_table(runs: Sequence[dict[str, Any]], screen: Screen) -> None:
     """Print the runs side by side."""
-    screen.say(f"\n{'where':<12}{'jobs at once':>13}{'seconds':>10}{'speed-up':>10}{'efficiency':>12}{'Karp-Flatt':>12}")
+    screen.print_line(f"\n{'where':<12}{'jobs at once':>13}{'seconds':>10}{'speed-up':>10}{'efficiency':>12}{'Karp-Flatt':>12}")
     for run in runs:
         serial = "-" if run["karp_flatt"] is None else f"{run['karp_flatt']:.4f}"
-        screen.say(
+        screen.print_line(
             f"{run_label(run):<12}{run['slots']:>13}{run['seconds']:>10.2f}{run['speedup']:>10.2f}{run['efficiency']:>12.3f}{serial:>12}"
         )

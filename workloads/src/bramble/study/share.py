@@ -22,7 +22,7 @@ from bramble.engine import places
 from bramble.engine.base import Engine, Place
 from bramble.engine.outcome import Kernel, Outcome
 
-NUMPY = {"numpy.ndarray", "numpy.dtype", "numpy._core.multiarray._reconstruct", "numpy._core.multiarray.scalar"}
+NUMPY_NAMES = {"numpy.ndarray", "numpy.dtype", "numpy._core.multiarray._reconstruct", "numpy._core.multiarray.scalar"}
 
 
 class ShareComplete(Exception):
@@ -32,11 +32,11 @@ class ShareComplete(Exception):
         self.record = record
 
 
-class _Results(pickle.Unpickler):
+class _ResultUnpickler(pickle.Unpickler):
     """Reads what kernels return, and nothing that could run code: numbers, containers, arrays, dataclasses of this package."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if f"{module}.{name}" in NUMPY:
+        if f"{module}.{name}" in NUMPY_NAMES:
             return super().find_class(module, name)
         if module.startswith("bramble.") and "." not in name:
             found = super().find_class(module, name)
@@ -45,7 +45,7 @@ class _Results(pickle.Unpickler):
         raise UsageError(f"a share has {module}.{name} in it, which no kernel returns")
 
 
-def identify(kernel: Kernel, arguments: Sequence[Any]) -> str:
+def request_hash(kernel: Kernel, arguments: Sequence[Any]) -> str:
     """A hash of what is to be done: shares of different requests must not be mixed."""
     return hashlib.sha256(repr((kernel.__module__, kernel.__name__, list(arguments))).encode()).hexdigest()
 
@@ -65,18 +65,18 @@ class Share(Engine):
 
     def map(self, kernel: Kernel, arguments: Sequence[Any], nodes: Sequence[str] | None = None) -> Iterator[Outcome]:
         """Do the share, then raise ShareComplete. Raises ResultError when a job is lost."""
-        mine = range(self.index - 1, len(arguments), self.count)
+        indices = range(self.index - 1, len(arguments), self.count)
         begin, ended = time.perf_counter(), []
-        for outcome in self.engine.map(kernel, [arguments[index] for index in mine]):
+        for outcome in self.engine.map(kernel, [arguments[index] for index in indices]):
             if outcome.lost is not None:
-                raise ResultError(f"job {mine[outcome.index]} was lost: {outcome.lost}")
-            ended.append((mine[outcome.index], outcome.result, outcome.seconds))
+                raise ResultError(f"job {indices[outcome.index]} was lost: {outcome.lost}")
+            ended.append((indices[outcome.index], outcome.result, outcome.seconds))
             yield outcome
         raise ShareComplete(
             {
                 "share": self.index,
                 "of": self.count,
-                "work": identify(kernel, arguments),
+                "work": request_hash(kernel, arguments),
                 "node": self.nodes[0],
                 "slots": self.slots(),
                 "seconds": time.perf_counter() - begin,
@@ -88,17 +88,17 @@ class Share(Engine):
         self.engine.close()
 
 
-class Merged(Engine):
+class MergedShares(Engine):
     """What all shares found, from the files in a folder."""
 
     def __init__(self, folder: Path) -> None:
         """Raises UsageError when a share is missing, twice there, or not one."""
-        self.folder, self.mapped = folder, False
+        self.folder, self.is_mapped = folder, False
         found: dict[int, dict[str, Any]] = {}
         for path in sorted(folder.glob("*.json")):
             try:
                 record = json.loads(path.read_text(encoding="utf-8"))
-                record["results"] = _Results(io.BytesIO(base64.b64decode(record["results"]))).load()
+                record["results"] = _ResultUnpickler(io.BytesIO(base64.b64decode(record["results"]))).load()
                 first = found.setdefault(record["share"], record)
                 if first is not record:
                     raise UsageError(f"{path}: share {record['share']} is there twice")
@@ -112,7 +112,7 @@ class Merged(Engine):
         self.shares = list(found.values())
         self.nodes = tuple(sorted({str(share["node"]) for share in self.shares}))
         self.label = f"{count} shares in {folder}"
-        self.seconds = self.took = max(float(share["seconds"]) for share in self.shares)
+        self.seconds = self.recorded_seconds = max(float(share["seconds"]) for share in self.shares)
 
     def slots(self, nodes: Sequence[str] | None = None) -> int:
         return sum(int(share["slots"]) for share in self.shares)
@@ -122,12 +122,12 @@ class Merged(Engine):
 
     def map(self, kernel: Kernel, arguments: Sequence[Any], nodes: Sequence[str] | None = None) -> Iterator[Outcome]:
         """Raises UsageError when the shares are of another request, or the program wants more than they have."""
-        if self.mapped:
+        if self.is_mapped:
             raise UsageError(
                 "this program asks for more jobs when it has the first results, which no share can; use --on cluster"
             )
-        self.mapped = True
-        if any(share["work"] != identify(kernel, arguments) for share in self.shares):
+        self.is_mapped = True
+        if any(share["work"] != request_hash(kernel, arguments) for share in self.shares):
             raise UsageError(f"the shares in {self.folder} are of another request than this one; --merge takes the same options")
         for share in self.shares:
             for index, result, seconds in share["results"]:

@@ -52,7 +52,7 @@ def shift(text: str, key: int) -> str:
     )
 
 
-def guess(text: str) -> tuple[int, str]:
+def guess_key(text: str) -> tuple[int, str]:
     """The key with which an English text was enciphered, and the text: the nearest to ENGLISH, by Pearson's chi-squared."""
 
     def distance(plain: str) -> float:
@@ -87,7 +87,7 @@ def make_key(bits: int, seed: int) -> tuple[int, int, int]:
     return p, q, pow(EXPONENT, -1, math.lcm(p - 1, q - 1))
 
 
-def explain(text: str, bits: int, seed: int) -> list[str]:
+def explain_rsa(text: str, bits: int, seed: int) -> list[str]:
     """A key pair, a message enciphered with one half and read with the other, line by line. Raises UsageError."""
     if bits % 2:
         raise UsageError(f"--bits must be even, is {bits}")

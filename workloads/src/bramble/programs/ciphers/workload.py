@@ -13,12 +13,12 @@ def caesar(
     key: Annotated[int | None, typer.Option(help="How far each letter moves on; negative: back. Without it: guess.")] = None,
 ) -> None:
     """Caesar's cipher, and how little it keeps: without a key, the most English of the 26 texts is shown."""
-    from bramble.programs.ciphers.teaching import guess, shift
+    from bramble.programs.ciphers.teaching import guess_key, shift
 
     if key is not None:
         print(shift(text, key))
     else:
-        found, plain = guess(text)
+        found, plain = guess_key(text)
         print(f"{plain}\n(it was enciphered with key {found}, by the frequency of its letters)")
 
 
@@ -28,9 +28,9 @@ def rsa(
     seed: Seed = 0,
 ) -> None:
     """How public keys work, in numbers small enough to look at. Not secure: `bramble factor` breaks every such key."""
-    from bramble.programs.ciphers.teaching import explain
+    from bramble.programs.ciphers.teaching import explain_rsa
 
-    print("\n".join(explain(text, bits, seed)))
+    print("\n".join(explain_rsa(text, bits, seed)))
 
 
 WORKLOAD = Workload(commands=(caesar, rsa))

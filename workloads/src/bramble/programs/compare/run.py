@@ -23,9 +23,9 @@ from bramble.study.runs import Request, perform, run_label
 
 PROBE_JOBS = 4
 """For each job that runs at once: enough to learn how fast a place is."""
-SHARE = 0.8
+TIME_SHARE = 0.8
 """Of the time that is left, what the next workloads are sized for: they start, and are not all as fast as pi is."""
-LEAST_SECONDS = 0.2
+MIN_SECONDS = 0.2
 """A workload is not made smaller than this (of one core)."""
 
 
@@ -40,15 +40,15 @@ def run_all(minutes: float, only: Sequence[str], request: Request, screen: Scree
         raise UsageError(f"there is nothing to compare with the name {unknown[0]!r}; there are {', '.join(known)}")
     chosen = {name: make for name, make in known.items() if not only or name in only}
     begin = time.monotonic()
-    probed = [probe(place, request, screen) for place in request.places]
+    probed = [probe_place(place, request, screen) for place in request.places]
     cost = sum(place["cost"] for place in probed)
     workloads = []
     for index, (name, make) in enumerate(chosen.items()):
         left = minutes * 60 - (time.monotonic() - begin)
-        seconds = max(LEAST_SECONDS, SHARE * left / (len(chosen) - index) / cost)
-        screen.say(f"\n=== {name} ({index + 1} of {len(chosen)}; {left:.0f} s are left)")
+        seconds = max(MIN_SECONDS, TIME_SHARE * left / (len(chosen) - index) / cost)
+        screen.print_line(f"\n=== {name} ({index + 1} of {len(chosen)}; {left:.0f} s are left)")
         folder = request.report / name
-        workloads.append({"name": name, "what": make.__doc__} | run_one(name, partial(make, seconds), request, folder, screen))
+        workloads.append({"name": name, "what": make.__doc__} | run_workload(name, partial(make, seconds), request, folder, screen))
     return {
         "workload": "compare",
         "on": request.on,
@@ -60,9 +60,9 @@ def run_all(minutes: float, only: Sequence[str], request: Request, screen: Scree
     }
 
 
-def probe(place: Place, request: Request, screen: Screen) -> dict[str, Any]:
+def probe_place(place: Place, request: Request, screen: Screen) -> dict[str, Any]:
     """What a place is, and its `cost`: the seconds it takes for what a core of a workstation does in one."""
-    with places.connect(place, request.timeout, request.require_all, screen.say) as engine:
+    with places.connect(place, request.timeout, request.require_all, screen.print_line) as engine:
         for kernel in (count_inside, describe):
             engine.warm_up(kernel)
         nodes = []
@@ -78,22 +78,22 @@ def probe(place: Place, request: Request, screen: Screen) -> dict[str, Any]:
         return {"on": place, "label": engine.label, "slots": engine.slots(), "cost": cost, "nodes": nodes}
 
 
-def run_one(name: str, make: Callable[[], Program], request: Request, folder: Path, screen: Screen) -> dict[str, Any]:
+def run_workload(name: str, make: Callable[[], Program], request: Request, folder: Path, screen: Screen) -> dict[str, Any]:
     """Run one workload in all places: its record, what it says, its pictures (PNG files), or its `error`."""
     said: str | None = None
     record: dict[str, Any] = {}
     error = None
     try:
         program = make()
-        own = replace(request, report=folder, json=None)
-        answer, record = perform(program, own, screen)
-        said = program.tell(answer) if program.tell else None
-        write_record(program, own, answer, record)
+        workload_request = replace(request, report=folder, json=None)
+        answer, record = perform(program, workload_request, screen)
+        said = program.summarise(answer) if program.summarise else None
+        write_record(program, workload_request, answer, record)
         if program.check:
             program.check(record)
     except ResultError as failure:
         error = str(failure)
-        screen.say(f"{name}: {error}")
+        screen.print_line(f"{name}: {error}")
     pictures = [
         str(path) for path in sorted(folder.glob("*.png")) if "speedup" not in path.name
     ]  # speed-ups are in the report anyway

@@ -20,15 +20,15 @@ def compare(
 ) -> None:
     """All workloads on one core, on all cores here and (--on cluster) on the cluster, in one report for a browser."""
     from bramble.programs.compare import run
-    from bramble.study.report import Screen, own_folder
+    from bramble.study.report import Screen, default_folder
     from bramble.study.runs import Request
 
-    folder = report or own_folder("compare")
+    folder = report or default_folder("compare")
     request = Request(on, True, None, folder, json, timeout, require_all)
     screen = Screen(json)
     record = run.run_all(minutes, only or [], request, screen)
     run.write_report(record, request)
-    screen.say(f"the report is in {folder / 'compare.html'}")
+    screen.print_line(f"the report is in {folder / 'compare.html'}")
     run.check(record)
 
 

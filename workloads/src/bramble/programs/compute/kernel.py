@@ -26,7 +26,7 @@ def shortest_makespan(durations: Sequence[float], slots: int) -> float:
     return max(longest[0], sum(longest) / slots, pair)
 
 
-def nap(seconds: float) -> str:
+def sleep_and_report_host(seconds: float) -> str:
     """Sleep, then tell the name of the host that slept."""
     time.sleep(seconds)
     return socket.gethostname()

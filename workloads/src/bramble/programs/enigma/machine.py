@@ -61,7 +61,7 @@ class Hit(NamedTuple):
     start: str
 
 
-def numbers(text: str) -> NDArray[np.uint8]:
+def letters_to_numbers(text: str) -> NDArray[np.uint8]:
     """Letters as numbers from 0 to 25."""
     return (np.frombuffer(text.encode(), np.uint8) - ord("A")).astype(np.uint8)
 
@@ -69,20 +69,20 @@ def numbers(text: str) -> NDArray[np.uint8]:
 def plugboard(plugs: str) -> NDArray[np.uint8]:
     """What each letter becomes in the plugboard."""
     board = np.arange(26, dtype=np.uint8)
-    for one, other in map(numbers, plugs.split()):
+    for one, other in map(letters_to_numbers, plugs.split()):
         board[one], board[other] = other, one
     return board
 
 
 def wiring(setting: Setting) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64]]:
     """The rotors' wirings, forth and back, with the reflector's last; and their turnovers."""
-    forth = np.stack([numbers(ROTORS[name][0]) for name in setting.rotors] + [numbers(REFLECTORS[setting.reflector])])
+    forth = np.stack([letters_to_numbers(ROTORS[name][0]) for name in setting.rotors] + [letters_to_numbers(REFLECTORS[setting.reflector])])
     back = np.argsort(forth, axis=1).astype(np.uint8)
     return forth, back, np.array([ALPHABET.index(ROTORS[name][1]) for name in setting.rotors])
 
 
 @compiled("int64(uint8[:, :], uint8[:, :], int64[:], uint8[:], int64[:], int64[:], uint8[:], uint8[:], int64, uint8[:])")
-def _type(forth, back, turnover, board, rings, start, cipher, crib, at, out):  # type: ignore[no-untyped-def]
+def _type_letters(forth, back, turnover, board, rings, start, cipher, crib, at, out):  # type: ignore[no-untyped-def]
     """Type `cipher`; give how many letters were typed until one, from number `at` on, was not the crib's. `out` gets them."""
     left, middle, right = start[0], start[1], start[2]
     for index in range(len(cipher)):
@@ -118,7 +118,7 @@ def _search(forth, back, turnover, board, rings, cipher, crib, at, hits):  # typ
     found = 0
     for number in range(26**3):
         start[0], start[1], start[2] = number // 676, number // 26 % 26, number % 26
-        if _type(forth, back, turnover, board, rings, start, cipher, crib, at, nothing) == len(cipher):
+        if _type_letters(forth, back, turnover, board, rings, start, cipher, crib, at, nothing) == len(cipher):
             if found < len(hits):
                 hits[found] = number
             found += 1
@@ -128,17 +128,17 @@ def _search(forth, back, turnover, board, rings, cipher, crib, at, hits):  # typ
 def encipher(setting: Setting, start: str, text: str) -> str:
     """Type a text; typing what comes out, from the same start, gives the text back."""
     forth, back, turnover = wiring(setting)
-    typed, out = numbers(text), np.empty(len(text), np.uint8)
-    rings, windows = np.array(setting.rings) - 1, numbers(start).astype(np.int64)
-    _type(forth, back, turnover, plugboard(setting.plugs), rings, windows, typed, typed[:0], 0, out)
+    typed, out = letters_to_numbers(text), np.empty(len(text), np.uint8)
+    rings, windows = np.array(setting.rings) - 1, letters_to_numbers(start).astype(np.int64)
+    _type_letters(forth, back, turnover, plugboard(setting.plugs), rings, windows, typed, typed[:0], 0, out)
     return "".join(ALPHABET[letter] for letter in out)
 
 
 def search(job: Job) -> list[Hit]:
     """What fits, in the order of the rings and of the starts."""
     forth, back, turnover = wiring(job.setting)
-    board, crib = plugboard(job.setting.plugs), numbers(job.crib)
-    cipher = numbers(job.cipher)[: job.at + len(crib)]
+    board, crib = plugboard(job.setting.plugs), letters_to_numbers(job.crib)
+    cipher = letters_to_numbers(job.cipher)[: job.at + len(crib)]
     first, middle, right = job.setting.rings
     rings = [(first, i, j) for i in range(1, 27) for j in range(1, 27)] if job.every_ring else [(first, middle, right)]
     starts = np.empty(26**3, np.int64)

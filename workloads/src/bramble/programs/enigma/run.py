@@ -6,11 +6,11 @@ from bramble import ResultError, UsageError
 from bramble.programs.enigma.machine import ALPHABET, ORDERS, REFLECTORS, Hit, Job, Setting, encipher, search
 from bramble.study.program import Program, Run
 
-SHORTEST = 4
+MIN_CRIB_LENGTH = 4
 """A crib of three letters fits sixty times by chance: 26^3 times 60 settings, and as many texts of three letters."""
 
 
-def letters(option: str, text: str) -> str:
+def parse_letters(option: str, text: str) -> str:
     """A text as the machine has it: capital letters and nothing else. Raises UsageError."""
     found = text.replace(" ", "").upper()
     if not found or not set(found) <= set(ALPHABET):
@@ -18,7 +18,7 @@ def letters(option: str, text: str) -> str:
     return found
 
 
-def checked_plugs(text: str) -> str:
+def parse_plugs(text: str) -> str:
     """Pairs of letters, each letter at most once. Raises UsageError."""
     pairs = text.upper().split()
     used = "".join(pairs)
@@ -27,7 +27,7 @@ def checked_plugs(text: str) -> str:
     return " ".join(pairs)
 
 
-def checked_rings(text: str) -> tuple[tuple[int, ...], bool]:
+def parse_rings(text: str) -> tuple[tuple[int, ...], bool]:
     """`1 1 1`, or `all`; and whether it is `all`. Raises UsageError."""
     if text == "all":
         return (1, 1, 1), True
@@ -39,12 +39,12 @@ def checked_rings(text: str) -> tuple[tuple[int, ...], bool]:
 
 def program(cipher: str, crib: str, at: int, rings: str, plugs: str, reflector: str) -> Program:
     """All settings that make the crib of the cipher's letters from number `at` on. Raises UsageError."""
-    cipher, crib, plugs = letters("CIPHER", cipher), letters("CRIB", crib), checked_plugs(plugs)
-    ring, every = checked_rings(rings)
+    cipher, crib, plugs = parse_letters("CIPHER", cipher), parse_letters("CRIB", crib), parse_plugs(plugs)
+    ring, every = parse_rings(rings)
     if reflector not in REFLECTORS:
         raise UsageError(f"--reflector {reflector} is not known; there are {', '.join(REFLECTORS)}")
-    if not SHORTEST <= len(crib) <= len(cipher) - at:
-        raise UsageError(f"the crib must have from {SHORTEST} letters to as many as the cipher has from --at on, has {len(crib)}")
+    if not MIN_CRIB_LENGTH <= len(crib) <= len(cipher) - at:
+        raise UsageError(f"the crib must have from {MIN_CRIB_LENGTH} letters to as many as the cipher has from --at on, has {len(crib)}")
     if same := [index for index, (one, other) in enumerate(zip(cipher[at:], crib, strict=False)) if one == other]:
         raise UsageError(
             f"the crib can not be there: its letter {same[0] + 1} is the cipher's own, and no Enigma leaves a letter as it is"
@@ -60,7 +60,7 @@ def program(cipher: str, crib: str, at: int, rings: str, plugs: str, reflector: 
     def describe(hits: list[Hit]) -> dict[str, Any]:
         return {"settings": [hit._asdict() | {"text": read(hit)} for hit in hits]}
 
-    def tell(hits: list[Hit]) -> str:
+    def summarise(hits: list[Hit]) -> str:
         lines = [
             f"{' '.join(hit.rotors)}, rings {' '.join(map(str, hit.rings))}, start {hit.start}: {read(hit)}" for hit in hits[:5]
         ]
@@ -68,7 +68,7 @@ def program(cipher: str, crib: str, at: int, rings: str, plugs: str, reflector: 
         return "\n".join(lines + more) or "no setting makes that crib of that cipher"
 
     parameters = {"crib": crib, "at": at, "orders": len(work), "rings": rings, "plugs": plugs, "reflector": reflector}
-    return Program("enigma", [search], compute, describe, tell, parameters=parameters, check=check)
+    return Program("enigma", [search], compute, describe, summarise, parameters=parameters, check=check)
 
 
 def check(record: dict[str, Any]) -> None:

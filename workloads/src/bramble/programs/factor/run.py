@@ -8,14 +8,14 @@ from bramble.programs.factor.kernel import Interval, divisor
 from bramble.programs.primality.kernel import count, is_prime
 from bramble.study.program import Program, Run
 
-WIDTH, MOST = 50_000_000, 512
+INTERVAL_WIDTH, MAX_INTERVALS = 50_000_000, 512
 """Numbers in an interval (half of them are tried: about a quarter of a second), and how many intervals there are at most."""
 
 
 def intervals(number: int, width: int | None) -> list[Interval]:
     """All odd numbers from 3 to the square root, the largest first: the factors of a key are nearly of a size."""
     top = (math.isqrt(number) - 1) | 1
-    size = width or max(WIDTH, -(-top // MOST))
+    size = width or max(INTERVAL_WIDTH, -(-top // MAX_INTERVALS))
     size += size % 2
     return [Interval(number, max(3, upper - size + 2), upper) for upper in range(top, 2, -size)]
 

@@ -15,9 +15,9 @@ import numpy as np
 from bramble import UsageError
 from bramble.programs.fibonacci.swings import LEVELS
 
-FEWEST = 250
+MIN_DAYS = 250
 """Days: a year of trading."""
-LONGEST_GAP = 14
+MAX_GAP_DAYS = 14
 """Days without a price: longer than any holiday; the New York exchange was closed for six in September 2001."""
 
 
@@ -56,7 +56,7 @@ class Series(NamedTuple):
         return growth
 
 
-def load(name: str) -> Series:
+def load_series(name: str) -> Series:
     """A series by its name in SOURCES, or by the path of a CSV file as Yahoo and Stooq make them.
 
     Raises UsageError, naming file and row, when there are none, or some are missing, impossible or out of order.
@@ -66,14 +66,14 @@ def load(name: str) -> Series:
         if not os.path.exists(name):
             here = ", ".join(known for known, each in SOURCES.items() if find_spec(each.package))
             raise UsageError(f"{name} is neither a file nor one of the series that are here: {here}")
-        return read(Path(name), name, None, None)
+        return read_prices(Path(name), name, None, None)
     spec = find_spec(source.package)  # found, not imported: some import pandas, which nodes do not have
     if spec is None or not spec.submodule_search_locations:
         raise UsageError(f"{name} is in the Python package {source.package}, which is not installed here")
-    return read(Path(spec.submodule_search_locations[0], source.file), name, source.column, source.only)
+    return read_prices(Path(spec.submodule_search_locations[0], source.file), name, source.column, source.only)
 
 
-def read(path: Path, name: str, column: str | None, only: tuple[str, str] | None) -> Series:
+def read_prices(path: Path, name: str, column: str | None, only: tuple[str, str] | None) -> Series:
     """The prices of a CSV file, plain or .gz; the adjusted close if there is one, since a split is not a swing."""
     try:
         with (
@@ -89,22 +89,22 @@ def read(path: Path, name: str, column: str | None, only: tuple[str, str] | None
                 raise UsageError(
                     f"{path}: row 1 must have the columns Date and Close (or Adj Close), has {', '.join(names) or 'none'}"
                 )
-            found = list(_rows(path, table, wanted, only))
+            found = list(_read_rows(path, table, wanted, only))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path} cannot be read: {error}") from None
-    if len(found) < FEWEST:
-        raise UsageError(f"{path} has {len(found)} prices; fewer than {FEWEST} have too few swings to say anything")
+    if len(found) < MIN_DAYS:
+        raise UsageError(f"{path} has {len(found)} prices; fewer than {MIN_DAYS} have too few swings to say anything")
     days, prices = zip(*found, strict=True)
     return Series(name, days, np.array(prices))
 
 
-def _rows(path: Path, table: Iterable[dict[str, str]], column: str, only: tuple[str, str] | None) -> Iterator[tuple[date, float]]:
+def _read_rows(path: Path, table: Iterable[dict[str, str]], column: str, only: tuple[str, str] | None) -> Iterator[tuple[date, float]]:
     last: date | None = None
     for row in table:
         if only and row[only[0]] != only[1]:
             continue
         where = f"{path}: row {table.line_num}"  # type: ignore[attr-defined]
-        day = _day(where, row["Date"] or "")
+        day = _parse_day(where, row["Date"] or "")
         try:
             price = float(row[column] or "")
             if not (0 < price < math.inf):
@@ -115,13 +115,13 @@ def _rows(path: Path, table: Iterable[dict[str, str]], column: str, only: tuple[
             ) from None
         if last and day <= last:
             raise UsageError(f"{where}: {day} comes after {last}; the days must be in order, the oldest first, each once")
-        if last and (day - last).days > LONGEST_GAP:
+        if last and (day - last).days > MAX_GAP_DAYS:
             raise UsageError(f"{where}: there is no price between {last} and {day}; use the part before or after the gap")
         last = day
         yield day, price
 
 
-def _day(where: str, text: str) -> date:
+def _parse_day(where: str, text: str) -> date:
     for form in ("%Y-%m-%d", "%m/%d/%Y"):
         try:
             return datetime.strptime(text.strip(), form).date()
@@ -130,12 +130,12 @@ def _day(where: str, text: str) -> date:
     raise UsageError(f"{where}: {text!r} is not a day such as 2020-02-29")
 
 
-def walk(days: int, spread: float, seed: int) -> np.ndarray:
+def random_walk(days: int, spread: float, seed: int) -> np.ndarray:
     """Prices that know nothing of levels: a random walk of logarithms with the standard deviation `spread` per day."""
     return np.exp(np.cumsum(np.random.default_rng([seed, 1]).normal(0, spread, days)))
 
 
-def planted(days: int, share: float, seed: int) -> np.ndarray:
+def planted_prices(days: int, share: float, seed: int) -> np.ndarray:
     """Prices whose swings are a level times the one before with probability `share`, else a ratio drawn from between.
 
     A test that does not find them would find nothing.

@@ -18,15 +18,15 @@ from bramble.programs.fibonacci.swings import (
     THRESHOLDS,
     Batch,
     Counts,
-    measure,
+    count_ratios,
     pivots,
-    surrogates,
+    count_surrogates,
 )
 from bramble.study import report
 from bramble.study.program import Program, Run
 
 ALPHA = 0.05
-FEWEST, MOST = 99, 10**6
+MIN_SURROGATES, MAX_SURROGATES = 99, 10**6
 """Surrogates: with fewer no p-value below 0.01 is possible."""
 BATCH, BATCHES = 2000, 64
 """Surrogates of a job (half a second for twenty years), and at least so many jobs."""
@@ -36,29 +36,29 @@ BYTES_PER_SURROGATE = 1000
 
 def fibonacci(source: str, number: int, seed: int, controls: bool = True) -> Program:
     """Are ratios at Fibonacci levels more often than chance has them? Raises UsageError when the prices are no good."""
-    if not FEWEST <= number <= MOST:
-        raise UsageError(f"--surrogates must be from {FEWEST} to {MOST}, is {number}")
-    memory.demand(number * BYTES_PER_SURROGATE, f"--surrogates {number}")
-    series = prices.load(source)
+    if not MIN_SURROGATES <= number <= MAX_SURROGATES:
+        raise UsageError(f"--surrogates must be from {MIN_SURROGATES} to {MAX_SURROGATES}, is {number}")
+    memory.require(number * BYTES_PER_SURROGATE, f"--surrogates {number}")
+    series = prices.load_series(source)
     days = len(series.prices)
     tested = {series.name: series.prices}
     if controls:
         spread = float(np.std(np.log(series.growth)))
-        tested |= {"random walk": prices.walk(days, spread, seed), "planted": prices.planted(days, 0.5, seed)}
+        tested |= {"random walk": prices.random_walk(days, spread, seed), "planted": prices.planted_prices(days, 0.5, seed)}
 
     # Here, since the first call of compiled code loads it: a time of its own on a Pi.
-    observed = {name: measure(values) for name, values in tested.items()}
+    observed = {name: count_ratios(values) for name, values in tested.items()}
 
     def compute(run: Run) -> dict[str, Any]:
-        return {name: test(run, name, values, observed[name], number, seed) for name, values in tested.items()}
+        return {name: analyse_series(run, name, values, observed[name], number, seed) for name, values in tested.items()}
 
-    def tell(answer: dict[str, Any]) -> str:
+    def summarise(answer: dict[str, Any]) -> str:
         return "\n".join(verdict(name, found) for name, found in answer.items())
 
     def describe(answer: dict[str, Any]) -> dict[str, Any]:
         return {"results": answer}
 
-    def picture(answer: dict[str, Any], path: Path) -> None:
+    def draw_picture(answer: dict[str, Any], path: Path) -> None:
         draw(series, answer[series.name], path)
 
     parameters = {
@@ -71,10 +71,10 @@ def fibonacci(source: str, number: int, seed: int, controls: bool = True) -> Pro
         "seed": seed,
         "thresholds": THRESHOLDS,
     }
-    return Program("fibonacci", [surrogates], compute, describe, tell, picture, parameters=parameters)
+    return Program("fibonacci", [count_surrogates], compute, describe, summarise, draw_picture, parameters=parameters)
 
 
-def test(run: Run, name: str, values: np.ndarray, observed: Counts, number: int, seed: int) -> dict[str, Any]:
+def analyse_series(run: Run, name: str, values: np.ndarray, observed: Counts, number: int, seed: int) -> dict[str, Any]:
     """Compare the shares of ratios at levels with those of surrogates.
 
     `p` is that of the largest standardized share of all levels and thresholds (max-statistic, P. H. Westfall and S. S.
@@ -83,11 +83,11 @@ def test(run: Run, name: str, values: np.ndarray, observed: Counts, number: int,
     growth = (values[1:] / values[:-1]).tobytes()
     size = min(BATCH, -(-number // BATCHES))
     work = [Batch(growth, seed, begin, min(begin + size, number)) for begin in range(0, number, size)]
-    parts: list[Counts] = run.map(surrogates, work, name)
-    return compare(observed, parts)
+    parts: list[Counts] = run.map(count_surrogates, work, name)
+    return compare_with_chance(observed, parts)
 
 
-def compare(observed: Counts, parts: list[Counts]) -> dict[str, Any]:
+def compare_with_chance(observed: Counts, parts: list[Counts]) -> dict[str, Any]:
     """What `test` says, from the counts."""
     seen = observed.shares()[..., 0]
     # Part by part: each fits a processor's cache. On a small client this is what more nodes do not make faster.

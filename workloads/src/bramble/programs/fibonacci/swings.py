@@ -20,10 +20,10 @@ BLOCK = 20
 BINS = np.geomspace(0.1, 10, 97)
 """Edges of the histogram of ratios."""
 
-_ALL = sorted([*LEVELS, *PLACEBO])
-IS_LEVEL = np.array([level in LEVELS for level in _ALL])
-CENTRES = np.array(_ALL)
-_EDGES = np.array([edge for level in _ALL for edge in (level * (1 - TOLERANCE), level * (1 + TOLERANCE))])
+_ALL_LEVELS = sorted([*LEVELS, *PLACEBO])
+IS_LEVEL = np.array([level in LEVELS for level in _ALL_LEVELS])
+CENTRES = np.array(_ALL_LEVELS)
+_EDGES = np.array([edge for level in _ALL_LEVELS for edge in (level * (1 - TOLERANCE), level * (1 + TOLERANCE))])
 
 
 class Batch(NamedTuple):
@@ -52,28 +52,28 @@ class Counts(NamedTuple):
         return shares
 
 
-def measure(prices: np.ndarray) -> Counts:
+def count_ratios(prices: np.ndarray) -> Counts:
     """The swings of prices themselves."""
-    hits, ratios, histogram = _room(1)
-    _count(prices, np.array(THRESHOLDS), _EDGES, BINS, hits[0], ratios[0], histogram)
+    hits, ratios, histogram = _empty_counts(1)
+    _count_ratios(prices, np.array(THRESHOLDS), _EDGES, BINS, hits[0], ratios[0], histogram)
     return _pack(hits, ratios, histogram)
 
 
-def surrogates(batch: Batch) -> Counts:
+def count_surrogates(batch: Batch) -> Counts:
     """The swings of series from the same days in another order: the stationary bootstrap (Politis and Romano, 1994).
 
     Each is drawn from numbers of its own, whichever batch it is in. There is no function in it that two processors
     could round differently.
     """
     growth = np.frombuffer(batch.growth).copy()  # compiled code takes no read-only array
-    hits, ratios, histogram = _room(batch.end - batch.begin)
+    hits, ratios, histogram = _empty_counts(batch.end - batch.begin)
     # A NumPy seed sequence per surrogate would take as long as the surrogate.
     key = np.frombuffer(hashlib.sha256(str(batch.seed).encode()).digest()[:8], "<u8")[0]
-    _surrogates(growth, key, batch.begin, np.array(THRESHOLDS), _EDGES, BINS, hits, ratios, histogram)
+    _count_surrogates(growth, key, batch.begin, np.array(THRESHOLDS), _EDGES, BINS, hits, ratios, histogram)
     return _pack(hits, ratios, histogram)
 
 
-def _room(series: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _empty_counts(series: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     kinds = len(THRESHOLDS)
     return (
         np.zeros((series, kinds, len(CENTRES)), np.uint16),
@@ -90,11 +90,11 @@ def _pack(hits: np.ndarray, ratios: np.ndarray, histogram: np.ndarray) -> Counts
 def pivots(prices: np.ndarray, threshold: float) -> np.ndarray:
     """The days (indices) on which a swing ended and the next began; of the last one only its beginning is known."""
     found = np.empty(len(prices), np.int64)
-    return found[: _pivots(prices, threshold, found)]
+    return found[: _write_pivots(prices, threshold, found)]
 
 
 @compiled("int64(float64[::1], float64, int64[::1])")
-def _pivots(prices, threshold, found):  # type: ignore[no-untyped-def]
+def _write_pivots(prices, threshold, found):  # type: ignore[no-untyped-def]
     """Write the pivots, and say how many: an extreme is one when the price has turned back from it by the threshold."""
     number, direction = 0, 0
     high = low = 0
@@ -114,7 +114,7 @@ def _pivots(prices, threshold, found):  # type: ignore[no-untyped-def]
 
 
 @compiled("int64(float64[::1], float64)")
-def _below(edges, value):  # type: ignore[no-untyped-def]
+def _edges_up_to(edges, value):  # type: ignore[no-untyped-def]
     """How many edges are not above a value. numpy.searchsorted takes ten times as long to compile."""
     low, high = 0, len(edges)
     while low < high:
@@ -127,19 +127,19 @@ def _below(edges, value):  # type: ignore[no-untyped-def]
 
 
 @compiled("void(float64[::1], float64[::1], float64[::1], float64[::1], uint16[:,::1], uint16[::1], int64[:,::1])")
-def _count(prices, thresholds, edges, bins, hits, ratios, histogram):  # type: ignore[no-untyped-def]
+def _count_ratios(prices, thresholds, edges, bins, hits, ratios, histogram):  # type: ignore[no-untyped-def]
     """Count the ratios of neighbouring swings: at each level, all, and in bins."""
     found = np.empty(len(prices), np.int64)
     for kind in range(len(thresholds)):
-        number = _pivots(prices, thresholds[kind], found)
+        number = _write_pivots(prices, thresholds[kind], found)
         for at in range(number - 2):
             before = abs(prices[found[at + 1]] - prices[found[at]])
             ratio = abs(prices[found[at + 2]] - prices[found[at + 1]]) / before
             ratios[kind] += 1
-            place = _below(edges, ratio)
+            place = _edges_up_to(edges, ratio)
             if place & 1:
                 hits[kind, place >> 1] += 1
-            place = _below(bins, ratio)
+            place = _edges_up_to(bins, ratio)
             if 0 < place < len(bins):
                 histogram[kind, place - 1] += 1
 
@@ -154,7 +154,7 @@ def _mix(word):  # type: ignore[no-untyped-def]
 @compiled(
     "void(float64[::1], uint64, int64, float64[::1], float64[::1], float64[::1], uint16[:,:,::1], uint16[:,::1], int64[:,::1])",
 )
-def _surrogates(growth, key, begin, thresholds, edges, bins, hits, ratios, histogram):  # type: ignore[no-untyped-def]
+def _count_surrogates(growth, key, begin, thresholds, edges, bins, hits, ratios, histogram):  # type: ignore[no-untyped-def]
     days = len(growth)
     prices = np.empty(days + 1)
     jump = np.uint64(0xFFFFFFFFFFFFFFFF) // np.uint64(BLOCK)
@@ -174,4 +174,4 @@ def _surrogates(growth, key, begin, thresholds, edges, bins, hits, ratios, histo
             elif day == days:
                 day = 0
             prices[step + 1] = prices[step] * growth[day]
-        _count(prices, thresholds, edges, bins, hits[series], ratios[series], histogram)
+        _count_ratios(prices, thresholds, edges, bins, hits[series], ratios[series], histogram)

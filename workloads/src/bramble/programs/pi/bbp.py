@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 
 from bramble.arithmetic.jit import compiled
-from bramble.arithmetic.montgomery import inverse, times
+from bramble.arithmetic.montgomery import inverse, multiply
 
 TERMS = 1_000_000
-"""Terms of a chunk: about a third of a second. Few terms are cut into smaller ones, for FEW slots; many into at most MANY."""
-FEW, MANY = 64, 512
+"""Terms of a chunk: about a third of a second. Few terms are cut into smaller ones, for MIN_CHUNKS slots; many into at most MAX_CHUNKS."""
+MIN_CHUNKS, MAX_CHUNKS = 64, 512
 BITS = 128
 """Of the sum. A term is cut off there: a million million terms together are off by less than 2^-87."""
 
@@ -65,7 +65,7 @@ def chunks(formula: str, scale: int) -> list[Chunk]:
     """The terms with powers of two that are not negative, of all series of a formula."""
     terms = {series: max(0, (scale + series.shift) // series.step + 1) for series in FORMULAS[formula]}
     total = sum(terms.values())
-    size = max(1, min(TERMS, total // FEW), total // MANY)
+    size = max(1, min(TERMS, total // MIN_CHUNKS), total // MAX_CHUNKS)
     return [Chunk(series, scale, begin, min(begin + size, end)) for series, end in terms.items() for begin in range(0, end, size)]
 
 
@@ -108,23 +108,23 @@ def _sum(alternates, step, a, b, top, begin, end):  # type: ignore[no-untyped-de
     highest = one << np.uint64(62)
     for k in range(begin, end):
         m = np.uint64(a * k + b)
-        over = inverse(m)
+        inverse_m = inverse(m)
         unit = (np.uint64(0) - m) % m  # 2^64 mod m
         radix = _twice(unit, m)
         for _ in range(6):
-            radix = times(radix, radix, m, over)
+            radix = multiply(radix, radix, m, inverse_m)
         # The exponent's bits from the highest on: square, and double where it is one.
         exponent = np.uint64(top - step * k)
         while highest > exponent:
             highest >>= one
         x, bit = unit, highest
         while bit:
-            x = times(x, x, m, over)
+            x = multiply(x, x, m, inverse_m)
             if exponent & bit:
                 x = _twice(x, m)
             bit >>= one
-        first = -x * over
-        second = -times(x, radix, m, over) * over
+        first = -x * inverse_m
+        second = -multiply(x, radix, m, inverse_m) * inverse_m
         if alternates and k & 1:
             high -= first
             high -= np.uint64(low < second)

@@ -17,10 +17,10 @@ from gmpy2 import mpfr, mpz
 
 A, B, C3_24 = 13591409, 545140134, 640320**3 // 24
 DIGITS_PER_TERM = math.log10(C3_24 / 72)  # 14.18
-GUARD = 10
+GUARD_DIGITS = 10
 """Digits computed beyond those that are asked for."""
 GUARD_BITS = 64
-SPELLED = 2000
+DIGITS_AT_ONCE = 2000
 """Digits that are spelled at once."""
 LEAF = 8
 """Terms summed one by one: below, Python's calls cost more than the arithmetic."""
@@ -46,7 +46,7 @@ class Part(NamedTuple):
 
 def ranges(digits: int) -> list[Range]:
     """The terms that so many digits need, cut into ranges of like size."""
-    terms = int((digits + GUARD) / DIGITS_PER_TERM) + 2
+    terms = int((digits + GUARD_DIGITS) / DIGITS_PER_TERM) + 2
     count = min(RANGES, 1 << (terms // 1000).bit_length())
     cuts = [terms * index // count for index in range(count + 1)]
     return [Range(begin, end, end == terms) for begin, end in pairwise(cuts)]
@@ -58,7 +58,7 @@ def sum_terms(terms: Range) -> Part:
         return _pack(*_split(*terms))
 
 
-def merge(parts: tuple[Part, Part]) -> Part:
+def merge_parts(parts: tuple[Part, Part]) -> Part:
     """Two neighbours, in order, as one."""
     with gmpy2.context(allow_release_gil=True):
         left, right = map(_unpack, parts)
@@ -93,13 +93,13 @@ def _unpack(part: Part) -> tuple[mpz, mpz, mpz]:
     return tuple(map(gmpy2.from_binary, part))
 
 
-def fraction(parts: list[Part], digits: int, base: int = 10) -> str:
+def fraction_digits(parts: list[Part], digits: int, base: int = 10) -> str:
     """The first `digits` digits of pi after the point, cut off, from one part or two that have the terms of so many.
 
     This is the end that one core does alone: the last merge, a square root, a division and the change of base. The last
     merge is rounded: P, Q and T are three times as long as the digits by now, and P T is small against Q T.
     """
-    bits = math.ceil((digits + GUARD) * math.log2(base)) + 4
+    bits = math.ceil((digits + GUARD_DIGITS) * math.log2(base)) + 4
     with gmpy2.context(precision=bits):
         if len(parts) == 1:
             _, q, t = map(mpfr, _unpack(parts[0]))
@@ -121,7 +121,7 @@ def _spell(fraction: mpz, bits: int, digits: int, base: int, power: Callable[[in
     A fifth less time than mpz.digits, which divides; what is cut off is far below the last digit, and never reaches it but
     by a chance of 2^-GUARD_BITS.
     """
-    if digits <= SPELLED:
+    if digits <= DIGITS_AT_ONCE:
         found.append((fraction * power(digits) >> bits).digits(base).zfill(digits))
         return
     half = digits // 2

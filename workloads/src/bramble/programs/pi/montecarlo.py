@@ -13,11 +13,11 @@ POINTS_PER_SECOND = 400e6
 """On one core of a workstation."""
 CHUNK = 256_000_000
 """Points of a default chunk: a fifth of a second on a core of a PC, four on one of four threads that share a fifth of one."""
-SLOTS, MOST_CHUNKS = 32, 512
+SLOTS, MAX_CHUNKS = 32, 512
 """Eight nodes of four threads; a default number of chunks is a multiple of the first and at most the second."""
-LEAST_CHUNK = 1 << 15
+MIN_CHUNK = 1 << 15
 
-MOST_POINTS = 10**18
+MAX_POINTS = 10**18
 """Beyond, 64 bits do not hold the count of a chunk."""
 
 
@@ -36,8 +36,8 @@ def chunks(points: int, chunk: int, seed: int) -> list[Chunk]:
 
 def default_chunk(points: int) -> int:
     """Points per chunk: near CHUNK, the same number of chunks for every slot, not more than a small scheduler likes."""
-    rounds = min(max(1, round(points / CHUNK / SLOTS)), MOST_CHUNKS // SLOTS)
-    return max(LEAST_CHUNK, -(-points // (rounds * SLOTS)))
+    rounds = min(max(1, round(points / CHUNK / SLOTS)), MAX_CHUNKS // SLOTS)
+    return max(MIN_CHUNK, -(-points // (rounds * SLOTS)))
 
 
 def lanes(seed: int, stream: int) -> np.ndarray:

@@ -19,17 +19,17 @@ KNOWN_TAILS = {10**6: "5779458151", 10**7: "5348955897"}
 """The last ten of so many digits after the point."""
 BYTES_PER_DIGIT = 16
 """Of memory here, at the end of the computation; measured 14 with ten million digits."""
-SPAN = 100
+DIGITS_PER_LINE = 100
 """Digits on a line of the file of digits."""
 
-MOST_POSITION = 10**12
+MAX_POSITION = 10**12
 """Eight Pis of four cores would need about a month."""
 
 
 def montecarlo(points: int, chunk: int | None, seed: int) -> Program:
     """Pi from random points. Raises UsageError when they are too many."""
-    if points > mc.MOST_POINTS:
-        raise UsageError(f"--points can be at most {mc.MOST_POINTS:.0e}: 64 bits do not count more")
+    if points > mc.MAX_POINTS:
+        raise UsageError(f"--points can be at most {mc.MAX_POINTS:.0e}: 64 bits do not count more")
     work = mc.chunks(points, chunk or mc.default_chunk(points), seed)
 
     def compute(run: Run) -> int:
@@ -39,11 +39,11 @@ def montecarlo(points: int, chunk: int | None, seed: int) -> Program:
         pi, error, sigma = mc.estimate(inside, points)
         return {"inside": inside, "pi": pi, "error": error, "sigma": sigma}
 
-    def tell(inside: int) -> str:
+    def summarise(inside: int) -> str:
         pi, error, sigma = mc.estimate(inside, points)
         return f"pi = {pi:.10f}, off by {error:+.2e}, which is {abs(error) / sigma:.2f} sigma (sigma {sigma:.2e})"
 
-    def picture(inside: int, path: Path) -> None:
+    def draw_picture(inside: int, path: Path) -> None:
         from matplotlib.patches import Circle
 
         pi, _, sigma = mc.estimate(inside, points)
@@ -59,12 +59,12 @@ def montecarlo(points: int, chunk: int | None, seed: int) -> Program:
         figure.savefig(path)
 
     parameters = {"method": "montecarlo", "points": points, "chunks": len(work), "seed": seed}
-    return Program("pi", [mc.count_inside], compute, describe, tell, picture, parameters=parameters, check=check)
+    return Program("pi", [mc.count_inside], compute, describe, summarise, draw_picture, parameters=parameters, check=check)
 
 
 def chudnovsky(digits: int) -> Program:
     """Pi's digits after the point. Raises UsageError when they do not fit into the memory here."""
-    memory.demand(BYTES_PER_DIGIT * digits, f"--digits {digits:.2e}")
+    memory.require(BYTES_PER_DIGIT * digits, f"--digits {digits:.2e}")
     from bramble.programs.pi import chudnovsky as series
 
     work = series.ranges(digits)
@@ -73,24 +73,24 @@ def chudnovsky(digits: int) -> Program:
         begin = time.perf_counter()
         parts = run.map(series.sum_terms, work, "terms")
         while len(parts) > 2:
-            parts = run.map(series.merge, list(zip(parts[::2], parts[1::2], strict=True)), "merge")
+            parts = run.map(series.merge_parts, list(zip(parts[::2], parts[1::2], strict=True)), "merge")
         shared = time.perf_counter()
         # What is left takes one core, however many there are.
-        found = series.fraction(parts, digits)
+        found = series.fraction_digits(parts, digits)
         run.notes |= {"map_seconds": shared - begin, "serial_seconds": time.perf_counter() - shared}
         return found
 
     def describe(found: str) -> dict[str, Any]:
         return {"tail": found[-10:], "sha256": hashlib.sha256(f"3.{found}".encode()).hexdigest()}
 
-    def tell(found: str) -> str:
+    def summarise(found: str) -> str:
         return f"pi = 3.{found[:20]}..., and the last of {digits:,} digits after the point are {found[-10:]}"
 
-    def save(found: str, folder: Path) -> None:
-        lines = [found[begin : begin + SPAN] for begin in range(0, digits, SPAN)]
+    def write_files(found: str, folder: Path) -> None:
+        lines = [found[begin : begin + DIGITS_PER_LINE] for begin in range(0, digits, DIGITS_PER_LINE)]
         (folder / "pi.txt").write_text("3.\n" + "\n".join(lines) + "\n", encoding="ascii")
 
-    def picture(found: str, path: Path) -> None:
+    def draw_picture(found: str, path: Path) -> None:
         counts = Counter(found)
         sigma = (digits * 0.1 * 0.9) ** 0.5
         figure = report.figure(6.4, 4)
@@ -102,7 +102,7 @@ def chudnovsky(digits: int) -> Program:
         figure.savefig(path)
 
     parameters = {"method": "chudnovsky", "digits": digits, "ranges": len(work)}
-    return Program("pi", [series.sum_terms], compute, describe, tell, picture, save, parameters, check)
+    return Program("pi", [series.sum_terms], compute, describe, summarise, draw_picture, write_files, parameters, check)
 
 
 def bbp(position: int, count: int) -> Program:
@@ -110,8 +110,8 @@ def bbp(position: int, count: int) -> Program:
 
     Raises UsageError when the position is out of reach.
     """
-    if position > MOST_POSITION:
-        raise UsageError(f"--position can be at most {MOST_POSITION:.0e}: eight Pis would need a month for that")
+    if position > MAX_POSITION:
+        raise UsageError(f"--position can be at most {MAX_POSITION:.0e}: eight Pis would need a month for that")
     from bramble.programs.pi import bbp as formulas
 
     scale = 4 * (position - 1)
@@ -125,10 +125,10 @@ def bbp(position: int, count: int) -> Program:
             raise ResultError(f"two formulas give different digits, {found}; a node computes wrongly (memory? power supply?)")
         return found["bbp"]
 
-    def tell(found: str) -> str:
+    def summarise(found: str) -> str:
         return f"the hexadecimal digits of pi from position {position:,} on: {found} (two formulas agree)"
 
-    def picture(found: str, path: Path) -> None:
+    def draw_picture(found: str, path: Path) -> None:
         from matplotlib import colormaps
 
         figure = report.figure(0.5 * count + 1, 1.6)
@@ -144,7 +144,7 @@ def bbp(position: int, count: int) -> Program:
 
     parameters = {"method": "bbp", "position": position, "count": count, "formulas": list(formulas.FORMULAS)}
     return Program(
-        "pi", [formulas.sum_fractions], compute, lambda found: {"hex": found}, tell, picture, parameters=parameters, check=check
+        "pi", [formulas.sum_fractions], compute, lambda found: {"hex": found}, summarise, draw_picture, parameters=parameters, check=check
     )
 
 

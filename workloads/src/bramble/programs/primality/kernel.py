@@ -10,7 +10,7 @@ import numpy as np
 from numba import uint64
 
 from bramble.arithmetic.jit import compiled
-from bramble.arithmetic.montgomery import inverse, times
+from bramble.arithmetic.montgomery import inverse, multiply
 
 METHODS = ("naive", "fermat", "miller-rabin")
 WITNESSES = np.array([2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37], np.uint64)
@@ -43,7 +43,7 @@ def passes(n, method):  # type: ignore[no-untyped-def]  # noqa: PLR0911, PLR0912
                 return False
             divisor += uint64(2)
         return True
-    over = inverse(n)
+    inverse_n = inverse(n)
     one = (uint64(0) - n) % n  # 2^64, which stands for 1
     odd, twos = n - _ONE, 0
     while method == 2 and odd % 2 == 0:
@@ -58,15 +58,15 @@ def passes(n, method):  # type: ignore[no-untyped-def]  # noqa: PLR0911, PLR0912
         power, rest = one, odd
         while rest:
             if rest & _ONE:
-                power = times(power, base, n, over)
-            base = times(base, base, n, over)
+                power = multiply(power, base, n, inverse_n)
+            base = multiply(base, base, n, inverse_n)
             rest >>= _ONE
         if power in (one, n - one) and (method == 2 or power == one):
             continue
         if method == 1:
             return False
         for _ in range(twos - 1):
-            power = times(power, power, n, over)
+            power = multiply(power, power, n, inverse_n)
             if power == n - one:
                 break
         else:

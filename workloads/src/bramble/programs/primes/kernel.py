@@ -10,10 +10,10 @@ from bramble.programs.primes import sieve
 
 GROWTH = 1 / 12
 """Far out there are more primes to sieve by: measured, a number's cost grows by 1.6 from 1e9 to 1e12 and by 3.2 to 1e15."""
-JOB = 3e9
+NUMBERS_PER_JOB = 3e9
 """Numbers near 1e9 that are one job: about 0.6 s."""
-FEWEST, MOST_JOBS = 64, 2048
-LISTED = 10**8
+MIN_JOBS, MAX_JOBS = 64, 2048
+LISTED_NUMBERS_PER_JOB = 10**8
 """Numbers of a job that makes a list of its primes: at most 50 MB for a moment."""
 
 
@@ -49,17 +49,17 @@ def intervals(begin: int, end: int, twins: bool = False, gaps: bool = False, lis
     """Cut into intervals that cost the same, so many that they keep a cluster busy; each long against its own start."""
     power = 1 + GROWTH
     low, high = float(begin) ** power, float(end) ** power
-    jobs = (high - low) / (power * 1e9**GROWTH) / JOB * (4 if gaps or listed else 1)
+    jobs = (high - low) / (power * 1e9**GROWTH) / NUMBERS_PER_JOB * (4 if gaps or listed else 1)
     at_most = (end - begin) // max(10**6, math.isqrt(end) // 4)
-    number = max(1, min(max(FEWEST, math.ceil(jobs)), MOST_JOBS, at_most))
+    number = max(1, min(max(MIN_JOBS, math.ceil(jobs)), MAX_JOBS, at_most))
     if gaps or listed:
-        number = max(number, -(-(end - begin) // LISTED))
+        number = max(number, -(-(end - begin) // LISTED_NUMBERS_PER_JOB))
     cuts = [round((low + (high - low) * index / number) ** (1 / power)) for index in range(1, number)]
     cuts = sorted({begin, end, *(cut for cut in cuts if begin < cut < end)})
     return [Interval(low, high, min(high + 2, end) * twins, gaps, listed) for low, high in pairwise(cuts)]
 
 
-def find(interval: Interval) -> Found:
+def find_primes(interval: Interval) -> Found:
     """What there is in an interval."""
     begin, end = interval.begin, interval.end
     pairs = sieve.twins(begin, interval.twins)
@@ -79,7 +79,7 @@ def find(interval: Interval) -> Found:
     return Found(len(primes), pairs, int(primes[0]), int(primes[-1]), gaps, listed)
 
 
-def together(parts: list[Found]) -> Found:
+def merge_found(parts: list[Found]) -> Found:
     """What neighbouring intervals found, in order, as one; `steps` stay with the parts."""
     gaps: dict[int, tuple[int, int]] = {}
     last = 0

@@ -10,7 +10,7 @@ import numpy as np
 from bramble import ResultError, UsageError
 from bramble.engine import memory
 from bramble.programs.primes import KNOWN, sieve
-from bramble.programs.primes.kernel import Found, find, intervals, together
+from bramble.programs.primes.kernel import Found, find_primes, intervals, merge_found
 from bramble.study import report
 from bramble.study.program import Program, Run
 
@@ -27,28 +27,28 @@ def primes(begin: int, end: int, twins: bool = False, gaps: bool = False, listed
     """
     if end <= begin:
         raise UsageError(f"there are no numbers from {begin} up to {end}: the second must be larger than the first")
-    if end > sieve.most():
-        cure = "" if sieve.library() else "; with libprimesieve (Debian package libprimesieve-dev) further"
-        raise UsageError(f"{end} is too large: numbers up to {sieve.most()} can be sieved here{cure}")
+    if end > sieve.max_end():
+        advice = "" if sieve.library() else "; with libprimesieve (Debian package libprimesieve-dev) further"
+        raise UsageError(f"{end} is too large: numbers up to {sieve.max_end()} can be sieved here{advice}")
     if listed:
         expected = 1.26 * (end - begin) / np.log(max(end, 3))
-        memory.demand(int(expected) * BYTES_PER_PRIME, f"a list of about {expected:.1e} primes")
+        memory.require(int(expected) * BYTES_PER_PRIME, f"a list of about {expected:.1e} primes")
     work = intervals(begin, end, twins, gaps, listed)
 
     def compute(run: Run) -> tuple[Found, list[Found]]:
-        parts = run.map(find, work)
-        return together(parts), parts
+        parts = run.map(find_primes, work)
+        return merge_found(parts), parts
 
     def describe(answer: tuple[Found, list[Found]]) -> dict[str, Any]:
         whole, _ = answer
-        said: dict[str, Any] = {"count": whole.primes, "primecount": primecount(begin, end)}
+        fields: dict[str, Any] = {"count": whole.primes, "primecount": primecount(begin, end)}
         if twins:
-            said["twins"] = whole.twins
+            fields["twins"] = whole.twins
         if gaps:
-            said["gaps"] = {str(size): {"count": count, "first": first} for size, (count, first) in whole.gaps.items()}
-        return said
+            fields["gaps"] = {str(size): {"count": count, "first": first} for size, (count, first) in whole.gaps.items()}
+        return fields
 
-    def tell(answer: tuple[Found, list[Found]]) -> str:
+    def summarise(answer: tuple[Found, list[Found]]) -> str:
         whole, _ = answer
         lines = [f"{whole.primes:,} primes from {begin:,} up to {end:,}"]
         if twins:
@@ -58,7 +58,7 @@ def primes(begin: int, end: int, twins: bool = False, gaps: bool = False, listed
             lines.append(f"the largest gap is {size}, first after {whole.gaps[size][1]:,}")
         return "; ".join(lines)
 
-    def picture(answer: tuple[Found, list[Found]], path: Path) -> None:
+    def draw_picture(answer: tuple[Found, list[Found]], path: Path) -> None:
         whole, parts = answer
         figure = report.figure(6.4, 3.6 + 2.4 * bool(whole.gaps))
         axes = figure.subplots(2 if whole.gaps else 1, squeeze=False)[:, 0]
@@ -76,10 +76,10 @@ def primes(begin: int, end: int, twins: bool = False, gaps: bool = False, listed
         figure.savefig(path)
 
     parameters = {"begin": begin, "end": end, "intervals": len(work), "library": bool(sieve.library())}
-    return Program("primes", [find], compute, describe, tell, picture, parameters=parameters, check=check)
+    return Program("primes", [find_primes], compute, describe, summarise, draw_picture, parameters=parameters, check=check)
 
 
-def write(parts: list[Found], path: Path) -> None:
+def write_primes(parts: list[Found], path: Path) -> None:
     """Write the primes that intervals listed, one a line. Raises UsageError if they cannot be written."""
     draft = path.with_name(f".{path.name}.part")
     try:

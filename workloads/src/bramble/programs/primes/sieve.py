@@ -12,9 +12,9 @@ from bramble.arithmetic.jit import compiled
 
 SEGMENT = 1 << 19
 """Odd numbers sieved at a time, a byte each: they fit into the cache."""
-MOST = 2**64 - 2**33
+MAX_END_LIBRARY = 2**64 - 2**33
 """What libprimesieve's own limit leaves to a program that looks a little further."""
-MOST_OWN = 10**16
+MAX_END_OWN = 10**16
 """For our own sieve, which has 46 MB of primes up to the square root of this."""
 UINT64_PRIMES = 13  # primesieve.h
 
@@ -37,19 +37,19 @@ def library() -> ctypes.CDLL | None:
     return library
 
 
-def most() -> int:
+def max_end() -> int:
     """The largest end of an interval here."""
-    return MOST if library() else MOST_OWN
+    return MAX_END_LIBRARY if library() else MAX_END_OWN
 
 
 def count(begin: int, end: int) -> int:
     """How many primes begin <= p < end."""
-    return _counted("primesieve_count_primes", begin, end) if library() else _count_own(begin, end)[0]
+    return _count_by_library("primesieve_count_primes", begin, end) if library() else _count_own(begin, end)[0]
 
 
 def twins(begin: int, end: int) -> int:
     """How many pairs of primes p, p + 2 with begin <= p and p + 2 < end."""
-    return _counted("primesieve_count_twins", begin, end) if library() else _count_own(begin, end)[1]
+    return _count_by_library("primesieve_count_twins", begin, end) if library() else _count_own(begin, end)[1]
 
 
 def primes(begin: int, end: int) -> np.ndarray:
@@ -70,7 +70,7 @@ def primes(begin: int, end: int) -> np.ndarray:
         found.primesieve_free(memory)
 
 
-def _counted(function: str, begin: int, end: int) -> int:
+def _count_by_library(function: str, begin: int, end: int) -> int:
     if end <= begin:
         return 0
     counted = int(getattr(library(), function)(begin, end - 1))
@@ -93,7 +93,7 @@ def _segments(begin: int, end: int, listed: bool) -> Iterator[tuple[int, int, np
     small = _small_primes(1 << math.isqrt(end).bit_length())
     for first in range(max(begin, 3) | 1, end, 2 * SEGMENT):
         flags = np.ones((min(2 * SEGMENT + 2, end - first) + 1) // 2, np.uint8)
-        _strike(flags, first, small)
+        _strike_multiples(flags, first, small)
         own = flags[:SEGMENT]
         odd = np.flatnonzero(own).astype(np.uint64) * np.uint64(2) + np.uint64(first) if listed else np.empty(0, np.uint64)
         yield int(np.count_nonzero(own)), int(np.count_nonzero(flags[:-1] & flags[1:])), odd
@@ -111,7 +111,7 @@ def _small_primes(end: int) -> np.ndarray:
 
 
 @compiled("void(uint8[::1], int64, int64[::1])")
-def _strike(flags, first, small):  # type: ignore[no-untyped-def]
+def _strike_multiples(flags, first, small):  # type: ignore[no-untyped-def]
     """Strike the multiples of small primes from the odd numbers that begin with `first`."""
     last = first + 2 * (len(flags) - 1)
     for p in small:

@@ -24,7 +24,7 @@ def primes(
     from bramble.programs.primes import run
 
     program = run.primes(whole_number("A", begin, 0), whole_number("B", end, 0), twins, gaps, listing is not None)
-    return program if listing is None else replace(program, finish=lambda answer: run.write(answer[1], listing))
+    return program if listing is None else replace(program, finish=lambda answer: run.write_primes(answer[1], listing))
 
 
 def comparison(seconds: float) -> "Program":

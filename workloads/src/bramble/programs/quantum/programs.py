@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bramble import UsageError
-from bramble.programs.quantum import shor as shors
+from bramble.programs.quantum import shor as shor_theory
 
 Counts = dict[str, int]
 
@@ -46,7 +46,7 @@ class Experiment:
     title: str
     axes: tuple[str, str]
     points: Sequence[Point]
-    read: Callable[[Sequence[Counts]], list[Measure]]
+    interpret_counts: Callable[[Sequence[Counts]], list[Measure]]
     qubits: int
     amplitudes: int
     facts: Callable[[Sequence[Counts]], dict[str, Any]] = lambda counts: {}
@@ -54,7 +54,7 @@ class Experiment:
     parameters: dict[str, Any] = field(default_factory=dict)
 
 
-def limited(option: str, value: int, least: int, most: int) -> int:
+def check_range(option: str, value: int, least: int, most: int) -> int:
     """Raises UsageError if a number is out of range."""
     if not least <= value <= most:
         raise UsageError(f"--{option} {value}: from {least} to {most}")
@@ -65,7 +65,7 @@ def hits(counts: Counts, outcome: Any = True) -> int:
     return counts.get(str(outcome), 0)
 
 
-def each(shots: int, parts: int) -> int:
+def shots_per_point(shots: int, parts: int) -> int:
     """Shots for each of several points."""
     return -(-shots // parts)
 
@@ -74,11 +74,11 @@ def bell(shots: int = 400_000, seed: int = 0) -> Experiment:
     """Bell pairs: they agree more often than anything that was agreed on beforehand could (CHSH, 1969)."""
     angles = [i * math.pi / 12 for i in range(13)]
     chsh = [(a, b) for a in (0.0, math.pi / 2) for b in (math.pi / 4, -math.pi / 4)]
-    n = each(shots, len(angles) + len(chsh))
+    n = shots_per_point(shots, len(angles) + len(chsh))
     pairs = [(0.0, angle) for angle in angles] + chsh
     theory = [math.cos((a - b) / 2) ** 2 for a, b in pairs]
 
-    def read(found: Sequence[Counts]) -> list[Measure]:
+    def interpret_counts(found: Sequence[Counts]) -> list[Measure]:
         names = ["agree"] * len(angles) + ["CHSH settings"] * len(chsh)
         return [
             Measure(name, math.degrees(abs(a - b)), hits(counts), n, p)
@@ -92,15 +92,15 @@ def bell(shots: int = 400_000, seed: int = 0) -> Experiment:
 
     points = [Point(f"Pairs.Agree({a!r}, {b!r})", n, 60_000) for a, b in pairs]
     axes = ("angle between the two axes in degrees", "probability that both agree")
-    return Experiment("Bell pairs", axes, points, read, 2, 4, facts)
+    return Experiment("Bell pairs", axes, points, interpret_counts, 2, 4, facts)
 
 
 def ghz(qubits: int = 8, shots: int = 40_000, seed: int = 0) -> Experiment:
     """All qubits Zero or all One, and a superposition of the two, not a mixture."""
-    limited("qubits", qubits, 2, 1000)
-    n = each(shots, 2)
+    check_range("qubits", qubits, 2, 1000)
+    n = shots_per_point(shots, 2)
 
-    def read(found: Sequence[Counts]) -> list[Measure]:
+    def interpret_counts(found: Sequence[Counts]) -> list[Measure]:
         ones, even = found
         shown = sorted({0, qubits} | {int(key) for key in ones} | (set(range(qubits)) if qubits <= 32 else set()))
         distribution = [
@@ -112,16 +112,16 @@ def ghz(qubits: int = 8, shots: int = 40_000, seed: int = 0) -> Experiment:
     points = [Point(f"Pairs.GhzOnes({qubits})", n, rate), Point(f"Pairs.GhzEven({qubits})", n, rate)]
     # Along x every measured qubit halves the superposition again: never more than these.
     axes = ("qubits that are One", "probability")
-    return Experiment(f"GHZ state of {qubits} qubits", axes, points, read, qubits, 4, bars=True)
+    return Experiment(f"GHZ state of {qubits} qubits", axes, points, interpret_counts, qubits, 4, bars=True)
 
 
 def teleport(shots: int = 200_000, seed: int = 0) -> Experiment:
     """A qubit's state moves to another qubit by way of an entangled pair and two bits."""
     angles = [i * math.pi / 12 for i in range(13)]
-    n = each(shots, 2 * len(angles))
+    n = shots_per_point(shots, 2 * len(angles))
     phi = 0.7
 
-    def read(found: Sequence[Counts]) -> list[Measure]:
+    def interpret_counts(found: Sequence[Counts]) -> list[Measure]:
         measures = []
         for angle, seen, undone in zip(angles, found[: len(angles)], found[len(angles) :], strict=True):
             measures.append(Measure("arrived", math.degrees(angle), hits(seen), n, math.sin(angle / 2) ** 2))
@@ -130,18 +130,18 @@ def teleport(shots: int = 200_000, seed: int = 0) -> Experiment:
 
     points = [Point(f"Pairs.Teleport({a!r}, {phi}, {undo})", n, 40_000) for undo in ("false", "true") for a in angles]
     axes = ("angle of the state that was sent, in degrees", "probability of One")
-    return Experiment("Teleportation", axes, points, read, 3, 8)
+    return Experiment("Teleportation", axes, points, interpret_counts, 3, 8)
 
 
 def deutsch_jozsa(qubits: int = 8, shots: int = 4_000, seed: int = 0) -> Experiment:
     """One question tells a constant function from a balanced one; classically it can take 2^(n-1) + 1."""
-    limited("qubits", qubits, 1, 40)
+    check_range("qubits", qubits, 1, 40)
     generator = np.random.default_rng(seed)
     masks = [0, 0, *(int(mask) for mask in generator.integers(1, 1 << qubits, size=8))]
     flips = [False, True, *(bool(flip) for flip in generator.integers(0, 2, size=8))]
-    n = each(shots, len(masks))
+    n = shots_per_point(shots, len(masks))
 
-    def read(found: Sequence[Counts]) -> list[Measure]:
+    def interpret_counts(found: Sequence[Counts]) -> list[Measure]:
         return [
             Measure("called constant", index, hits(counts), n, float(mask == 0))
             for index, (mask, counts) in enumerate(zip(masks, found, strict=True))
@@ -155,19 +155,19 @@ def deutsch_jozsa(qubits: int = 8, shots: int = 4_000, seed: int = 0) -> Experim
         for mask, flip in zip(masks, flips, strict=True)
     ]
     axes = ("function (0 and 1 are constant, the others balanced)", "probability of the answer “constant”")
-    return Experiment(f"Deutsch-Jozsa, {qubits} bits", axes, points, read, qubits + 1, 2 ** (qubits + 1), facts, bars=True)
+    return Experiment(f"Deutsch-Jozsa, {qubits} bits", axes, points, interpret_counts, qubits + 1, 2 ** (qubits + 1), facts, bars=True)
 
 
 def grover(qubits: int = 6, shots: int = 4_000, seed: int = 0) -> Experiment:
     """Finds one number in 2^n with about sqrt(2^n) questions; more questions lose it again."""
-    limited("qubits", qubits, 2, 40)
+    check_range("qubits", qubits, 2, 40)
     marked = int(np.random.default_rng(seed).integers(1 << qubits))
     theta = math.asin(2 ** (-qubits / 2))
     best = max(1, round(math.pi / 4 / theta - 0.5))
     iterations = sorted({round(i * 2.2 * best / 15) for i in range(16)} | {best})
-    n = each(shots, len(iterations))
+    n = shots_per_point(shots, len(iterations))
 
-    def read(found: Sequence[Counts]) -> list[Measure]:
+    def interpret_counts(found: Sequence[Counts]) -> list[Measure]:
         return [
             Measure("found", k, hits(counts), n, math.sin((2 * k + 1) * theta) ** 2)
             for k, counts in zip(iterations, found, strict=True)
@@ -178,16 +178,16 @@ def grover(qubits: int = 6, shots: int = 4_000, seed: int = 0) -> Experiment:
 
     points = [Point(f"Search.Finds({qubits}, {marked}, {k})", n, 2e6 / (k + 1) / 2**qubits / qubits) for k in iterations]
     axes = ("iterations", "probability that the number is found")
-    return Experiment(f"Grover's search among {2**qubits:,}", axes, points, read, qubits, 2**qubits, facts)
+    return Experiment(f"Grover's search among {2**qubits:,}", axes, points, interpret_counts, qubits, 2**qubits, facts)
 
 
 def phase(qubits: int = 5, shots: int = 20_000, seed: int = 0) -> Experiment:
     """Reads the phase of a gate, here a third of a turn, with the inverse quantum Fourier transform."""
-    limited("qubits", qubits, 1, 24)
+    check_range("qubits", qubits, 1, 24)
     turns = 1 / 3
-    theory = shors.phase_probabilities(turns, qubits)
+    theory = shor_theory.phase_probabilities(turns, qubits)
 
-    def read(found: Sequence[Counts]) -> list[Measure]:
+    def interpret_counts(found: Sequence[Counts]) -> list[Measure]:
         return [Measure("read", y / 2**qubits, hits(found[0], y), shots, float(p)) for y, p in enumerate(theory)]
 
     def facts(found: Sequence[Counts]) -> dict[str, Any]:
@@ -196,15 +196,15 @@ def phase(qubits: int = 5, shots: int = 20_000, seed: int = 0) -> Experiment:
     points = [Point(f"Fourier.EstimatePhase({qubits}, {turns!r})", shots, 2e5 / 2**qubits)]
     axes = ("phase that was read, in turns", "probability")
     title = f"Phase estimation with {qubits} qubits"
-    return Experiment(title, axes, points, read, qubits + 1, 2**qubits, facts, bars=True)
+    return Experiment(title, axes, points, interpret_counts, qubits + 1, 2**qubits, facts, bars=True)
 
 
 def shor(number: int = 15, shots: int = 32, seed: int = 0) -> Experiment:
     """Factors a number by the period of its powers, with 2n + 3 qubits (Beauregard, 2003)."""
-    shors.check_number(number)
-    n = shors.width(number)
-    limited("number", number, 15, (1 << 15) - 1)
-    drawn = np.random.default_rng(seed).choice(shors.bases(number), size=shots)
+    shor_theory.check_number(number)
+    n = shor_theory.width(number)
+    check_range("number", number, 15, (1 << 15) - 1)
+    drawn = np.random.default_rng(seed).choice(shor_theory.bases(number), size=shots)
     bases, tries = (part.tolist() for part in np.unique(drawn, return_counts=True))
 
     def pairs(found: Sequence[Counts]) -> list[tuple[int, int]]:
@@ -213,44 +213,44 @@ def shor(number: int = 15, shots: int = 32, seed: int = 0) -> Experiment:
             (base, int(y)) for base, counts in zip(bases, found, strict=True) for y, count in counts.items() for _ in range(count)
         ]
 
-    def read(found: Sequence[Counts]) -> list[Measure]:
+    def interpret_counts(found: Sequence[Counts]) -> list[Measure]:
         lucky = [
-            sum(p for y, p in enumerate(shors.probabilities(base, number)) if shors.factors(y, base, number)) for base in bases
+            sum(p for y, p in enumerate(shor_theory.probabilities(base, number)) if shor_theory.factors(y, base, number)) for base in bases
         ]
         mean = sum(p * count for p, count in zip(lucky, tries, strict=True)) / shots
-        done = sum(shors.factors(y, base, number) is not None for base, y in pairs(found))
+        done = sum(shor_theory.factors(y, base, number) is not None for base, y in pairs(found))
         # All bases together: a mixture of their distributions.
-        theory = sum(count * shors.probabilities(base, number) for base, count in zip(bases, tries, strict=True)) / shots
+        theory = sum(count * shor_theory.probabilities(base, number) for base, count in zip(bases, tries, strict=True)) / shots
         seen = np.bincount([y for _, y in pairs(found)], minlength=4**n)
         shown = np.flatnonzero((seen > 0) | (theory > 1e-3))
         measures = [Measure("measured", int(y) / 4**n, int(seen[y]), shots, float(min(1.0, theory[y]))) for y in shown]
-        tops = {base: shors.peaks(base, number) for base in bases}
+        tops = {base: shor_theory.peaks(base, number) for base in bases}
         near = sum(y in tops[base] for base, y in pairs(found))
         likely = sum(
-            count * shors.probabilities(base, number)[list(tops[base])].sum() for base, count in zip(bases, tries, strict=True)
+            count * shor_theory.probabilities(base, number)[list(tops[base])].sum() for base, count in zip(bases, tries, strict=True)
         )
         measures.append(Measure("near s / r", 0, near, shots, min(1.0, float(likely) / shots)))
         return [*measures, Measure("runs that give factors", 0, done, shots, float(mean))]
 
     def facts(found: Sequence[Counts]) -> dict[str, Any]:
-        answers = [answer for base, y in pairs(found) if (answer := shors.factors(y, base, number))]
+        answers = [answer for base, y in pairs(found) if (answer := shor_theory.factors(y, base, number))]
         return {"factors": list(answers[0]) if answers else None, "bases": bases, "runs_with_factors": len(answers)}
 
     rate = 30 * (15 / number) ** 3 / 6
     points = [Point(f"Fourier.Order({base}, {number}, {n})", count, rate) for base, count in zip(bases, tries, strict=True)]
     axes = ("measured y / 2^2n: near s / r, r the order of the base", "probability")
     title = f"Shor: {number}, {2 * n + 3} qubits"
-    return Experiment(title, axes, points, read, 2 * n + 3, 2 ** (2 * n + 3), facts, bars=True, parameters={"number": number})
+    return Experiment(title, axes, points, interpret_counts, 2 * n + 3, 2 ** (2 * n + 3), facts, bars=True, parameters={"number": number})
 
 
 def noise(shots: int = 200_000, seed: int = 0) -> Experiment:
     """What is left of a qubit after many gates, each of which depolarizes it a little."""
     lengths = [0, 5, 10, 20, 40, 60, 80, 100]
     errors = [0.002, 0.01, 0.05]
-    n = each(shots, len(lengths) * len(errors))
+    n = shots_per_point(shots, len(lengths) * len(errors))
     settings = [(error, length) for error in errors for length in lengths]
 
-    def read(found: Sequence[Counts]) -> list[Measure]:
+    def interpret_counts(found: Sequence[Counts]) -> list[Measure]:
         # X, Y and Z with error / 3 each: two of the three flip the qubit. The measurement is one gate more.
         return [
             Measure(f"error {error:.1%} per gate", length, hits(counts), n, (1 - (1 - 4 * error / 3) ** (length + 1)) / 2)
@@ -259,17 +259,17 @@ def noise(shots: int = 200_000, seed: int = 0) -> Experiment:
 
     points = [Point(f"Noise.Decays({length})", n, 2e6 / (20 + length), error) for error, length in settings]
     axes = ("gates", "probability of the wrong value")
-    return Experiment("Depolarizing noise", axes, points, read, 1, 2)
+    return Experiment("Depolarizing noise", axes, points, interpret_counts, 1, 2)
 
 
 def correction(shots: int = 200_000, seed: int = 0) -> Experiment:
     """Three qubits keep one better than one does, if errors are rare: 3p^2 - 2p^3 instead of p."""
     rates = [0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5]
-    n = each(shots, 2 * len(rates))
+    n = shots_per_point(shots, 2 * len(rates))
     # A flip is an error on the axis of the state: Ry(1) |0> and its flip overlap by sin(1).
     seen = math.cos(1.0) ** 2
 
-    def read(found: Sequence[Counts]) -> list[Measure]:
+    def interpret_counts(found: Sequence[Counts]) -> list[Measure]:
         measures = []
         for p, plain, coded in zip(rates, found[: len(rates)], found[len(rates) :], strict=True):
             measures.append(Measure("one qubit", p, hits(plain), n, p * seen))
@@ -278,7 +278,7 @@ def correction(shots: int = 200_000, seed: int = 0) -> Experiment:
 
     points = [Point(f"Noise.Stored({p}, {coded})", n, 25_000) for coded in ("false", "true") for p in rates]
     axes = ("probability of a bit flip, for each qubit", "probability that the state is found wrong")
-    return Experiment("Error correction, three qubits", axes, points, read, 6, 16)
+    return Experiment("Error correction, three qubits", axes, points, interpret_counts, 6, 16)
 
 
 PROGRAMS: dict[str, Callable[..., Experiment]] = {

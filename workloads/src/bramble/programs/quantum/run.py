@@ -15,10 +15,10 @@ from bramble.programs.quantum.simulator import BYTES_PER_AMPLITUDE, Job, estimat
 from bramble.study import report
 from bramble.study.program import Program, Run
 
-FALSE_ALARMS = 1 / 16_000
+FALSE_ALARM_RATE = 1 / 16_000
 """How often a right program fails its check: as often as a right pi is four sigma off."""
 JOB_SECONDS = 0.7
-LEAST_JOBS = 64
+MIN_JOBS = 64
 """So that eight nodes of four threads end at the same time."""
 ESTIMATED = {
     **{f"Grover, {n} qubits": f"Search.Finds({n}, 1, {round(math.pi / 4 * 2 ** (n / 2))})" for n in (4, 6, 8, 10)},
@@ -44,7 +44,7 @@ def sampling(name: str, experiment: Experiment, seed: int) -> Program:
     total = sum(point.shots for point in experiment.points)
     work: list[tuple[float, int, Job]] = []
     for index, point in enumerate(experiment.points):
-        batch = max(1, min(round(point.rate * JOB_SECONDS), -(-total // LEAST_JOBS)))
+        batch = max(1, min(round(point.rate * JOB_SECONDS), -(-total // MIN_JOBS)))
         for number, begin in enumerate(range(0, point.shots, batch)):
             own = int(np.random.SeedSequence(seed, spawn_key=(index, number)).generate_state(1)[0])
             shots = min(batch, point.shots - begin)
@@ -55,9 +55,9 @@ def sampling(name: str, experiment: Experiment, seed: int) -> Program:
         need, have = experiment.amplitudes * BYTES_PER_AMPLITUDE, run.memory
         if need > have:
             raise UsageError(
-                f"{name} with {experiment.qubits} qubits needs up to {size(need)} for a job "
+                f"{name} with {experiment.qubits} qubits needs up to {format_bytes(need)} for a job "
                 f"(2^{math.log2(experiment.amplitudes):.0f} amplitudes of {BYTES_PER_AMPLITUDE} bytes), "
-                f"and a job may have {size(have)} here: take fewer qubits"
+                f"and a job may have {format_bytes(have)} here: take fewer qubits"
             )
         found: list[Counter[str]] = [Counter() for _ in experiment.points]
         for (_, index, _), counts in zip(work, run.map(sample, [job for *_, job in work]), strict=True):
@@ -65,27 +65,27 @@ def sampling(name: str, experiment: Experiment, seed: int) -> Program:
         return [dict(sorted(counts.items())) for counts in found]
 
     def describe(found: Sequence[Counts]) -> dict[str, Any]:
-        return {**experiment.facts(found), "measures": [entry(measure) for measure in experiment.read(found)]}
+        return {**experiment.facts(found), "measures": [measure_fields(measure) for measure in experiment.interpret_counts(found)]}
 
-    def tell(found: Sequence[Counts]) -> str:
-        measures = experiment.read(found)
+    def summarise(found: Sequence[Counts]) -> str:
+        measures = experiment.interpret_counts(found)
         lines = [f"{experiment.title}: {total:,} shots"]
         if len(measures) <= 40:
             lines.append(f"{'':<28}{'at':>8}{'measured':>11}{'theory':>11}{'sigma off':>11}")
-            for each in map(entry, measures):
+            for each in map(measure_fields, measures):
                 off = "-" if each["sigmas"] is None else f"{each['sigmas']:+.2f}"
                 lines.append(f"{each['series']:<28}{each['x']:>8.4g}{each['measured']:>11.5f}{each['theory']:>11.5f}{off:>11}")
         lines += [f"{key}: {value}" for key, value in experiment.facts(found).items()]
         return "\n".join(lines)
 
-    def picture(found: Sequence[Counts], path: Path) -> None:
-        draw(experiment, experiment.read(found), path)
+    def draw_picture(found: Sequence[Counts], path: Path) -> None:
+        draw(experiment, experiment.interpret_counts(found), path)
 
     parameters = {"program": name, "qubits": experiment.qubits, "shots": total, "seed": seed, **experiment.parameters}
-    return Program("quantum", [sample], compute, describe, tell, picture, parameters=parameters, check=check)
+    return Program("quantum", [sample], compute, describe, summarise, draw_picture, parameters=parameters, check=check)
 
 
-def size(count: float) -> str:
+def format_bytes(count: float) -> str:
     """Bytes, for people."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000:
@@ -94,14 +94,14 @@ def size(count: float) -> str:
     return f"{count:.3g} TB"
 
 
-def entry(measure: Measure) -> dict[str, Any]:
+def measure_fields(measure: Measure) -> dict[str, Any]:
     """A measure as it is in the record: with the share, and how many sigma it is off (None where nothing is left to chance)."""
     share = measure.hits / measure.shots
     sigma = math.sqrt(measure.theory * (1 - measure.theory) / measure.shots)
     return {**measure._asdict(), "measured": share, "sigmas": (share - measure.theory) / sigma if sigma > 1e-12 else None}
 
 
-def chance(hits: int, shots: int, theory: float) -> float:
+def deviation_probability(hits: int, shots: int, theory: float) -> float:
     """At most how probable it is to be so far off, or further: 2 exp(-n KL(hits/n || theory)).
 
     The bound of Chernoff and Hoeffding (1963), which holds for rare outcomes too, where the normal distribution does not, and for
@@ -123,7 +123,7 @@ def check(record: dict[str, Any]) -> None:
         return check_estimate(record)
     measures = record["measures"]
     for each in measures:
-        if chance(each["hits"], each["shots"], each["theory"]) * len(measures) < FALSE_ALARMS:
+        if deviation_probability(each["hits"], each["shots"], each["theory"]) * len(measures) < FALSE_ALARM_RATE:
             raise ResultError(
                 f"{each['series']} at {each['x']:.4g}: {each['hits']} of {each['shots']}, and theory says {each['theory']:.4%}; "
                 "try another --seed: if that fails too, a node computes wrongly"
@@ -146,7 +146,7 @@ def estimation() -> Program:
     def describe(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
         return {"estimates": [{"what": what, **each} for what, each in zip(ESTIMATED, found, strict=True)]}
 
-    def tell(found: Sequence[dict[str, Any]]) -> str:
+    def summarise(found: Sequence[dict[str, Any]]) -> str:
         lines = [f"{'':<20}{'qubits':>8}{'T gates':>10}{'rotations':>11}{'physical qubits':>17}{'runtime s':>11}"]
         for what, each in zip(ESTIMATED, found, strict=True):
             logical, physical = each["logical"], each["physical"]
@@ -156,14 +156,14 @@ def estimation() -> Program:
             )
         return "\n".join(lines)
 
-    def picture(found: Sequence[dict[str, Any]], path: Path) -> None:
+    def draw_picture(found: Sequence[dict[str, Any]], path: Path) -> None:
         figure, axes = new_figure("Resources of a fault-tolerant machine", ("", "physical qubits"))
         bars = axes.bar([what.replace(", ", "\n") for what in ESTIMATED], [each["physical"]["physicalQubits"] for each in found])
         axes.bar_label(bars, [f"{each['physical']['runtime'] / 1e9:.2g} s" for each in found], padding=2, fontsize=8)
         axes.tick_params(axis="x", labelsize=7)
         figure.savefig(path)
 
-    return Program("quantum", [estimate], compute, describe, tell, picture, parameters={"program": "estimate"}, check=check)
+    return Program("quantum", [estimate], compute, describe, summarise, draw_picture, parameters={"program": "estimate"}, check=check)
 
 
 def check_estimate(record: dict[str, Any]) -> None:

@@ -45,19 +45,19 @@ class Job(NamedTuple):
 
 def sample(job: Job) -> dict[str, int]:
     """How often each outcome came: "True", "False", or a number."""
-    counts: dict[str, int] = _ask("sample", tuple(job))
+    counts: dict[str, int] = _run_on_server("sample", tuple(job))
     return counts
 
 
 def estimate(expression: str) -> dict[str, Any]:
     """What an expression would take on a fault-tolerant machine: `logical` counts, and `physical` ones by the estimator."""
-    found: dict[str, Any] = _ask("estimate", expression)
+    found: dict[str, Any] = _run_on_server("estimate", expression)
     return found
 
 
 def state(statements: str) -> list[complex]:
     """The amplitudes after Q# statements that leave qubits allocated; the first qubit is the highest bit of the index."""
-    amplitudes: list[complex] = _ask("state", statements)
+    amplitudes: list[complex] = _run_on_server("state", statements)
     return amplitudes
 
 
@@ -91,7 +91,7 @@ class _Server:
 _server = _Server()
 
 
-def _ask(kind: str, argument: Any) -> Any:
+def _run_on_server(kind: str, argument: Any) -> Any:
     """Have a child of the server do a job. Raises ResultError with its traceback, or if it died."""
     ours, theirs = socket.socketpair()
     with ours, ours.makefile("rwb") as channel:
@@ -100,10 +100,10 @@ def _ask(kind: str, argument: Any) -> Any:
         try:
             pickle.dump((kind, argument), channel)
             channel.flush()
-            fine, answer = pickle.load(channel)
+            is_success, answer = pickle.load(channel)
         except (EOFError, OSError):
             raise ResultError("the Q# simulator died in a job (out of memory? `dmesg | tail` tells)") from None
-    if not fine:
+    if not is_success:
         raise ResultError(answer)
     return answer
 
@@ -127,7 +127,7 @@ def _state(context: "Context", statements: str) -> list[complex]:
     return list(context.dump_machine().as_dense_state())
 
 
-KINDS: dict[str, Callable[["Context", Any], Any]] = {"sample": _sample, "estimate": _estimate, "state": _state}
+HANDLERS: dict[str, Callable[["Context", Any], Any]] = {"sample": _sample, "estimate": _estimate, "state": _state}
 
 
 def _serve(control: socket.socket) -> None:
@@ -141,16 +141,16 @@ def _serve(control: socket.socket) -> None:
         with socket.socket(fileno=descriptors[0]) as channel:
             if os.fork() == 0:
                 try:
-                    _answer(context, channel)
+                    _handle_request(context, channel)
                 finally:
                     os._exit(0)
 
 
-def _answer(context: "Context", channel: socket.socket) -> None:
+def _handle_request(context: "Context", channel: socket.socket) -> None:
     with channel.makefile("rwb") as stream:
         kind, argument = pickle.load(stream)
         try:
-            reply = True, KINDS[kind](context, argument)
+            reply = True, HANDLERS[kind](context, argument)
         except BaseException:  # a panic of qdk is no Exception
             reply = False, traceback.format_exc()
         pickle.dump(reply, stream)

@@ -19,7 +19,7 @@ CHARSETS = {
     "alnum": string.ascii_letters + string.digits,
     "printable": "".join(map(chr, range(32, 127))),
 }
-MOST_KEYS = 2**63 - 1
+MAX_KEYS = 2**63 - 1
 ANOTHER_TABLE = 0xD1342543DE82EF95
 """Between the reductions of two tables, modulo 2^64: an odd number."""
 MASK = 2**64 - 1
@@ -53,7 +53,7 @@ class Keys(NamedTuple):
         return np.frombuffer(self.charset, np.uint8).astype(np.uint32)
 
 
-def keys(charset: str, length: int) -> Keys:
+def parse_keys(charset: str, length: int) -> Keys:
     """The strings that a user asks for. Raises UsageError when there is no such charset, or there are too many."""
     chosen = charset.removeprefix("chars:") if charset.startswith("chars:") else CHARSETS.get(charset)
     if chosen is None:
@@ -61,8 +61,8 @@ def keys(charset: str, length: int) -> Keys:
     if len(chosen) < 2 or len(set(chosen)) < len(chosen) or not (chosen.isascii() and chosen.isprintable()):
         raise UsageError(f"--charset {charset}: two or more ASCII characters, each once")
     found = Keys(chosen.encode(), length)
-    if not 1 <= length <= md5.LONGEST or found.size > MOST_KEYS:
-        raise UsageError(f"--length {length}: {len(chosen)}^{length} strings; lengths go to {md5.LONGEST}, and to 2^63 strings")
+    if not 1 <= length <= md5.MAX_LENGTH or found.size > MAX_KEYS:
+        raise UsageError(f"--length {length}: {len(chosen)}^{length} strings; lengths go to {md5.MAX_LENGTH}, and to 2^63 strings")
     return found
 
 
@@ -111,12 +111,12 @@ def digest(text: str) -> str:
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
-def head(digest: str) -> int:
+def first_64_bits(digest: str) -> int:
     """The first 64 bits of a hash in hexadecimal, as the kernels have them."""
     return int.from_bytes(bytes.fromhex(digest)[:8], "little")
 
 
-def offset(table: int) -> np.uint64:
+def table_offset(table: int) -> np.uint64:
     return np.uint64(table * ANOTHER_TABLE & MASK)
 
 
@@ -125,7 +125,7 @@ def chain_ends(job: Chains) -> bytes:
     found = job.keys
     starts = np.array([found.start(number) for number in range(job.begin, job.end)], np.uint64)
     ends = np.empty_like(starts)
-    md5.walk(starts, found.alphabet(), found.length, np.uint64(found.size), offset(job.table), job.columns, ends)
+    md5.follow_chains(starts, found.alphabet(), found.length, np.uint64(found.size), table_offset(job.table), job.columns, ends)
     return ends.astype("<u8").tobytes()
 
 
@@ -133,8 +133,8 @@ def lookup_ends(job: Lookup) -> bytes:
     """Where the chains end that have the hash in each of the columns, uint64."""
     ends = np.empty(job.last - job.first, np.uint64)
     found, size = job.keys, np.uint64(job.keys.size)
-    arguments = found.alphabet(), found.length, size, offset(job.table), job.first, job.columns
-    md5.finish(np.uint64(job.hashed), *arguments, ends)
+    arguments = found.alphabet(), found.length, size, table_offset(job.table), job.first, job.columns
+    md5.finish_chains(np.uint64(job.hashed), *arguments, ends)
     return ends.astype("<u8").tobytes()
 
 
@@ -143,7 +143,7 @@ def check_alarms(job: Alarms) -> str | None:
     found, columns = job.keys, np.frombuffer(job.columns, "<i8").astype(np.int64)
     starts = np.array([found.start(number) for number in np.frombuffer(job.starts, "<i8").tolist()], np.uint64)
     reached = np.empty_like(starts)
-    md5.reach(starts, columns, found.alphabet(), found.length, offset(job.table), reached)
+    md5.reach_columns(starts, columns, found.alphabet(), found.length, table_offset(job.table), reached)
     texts = (found.text(fraction) for fraction in reached.tolist())
     return next((text for text in texts if digest(text) == job.digest), None)
 

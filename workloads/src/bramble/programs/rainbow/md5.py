@@ -17,7 +17,7 @@ from bramble.arithmetic.jit import compiled, generated, mulhi
 
 LANES = 256
 """Strings abreast: the vector units of every processor have enough to do, and all fits into the fastest cache."""
-LONGEST = 15
+MAX_LENGTH = 15
 """Characters: four words of the block."""
 STRIDE = np.uint64(0x9E3779B97F4A7C15)
 """From one column's reduction to the next one's: 2^64 over the golden ratio, odd."""
@@ -99,7 +99,7 @@ def _link(fractions, active, charset, length, offset, block):  # type: ignore[no
 
 
 @compiled("void(uint64[::1], uint32[::1], int64, uint64, uint64, int64, uint64[::1])")
-def walk(starts, charset, length, size, offset, columns, ends):  # type: ignore[no-untyped-def]
+def follow_chains(starts, charset, length, size, offset, columns, ends):  # type: ignore[no-untyped-def]
     """Follow chains from their first fractions through all columns; write the numbers of the strings at their ends."""
     block = np.empty((6, LANES), np.uint32)
     fractions = np.empty(LANES, np.uint64)
@@ -113,7 +113,7 @@ def walk(starts, charset, length, size, offset, columns, ends):  # type: ignore[
 
 
 @compiled("void(uint64, uint32[::1], int64, uint64, uint64, int64, int64, uint64[::1])")
-def finish(start, charset, length, size, offset, first, columns, ends):  # type: ignore[no-untyped-def]
+def finish_chains(start, charset, length, size, offset, first, columns, ends):  # type: ignore[no-untyped-def]
     """Where the chains end that have a hash (its first 64 bits) in columns `first`, `first` + 1...: one for each of `ends`."""
     block = np.empty((6, LANES), np.uint32)
     fractions = np.empty(LANES, np.uint64)
@@ -129,7 +129,7 @@ def finish(start, charset, length, size, offset, first, columns, ends):  # type:
 
 
 @compiled("void(uint64[::1], int64[::1], uint32[::1], int64, uint64, uint64[::1])")
-def reach(starts, columns, charset, length, offset, found):  # type: ignore[no-untyped-def]
+def reach_columns(starts, columns, charset, length, offset, found):  # type: ignore[no-untyped-def]
     """The fractions in given columns of the chains with given first fractions; the columns descend."""
     block = np.empty((6, LANES), np.uint32)
     fractions = np.empty(LANES, np.uint64)

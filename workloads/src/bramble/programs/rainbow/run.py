@@ -20,7 +20,7 @@ from bramble.programs.rainbow.kernel import (
     chain_ends,
     check_alarms,
     digest,
-    head,
+    first_64_bits,
     lookup_ends,
     search,
 )
@@ -29,11 +29,11 @@ from bramble.programs.rainbow.table import Plan, Table
 from bramble.study import report
 from bramble.study.program import Program, Run
 
-JOB, LEAST_JOB = 20_000_000, 1_000_000
-"""Links of a job: half a second to a second; less where there would not be FEW jobs, more where there would be too MANY."""
-FEW, MANY = 64, 2048
-MOST_TRIED = 10**15
-STARTS = 2.0
+LINKS_PER_JOB, MIN_LINKS_PER_JOB = 20_000_000, 1_000_000
+"""Links of a job: half a second to a second; less where there would not be MIN_JOBS jobs, more where there would be too MAX_JOBS."""
+MIN_JOBS, MAX_JOBS = 64, 2048
+MAX_TRIED = 10**15
+START_FACTOR = 2.0
 """Default number of chains begun, in units of 2 N / columns, which no perfect table can exceed."""
 BYTES_PER_START = 40
 """Of memory here, while the ends of all chains are sorted."""
@@ -45,18 +45,18 @@ NOTE = (
 
 def plans(keys: Keys, number: int, columns: int, starts: int | None) -> list[Plan]:
     """So many tables. Raises UsageError when there is no such table."""
-    if not 1 <= columns <= files.MOST_COLUMNS:
-        raise UsageError(f"--chain must be from 1 to {files.MOST_COLUMNS}, is {columns}")
-    chosen = starts or max(1, min(keys.size, round(STARTS * 2 * keys.size / columns)))
-    if chosen > min(keys.size, files.MOST_STARTS):
-        most = min(keys.size, files.MOST_STARTS)
+    if not 1 <= columns <= files.MAX_COLUMNS:
+        raise UsageError(f"--chain must be from 1 to {files.MAX_COLUMNS}, is {columns}")
+    chosen = starts or max(1, min(keys.size, round(START_FACTOR * 2 * keys.size / columns)))
+    if chosen > min(keys.size, files.MAX_STARTS):
+        most = min(keys.size, files.MAX_STARTS)
         raise UsageError(f"--starts can be at most {most}, is {chosen}; a longer --chain needs fewer chains")
     return [Plan(keys.charset.decode(), keys.length, table, columns, chosen) for table in range(number)]
 
 
 def job_size(links: int) -> int:
     """Links of a job, of so many in all."""
-    return max(LEAST_JOB, min(JOB, links // FEW), links // MANY)
+    return max(MIN_LINKS_PER_JOB, min(LINKS_PER_JOB, links // MIN_JOBS), links // MAX_JOBS)
 
 
 def links_per_second() -> float:
@@ -88,13 +88,13 @@ def predict(chosen: list[Plan]) -> dict[str, Any]:
     }
 
 
-def tell_plan(said: dict[str, Any]) -> str:
+def describe_plan(prediction: dict[str, Any]) -> str:
     return (
-        f"{said['keys']:,} strings; {said['tables']} tables of about {said['rows']:,} chains of {said['chain']:,} links: "
-        f"{said['bytes'] / 1e6:,.1f} MB\n"
-        f"they will find {said['coverage']:.2%} of all strings (one table {said['coverage_of_one']:.1%})\n"
-        f"to build: {said['links']:.2e} hashes, about {said['core_seconds']:,.0f} s of one core like this one; "
-        f"to look one up: {said['lookup_links']:.1e}; by brute force: {said['keys']:.1e}\n{NOTE}"
+        f"{prediction['keys']:,} strings; {prediction['tables']} tables of about {prediction['rows']:,} chains of {prediction['chain']:,} links: "
+        f"{prediction['bytes'] / 1e6:,.1f} MB\n"
+        f"they will find {prediction['coverage']:.2%} of all strings (one table {prediction['coverage_of_one']:.1%})\n"
+        f"to build: {prediction['links']:.2e} hashes, about {prediction['core_seconds']:,.0f} s of one core like this one; "
+        f"to look one up: {prediction['lookup_links']:.1e}; by brute force: {prediction['keys']:.1e}\n{NOTE}"
     )
 
 
@@ -103,48 +103,48 @@ def build(chosen: list[Plan], folder: Path) -> Program:
 
     Raises UsageError when they are there, or do not fit.
     """
-    plan, said = chosen[0], predict(chosen)
+    plan, prediction = chosen[0], predict(chosen)
     paths = [folder / each.name for each in chosen]
     if there := [path for path in paths if path.exists()]:
         raise UsageError(f"{there[0]} is there already; remove it to build it anew")
-    memory.demand(plan.starts * BYTES_PER_START, f"a table of {plan.starts:,} chains")
+    memory.require(plan.starts * BYTES_PER_START, f"a table of {plan.starts:,} chains")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
     except OSError as error:
         raise UsageError(f"{folder} cannot be used: {error.strerror}") from None
-    if (need := said["bytes"] + 9 * plan.starts) > free:
+    if (need := prediction["bytes"] + 9 * plan.starts) > free:
         raise UsageError(f"{folder} needs {need / 1e6:,.0f} MB, has {free / 1e6:,.0f} MB free")
     size = -(-job_size(plan.starts * plan.columns) // plan.columns // LANES) * LANES
     cuts = [(begin, min(begin + size, plan.starts)) for begin in range(0, plan.starts, size)]
 
     def compute(run: Run) -> list[str]:
-        run.screen.say(tell_plan(said))
-        run.screen.say(f"about {said['core_seconds'] / run.slots:,.0f} s for {run.slots} such cores")
+        run.screen.print_line(describe_plan(prediction))
+        run.screen.print_line(f"about {prediction['core_seconds'] / run.slots:,.0f} s for {run.slots} such cores")
         sums = []
         for each, path in zip(chosen, paths, strict=True):
-            state = files.Unfinished(path, each, len(cuts))
+            state = files.UnfinishedBuild(path, each, len(cuts))
             left = [job for job in range(len(cuts)) if not state.done[job]]
             if len(left) < len(cuts):
-                run.screen.say(f"{path.name}: going on, {len(cuts) - len(left)} of {len(cuts)} parts are done")
+                run.screen.print_line(f"{path.name}: going on, {len(cuts) - len(left)} of {len(cuts)} parts are done")
             work = [Chains(each.keys, each.table, each.columns, *cuts[job]) for job in left]
             for outcome in run.outcomes(chain_ends, work, f"table {each.table}"):
                 job = left[outcome.index]
-                state.keep(job, cuts[job][0], np.frombuffer(outcome.result, "<u8"))
-            sums.append(files.write(path, each, state.ends))
+                state.save_job(job, cuts[job][0], np.frombuffer(outcome.result, "<u8"))
+            sums.append(files.write_table(path, each, state.ends))
             state.remove()
         return sums
 
     def describe(sums: list[str]) -> dict[str, Any]:
         rows = [len(Table(path).ends) for path in paths]
         missed = float(np.prod([1 - each.coverage(count) for each, count in zip(chosen, rows, strict=True)]))
-        return {"predicted": said, "rows": rows, "coverage": 1 - missed, "tables": [str(path) for path in paths], "sha256": sums}
+        return {"predicted": prediction, "rows": rows, "coverage": 1 - missed, "tables": [str(path) for path in paths], "sha256": sums}
 
-    def tell(sums: list[str]) -> str:
+    def summarise(sums: list[str]) -> str:
         found = describe(sums)
         return f"{len(sums)} tables in {folder}, {sum(found['rows']):,} chains; they find {found['coverage']:.2%} of all strings"
 
-    def picture(sums: list[str], path: Path) -> None:
+    def draw_picture(sums: list[str], path: Path) -> None:
         figure = report.figure(6.4, 4)
         axes = figure.subplots()
         axes.plot(plan.strings(), color="#2a6f97", label="different strings in a column, by theory")
@@ -154,10 +154,10 @@ def build(chosen: list[Plan], folder: Path) -> Program:
         figure.savefig(path)
 
     parameters = {"charset": plan.charset, "length": plan.length}
-    return Program("rainbow", [chain_ends], compute, describe, tell, picture, parameters=parameters)
+    return Program("rainbow", [chain_ends], compute, describe, summarise, draw_picture, parameters=parameters)
 
 
-def given(text: str) -> str:
+def parse_digest(text: str) -> str:
     """A hash as the user gives it, in lower case. Raises UsageError when it is none."""
     try:
         if len(bytes.fromhex(text)) != 16:
@@ -167,61 +167,61 @@ def given(text: str) -> str:
     return text.lower()
 
 
-def columns(plan: Plan) -> list[tuple[int, int]]:
+def column_ranges(plan: Plan) -> list[tuple[int, int]]:
     """All columns, cut so that looking a hash up in each part costs about the same: a column costs what lies behind it."""
-    parts = max(1, min(64, plan.columns**2 // 2 // JOB))
+    parts = max(1, min(64, plan.columns**2 // 2 // LINKS_PER_JOB))
     cuts = [plan.columns - round(plan.columns * (1 - part / parts) ** 0.5) for part in range(parts + 1)]
     return [(first, last) for first, last in pairwise(cuts) if first < last]
 
 
-def suspect(plan: Plan, text: str, pairs: list[tuple[int, int]]) -> list[Alarms]:
+def alarm_jobs(plan: Plan, text: str, pairs: list[tuple[int, int]]) -> list[Alarms]:
     """Chains (column, start) to look at for a hash, the longest way first; each job has about as many links as another."""
     pairs = sorted(pairs, reverse=True)
-    size = max(LANES, JOB // plan.columns)
+    size = max(LANES, LINKS_PER_JOB // plan.columns)
     parts = [np.array(pairs[begin : begin + size], "<i8") for begin in range(0, len(pairs), size)]
     return [Alarms(plan.keys, text, plan.table, part[:, 1].tobytes(), part[:, 0].tobytes()) for part in parts]
 
 
 def crack(digests: list[str], folder: Path) -> Program:
     """The strings with some hashes, by the tables in a folder. Raises UsageError, or ResultError when a table is damaged."""
-    wanted = [given(text) for text in digests]
-    loaded = files.tables(folder)
+    wanted = [parse_digest(text) for text in digests]
+    loaded = files.load_tables(folder)
 
     def compute(run: Run) -> dict[str, str | None]:
         found: dict[str, str | None] = dict.fromkeys(wanted)
         run.notes["alarms"] = 0
         for table in loaded:
             plan = table.plan
-            jobs = [(text, cut) for text, known in found.items() if known is None for cut in columns(plan)]
-            work = [Lookup(plan.keys, head(text), plan.table, plan.columns, *cut) for text, cut in jobs]
+            jobs = [(text, cut) for text, known in found.items() if known is None for cut in column_ranges(plan)]
+            work = [Lookup(plan.keys, first_64_bits(text), plan.table, plan.columns, *cut) for text, cut in jobs]
             suspects: dict[str, list[tuple[int, int]]] = {}
             for (text, (first, _)), ends in zip(jobs, run.map(lookup_ends, work, f"table {plan.table}"), strict=True):
-                pairs = [(first + index, start) for index, start in table.find(np.frombuffer(ends, "<u8"))]
+                pairs = [(first + index, start) for index, start in table.find_starts(np.frombuffer(ends, "<u8"))]
                 suspects.setdefault(text, []).extend(pairs)
-            alarms = [job for text, pairs in suspects.items() for job in suspect(plan, text, pairs)]
+            alarms = [job for text, pairs in suspects.items() for job in alarm_jobs(plan, text, pairs)]
             run.notes["alarms"] += sum(map(len, suspects.values()))
             for alarm, text in zip(alarms, run.map(check_alarms, alarms, f"table {plan.table} alarms"), strict=True):
                 found[alarm.digest] = found[alarm.digest] or text
         return found
 
-    def tell(found: dict[str, str | None]) -> str:
+    def summarise(found: dict[str, str | None]) -> str:
         return "\n".join(f"{text}  {'not in the tables' if known is None else repr(known)}" for text, known in found.items())
 
-    def picture(found: dict[str, str | None], path: Path) -> None:
+    def draw_picture(found: dict[str, str | None], path: Path) -> None:
         draw_found(found, f"{len(loaded)} tables", path)
 
-    return Program("rainbow", [lookup_ends, check_alarms], compute, lambda found: {"found": found}, tell, picture, check=check)
+    return Program("rainbow", [lookup_ends, check_alarms], compute, lambda found: {"found": found}, summarise, draw_picture, check=check)
 
 
 def brute(wanted: str, keys: Keys) -> Program:
     """The string with a hash, by trying all of a charset and length. Raises UsageError when there are too many."""
-    hashed = given(wanted)
-    if keys.size > MOST_TRIED:
+    hashed = parse_digest(wanted)
+    if keys.size > MAX_TRIED:
         raise UsageError(
-            f"{keys.size:.1e} strings are too many to try, {MOST_TRIED:.0e} are a month of eight Pis; see rainbow plan"
+            f"{keys.size:.1e} strings are too many to try, {MAX_TRIED:.0e} are a month of eight Pis; see rainbow plan"
         )
     size = job_size(keys.size)
-    work = [Candidates(keys, head(hashed), begin, min(begin + size, keys.size)) for begin in range(0, keys.size, size)]
+    work = [Candidates(keys, first_64_bits(hashed), begin, min(begin + size, keys.size)) for begin in range(0, keys.size, size)]
 
     def compute(run: Run) -> dict[str, str | None]:
         for outcome in run.outcomes(search, work):
@@ -229,7 +229,7 @@ def brute(wanted: str, keys: Keys) -> Program:
                 return {hashed: outcome.result}
         return {hashed: None}
 
-    def tell(found: dict[str, str | None]) -> str:
+    def summarise(found: dict[str, str | None]) -> str:
         return f"{hashed}  {'none of these strings' if found[hashed] is None else repr(found[hashed])}"
 
     parameters = {"charset": keys.charset.decode(), "length": keys.length, "keys": keys.size}
@@ -238,7 +238,7 @@ def brute(wanted: str, keys: Keys) -> Program:
         [search],
         compute,
         lambda found: {"found": found},
-        tell,
+        summarise,
         lambda found, path: draw_found(found, "brute force", path),
         parameters=parameters,
         check=check,

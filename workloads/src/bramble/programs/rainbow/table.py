@@ -24,8 +24,8 @@ FORMAT = "bramble rainbow table 1"
 HEADER = 4096
 ROW = 12
 """Bytes of a chain."""
-MOST_STARTS = 2**32
-MOST_COLUMNS = 10**6
+MAX_STARTS = 2**32
+MAX_COLUMNS = 10**6
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,14 @@ class Table:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ResultError(f"{path} is damaged and is not used: {error}; remove it and build it again") from None
 
-    def find(self, ends: np.ndarray) -> list[tuple[int, int]]:
+    def find_starts(self, ends: np.ndarray) -> list[tuple[int, int]]:
         """Of some ends the index, and the number at the start of the chain that ends so, if there is one."""
         places = np.searchsorted(self.ends, ends)
         there = np.flatnonzero(self.ends[np.minimum(places, len(self.ends) - 1)] == ends)
         return [(int(index), int(self.starts[places[index]])) for index in there]
 
 
-def write(path: Path, plan: Plan, ends: np.ndarray) -> str:
+def write_table(path: Path, plan: Plan, ends: np.ndarray) -> str:
     """Sort the ends of all chains, keep one chain for each, and write the table, whole or not at all; tell its checksum."""
     unique, first = np.unique(ends, return_index=True)
     arrays = {"ends": unique.astype("<u8"), "starts": first.astype("<u4")}
@@ -106,7 +106,7 @@ def write(path: Path, plan: Plan, ends: np.ndarray) -> str:
     return hashlib.sha256(json.dumps(sums).encode()).hexdigest()
 
 
-class Unfinished:
+class UnfinishedBuild:
     """The ends of the chains that are done so far, on disk, so that a build that was interrupted goes on."""
 
     def __init__(self, path: Path, plan: Plan, jobs: int) -> None:
@@ -117,7 +117,7 @@ class Unfinished:
         self.ends = np.memmap(self.ends_path, "<u8", "r+" if old else "w+", shape=(plan.starts,))
         self.done = np.memmap(self.done_path, "u1", "r+" if old else "w+", shape=(jobs,))
 
-    def keep(self, job: int, begin: int, ends: np.ndarray) -> None:
+    def save_job(self, job: int, begin: int, ends: np.ndarray) -> None:
         """First the ends, then that they are there."""
         self.ends[begin : begin + len(ends)] = ends
         self.ends.flush()
@@ -129,7 +129,7 @@ class Unfinished:
         self.done_path.unlink()
 
 
-def tables(folder: Path) -> list[Table]:
+def load_tables(folder: Path) -> list[Table]:
     """All tables of a folder. Raises UsageError when there is none, ResultError when one is damaged."""
     found = [Table(path) for path in sorted(folder.glob("*.rainbow"))]
     if not found:

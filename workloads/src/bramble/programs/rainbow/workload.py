@@ -29,7 +29,7 @@ def plans(charset: str, length: int, tables: int, chain: str, starts: str | None
     from bramble.programs.rainbow import kernel, run
 
     number = optional_number("--starts", starts)
-    return run.plans(kernel.keys(charset, length), tables, whole_number("--chain", chain), number)
+    return run.plans(kernel.parse_keys(charset, length), tables, whole_number("--chain", chain), number)
 
 
 def rainbow_hash(text: Annotated[str, typer.Argument(metavar="TEXT")]) -> None:
@@ -45,7 +45,7 @@ def rainbow_plan(
     """What tables would find, and what they would cost."""
     from bramble.programs.rainbow import run
 
-    print(run.tell_plan(run.predict(plans(charset, length, tables, chain, starts))))
+    print(run.describe_plan(run.predict(plans(charset, length, tables, chain, starts))))
 
 
 def rainbow_build(
@@ -80,7 +80,7 @@ def rainbow_brute(
     """Find the string with a hash by trying all: what tables are compared with."""
     from bramble.programs.rainbow import kernel, run
 
-    return run.brute(digest, kernel.keys(charset, length))
+    return run.brute(digest, kernel.parse_keys(charset, length))
 
 
 def comparison(seconds: float) -> "Program":

@@ -41,7 +41,7 @@ def collatz(
         [longest],
         compute,
         describe=lambda found: {"steps": found[0], "start": found[1]},
-        tell=lambda found: f"{found[1]} takes {found[0]} steps, the most up to {last}",
+        summarise=lambda found: f"{found[1]} takes {found[0]} steps, the most up to {last}",
         parameters={"upper": last},
         check=check,
     )

@@ -13,7 +13,7 @@ from bramble.engine.connection import Connection
 if TYPE_CHECKING:
     from distributed import Future
 
-ATTEMPTS = 3
+MAX_ATTEMPTS = 3
 """How often jobs are submitted when all of their nodes, or the scheduler, went away and came back."""
 
 
@@ -45,7 +45,7 @@ class Job:
 AnyJob = TypeVar("AnyJob", bound=Job)
 
 
-class Account(Generic[AnyJob]):
+class JobTracker(Generic[AnyJob]):
     """Jobs on their way through dask.
 
     `open` holds all that have not ended, by name; `submitted` those of them that dask has. A job's future may end although
@@ -55,15 +55,15 @@ class Account(Generic[AnyJob]):
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.open: dict[str, AnyJob] = {}
+        self.unfinished: dict[str, AnyJob] = {}
         self.submitted: dict[str, AnyJob] = {}
         self.is_closed = False
         self._ended: queue.SimpleQueue[tuple[AnyJob, Future[Any], float] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
 
-    def add(self, job: AnyJob) -> None:
+    def add_job(self, job: AnyJob) -> None:
         """Open a job."""
-        self.open[job.name] = job
+        self.unfinished[job.name] = job
 
     def submit(
         self,
@@ -86,11 +86,11 @@ class Account(Generic[AnyJob]):
     def _watch(self, job: AnyJob, future: "Future[Any]") -> None:
         job.future = future
         with self._lock:
-            if job.name in self.open:
+            if job.name in self.unfinished:
                 self.submitted[job.name] = job
         future.add_done_callback(lambda future: self._ended.put((job, future, time.monotonic())))
 
-    def collect(self, timeout: float, until: float = 0.0) -> list[AnyJob]:
+    def collect_ended(self, timeout: float, until: float = 0.0) -> list[AnyJob]:
         """Return jobs whose futures ended: wait `timeout` seconds for the first, for more until a time (by time.monotonic())."""
         found: dict[str, AnyJob] = {}
         deadline = time.monotonic() + timeout
@@ -108,18 +108,18 @@ class Account(Generic[AnyJob]):
                 deadline = until
         return list(found.values())
 
-    def errors(self, jobs: Iterable[AnyJob]) -> Iterator[tuple[AnyJob, BaseException]]:
+    def failed_jobs(self, jobs: Iterable[AnyJob]) -> Iterator[tuple[AnyJob, BaseException]]:
         """Yield those of collected jobs that dask gave up, with the reason."""
         for job in jobs:
             if (future := job.future) is not None and future.status == "error" and (error := future.exception()):
                 yield job, error
 
-    def fetch(self, jobs: Iterable[AnyJob]) -> list[tuple[AnyJob, Any]] | None:
+    def fetch_results(self, jobs: Iterable[AnyJob]) -> list[tuple[AnyJob, Any]] | None:
         """Return results of collected jobs that finished; None without an answer. What a dead node had, dask computes again."""
         futures = {job: future for job in jobs if job.name in self.submitted and (future := job.future) is not None}
         finished = {job: future for job, future in futures.items() if future.status == "finished"}
         gather = partial(self.connection.client.gather, list(finished.values()), asynchronous=True)
-        values = self.connection.ask(gather) if finished else []
+        values = self.connection.run_request(gather) if finished else []
         for job, future in futures.items():
             if future.status not in ("error", "cancelled") and (values is None or job not in finished):
                 self._watch(job, future)
@@ -130,12 +130,12 @@ class Account(Generic[AnyJob]):
         with self._lock:
             self.submitted.pop(job.name, None)
 
-    def end(self, job: AnyJob) -> bool:
+    def close_job(self, job: AnyJob) -> bool:
         """Close a job; return False if it had ended before."""
         with self._lock:
             self.submitted.pop(job.name, None)
             job.future = None  # dask drops what nobody holds
-            return self.open.pop(job.name, None) is not None
+            return self.unfinished.pop(job.name, None) is not None
 
     def cancel(self, jobs: Iterable[AnyJob]) -> None:
         """Have dask drop jobs, running ones too. They are still open."""
