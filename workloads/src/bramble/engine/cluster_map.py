@@ -1,4 +1,4 @@
-"""One map on the cluster: dask distributes, this sees to it that every job leaves it once, as an Outcome."""
+"""One map on the cluster: dask distributes the jobs, and ClusterMap turns each of them into exactly one Outcome."""
 
 import time
 from collections import deque
@@ -12,13 +12,16 @@ from bramble.engine.connection import Connection, Event
 from bramble.engine.outcome import Kernel, Outcome, JobResult, call_on_worker
 
 GATHER_INTERVAL = 0.5
-"""Seconds: results are fetched at most this often, many at a time; one trip per job would eat a small scheduler."""
+"""Seconds between two fetches of results: many at a time, since one request per job would overload a small scheduler."""
 NODE_CHECK_DELAY = 5.0
-"""Seconds without a finished job after which we ask the scheduler whether the nodes we wait for still exist."""
+"""Seconds without a finished job before the scheduler is asked whether the nodes of the jobs still exist."""
 
 
 def running_jobs(dask_scheduler: Any) -> dict[str, tuple[str, float]]:
-    """On the scheduler: by key of a job that runs, its worker's address, and for how many seconds it ran at the last report."""
+    """Return, by key of a running job, its worker's address and the seconds it had run at the last report.
+
+    dask calls this on the scheduler.
+    """
     return {
         str(task.key): (address, seconds)
         for address, worker in dask_scheduler.workers.items()
@@ -28,20 +31,20 @@ def running_jobs(dask_scheduler: Any) -> dict[str, tuple[str, float]]:
 
 @dataclass(eq=False, kw_only=True)
 class MapJob(Job):
-    """A job by its index in the arguments, and the nodes from which it was resubmitted."""
+    """A job: its index in the arguments, and the nodes from which it was resubmitted."""
 
     index: int
     retried: list[str] = field(default_factory=list)
 
 
 class ClusterMap:
-    """One map. dask itself runs a job again when its worker dies, a few times; this adds the rest.
+    """One map on the cluster. dask itself runs a job again a few times when its worker dies; this class does the rest.
 
-    Without `nodes` there is no restriction, so a node that comes back gets work again. With `nodes` the jobs are
-    bound to the addresses that these nodes' workers have now (which is what dask makes of a worker's name). When
-    all of them are gone, or the scheduler went away, what is unfinished is submitted again as soon as one is back;
-    it is lost when none is back within the timeout. So is a job that runs for longer than `job_timeout`, and one
-    whose worker died again when it was the only one that ran.
+    Without `nodes` the jobs may run on any node, so a node that comes back gets jobs again. With `nodes` they are
+    bound to the addresses that the workers of these nodes have now (dask resolves worker names to addresses). When
+    all of these workers, or the scheduler, are lost, the unfinished jobs are submitted again as soon as one is back,
+    and are lost if none is back within the timeout. A job is also lost when it runs for longer than `job_timeout`
+    seconds, and when its worker dies again while it is the only job that runs.
     """
 
     def __init__(
@@ -58,19 +61,19 @@ class ClusterMap:
         self.connection, self.kernel, self.arguments, self.nodes = connection, kernel, arguments, nodes
         self.notify, self.job_timeout, self.max_in_flight = notify, job_timeout, max_in_flight
         self.node_names = ", ".join(nodes or all_nodes)
-        """The nodes that the jobs may go to, for people."""
+        """The names of the nodes that may run the jobs, for messages."""
         self.tracker = JobTracker[MapJob](connection)
         self.pending = deque(MapJob(name=str(index), index=index) for index in range(len(arguments)))
         """The jobs that have not been submitted."""
         self.suspects: deque[MapJob] = deque()
-        """Jobs whose workers died again and again. Any of those that a worker ran at the time may be the one that kills."""
+        """Jobs whose workers died more than once. Any of the jobs that a worker ran at the time may have killed it."""
         self.is_isolating_suspects = False
-        """Whether the suspects are being tried, one after the other."""
+        """Whether the suspects are being run one at a time, to find those that kill their worker."""
         self.events: deque[Event] = deque()
         self.started_at = 0.0
 
     def outcomes(self) -> Iterator[Outcome]:
-        """Yield how each job ended. Raises ResultError when one raises."""
+        """Yield the outcome of each job. Raises ResultError when a job raises an exception."""
         tracker = self.tracker
         self.started_at = last_check = time.monotonic()
         last_gather, attempts = 0.0, 1
@@ -102,12 +105,13 @@ class ClusterMap:
                     tracker.cancel(unfinished)
                     attempts += 1
                     if has_returned and attempts <= MAX_ATTEMPTS:
-                        who = "the scheduler" if forgotten else f"every worker of {self.node_names}"
-                        self.notify(f"{who} went away and came back; {len(unfinished)} unfinished jobs are submitted again")
+                        lost_part = "the scheduler" if forgotten else f"every worker of {self.node_names}"
+                        self.notify(f"{lost_part} was lost and came back; {len(unfinished)} unfinished jobs are submitted again")
                         self.submit_jobs(unfinished)
                         continue
                     for job in sorted([*unfinished, *self.pending], key=lambda job: job.index):
-                        yield self.mark_lost(job, f"no worker of {self.node_names} was left to run it, in {attempts - 1} attempts")
+                        reason = f"no worker of {self.node_names} was left to run it, after {attempts - 1} attempts"
+                        yield self.mark_lost(job, reason)
                     self.pending.clear()
         finally:
             tracker.cancel(tracker.submitted.values())
@@ -115,38 +119,39 @@ class ClusterMap:
 
     @property
     def check_interval(self) -> float:
-        """Seconds to wait for a job to end before the scheduler is asked what it is about."""
+        """Return the seconds to wait for a job to end before the scheduler is asked about the jobs and nodes."""
         return min(NODE_CHECK_DELAY, max(0.5, (self.job_timeout or 4 * NODE_CHECK_DELAY) / 4))
 
     def submit_pending(self) -> None:
-        """Submit what may be on the cluster now. When only suspects are left, one of them."""
+        """Submit as many pending jobs as may be on the cluster at once; when only suspects are left, one of them."""
         submitted = len(self.tracker.submitted)
         room = min(len(self.pending), (self.max_in_flight or len(self.pending)) - submitted)
         if room > 0:
             self.submit_jobs([self.pending.popleft() for _ in range(room)])
         elif not submitted:
             if not self.is_isolating_suspects:
-                self.notify(f"the workers of {len(self.suspects)} jobs died more than once; now one of these after the other")
+                self.notify(f"the workers of {len(self.suspects)} jobs died more than once; these jobs now run one at a time")
             self.is_isolating_suspects = True
             self.submit_jobs([self.suspects.popleft()])
 
     def submit_jobs(self, jobs: Sequence[MapJob]) -> None:
         from distributed.protocol.pickle import dumps
 
+        """Submit jobs to dask, with their kernel and arguments pickled."""
         self.connection.subscribe()
         addresses = sorted(self.connection.workers(self.nodes))
-        # dask's pickle: what a script defines itself travels as code.
-        packed = [dumps((self.kernel, self.arguments[job.index])) for job in jobs]
-        bound = None if self.nodes is None else addresses
-        self.tracker.submit(jobs, call_on_worker, [packed], self.kernel.__name__, bound)
+        # dask's pickle sends functions that a script defines itself as code.
+        pickled = [dumps((self.kernel, self.arguments[job.index])) for job in jobs]
+        allowed = None if self.nodes is None else addresses
+        self.tracker.submit(jobs, call_on_worker, [pickled], self.kernel.__name__, allowed)
 
     def has_worker(self) -> bool:
-        """Return whether workers are there that may run the jobs as they were submitted."""
+        """Return whether every submitted job has a worker that may run it."""
         workers = self.connection.workers(self.nodes)
         return all(job.has_worker(workers) for job in self.tracker.submitted.values())
 
     def read_events(self) -> None:
-        """Note which jobs were resubmitted from which node."""
+        """Record from which nodes dask resubmitted jobs, by the events of workers that were removed."""
         by_key: dict[str, MapJob] = {}
         while self.events:
             event = self.events.popleft()
@@ -159,27 +164,27 @@ class ClusterMap:
                     by_key[key].retried.append(node)
 
     def finish_job(self, job: MapJob, result: JobResult) -> Outcome:
-        """Close a job that dask has a result of. Raises ResultError when its kernel raised."""
+        """Close a job and return its outcome. Raises ResultError when its kernel raised an exception."""
         self.tracker.close_job(job)
         node = self.connection.node_of(result.worker)
         return result.to_outcome(job.index, self.arguments[job.index], node, job.ended_at - self.started_at, job.retried)
 
     def handle_killed_jobs(self, ended: Sequence[MapJob]) -> Iterator[Outcome]:
-        """Make suspects of jobs that dask gave up since their workers died; one that was a suspect is lost."""
+        """Turn jobs that dask gave up because their workers died into suspects; yield those that already were, as lost."""
         from distributed import KilledWorker
 
         for job, error in self.tracker.failed_jobs(ended):
             if not isinstance(error, KilledWorker):
-                raise ResultError(f"job {job.index} failed with argument {self.arguments[job.index]!r}: {error!r}")
+                raise ResultError(f"dask could not run job {job.index} with argument {self.arguments[job.index]!r}: {error!r}")
             if self.is_isolating_suspects:
                 node = self.connection.node_of(str(error.last_worker.name))
-                yield self.mark_lost(job, f"every worker that ran it died, {node} the last; too much memory?", node)
+                yield self.mark_lost(job, f"every worker that ran it died, most recently on {node}; it may need too much memory", node)
             else:
                 self.tracker.withdraw(job)
                 self.suspects.append(job)
 
     def end_overdue_jobs(self, limit: float) -> Iterator[Outcome]:
-        """Lose the jobs that run for longer than `limit` seconds; their worker processes are started anew."""
+        """Yield, as lost, the jobs that have run for longer than `limit` seconds; their worker processes are restarted."""
         running = self.connection.run_request(lambda: self.connection.client.run_on_scheduler(running_jobs)) or {}
         overdue = {
             job: running[key][0]
@@ -187,15 +192,15 @@ class ClusterMap:
             if job.future and (key := str(job.future.key)) in running and running[key][1] > limit
         }
         if overdue:
-            # First, or dask would run them again.
+            # Cancelled before the restart: dask would run them again.
             self.tracker.cancel(overdue)
             self.connection.restart_workers(set(overdue.values()))
         for job, address in overdue.items():
             node = self.connection.known_workers.get(address, address)
-            yield self.mark_lost(job, f"it ran on {node} for more than {limit:g} s (--job-timeout) and was ended", node)
+            yield self.mark_lost(job, f"it ran on {node} for more than {limit:g} s (--job-timeout) and was stopped", node)
 
     def mark_lost(self, job: MapJob, reason: str, node: str = "") -> Outcome:
-        """Close a job that has no result."""
+        """Close a job that has no result and return its outcome."""
         self.tracker.close_job(job)
         after = time.monotonic() - self.started_at
         return Outcome(job.index, node=node, finished_after=after, lost=reason, retried=tuple(job.retried))

@@ -1,4 +1,4 @@
-"""One core of this machine."""
+"""The engine that computes on one core of this machine."""
 
 import socket
 import time
@@ -10,7 +10,7 @@ from bramble.engine.outcome import Kernel, Outcome, call_kernel
 
 
 class Local(Engine):
-    """One core: this process, one job after the other."""
+    """One core: this process runs one job after the other."""
 
     def __init__(self) -> None:
         self.nodes = (socket.gethostname(),)

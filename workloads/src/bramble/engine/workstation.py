@@ -1,4 +1,4 @@
-"""Every core of this machine: processes of its own, which concurrent.futures feeds."""
+"""The engine that computes on every core of this machine, in processes of concurrent.futures."""
 
 import os
 import signal
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def _defer_interrupts() -> Iterator[None]:
-    """Let Ctrl-C wait while processes are started: one that is half started complains that the rest of it is gone.
+    """Defer Ctrl-C while processes are started: a process that is interrupted during its start prints a traceback.
 
-    They inherit that they do not hear it. The handler is for this process, since other threads of it may hear it.
+    The new processes inherit the blocked signal. This process needs a handler too, since the signal may reach one of
+    its other threads.
     """
     is_main_thread = threading.current_thread() is threading.main_thread()
     if not is_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
@@ -61,8 +62,8 @@ class Workstation(Engine):
             return
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([kernel.__module__])
-        # Not forked from here: a process that has threads (whoever uses this as a library may) forks children that hang.
-        # Ctrl-C reaches everyone on the terminal; only this process answers to it.
+        # A process with threads (a program that uses this as a library may have some) can fork children that hang, so a
+        # server without threads forks them. Ctrl-C reaches every process on the terminal; only this one handles it.
         self.pool = ProcessPoolExecutor(
             self.processes,
             mp_context=context,
@@ -87,7 +88,7 @@ class Workstation(Engine):
             try:
                 result = job.result()
             except BrokenProcessPool:
-                yield Outcome(index, lost=f"a process of {node} died (out of memory? `dmesg | tail` tells)")
+                yield Outcome(index, lost=f"a process on {node} died, such as when memory runs out; see `dmesg | tail`")
             else:
                 yield result.to_outcome(index, arguments[index], node, time.monotonic() - begin)
 
@@ -98,10 +99,11 @@ class Workstation(Engine):
         if self.pool is None:
             return
         if running := [job for job in self.jobs if not job.done()]:
-            # In the middle of a job. The pool finds itself broken, and fails what is left; only then is it shut down: a
-            # child that is terminated while the pool shuts down, or a job cancelled by hand, can leave it waiting for ever.
+            # Some processes are in the middle of a job. When they end, the pool becomes broken and fails the other jobs.
+            # It is shut down only then: a child that is terminated, or a job that is cancelled, while the pool shuts down
+            # can leave it waiting without end.
             for child in multiprocessing.active_children():
                 child.terminate()
             running = list(wait(running, timeout=5).not_done)
-        # Whoever does not wait leaves threads of the pool behind, which complain on standard error as the interpreter exits.
+        # Without waiting, threads of the pool stay, which print errors when the interpreter exits.
         self.pool.shutdown(wait=not running, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Run the sleeping jobs and say where they ran, how long they took and how much faster that was than one by one."""
+"""Run jobs that sleep, and report where they ran, how long they took and how much faster that was than one by one."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +13,9 @@ from bramble.study.program import Program, Run
 
 @dataclass(frozen=True)
 class SleepResults:
-    """What became of the jobs of one run. Runs agree when they had the same jobs: who does them, and when, is up to the place.
+    """The outcomes of the jobs of one run. Two runs are equal if they had the same jobs, wherever and whenever these ran.
 
-    `slept`: seconds by job. `seconds`: the whole run; `best_seconds`: `shortest_makespan`, for the jobs that ran at once here.
+    `slept`: seconds of each job. `seconds`: of the whole run. `best_seconds`: the `shortest_makespan` for the run's slots.
     """
 
     slept: tuple[float, ...]
@@ -25,16 +25,21 @@ class SleepResults:
 
     @property
     def lost(self) -> list[int]:
+        """Return the sorted numbers of the jobs that were lost."""
         return sorted(outcome.index for outcome in self.outcomes if outcome.lost is not None)
 
     @property
     def job_seconds(self) -> float:
+        """Return the seconds of all jobs together."""
         return sum(outcome.seconds for outcome in self.outcomes)
 
 
 def program(jobs: int, scale: float, seed: int) -> Program:
-    """`jobs` naps of 5 to 20 seconds times `scale`. A lost one does not end the run: the record names it, and so does `check`."""
-    # The longest first (R. L. Graham, 1969): a long one that begins last would have all others wait for it.
+    """Return a program with jobs that sleep 5 to 20 seconds times `scale`.
+
+    A lost job does not end the run: the record and the error of `check` name it.
+    """
+    # The longest jobs come first (R. L. Graham, 1969): at the end, everything would wait for a long job that started last.
     slept = sorted(durations(jobs, scale, seed), reverse=True)
 
     def row(outcome: Outcome) -> str:
@@ -53,7 +58,7 @@ def program(jobs: int, scale: float, seed: int) -> Program:
 
 
 def describe(results: SleepResults) -> dict[str, Any]:
-    """The last run, for the record (times in seconds)."""
+    """Return the fields of the last run for the record (times in seconds)."""
     done = [outcome for outcome in results.outcomes if outcome.lost is None]
     return {
         "lost": len(results.lost),
@@ -79,7 +84,7 @@ def describe(results: SleepResults) -> dict[str, Any]:
 
 
 def summarise(results: SleepResults) -> str:
-    """The last run, in two lines."""
+    """Return a summary of the last run, in two lines."""
     speedup = report.speedup(results.job_seconds, results.seconds)
     counts = ", ".join(f"{node} {count}" for node, count in report.jobs_per_node(results.outcomes).items())
     return (
@@ -89,8 +94,8 @@ def summarise(results: SleepResults) -> str:
 
 
 def draw_picture(results: SleepResults, path: Path) -> None:
-    """Draw who slept when: a row for each job that ran at once."""
-    lanes: list[tuple[str, float]] = []  # of each row the node, and when its last job ended
+    """Draw when each job ran: a row for each slot."""
+    lanes: list[tuple[str, float]] = []  # the node of each row, and when its last job ended
     figure = report.figure(7.2, 4.2)
     axes = figure.subplots()
     nodes = sorted({outcome.node for outcome in results.outcomes if outcome.lost is None})
@@ -98,7 +103,7 @@ def draw_picture(results: SleepResults, path: Path) -> None:
         if outcome.lost is not None:
             continue
         begin = max(0.0, outcome.finished_after - outcome.seconds)
-        # That a job has ended is known a little later.
+        # The end of a job is noticed up to 0.1 s late.
         free = (index for index, (node, end) in enumerate(lanes) if node == outcome.node and end <= begin + 0.1)
         lane = next(free, len(lanes))
         lanes[lane : lane + 1] = [(outcome.node, outcome.finished_after)]
@@ -115,6 +120,8 @@ def draw_picture(results: SleepResults, path: Path) -> None:
 
 
 def check(record: dict[str, Any]) -> None:
-    """Raise ResultError, naming them, when jobs were lost."""
+    """Raise ResultError with the numbers of the jobs that were lost."""
     if record["lost"]:
-        raise ResultError(f"{record['lost']} of {record['jobs']} jobs were lost: {record['lost_jobs']}")
+        raise ResultError(
+            f"{record['lost']} of {record['jobs']} jobs were lost: {record['lost_jobs']}; the lines above have the reasons"
+        )
