@@ -166,7 +166,7 @@ def test_every_job_ends_once_whatever_happens_to_the_nodes() -> None:
     assert lost.keys() == {20, 40}, lost
     assert "every worker that ran it died" in lost[20] and "for more than 12 s" in lost[40]
     assert {node for outcome in outcomes for node in outcome["retried"]} == set(SERVERS)
-    assert any("the scheduler went away and came back" in line for line in said)
+    assert any("the scheduler was lost and came back" in line for line in said)
     assert all(told(node, "systemctl is-active sshd bramble-worker || true") for node in SERVERS)
     # All processes of both nodes are back.
     told("pi-client", "bramble prove pi-01 && bramble prove pi-02")

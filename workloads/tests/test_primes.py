@@ -1,4 +1,4 @@
-"""Primes: known numbers of them, two sieves against each other and against trial division, primecount."""
+"""Primes: known counts, two sieves against each other and against trial division, and primecount."""
 
 import math
 import shutil
@@ -18,7 +18,7 @@ LIBRARY = sieve.library()
 
 @pytest.fixture(params=["library", "own"])
 def both(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A test that runs with libprimesieve and without."""
+    """Run a test with libprimesieve and without it."""
     if request.param == "own":
         monkeypatch.setattr(sieve, "library", lambda: None)
     else:
@@ -59,7 +59,7 @@ def test_a_milliard() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("exponent", [10, 11])
-def test_more(exponent: int) -> None:
+def test_larger_known_numbers(exponent: int) -> None:
     assert perform(0, 10**exponent)[1]["count"] == KNOWN[10**exponent]
 
 
@@ -97,7 +97,7 @@ def test_intervals_cover_every_number_once(begin: int, width: int, twins: bool, 
 
 
 def test_intervals_cost_the_same() -> None:
-    """Far out they are narrower, as 1/12 of the logarithm says."""
+    """Intervals of larger numbers are narrower, by the exponent of 1/12."""
     widths = [job.end - job.begin for job in kernel.intervals(0, 10**12)]
     assert len(widths) >= 256 and widths[0] > 1.3 * widths[-1]
     assert widths == sorted(widths, reverse=True)
@@ -127,7 +127,7 @@ def test_primecount_counts_the_same() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"count": 78497}, {"primecount": 3}])
-def test_a_wrong_count_is_said(wrong: dict[str, int]) -> None:
+def test_a_wrong_count_is_reported(wrong: dict[str, int]) -> None:
     record = {"begin": 0, "end": 10**6, "count": 78498, "primecount": None} | wrong
     with pytest.raises(ResultError, match="primes were counted, "):
         run.check(record)

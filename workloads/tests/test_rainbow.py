@@ -1,4 +1,4 @@
-"""MD5 and rainbow tables: RFC 1321, hashlib, chains followed by plain Python, theory's promises, damaged files, interruptions."""
+"""MD5 and rainbow tables: RFC 1321, hashlib, chains in plain Python, agreement with theory, damaged files, interruptions."""
 
 import hashlib
 import math
@@ -22,7 +22,7 @@ SCREEN = report.Screen("-")
 
 
 def hashes(texts: list[str]) -> list[int]:
-    """The first 64 bits by the compiled code, of texts of one length."""
+    """Return the first 64 bits of the hashes of texts of one length, by the compiled code."""
     charset = "".join(sorted(set("".join(texts)) | {"a", "b"}))
     keys = kernel.Keys(charset.encode(), len(texts[0]))
     found = []
@@ -44,7 +44,7 @@ def hashes(texts: list[str]) -> list[int]:
      ("message digest", "f96b697d7cb7938d525a2f31aaf161d0")],
 )  # fmt: skip
 def test_rfc_1321(text: str, digest: str) -> None:
-    """Its test suite, as far as it is of our lengths."""
+    """The part of its test suite whose lengths are supported."""
     assert hashes([text]) == [kernel.first_64_bits(digest)]
     assert kernel.digest(text) == digest
 
@@ -77,7 +77,7 @@ KEYS = kernel.Keys(b"abcdefghijklmnopqrstuvwxyz", 4)
 
 
 def at_column(keys: kernel.Keys, table: int, number: int, column: int) -> str:
-    """The string in a column of the chain that starts with a string's number, in plain Python."""
+    """Return the string in a column of the chain that starts with a number, in plain Python."""
     fraction = keys.start(number)
     for passed in range(column):
         hashed = int.from_bytes(hashlib.md5(keys.text(fraction).encode()).digest()[:8], "little")
@@ -93,7 +93,7 @@ def test_a_chain_is_that_of_plain_python() -> None:
 
 
 def test_alarms_reach_their_columns() -> None:
-    """More than the lanes hold, all lengths, zero too."""
+    """More chains than lanes, with several lengths, zero included."""
     draw = random.Random(3)
     pairs = sorted(((draw.choice([0, 0, 1, 7, 8, 100]), draw.randrange(KEYS.size)) for _ in range(300)), reverse=True)
     columns, starts = np.array(pairs, "<i8").T
@@ -113,7 +113,7 @@ def test_tables_and_columns_reduce_differently() -> None:
 
 @pytest.mark.parametrize("column", [0, 1, 299, 300, 599])
 def test_a_hash_in_any_column_leads_to_the_end_of_its_chain(column: int) -> None:
-    """Column ranges that begin and end anywhere, longer and shorter than the lanes."""
+    """Column ranges of any length and position, longer and shorter than the number of lanes."""
     columns, start = 600, 77
     (end,) = np.frombuffer(kernel.chain_ends(kernel.Chains(KEYS, 1, columns, start, start + 1)), "<u8")
     hashed = kernel.first_64_bits(kernel.digest(at_column(KEYS, 1, start, column)))
@@ -124,7 +124,7 @@ def test_a_hash_in_any_column_leads_to_the_end_of_its_chain(column: int) -> None
 
 
 @pytest.mark.parametrize("size", [1, 5000, 20_000])
-def test_columns_are_cut_once(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_column_ranges_cover_every_column_once(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "LINKS_PER_JOB", 10**6)
     cuts = run.column_ranges(files.Plan("ab", 9, 0, size, 1))
     assert [first for first, _ in cuts] == [0, *(last for _, last in cuts[:-1])] and cuts[-1][1] == size
@@ -141,8 +141,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_rows_and_hits_are_as_theory_says(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within three sigma: chains that are left (they merge by chance), and strings that are found, of each table and both."""
+def test_rows_and_hits_agree_with_theory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within three sigma: the chains that are left after merging, and the strings that each table and both together find."""
     tables = files.load_tables(folder)
     for table in tables:
         expected = table.plan.strings()[-1]
@@ -187,7 +187,7 @@ def test_crack_and_brute(folder: Path, tmp_path: Path) -> None:
 
 
 class Interrupted(Local):
-    """Somebody stops the program after some jobs."""
+    """An engine that is interrupted with Ctrl-C after some jobs."""
 
     def map(self, kernel, arguments, nodes=None):  # type: ignore[no-untyped-def]
         for outcome in super().map(kernel, arguments, nodes):
@@ -196,7 +196,7 @@ class Interrupted(Local):
             yield outcome
 
 
-def test_an_interrupted_build_goes_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:  # type: ignore[no-untyped-def]
+def test_an_interrupted_build_continues(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr(run, "MIN_LINKS_PER_JOB", 100_000)
     program = run.build(run.plans(KEYS, 1, 200, None), tmp_path)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -204,17 +204,17 @@ def test_an_interrupted_build_goes_on(folder: Path, tmp_path: Path, monkeypatch:
         runs.perform(program, HERE, SCREEN)
     assert not list(tmp_path.glob("*.rainbow"))
     _, record = runs.perform(program, HERE, report.Screen("-"))
-    assert "going on, 5 of" in capsys.readouterr().err
+    assert "continuing the earlier build, 5 of" in capsys.readouterr().err
     assert record["runs"][0]["jobs"] + 5 >= 18
-    (name,) = [path.name for path in tmp_path.iterdir()]  # nothing else is left
+    (name,) = [path.name for path in tmp_path.iterdir()]  # the files of the unfinished build are removed
     assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="exists already"):
         run.build(run.plans(KEYS, 1, 200, None), tmp_path)
 
 
 @pytest.mark.parametrize("place", [10, 5000, -4, None])
 def test_a_damaged_table_is_named_and_not_used(folder: Path, tmp_path: Path, place: int | None) -> None:
-    """A bit of the header, of the ends or of the starts; or it is cut short."""
+    """A bit of the header, of the ends or of the starts is flipped, or the file is truncated."""
     source = sorted(folder.glob("*.rainbow"))[1]
     content = bytearray(source.read_bytes())
     if place is None:
@@ -226,21 +226,21 @@ def test_a_damaged_table_is_named_and_not_used(folder: Path, tmp_path: Path, pla
         run.crack(["0" * 32], tmp_path)
 
 
-def test_a_plan_can_be_believed() -> None:
-    """One table of Oechslin's paper cannot exceed 2 N / t chains, nor 86 %."""
-    said = run.predict(run.plans(kernel.parse_keys("lower", 6), 4, 1000, None))
-    assert said["keys"] == 26**6 and said["rows"] < 2 * 26**6 / 1000
-    assert 0.72 < said["coverage_of_one"] < 0.8647 and said["coverage"] > 0.99
+def test_predictions_agree_with_theory() -> None:
+    """By Oechslin's paper, one table cannot exceed 2 N / t chains, nor find more than 86 %."""
+    prediction = run.predict(run.plans(kernel.parse_keys("lower", 6), 4, 1000, None))
+    assert prediction["keys"] == 26**6 and prediction["rows"] < 2 * 26**6 / 1000
+    assert 0.72 < prediction["coverage_of_one"] < 0.8647 and prediction["coverage"] > 0.99
     most = run.predict(run.plans(kernel.parse_keys("lower", 6), 1, 1000, 10**8))
     assert 0.86 < most["coverage"] < 0.8647
-    text = run.describe_plan(said)
+    text = run.describe_plan(prediction)
     assert "hashes of your own" in text and "salt" in text
 
 
 @pytest.mark.parametrize(
     ("ask", "words"),
     [
-        (lambda: kernel.parse_keys("klingon", 3), "klingon is not known; there are digits"),
+        (lambda: kernel.parse_keys("klingon", 3), "klingon is unknown; choose from digits"),
         (lambda: kernel.parse_keys("chars:aa", 3), "each once"),
         (lambda: kernel.parse_keys("chars:aé", 3), "ASCII"),
         (lambda: kernel.parse_keys("lower", 0), "--length 0"),
