@@ -219,7 +219,9 @@ def test_jobs_without_a_node_are_named_as_lost(fragile_cluster: LoopbackCluster,
 def test_jobs_are_lost_when_the_scheduler_stays_away(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
     assert isinstance(fragile_engine, Cluster)
     fragile_engine.timeout = 1
-    outcomes = collect_with_accident(fragile_engine.map(sleep_and_report_host, [0.3] * 12), "pi-02", lambda: fragile_cluster.kill("scheduler"))
+    outcomes = collect_with_accident(
+        fragile_engine.map(sleep_and_report_host, [0.3] * 12), "pi-02", lambda: fragile_cluster.kill("scheduler")
+    )
     assert indices(outcomes) == list(range(12))
     assert any(outcome.lost for outcome in outcomes)
 
@@ -238,7 +240,9 @@ def test_no_job_is_lost_when_the_scheduler_restarts(fragile_cluster: LoopbackClu
     outcomes = collect_with_accident(fragile_engine.map(sleep_and_report_host, [0.3] * 16), "pi-02", restart)
     assert indices(outcomes) == list(range(16))
     assert all(outcome.lost is None for outcome in outcomes)
-    assert messages and re.fullmatch(r"the scheduler was lost and came back; \d+ unfinished jobs are submitted again", messages[0])
+    assert messages and re.fullmatch(
+        r"the scheduler was lost and came back; \d+ unfinished jobs are submitted again", messages[0]
+    )
 
 
 @pytest.fixture

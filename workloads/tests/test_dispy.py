@@ -240,7 +240,9 @@ def test_nodes_can_be_chosen(make: Make, nodes: object) -> None:
     assert [(node.name, node.jobs_done > 0) for node in cluster.status().nodes] == [("pi-01", True), ("pi-02", True)]
 
 
-def test_no_job_is_lost_when_a_worker_is_killed(fragile_cluster: LoopbackCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_job_is_lost_when_a_worker_is_killed(
+    fragile_cluster: LoopbackCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("BRAMBLE_CONFIG", str(fragile_cluster.config))
     mark = tmp_path / "begun"
     mark.touch()

@@ -18,9 +18,9 @@ from bramble.programs.compute.kernel import durations, shortest_makespan
 from bramble.programs.pi import run
 from bramble.programs.pi.montecarlo import (
     LANES,
-    MIN_CHUNK,
     MAX_CHUNKS,
     MAX_POINTS,
+    MIN_CHUNK,
     Chunk,
     chunks,
     count_inside,

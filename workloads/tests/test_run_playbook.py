@@ -58,4 +58,6 @@ def test_a_failed_run_is_reported(play) -> None:  # type: ignore[no-untyped-def]
 
 def test_a_workload_that_does_not_exist(play) -> None:  # type: ignore[no-untyped-def]
     output, _ = play(1, workload="pie")
-    assert "There is no workload pie. Choose one with -e workload=NAME. These exist: " in output and "compare, compute, " in output
+    assert (
+        "There is no workload pie. Choose one with -e workload=NAME. These exist: " in output and "compare, compute, " in output
+    )

@@ -84,7 +84,9 @@ def main(words: list[str]) -> int:
                 return run_command([*shlex.split(line), "--share", f"{pod_index() + 1}/{count}"])
             case ["fetch"]:
                 return write_report()
-        raise UsageError(f"unknown arguments {words}; use `run LINE`, `share N LINE` or `fetch`, with the arguments of bramble in LINE")
+        raise UsageError(
+            f"unknown arguments {words}; use `run LINE`, `share N LINE` or `fetch`, with the arguments of bramble in LINE"
+        )
     except BrambleError as error:
         print(f"bramble: {error}", file=sys.stderr)
         return error.exit_code

@@ -1,4 +1,4 @@
-"""`python -m bramble.precompile`: import every module that services and commands import, so that Python compiles it at installation.
+"""`python -m bramble.precompile`: import all modules of services and commands, so that Python compiles them at installation.
 
 The users who run them cannot write compiled modules, and compiling is slow on a small core. The imports also show that the
 installation works. The modules of this package and of `dispy` are found by walking the packages.

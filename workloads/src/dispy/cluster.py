@@ -18,9 +18,9 @@ from typing import Any, Self
 
 import cloudpickle
 from bramble import BrambleError
-from bramble.engine.job_tracker import MAX_ATTEMPTS, JobTracker, Job
 from bramble.engine.cluster import Cluster
 from bramble.engine.config import load
+from bramble.engine.job_tracker import MAX_ATTEMPTS, Job, JobTracker
 
 from dispy import node as _node
 from dispy.exit import close_at_exit

@@ -138,7 +138,8 @@ class Cluster(Connection, Engine):
                 version = job.result(timeout=WARM_UP_TIMEOUT)
             except TimeoutError:
                 raise ClusterError(
-                    f"{node} did not import {module} within {WARM_UP_TIMEOUT:g} s; see `systemctl status bramble-worker` on the node"
+                    f"{node} did not import {module} within {WARM_UP_TIMEOUT:g} s; "
+                    "see `systemctl status bramble-worker` on the node"
                 ) from None
             except Exception as error:  # an import can raise anything
                 raise ClusterError(f"{node} cannot import {module}: {error!r}; {advice}") from None
@@ -147,4 +148,6 @@ class Cluster(Connection, Engine):
 
     def map(self, kernel: Kernel, arguments: Sequence[Any], nodes: Sequence[str] | None = None) -> Iterator[Outcome]:
         """Yield one Outcome per argument: see Engine.map, and ClusterMap for what happens when nodes fail."""
-        return ClusterMap(self, kernel, arguments, nodes, self.nodes, self.notify, self.job_timeout, self.max_in_flight).outcomes()
+        return ClusterMap(
+            self, kernel, arguments, nodes, self.nodes, self.notify, self.job_timeout, self.max_in_flight
+        ).outcomes()

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bramble import ResultError
-from bramble.engine.job_tracker import MAX_ATTEMPTS, JobTracker, Job
 from bramble.engine.connection import Connection, Event
-from bramble.engine.outcome import Kernel, Outcome, JobResult, call_on_worker
+from bramble.engine.job_tracker import MAX_ATTEMPTS, Job, JobTracker
+from bramble.engine.outcome import JobResult, Kernel, Outcome, call_on_worker
 
 GATHER_INTERVAL = 0.5
 """Seconds between two fetches of results: many at a time, since one request per job would overload a small scheduler."""
@@ -178,7 +178,9 @@ class ClusterMap:
                 raise ResultError(f"dask could not run job {job.index} with argument {self.arguments[job.index]!r}: {error!r}")
             if self.is_isolating_suspects:
                 node = self.connection.node_of(str(error.last_worker.name))
-                yield self.mark_lost(job, f"every worker that ran it died, most recently on {node}; it may need too much memory", node)
+                yield self.mark_lost(
+                    job, f"every worker that ran it died, most recently on {node}; it may need too much memory", node
+                )
             else:
                 self.tracker.withdraw(job)
                 self.suspects.append(job)

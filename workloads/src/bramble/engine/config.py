@@ -62,7 +62,5 @@ def load() -> ClusterConfig:
         try:
             file.open("rb").close()
         except OSError as error:
-            raise UsageError(
-                f"{path}: `{field}` cannot be read: {file}: {error.strerror}; {CERTIFICATE_REMEDY}"
-            ) from None
+            raise UsageError(f"{path}: `{field}` cannot be read: {file}: {error.strerror}; {CERTIFICATE_REMEDY}") from None
     return ClusterConfig(table["scheduler"], (url.hostname, url.port), nodes=tuple(nodes), **pem)

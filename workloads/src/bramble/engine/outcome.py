@@ -42,9 +42,7 @@ class JobResult:
     worker: str
     seconds: float
 
-    def to_outcome(
-        self, index: int, argument: Any, node: str, finished_after: float, retried: Sequence[str] = ()
-    ) -> Outcome:
+    def to_outcome(self, index: int, argument: Any, node: str, finished_after: float, retried: Sequence[str] = ()) -> Outcome:
         """Return the outcome of the job. Raises ResultError when the kernel raised an exception."""
         if self.traceback is not None:
             raise ResultError(f"job {index} failed on {node} with argument {argument!r}:\n{self.traceback.rstrip()}")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from bramble.engine.base import Engine
-from bramble.engine.outcome import Kernel, Outcome, JobResult, call_kernel, import_and_prepare
+from bramble.engine.outcome import JobResult, Kernel, Outcome, call_kernel, import_and_prepare
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ProcessPoolExecutor

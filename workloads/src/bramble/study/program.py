@@ -45,7 +45,9 @@ class Run:
         Raises ResultError when a job raises an exception or is lost.
         """
         label = f"{self.name} {label}".strip()
-        with closing(self.screen.show_progress(self.engine.map(kernel, arguments, self.nodes), len(arguments), label)) as outcomes:
+        with closing(
+            self.screen.show_progress(self.engine.map(kernel, arguments, self.nodes), len(arguments), label)
+        ) as outcomes:
             for outcome in outcomes:
                 if outcome.lost is not None:
                     raise ResultError(f"{label}: job {outcome.index} of {len(arguments)} was lost: {outcome.lost}")

@@ -104,7 +104,9 @@ class MergedShares(Engine):
                 if first is not record:
                     raise UsageError(f"{path}: share {record['share']} is present twice; remove one of the files")
             except (OSError, ValueError, LookupError, TypeError, pickle.UnpicklingError) as error:
-                raise UsageError(f"{path} is not a share: {error!r}; remove it from the folder; --share I/N writes shares") from None
+                raise UsageError(
+                    f"{path} is not a share: {error!r}; remove it from the folder; --share I/N writes shares"
+                ) from None
         if len({(record["of"], record["work"]) for record in records.values()}) > 1:
             raise UsageError(f"the shares in {folder} are of different requests; keep those of one request in the folder")
         count = next((record["of"] for record in records.values()), 1)

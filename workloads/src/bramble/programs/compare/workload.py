@@ -10,7 +10,9 @@ from bramble.study.workload import Workload
 
 
 def compare(
-    only: Annotated[list[str] | None, typer.Argument(metavar="[WORKLOAD]...", help="The workloads to run; all by default.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Argument(metavar="[WORKLOAD]...", help="The workloads to run; all by default.")
+    ] = None,
     minutes: Annotated[float, typer.Option(min=0.1, help="About how long all runs take together.")] = 10.0,
     on: On = "cluster",
     report: Annotated[
@@ -20,7 +22,7 @@ def compare(
     timeout: Timeout = 30.0,
     require_all: RequireAll = False,
 ) -> None:
-    """Run all workloads on one core, on all cores of this machine and (--on cluster) on the cluster, and write one HTML report."""
+    """Run all workloads on one core, on all cores of this machine and (--on cluster) on the cluster; write one HTML report."""
     from bramble.programs.compare import run
     from bramble.study.report import Screen, default_folder
     from bramble.study.runs import Request

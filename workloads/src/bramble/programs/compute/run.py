@@ -6,7 +6,7 @@ from typing import Any
 
 from bramble import ResultError
 from bramble.engine.outcome import Outcome
-from bramble.programs.compute.kernel import durations, sleep_and_report_host, shortest_makespan
+from bramble.programs.compute.kernel import durations, shortest_makespan, sleep_and_report_host
 from bramble.study import report
 from bramble.study.program import Program, Run
 
@@ -45,7 +45,8 @@ def program(jobs: int, scale: float, seed: int) -> Program:
     def row(outcome: Outcome) -> str:
         if outcome.lost is not None:
             return f"{outcome.index:>4}  lost: {outcome.lost}"
-        return f"{outcome.index:>4}  {outcome.node:<16}{outcome.result:<20}{slept[outcome.index]:>9.2f}{outcome.finished_after:>18.2f}"
+        place = f"{outcome.index:>4}  {outcome.node:<16}{outcome.result:<20}"
+        return f"{place}{slept[outcome.index]:>9.2f}{outcome.finished_after:>18.2f}"
 
     def compute(run: Run) -> SleepResults:
         run.screen.print_line(f"{'job':>4}  {'node':<16}{'host':<20}{'slept s':>9}{'finished after s':>18}")
@@ -54,7 +55,9 @@ def program(jobs: int, scale: float, seed: int) -> Program:
         return SleepResults(tuple(slept), outcomes, run.seconds, shortest_makespan(slept, run.slots))
 
     parameters = {"jobs": jobs, "scale": scale, "seed": seed}
-    return Program("compute", [sleep_and_report_host], compute, describe, summarise, draw_picture, parameters=parameters, check=check)
+    return Program(
+        "compute", [sleep_and_report_host], compute, describe, summarise, draw_picture, parameters=parameters, check=check
+    )
 
 
 def describe(results: SleepResults) -> dict[str, Any]:
@@ -88,8 +91,8 @@ def summarise(results: SleepResults) -> str:
     speedup = report.speedup(results.job_seconds, results.seconds)
     counts = ", ".join(f"{node} {count}" for node, count in report.jobs_per_node(results.outcomes).items())
     return (
-        f"wall {results.seconds:.2f} s (at best {results.best_seconds:.2f} s), all jobs {results.job_seconds:.2f} s, speed-up {speedup:.2f} "
-        f"over one by one\njobs per node: {counts}; lost {len(results.lost)}"
+        f"wall {results.seconds:.2f} s (at best {results.best_seconds:.2f} s), all jobs {results.job_seconds:.2f} s, "
+        f"speed-up {speedup:.2f} over one by one\njobs per node: {counts}; lost {len(results.lost)}"
     )
 
 

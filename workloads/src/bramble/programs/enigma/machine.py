@@ -76,7 +76,9 @@ def plugboard(plugs: str) -> NDArray[np.uint8]:
 
 def wiring(setting: Setting) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64]]:
     """Return the wirings of the rotors and the reflector, forward and inverse, of shape (4, 26), and the turnovers."""
-    forth = np.stack([letters_to_numbers(ROTORS[name][0]) for name in setting.rotors] + [letters_to_numbers(REFLECTORS[setting.reflector])])
+    forth = np.stack(
+        [letters_to_numbers(ROTORS[name][0]) for name in setting.rotors] + [letters_to_numbers(REFLECTORS[setting.reflector])]
+    )
     back = np.argsort(forth, axis=1).astype(np.uint8)
     return forth, back, np.array([ALPHABET.index(ROTORS[name][1]) for name in setting.rotors])
 

@@ -45,7 +45,8 @@ def program(cipher: str, crib: str, at: int, rings: str, plugs: str, reflector: 
         raise UsageError(f"--reflector {reflector} is unknown; choose from {', '.join(REFLECTORS)}")
     if not MIN_CRIB_LENGTH <= len(crib) <= len(cipher) - at:
         raise UsageError(
-            f"the crib has {len(crib)} letters; it must have at least {MIN_CRIB_LENGTH}, and no more than the cipher has from --at on"
+            f"the crib has {len(crib)} letters; it must have at least {MIN_CRIB_LENGTH}, "
+            "and no more than the cipher has from --at on"
         )
     if same := [index for index, (one, other) in enumerate(zip(cipher[at:], crib, strict=False)) if one == other]:
         raise UsageError(
@@ -65,7 +66,8 @@ def program(cipher: str, crib: str, at: int, rings: str, plugs: str, reflector: 
 
     def summarise(hits: list[Hit]) -> str:
         lines = [
-            f"{' '.join(hit.rotors)}, rings {' '.join(map(str, hit.rings))}, start {hit.start}: {decipher(hit)}" for hit in hits[:5]
+            f"{' '.join(hit.rotors)}, rings {' '.join(map(str, hit.rings))}, start {hit.start}: {decipher(hit)}"
+            for hit in hits[:5]
         ]
         more = [f"... and {len(hits) - 5} more"] if len(hits) > 5 else []
         return "\n".join(lines + more) or "no setting deciphers the message to this crib"
@@ -79,5 +81,6 @@ def check(record: dict[str, Any]) -> None:
     for setting in record["settings"]:
         if setting["text"][record["at"] :][: len(record["crib"])] != record["crib"]:
             raise ResultError(
-                f"{setting} does not yield the crib on this machine, so a node computes wrongly; run `bramble prove NODE` for each node"
+                f"{setting} does not yield the crib on this machine, so a node computes wrongly; "
+                "run `bramble prove NODE` for each node"
             )

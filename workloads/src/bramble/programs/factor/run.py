@@ -13,7 +13,7 @@ INTERVAL_WIDTH, MAX_INTERVALS = 50_000_000, 512
 
 
 def intervals(number: int, width: int | None) -> list[Interval]:
-    """Return intervals of all odd numbers from 3 to the square root, the largest first, since a key's factors are of similar size."""
+    """Return intervals of the odd numbers from 3 to the square root, the largest first: a key's factors are of similar size."""
     top = (math.isqrt(number) - 1) | 1
     size = width or max(INTERVAL_WIDTH, -(-top // MAX_INTERVALS))
     size += size % 2
@@ -34,7 +34,8 @@ def program(number: int, width: int | None) -> Program:
             if found := outcome.result:  # returning cancels the other jobs
                 return sorted(factors(run, found) + factors(run, number // found))
         raise ResultError(
-            f"no divisor of {number} was found, but it is not prime, so a node computes wrongly; run `bramble prove NODE` for each node"
+            f"no divisor of {number} was found, but it is not prime, so a node computes wrongly; "
+            "run `bramble prove NODE` for each node"
         )
 
     def compute(run: Run) -> list[int]:

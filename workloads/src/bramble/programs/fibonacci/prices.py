@@ -69,7 +69,9 @@ def load_series(name: str) -> Series:
         return read_prices(Path(name), name, None, None)
     spec = find_spec(source.package)  # not imported: some of these packages import pandas, which nodes do not have
     if spec is None or not spec.submodule_search_locations:
-        raise UsageError(f"{name} needs the Python package {source.package}: `pip install {source.package}`, or choose another series")
+        raise UsageError(
+            f"{name} needs the Python package {source.package}: `pip install {source.package}`, or choose another series"
+        )
     return read_prices(Path(spec.submodule_search_locations[0], source.file), name, source.column, source.only)
 
 
@@ -98,7 +100,9 @@ def read_prices(path: Path, name: str, column: str | None, only: tuple[str, str]
     return Series(name, days, np.array(prices))
 
 
-def _read_rows(path: Path, table: Iterable[dict[str, str]], column: str, only: tuple[str, str] | None) -> Iterator[tuple[date, float]]:
+def _read_rows(
+    path: Path, table: Iterable[dict[str, str]], column: str, only: tuple[str, str] | None
+) -> Iterator[tuple[date, float]]:
     """Yield day and price of each row of a CSV file. Raises UsageError, naming the row."""
     last: date | None = None
     for row in table:

@@ -19,8 +19,8 @@ from bramble.programs.fibonacci.swings import (
     Batch,
     Counts,
     count_ratios,
-    pivots,
     count_surrogates,
+    pivots,
 )
 from bramble.study import report
 from bramble.study.program import Program, Run
@@ -137,13 +137,13 @@ def verdict(name: str, found: dict[str, Any]) -> str:
     level = f"level {best['level']:g} among swings of {best['threshold']:.0%} (z = {best['z']:.2f})"
     if found["p"] > ALPHA:
         return (
-            f"{name}: no effect. The most frequent is {level}, and {found['p']:.1%} of surrogates have a level that is as frequent "
+            f"{name}: no effect. The most frequent is {level}, and {found['p']:.1%} of surrogates have one that is as frequent "
             f"(tested alone, a single level would have had p = {found['least_single_p']:.3f})"
         )
     if found["placebo_p"] <= ALPHA:
         return (
-            f"{name}: not Fibonacci. Ratios at levels are more frequent than by chance (p = {found['p']:.3g}), but so are those at "
-            f"placebo levels (p = {found['placebo_p']:.3g})"
+            f"{name}: not Fibonacci. Ratios at levels are more frequent than by chance (p = {found['p']:.3g}), but so are those "
+            f"at placebo levels (p = {found['placebo_p']:.3g})"
         )
     return f"{name}: {level} is more frequent than by chance, p = {found['p']:.3g} (placebo levels: {found['placebo_p']:.2g})"
 

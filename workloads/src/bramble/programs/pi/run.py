@@ -55,7 +55,9 @@ def montecarlo(points: int, chunk: int | None, seed: int) -> Program:
         axes.scatter(x[~hit], y[~hit], s=3, color="#2a6f97")
         axes.add_patch(Circle((0, 0), 1, fill=False))
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-        axes.set_title(f"pi = {pi:.8f} ± {sigma:.0e}\nfrom {points:,} points, of which the first {len(x):,} are shown", fontsize=10)
+        axes.set_title(
+            f"pi = {pi:.8f} ± {sigma:.0e}\nfrom {points:,} points, of which the first {len(x):,} are shown", fontsize=10
+        )
         figure.savefig(path)
 
     parameters = {"method": "montecarlo", "points": points, "chunks": len(chunks), "seed": seed}
@@ -123,8 +125,8 @@ def bbp(position: int, count: int) -> Program:
             found[name] = formulas.digits(total, count)
         if found["bbp"] != found["bellard"]:
             raise ResultError(
-                f"two formulas give different digits, {found}, so a node computes wrongly: run `bramble prove NODE` for each node, "
-                "and check its memory and power supply"
+                f"two formulas give different digits, {found}, so a node computes wrongly: run `bramble prove NODE` for each "
+                "node, and check its memory and power supply"
             )
         return found["bbp"]
 
@@ -147,7 +149,14 @@ def bbp(position: int, count: int) -> Program:
 
     parameters = {"method": "bbp", "position": position, "count": count, "formulas": list(formulas.FORMULAS)}
     return Program(
-        "pi", [formulas.sum_fractions], compute, lambda found: {"hex": found}, summarise, draw_picture, parameters=parameters, check=check
+        "pi",
+        [formulas.sum_fractions],
+        compute,
+        lambda found: {"hex": found},
+        summarise,
+        draw_picture,
+        parameters=parameters,
+        check=check,
     )
 
 
@@ -162,6 +171,6 @@ def check(record: dict[str, Any]) -> None:
             )
     elif record["method"] == "chudnovsky" and (known := KNOWN_TAILS.get(record["digits"])) not in (None, record["tail"]):
         raise ResultError(
-            f"the last digits are {record['tail']}, must be {known}, so a node computes wrongly: run `bramble prove NODE` for each "
-            "node, and check its memory and power supply"
+            f"the last digits are {record['tail']}, must be {known}, so a node computes wrongly: run `bramble prove NODE` for "
+            "each node, and check its memory and power supply"
         )

@@ -9,7 +9,7 @@ import numpy as np
 from bramble.programs.primes import sieve
 
 GROWTH = 1 / 12
-"""Larger numbers need more primes to sieve by: measured, the cost of a number grows by 1.6 from 1e9 to 1e12 and by 3.2 to 1e15."""
+"""Larger numbers need more primes to sieve by: the measured cost of a number grows by 1.6 from 1e9 to 1e12, by 3.2 to 1e15."""
 NUMBERS_PER_JOB = 3e9
 """Numbers near 1e9 in one job: about 0.6 s."""
 MIN_JOBS, MAX_JOBS = 64, 2048

@@ -1,4 +1,4 @@
-"""Primes by libprimesieve where it is installed (Debian: libprimesieve-dev), else by this module's sieve, several times slower."""
+"""Primes by libprimesieve if it is installed (Debian: libprimesieve-dev), else by this module's sieve, several times slower."""
 
 import ctypes
 import ctypes.util
@@ -101,7 +101,7 @@ def _segments(begin: int, end: int, listed: bool) -> Iterator[tuple[int, int, np
 
 @cache
 def _small_primes(end: int) -> np.ndarray:
-    """Return the odd primes below `end`, by the sieve of Eratosthenes; `end` is a power of two, so that few results are cached."""
+    """Return the odd primes below `end`, by Eratosthenes' sieve; `end` is a power of two, so that few results are cached."""
     flags = np.ones(end // 2, np.bool_)  # of 1, 3, 5...
     flags[:1] = False
     for p in range(3, math.isqrt(end) + 1, 2):

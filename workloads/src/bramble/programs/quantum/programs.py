@@ -157,7 +157,9 @@ def deutsch_jozsa(qubits: int = 8, shots: int = 4_000, seed: int = 0) -> Experim
         for mask, flip in zip(masks, flips, strict=True)
     ]
     axes = ("function (0 and 1 are constant, the others balanced)", "probability of the answer “constant”")
-    return Experiment(f"Deutsch-Jozsa, {qubits} bits", axes, points, interpret_counts, qubits + 1, 2 ** (qubits + 1), facts, bars=True)
+    return Experiment(
+        f"Deutsch-Jozsa, {qubits} bits", axes, points, interpret_counts, qubits + 1, 2 ** (qubits + 1), facts, bars=True
+    )
 
 
 def grover(qubits: int = 6, shots: int = 4_000, seed: int = 0) -> Experiment:
@@ -217,7 +219,8 @@ def shor(number: int = 15, shots: int = 32, seed: int = 0) -> Experiment:
 
     def interpret_counts(found: Sequence[Counts]) -> list[Measure]:
         lucky = [
-            sum(p for y, p in enumerate(shor_theory.probabilities(base, number)) if shor_theory.factors(y, base, number)) for base in bases
+            sum(p for y, p in enumerate(shor_theory.probabilities(base, number)) if shor_theory.factors(y, base, number))
+            for base in bases
         ]
         mean = sum(p * count for p, count in zip(lucky, tries, strict=True)) / shots
         done = sum(shor_theory.factors(y, base, number) is not None for base, y in pairs(found))
@@ -243,7 +246,9 @@ def shor(number: int = 15, shots: int = 32, seed: int = 0) -> Experiment:
     points = [Point(f"Fourier.Order({base}, {number}, {n})", count, rate) for base, count in zip(bases, tries, strict=True)]
     axes = ("measured y / 2^2n, near s / r, where r is the order of the base", "probability")
     title = f"Shor: {number}, {2 * n + 3} qubits"
-    return Experiment(title, axes, points, interpret_counts, 2 * n + 3, 2 ** (2 * n + 3), facts, bars=True, parameters={"number": number})
+    return Experiment(
+        title, axes, points, interpret_counts, 2 * n + 3, 2 ** (2 * n + 3), facts, bars=True, parameters={"number": number}
+    )
 
 
 def noise(shots: int = 200_000, seed: int = 0) -> Experiment:

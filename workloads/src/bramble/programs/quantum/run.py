@@ -65,7 +65,10 @@ def sampling(name: str, experiment: Experiment, seed: int) -> Program:
         return [dict(sorted(counts.items())) for counts in found]
 
     def describe(found: Sequence[Counts]) -> dict[str, Any]:
-        return {**experiment.facts(found), "measures": [measure_fields(measure) for measure in experiment.interpret_counts(found)]}
+        return {
+            **experiment.facts(found),
+            "measures": [measure_fields(measure) for measure in experiment.interpret_counts(found)],
+        }
 
     def summarise(found: Sequence[Counts]) -> str:
         measures = experiment.interpret_counts(found)
@@ -131,8 +134,8 @@ def check(record: dict[str, Any]) -> None:
             )
     if record["program"] == "bell" and abs(record["chsh"] - record["chsh_theory"]) > 5 * record["chsh_sigma"]:
         raise ResultError(
-            f"CHSH is {record['chsh']:.4f}, and theory predicts {record['chsh_theory']:.4f}; try another --seed, and if that fails "
-            "too, a node computes wrongly: run `bramble prove NODE` for each node"
+            f"CHSH is {record['chsh']:.4f}, and theory predicts {record['chsh_theory']:.4f}; try another --seed, and if that "
+            "fails too, a node computes wrongly: run `bramble prove NODE` for each node"
         )
     if record["program"] == "shor":
         if not record["factors"]:
@@ -172,7 +175,9 @@ def estimation() -> Program:
         axes.tick_params(axis="x", labelsize=7)
         figure.savefig(path)
 
-    return Program("quantum", [estimate], compute, describe, summarise, draw_picture, parameters={"program": "estimate"}, check=check)
+    return Program(
+        "quantum", [estimate], compute, describe, summarise, draw_picture, parameters={"program": "estimate"}, check=check
+    )
 
 
 def check_estimate(record: dict[str, Any]) -> None:

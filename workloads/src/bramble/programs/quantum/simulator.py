@@ -50,7 +50,7 @@ def sample(job: Job) -> dict[str, int]:
 
 
 def estimate(expression: str) -> dict[str, Any]:
-    """Return the resources of an expression on a fault-tolerant machine: `logical` counts, and the estimator's `physical` ones."""
+    """Return the resources of an expression on a fault-tolerant machine: `logical` counts and estimated `physical` ones."""
     counts: dict[str, Any] = _run_on_server("estimate", expression)
     return counts
 

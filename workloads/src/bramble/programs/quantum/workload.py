@@ -16,9 +16,7 @@ def quantum(
         str,
         typer.Argument(help="bell, ghz, teleport, deutsch-jozsa, grover, phase, shor, noise, correction or estimate."),
     ],
-    qubits: Annotated[
-        str | None, typer.Option(metavar="N", help="Number of qubits (ghz, deutsch-jozsa, grover, phase).")
-    ] = None,
+    qubits: Annotated[str | None, typer.Option(metavar="N", help="Number of qubits (ghz, deutsch-jozsa, grover, phase).")] = None,
     number: Annotated[str | None, typer.Option(metavar="N", help="The number to factor (shor).")] = None,
     shots: Annotated[str | None, typer.Option(metavar="N", help="How many times all circuits together are run.")] = None,
     seed: Seed = 0,

@@ -58,7 +58,9 @@ def parse_keys(charset: str, length: int) -> Keys:
     """Return the strings of a charset and a length. Raises UsageError when the charset is invalid or there are too many."""
     chosen = charset.removeprefix("chars:") if charset.startswith("chars:") else CHARSETS.get(charset)
     if chosen is None:
-        raise UsageError(f"--charset {charset} is unknown; choose from {', '.join(CHARSETS)}, or chars:... for your own characters")
+        raise UsageError(
+            f"--charset {charset} is unknown; choose from {', '.join(CHARSETS)}, or chars:... for your own characters"
+        )
     if len(chosen) < 2 or len(set(chosen)) < len(chosen) or not (chosen.isascii() and chosen.isprintable()):
         raise UsageError(f"--charset {charset} must be two or more printable ASCII characters, each once")
     keys = Keys(chosen.encode(), length)

@@ -117,7 +117,7 @@ def follow_chains(starts, charset, length, size, offset, columns, ends):  # type
 
 @compiled("void(uint64, uint32[::1], int64, uint64, uint64, int64, int64, uint64[::1])")
 def finish_chains(start, charset, length, size, offset, first, columns, ends):  # type: ignore[no-untyped-def]
-    """Write the ends of the chains that have a hash (its first 64 bits) in column `first`, `first` + 1...: one for each of `ends`."""
+    """Write the ends of the chains that have a hash (its first 64 bits) in column `first`, `first` + 1...: one per `ends`."""
     block = np.empty((6, LANES), np.uint32)
     fractions = np.empty(LANES, np.uint64)
     for begin in range(0, len(ends), LANES):

@@ -39,7 +39,7 @@ START_FACTOR = 2.0
 BYTES_PER_START = 40
 """Memory on this machine while the ends of all chains are sorted."""
 NOTE = (
-    "Use this only for hashes of your own. A salt, a random string that is hashed together with each password, defeats all tables:\n"
+    "Use this only for hashes of your own. A salt, a random string that is hashed with each password, defeats all tables:\n"
     "every salt would need a table of its own. Store passwords as a slow, salted hash: Argon2, scrypt or bcrypt."
 )
 
@@ -92,10 +92,10 @@ def predict(chosen: list[Plan]) -> dict[str, Any]:
 def describe_plan(prediction: dict[str, Any]) -> str:
     """Return a prediction as text."""
     return (
-        f"{prediction['keys']:,} strings; {prediction['tables']} tables of about {prediction['rows']:,} chains of {prediction['chain']:,} links: "
-        f"{prediction['bytes'] / 1e6:,.1f} MB\n"
+        f"{prediction['keys']:,} strings; {prediction['tables']} tables of about {prediction['rows']:,} chains of "
+        f"{prediction['chain']:,} links: {prediction['bytes'] / 1e6:,.1f} MB\n"
         f"they will find {prediction['coverage']:.2%} of all strings (one table {prediction['coverage_of_one']:.1%})\n"
-        f"building takes {prediction['links']:.2e} hashes, about {prediction['core_seconds']:,.0f} s on one core of this machine; "
+        f"building takes {prediction['links']:.2e} hashes, about {prediction['core_seconds']:,.0f} s on a core of this machine; "
         f"one lookup takes {prediction['lookup_links']:.1e} hashes, brute force {prediction['keys']:.1e}\n{NOTE}"
     )
 
@@ -145,11 +145,19 @@ def build(chosen: list[Plan], folder: Path) -> Program:
     def describe(sums: list[str]) -> dict[str, Any]:
         rows = [len(Table(path).ends) for path in paths]
         missed = float(np.prod([1 - each.coverage(count) for each, count in zip(chosen, rows, strict=True)]))
-        return {"predicted": prediction, "rows": rows, "coverage": 1 - missed, "tables": [str(path) for path in paths], "sha256": sums}
+        return {
+            "predicted": prediction,
+            "rows": rows,
+            "coverage": 1 - missed,
+            "tables": [str(path) for path in paths],
+            "sha256": sums,
+        }
 
     def summarise(sums: list[str]) -> str:
         fields = describe(sums)
-        return f"{len(sums)} tables in {folder}, {sum(fields['rows']):,} chains; they find {fields['coverage']:.2%} of all strings"
+        return (
+            f"{len(sums)} tables in {folder}, {sum(fields['rows']):,} chains; they find {fields['coverage']:.2%} of all strings"
+        )
 
     def draw_picture(sums: list[str], path: Path) -> None:
         figure = report.figure(6.4, 4)
@@ -220,7 +228,9 @@ def crack(digests: list[str], folder: Path) -> Program:
     def draw_picture(found: dict[str, str | None], path: Path) -> None:
         draw_found(found, f"{len(loaded)} tables", path)
 
-    return Program("rainbow", [lookup_ends, check_alarms], compute, lambda found: {"found": found}, summarise, draw_picture, check=check)
+    return Program(
+        "rainbow", [lookup_ends, check_alarms], compute, lambda found: {"found": found}, summarise, draw_picture, check=check
+    )
 
 
 def brute(wanted: str, keys: Keys) -> Program:

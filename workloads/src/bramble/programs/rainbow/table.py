@@ -92,7 +92,7 @@ class Table:
 
 
 def write_table(path: Path, plan: Plan, ends: np.ndarray) -> str:
-    """Sort the ends of all chains, keep one chain per end, write the table (completely or not at all), and return its checksum."""
+    """Sort the ends of all chains, keep one chain per end, write the table (completely or not at all); return its checksum."""
     unique, first = np.unique(ends, return_index=True)
     arrays = {"ends": unique.astype("<u8"), "starts": first.astype("<u4")}
     sums = {name: hashlib.sha256(array.data).hexdigest() for name, array in arrays.items()}

@@ -19,9 +19,7 @@ MD5_PER_SECOND = 30e6
 Charset = Annotated[str, typer.Option(help="digits, hex, lower, upper, lower-digits, letters, alnum, printable or chars:...")]
 Length = Annotated[int, typer.Option(help="Number of characters of the strings.")]
 Tables = Annotated[int, typer.Option(min=1, max=64, help="Number of tables: more tables find more strings.")]
-Chain = Annotated[
-    str, typer.Option(metavar="N", help="Links per chain: longer chains make smaller tables and slower lookups.")
-]
+Chain = Annotated[str, typer.Option(metavar="N", help="Links per chain: longer chains make smaller tables and slower lookups.")]
 Starts = Annotated[str | None, typer.Option(metavar="N", help="Chains to start per table, if not the default.")]
 Folder = Annotated[Path, typer.Option(metavar="FOLDER", help="The folder of the tables.")]
 
