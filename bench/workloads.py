@@ -10,8 +10,8 @@
   efficiency_8_...                 speed-up of a workload on eight stand-ins with a small part of a core each, divided by 8
 
 Kernels are compared by processor seconds. The programs run in turns and the best round of each counts, so that a busy machine
-has little effect. This needs gcc, primesieve and python-flint (scripts/bootstrap --test) and takes two minutes. The nodes need a Docker
-engine and an idle machine of two cores or more, and take half an hour. --only kernels or --only nodes runs one of the parts.
+has little effect. This needs gcc, primesieve and python-flint (scripts/bootstrap --test) and takes two minutes. The nodes need a
+Docker engine and an idle machine of two cores or more, and take half an hour. --only kernels or --only nodes runs one part.
 """
 
 from __future__ import annotations

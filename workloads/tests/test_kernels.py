@@ -39,19 +39,19 @@ from .conftest import write_config
 @given(points=st.integers(1, MAX_POINTS), chunk=st.integers(1, MAX_POINTS))
 def test_chunks_cover_every_point_once(points: int, chunk: int) -> None:
     chunk = max(chunk, points // 1000)  # keep the list short
-    work = chunks(points, chunk, seed=7)
-    assert sum(part.points for part in work) == points
-    assert [part.stream for part in work] == list(range(len(work)))
-    assert all(part.points == chunk for part in work[:-1]) and 0 < work[-1].points <= chunk
+    all_chunks = chunks(points, chunk, seed=7)
+    assert sum(part.points for part in all_chunks) == points
+    assert [part.stream for part in all_chunks] == list(range(len(all_chunks)))
+    assert all(part.points == chunk for part in all_chunks[:-1]) and 0 < all_chunks[-1].points <= chunk
 
 
 @given(points=st.integers(1, MAX_POINTS))
 def test_default_chunks_divide_evenly(points: int) -> None:
-    work = chunks(points, default_chunk(points), seed=0)
-    assert len(work) <= MAX_CHUNKS
+    all_chunks = chunks(points, default_chunk(points), seed=0)
+    assert len(all_chunks) <= MAX_CHUNKS
     if points > 32 * MIN_CHUNK:
-        assert len(work) % 32 == 0
-        assert work[-1].points > 0.5 * work[0].points
+        assert len(all_chunks) % 32 == 0
+        assert all_chunks[-1].points > 0.5 * all_chunks[0].points
 
 
 def test_default_chunk_of_a_milliard() -> None:
@@ -92,9 +92,9 @@ def test_count_agrees_with_plain_integers(number: int) -> None:
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**64), points=st.integers(1, 300_000), chunk=st.integers(2_000, 100_000), salt=st.randoms())
 def test_the_order_of_chunks_does_not_matter(seed: int, points: int, chunk: int, salt: random.Random) -> None:
-    work = chunks(points, chunk, seed)
-    total = sum(map(count_inside, work))
-    shuffled = salt.sample(work, len(work))
+    all_chunks = chunks(points, chunk, seed)
+    total = sum(map(count_inside, all_chunks))
+    shuffled = salt.sample(all_chunks, len(all_chunks))
     assert sum(map(count_inside, shuffled)) == total
     assert abs(estimate(total, points)[1]) < 6 * estimate(total, points)[2] or points < 100
 
@@ -211,12 +211,12 @@ def test_node_of_a_worker(worker: str, node: str, tmp_path, monkeypatch) -> None
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("place", ["local", "workstation"])
 def test_every_job_ends_once_on_this_machine(place: Place) -> None:
-    work = chunks(10**6, 10**5, seed=1)
+    all_chunks = chunks(10**6, 10**5, seed=1)
     with places.connect(place) as engine:
         engine.warm_up(count_inside)
-        outcomes = list(engine.map(count_inside, work))
+        outcomes = list(engine.map(count_inside, all_chunks))
     assert sorted(outcome.index for outcome in outcomes) == list(range(10))
-    assert all(outcome.result == count_inside(work[outcome.index]) for outcome in outcomes)
+    assert all(outcome.result == count_inside(all_chunks[outcome.index]) for outcome in outcomes)
 
 
 @pytest.mark.timeout(60)

@@ -90,10 +90,10 @@ def test_two_sieves_agree(begin: int, width: int) -> None:
 @given(begin=st.integers(0, 2**63), width=st.integers(1, 2**63), twins=st.booleans(), gaps=st.booleans())
 def test_intervals_cover_every_number_once(begin: int, width: int, twins: bool, gaps: bool) -> None:
     end = begin + min(width, 10**11)
-    work = kernel.intervals(begin, end, twins, gaps)
-    assert (work[0].begin, work[-1].end) == (begin, end)
-    assert all(one.end == two.begin and one.begin < one.end for one, two in pairwise(work))
-    assert all(job.twins == (min(job.end + 2, end) if twins else 0) for job in work)
+    jobs = kernel.intervals(begin, end, twins, gaps)
+    assert (jobs[0].begin, jobs[-1].end) == (begin, end)
+    assert all(one.end == two.begin and one.begin < one.end for one, two in pairwise(jobs))
+    assert all(job.twins == (min(job.end + 2, end) if twins else 0) for job in jobs)
 
 
 def test_intervals_cost_the_same() -> None:
