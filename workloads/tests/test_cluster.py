@@ -71,7 +71,7 @@ def test_sixteen_jobs(bramble: Bramble, cluster: LoopbackCluster, tmp_path: Path
     assert record["lost"] == 0 and record["on"] == "cluster"
     assert record["per_node"].keys() == set(cluster.nodes) and sum(record["per_node"].values()) == 16
     assert sorted(row["job"] for row in record["results"]) == list(range(16))
-    assert record["speedup"] > 3  # six slots
+    assert record["speedup"] > 3  # six jobs run at once
 
 
 def test_pi_is_the_same_everywhere(bramble: Bramble) -> None:
@@ -251,7 +251,7 @@ def watched_engine(watched_cluster: LoopbackCluster, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(cluster_map, "NODE_CHECK_DELAY", 0.5)
     with places.connect("cluster", job_timeout=2) as engine:
         assert isinstance(engine, Cluster)
-        wait_until(lambda: engine.slots() == 4)
+        wait_until(lambda: engine.jobs_at_once() == 4)
         yield engine
 
 
@@ -274,8 +274,8 @@ def test_only_the_job_that_never_ends_is_stopped_and_lost(watched_engine: Cluste
     assert indices(outcomes) == list(range(16))
     (lost,) = [outcome for outcome in outcomes if outcome.lost]
     assert lost.index == 5 and lost.lost == "it ran on pi-01 for more than 2 s (--job-timeout) and was stopped"
-    wait_until(lambda: watched_engine.slots() == 4)
-    # The process was restarted, so all four slots are free.
+    wait_until(lambda: watched_engine.jobs_at_once() == 4)
+    # The process was restarted, so four jobs can run at once again.
     begin = time.monotonic()
     assert len(list(watched_engine.map(misbehave, [0.5] * 4))) == 4
     assert time.monotonic() - begin < 10

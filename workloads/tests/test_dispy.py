@@ -202,7 +202,7 @@ def test_a_failing_setup_is_reported(make: Make) -> None:
 
 def test_cancel(make: Make) -> None:
     cluster = make(sleep)
-    jobs = [submit(cluster, 30) for _ in range(8)]  # two more than there are slots
+    jobs = [submit(cluster, 30) for _ in range(8)]  # two more than can run at once
     wait_until(lambda: [job.status for job in jobs].count(DispyJob.Running) == 6)
     waiting = next(job for job in jobs if job.status == DispyJob.Created)
     busy = next(job for job in jobs if job.status == DispyJob.Running)

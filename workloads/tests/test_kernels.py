@@ -243,7 +243,7 @@ def test_jobs_of_a_process_that_dies_are_named_as_lost() -> None:
 def test_shortest_makespan_by_hand() -> None:
     assert shortest_makespan([5, 1, 1], 8) == 5
     assert shortest_makespan([2, 2, 2, 2], 2) == 4
-    assert shortest_makespan([3, 3, 3], 2) == 6  # two of three share a slot
+    assert shortest_makespan([3, 3, 3], 2) == 6  # two of three run one after the other
     assert shortest_makespan([4, 1, 1, 1], 1) == 7
 
 

@@ -17,13 +17,13 @@ class Engine:
     recorded_seconds: float | None = None
     """Seconds that the jobs took, when their results were computed earlier; else None."""
 
-    def slots(self, nodes: Sequence[str] | None = None) -> int:
+    def jobs_at_once(self, nodes: Sequence[str] | None = None) -> int:
         """Return how many jobs run at once (on these nodes)."""
         return 1
 
     def memory(self, nodes: Sequence[str] | None = None) -> int:
         """Return how many bytes of memory each of the jobs that run at once may use (on these nodes)."""
-        return memory.available() // self.slots(nodes)
+        return memory.available() // self.jobs_at_once(nodes)
 
     def warm_up(self, kernel: Kernel) -> None:
         """Import the kernel in every worker, so that a timing that starts afterwards does not measure imports.

@@ -71,7 +71,7 @@ class Cluster(Connection, Engine):
             threads[node] += int(worker["nthreads"])
         return dict(sorted(threads.items()))
 
-    def slots(self, nodes: Sequence[str] | None = None) -> int:
+    def jobs_at_once(self, nodes: Sequence[str] | None = None) -> int:
         return sum(threads for node, threads in self.threads().items() if nodes is None or node in nodes)
 
     def memory(self, nodes: Sequence[str] | None = None) -> int:

@@ -49,7 +49,7 @@ class Workstation(Engine):
         self.pool: ProcessPoolExecutor | None = None
         self.jobs: dict[Future[JobResult], int] = {}
 
-    def slots(self, nodes: Sequence[str] | None = None) -> int:
+    def jobs_at_once(self, nodes: Sequence[str] | None = None) -> int:
         return self.processes
 
     def warm_up(self, kernel: Kernel) -> None:

@@ -30,9 +30,9 @@ class Run:
         return self.engine.recorded_seconds or time.perf_counter() - self.begin
 
     @property
-    def slots(self) -> int:
+    def jobs_at_once(self) -> int:
         """Return how many jobs run at once."""
-        return self.engine.slots(self.nodes)
+        return self.engine.jobs_at_once(self.nodes)
 
     @property
     def memory(self) -> int:

@@ -27,7 +27,7 @@ def speedup(base_seconds: float, seconds: float) -> float:
 
 
 def efficiency(speedup: float, ratio: float) -> float:
-    """Return the speed-up divided by `ratio`, the number of nodes (or slots) relative to the base run's."""
+    """Return the speed-up divided by `ratio`, the number of nodes (or of jobs at once) relative to the base run's."""
     return speedup / ratio
 
 

@@ -73,7 +73,7 @@ def perform(program: Program, request: Request, screen: Screen) -> tuple[Any, di
                     {
                         "on": place if request.merge is None else "shares",
                         "nodes": len(engine.nodes if group is None else group),
-                        "slots": run.slots,
+                        "slots": run.jobs_at_once,
                         "seconds": seconds,
                         "jobs": len(run.jobs),
                         "job_seconds": sum(job.seconds for job in run.jobs),
@@ -111,8 +111,8 @@ def connect(place: Place, request: Request, screen: Screen, cluster_options: Seq
 def add_speedups(runs: list[dict[str, Any]]) -> None:
     """Add to each run its speed-up over the first run, its efficiency and its Karp-Flatt metric.
 
-    They are relative to the number of nodes when all runs are on the same place, else to the number of slots, since a
-    node and a workstation are different machines.
+    They are relative to the number of nodes when all runs are in the same place, else to the number of jobs at once,
+    since a node and a workstation are different machines.
     """
     unit = "nodes" if len({run["on"] for run in runs}) == 1 else "slots"
     for run in runs:

@@ -58,8 +58,8 @@ class Share(Engine):
         self.engine, self.index, self.count = engine, index, count
         self.nodes, self.label = engine.nodes, f"{engine.label}, share {index} of {count}"
 
-    def slots(self, nodes: Sequence[str] | None = None) -> int:
-        return self.engine.slots(nodes)
+    def jobs_at_once(self, nodes: Sequence[str] | None = None) -> int:
+        return self.engine.jobs_at_once(nodes)
 
     def warm_up(self, kernel: Kernel) -> None:
         self.engine.warm_up(kernel)
@@ -79,7 +79,7 @@ class Share(Engine):
                 "of": self.count,
                 "work": request_hash(kernel, arguments),
                 "node": self.nodes[0],
-                "slots": self.slots(),
+                "slots": self.jobs_at_once(),
                 "seconds": time.perf_counter() - begin,
                 "results": base64.b64encode(pickle.dumps(ended)).decode(),
             }
@@ -118,7 +118,7 @@ class MergedShares(Engine):
         self.label = f"{count} shares in {folder}"
         self.seconds = self.recorded_seconds = max(float(share["seconds"]) for share in self.shares)
 
-    def slots(self, nodes: Sequence[str] | None = None) -> int:
+    def jobs_at_once(self, nodes: Sequence[str] | None = None) -> int:
         return sum(int(share["slots"]) for share in self.shares)
 
     def warm_up(self, kernel: Kernel) -> None:

@@ -22,7 +22,7 @@ from bramble.study.report import Screen
 from bramble.study.runs import Request, perform, run_label
 
 PROBE_JOBS = 4
-"""Jobs per slot that measure the speed of a place."""
+"""Jobs that measure the speed of a place, for each job that runs there at once."""
 TIME_SHARE = 0.8
 """The part of the remaining time that the next workloads are sized for: starting takes time, and not all are as fast as pi."""
 MIN_SECONDS = 0.2
@@ -71,12 +71,12 @@ def probe_place(place: Place, request: Request, screen: Screen) -> dict[str, Any
             (outcome,) = engine.map(describe, [None], [node])
             if outcome.lost:
                 raise ResultError(f"{node} did not return its description: {outcome.lost}")
-            nodes.append({"name": node, "jobs_at_once": engine.slots([node]), **outcome.result})
-        chunks = [Chunk(0, index, CHUNK) for index in range(PROBE_JOBS * engine.slots())]
+            nodes.append({"name": node, "jobs_at_once": engine.jobs_at_once([node]), **outcome.result})
+        chunks = [Chunk(0, index, CHUNK) for index in range(PROBE_JOBS * engine.jobs_at_once())]
         begin = time.perf_counter()
         list(engine.map(count_inside, chunks))
         cost = (time.perf_counter() - begin) / (len(chunks) * CHUNK / POINTS_PER_SECOND)
-        return {"on": place, "label": engine.label, "slots": engine.slots(), "cost": cost, "nodes": nodes}
+        return {"on": place, "label": engine.label, "slots": engine.jobs_at_once(), "cost": cost, "nodes": nodes}
 
 
 def run_workload(

@@ -15,16 +15,16 @@ def durations(jobs: int, scale: float, seed: int) -> list[float]:
     return [generator.randint(SHORTEST, LONGEST) * scale for _ in range(jobs)]
 
 
-def shortest_makespan(durations: Sequence[float], slots: int) -> float:
+def shortest_makespan(durations: Sequence[float], jobs_at_once: int) -> float:
     """Return a lower bound of the seconds until the last job ends, for any schedule that does not split jobs.
 
-    It is the largest of: the longest job; all seconds divided by the slots; the two shortest of the slots + 1 longest jobs,
-    because two of these must share a slot (R. L. Graham, "Bounds on multiprocessing timing anomalies", SIAM J. Appl. Math.
-    17(2), 1969).
+    It is the largest of: the longest job; all seconds divided by `jobs_at_once`; the two shortest of the `jobs_at_once` + 1
+    longest jobs, because two of these must run one after the other (R. L. Graham, "Bounds on multiprocessing timing
+    anomalies", SIAM J. Appl. Math. 17(2), 1969).
     """
     longest = sorted(durations, reverse=True)
-    pair = longest[slots - 1] + longest[slots] if len(longest) > slots else 0.0
-    return max(longest[0], sum(longest) / slots, pair)
+    pair = longest[jobs_at_once - 1] + longest[jobs_at_once] if len(longest) > jobs_at_once else 0.0
+    return max(longest[0], sum(longest) / jobs_at_once, pair)
 
 
 def sleep_and_report_host(seconds: float) -> str:

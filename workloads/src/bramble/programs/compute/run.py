@@ -15,7 +15,7 @@ from bramble.study.program import Program, Run
 class SleepResults:
     """The outcomes of the jobs of one run. Two runs are equal if they had the same jobs, wherever and whenever these ran.
 
-    `slept`: seconds of each job. `seconds`: of the whole run. `best_seconds`: the `shortest_makespan` for the run's slots.
+    `slept`: seconds of each job. `seconds`: of the whole run. `best_seconds`: the `shortest_makespan` for this run.
     """
 
     slept: tuple[float, ...]
@@ -52,7 +52,7 @@ def program(jobs: int, scale: float, seed: int) -> Program:
         run.screen.print_line(f"{'job':>4}  {'node':<16}{'host':<20}{'slept s':>9}{'finished after s':>18}")
         outcomes = run.screen.collect_outcomes(run.engine.map(sleep_and_report_host, slept, run.nodes), jobs, run.name, row)
         run.jobs += [outcome for outcome in outcomes if outcome.lost is None]
-        return SleepResults(tuple(slept), outcomes, run.seconds, shortest_makespan(slept, run.slots))
+        return SleepResults(tuple(slept), outcomes, run.seconds, shortest_makespan(slept, run.jobs_at_once))
 
     parameters = {"jobs": jobs, "scale": scale, "seed": seed}
     return Program(
@@ -97,7 +97,7 @@ def summarise(results: SleepResults) -> str:
 
 
 def draw_picture(results: SleepResults, path: Path) -> None:
-    """Draw when each job ran: a row for each slot."""
+    """Draw when each job ran: a row for each job that runs at once."""
     lanes: list[tuple[str, float]] = []  # the node of each row, and when its last job ended
     figure = report.figure(7.2, 4.2)
     axes = figure.subplots()

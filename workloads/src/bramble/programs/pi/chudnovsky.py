@@ -25,7 +25,7 @@ DIGITS_AT_ONCE = 2000
 LEAF = 8
 """Terms that are summed one by one: for smaller ranges, Python's calls cost more than the arithmetic."""
 RANGES = 64
-"""The largest number of ranges of terms, a power of two: two for every slot of eight nodes with four slots."""
+"""The largest number of ranges of terms, a power of two: two for every thread of eight nodes with four threads."""
 
 
 class Range(NamedTuple):

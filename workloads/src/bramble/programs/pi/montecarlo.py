@@ -13,8 +13,8 @@ POINTS_PER_SECOND = 400e6
 """The speed of one core of a workstation."""
 CHUNK = 256_000_000
 """Points of a default chunk: 0.2 seconds on a core of a PC, or 4 seconds on one of four threads that share a fifth of a core."""
-SLOTS, MAX_CHUNKS = 32, 512
-"""The slots of eight nodes with four threads; the default number of chunks is a multiple of SLOTS, at most MAX_CHUNKS."""
+THREADS, MAX_CHUNKS = 32, 512
+"""The threads of eight nodes with four each; the default number of chunks is a multiple of THREADS, at most MAX_CHUNKS."""
 MIN_CHUNK = 1 << 15
 """The smallest number of points of a default chunk."""
 
@@ -36,9 +36,9 @@ def chunks(points: int, chunk: int, seed: int) -> list[Chunk]:
 
 
 def default_chunk(points: int) -> int:
-    """Return the points per chunk: near CHUNK, with the same number of chunks for every slot and at most MAX_CHUNKS."""
-    rounds = min(max(1, round(points / CHUNK / SLOTS)), MAX_CHUNKS // SLOTS)
-    return max(MIN_CHUNK, -(-points // (rounds * SLOTS)))
+    """Return the points per chunk: near CHUNK, with the same number of chunks for every thread and at most MAX_CHUNKS."""
+    rounds = min(max(1, round(points / CHUNK / THREADS)), MAX_CHUNKS // THREADS)
+    return max(MIN_CHUNK, -(-points // (rounds * THREADS)))
 
 
 def lanes(seed: int, stream: int) -> np.ndarray:

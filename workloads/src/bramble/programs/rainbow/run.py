@@ -125,7 +125,7 @@ def build(chosen: list[Plan], folder: Path) -> Program:
 
     def compute(run: Run) -> list[str]:
         run.screen.print_line(describe_plan(prediction))
-        run.screen.print_line(f"about {prediction['core_seconds'] / run.slots:,.0f} s on {run.slots} such cores")
+        run.screen.print_line(f"about {prediction['core_seconds'] / run.jobs_at_once:,.0f} s on {run.jobs_at_once} such cores")
         sums = []
         for each, path in zip(chosen, paths, strict=True):
             state = files.UnfinishedBuild(path, each, len(cuts))
