@@ -123,7 +123,7 @@ def measure_tasks(rounds: int) -> dict[str, Any]:
         cluster = start_cluster(Path(folder), ["pi-01"])
         os.environ["BRAMBLE_CONFIG"] = str(cluster.config)
         try:
-            with places.connect_to(["pi-01"], 30) as engine:
+            with places.connect_to_nodes(["pi-01"], 30) as engine:
                 engine.warm_up(time.sleep)
                 run_dask(200, 0)
                 found: dict[str, Any] = {name: {"tasks_per_second": 0.0, "lost_of_1000": 0} for name in programs}

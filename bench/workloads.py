@@ -1,17 +1,17 @@
-"""How fast the workloads' kernels are on one core, side by side in one run with what else there is.
+"""Compare the workloads' kernels with other programs on one core, and measure the workloads' efficiency on eight nodes.
 
     make bench-workloads      writes reports/bench/workloads.json
 
-  pi_montecarlo_vs_octapi          points per second against a plain Python loop, as OctaPi's script has one
-  pi_digits_vs_flint               seconds for ten million digits against python-flint's
-  primes_vs_primesieve             primes up to 3e10, against the primesieve command with one thread, of the same library
-  md5_vs_gcc                       links of rainbow chains per second against the same in C, by gcc -O3 -march=native
-  surrogates_per_second_per_core   of 5104 days with 4 thresholds
-  efficiency_8_...                 of a workload on eight stand-ins of a small part of a core: the speed-up, divided by 8
+  pi_montecarlo_vs_octapi          points per second, relative to a plain Python loop as in OctaPi's script
+  pi_digits_vs_flint               seconds for ten million digits, relative to python-flint
+  primes_vs_primesieve             speed for the primes up to 3e10, relative to the command primesieve with one thread
+  md5_vs_gcc                       links of rainbow chains per second, relative to the same in C by gcc -O3 -march=native
+  surrogates_per_second_per_core   surrogates of 5104 days with 4 thresholds
+  efficiency_8_...                 speed-up of a workload on eight stand-ins with a small part of a core each, divided by 8
 
-Kernels are compared by processor seconds, the best of some rounds taken in turns, so that a busy machine disturbs little. That
-needs gcc, primesieve and python-flint (scripts/bootstrap --test) and two minutes; the nodes a Docker engine, a quiet machine of
-two cores or more and half an hour. --only kernels or --only nodes is one half of it.
+Kernels are compared by processor seconds. The programs run in turns and the best round of each counts, so that a busy machine
+has little effect. This needs gcc, primesieve and python-flint (scripts/bootstrap --test) and takes two minutes. The nodes need a
+Docker engine and an idle machine of two cores or more, and take half an hour. --only kernels or --only nodes runs one part.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tests.support import ROOT, standins
 
 NAME, SUBNET = "bench-workloads", "10.77.113.0/24"
 CPUS = min(standins.CPUS, 0.075 * len(os.sched_getaffinity(0)))
-"""Cores of a stand-in. All nine take two thirds of the machine: with more, eight are in each other's way, and one is not."""
+"""Cores of a stand-in. All nine use two thirds of the machine: with more, eight stand-ins would compete for the cores."""
 ON_NODES = {
     "pi": ("pi --points 1.5e10", 0.95),
     "primes": ("primes 0 5e10", 0.95),
@@ -45,9 +45,9 @@ ON_NODES = {
     "quantum": ("quantum bell --shots 5e5", 0.9),
     "fibonacci": ("fibonacci --surrogates 6e4 --no-controls", 0.9),
 }
-"""What runs on one node and on eight, a minute or more on one; and the efficiency it should have."""
+"""The command that runs on one node and on eight, a minute or more on one, and the efficiency that it must have."""
 ROUNDS = 3
-"""Of runs on eight nodes and on one, in turns; the best of each counts, as machines have slow minutes."""
+"""Rounds of runs on eight nodes and on one, in turns; the best of each counts, since the speed of a machine varies."""
 
 AT_LEAST = {
     **{f"efficiency_8_{name}": least for name, (_, least) in ON_NODES.items()},
@@ -65,7 +65,7 @@ LINKS = r"""
 #define LANES 256
 #define TURN(x, n) ((x) << (n) | (x) >> (32 - (n)))
 #define STEP(f, k, s, t) { uint32_t x = TURN(a + (f) + (k) + (t), s); a = d; d = c; c = b; b += x; }
-/* LENGTH lowercase letters each: spell them, hash them (RFC 1321), reduce; so many columns. */
+/* Advance LANES strings of LENGTH lowercase letters by a number of columns: spell, hash (RFC 1321), reduce. */
 void links(uint64_t *fractions, int64_t columns, uint64_t stride) {
     static uint32_t w0[LANES], w1[LANES], ra[LANES], rb[LANES];
     for (int64_t column = 0; column < columns; column++) {
@@ -95,23 +95,26 @@ void links(uint64_t *fractions, int64_t columns, uint64_t stride) {
 """
 
 
-def processor_seconds(work: Callable[[], Any], children: bool = False) -> float:
-    """What some work takes of a processor, here or in the processes it starts."""
-    who = resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF
-    before = resource.getrusage(who)
-    work()
-    after = resource.getrusage(who)
+def processor_seconds(function: Callable[[], Any], in_children: bool = False) -> float:
+    """Return the processor seconds of a function in this process, or of the processes that it starts."""
+    scope = resource.RUSAGE_CHILDREN if in_children else resource.RUSAGE_SELF
+    before = resource.getrusage(scope)
+    function()
+    after = resource.getrusage(scope)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def in_turns(*works: tuple[Callable[[], Any], bool], rounds: int = 3) -> list[float]:
-    """The least seconds of each; the bool says whether it is a process of its own that works."""
-    taken = [[processor_seconds(*work) for work in works] for _ in range(rounds)]
-    return [min(column) for column in zip(*taken, strict=True)]
+def best_seconds(*functions: tuple[Callable[[], Any], bool], rounds: int = 3) -> list[float]:
+    """Run functions in turns and return the least processor seconds of each.
+
+    The bool of each function is `in_children` of processor_seconds.
+    """
+    seconds = [[processor_seconds(*function) for function in functions] for _ in range(rounds)]
+    return [min(column) for column in zip(*seconds, strict=True)]
 
 
 def points_loop(points: int) -> int:
-    """Points one by one, as one first writes it."""
+    """Return how many random points lie inside the circle, by a plain Python loop."""
     inside = 0
     for _ in range(points):
         x, y = random.uniform(0, 1), random.uniform(0, 1)
@@ -121,9 +124,10 @@ def points_loop(points: int) -> int:
 
 
 def montecarlo() -> dict[str, float]:
+    """Return the points per second of the kernel and of the Python loop."""
     from bramble.programs.pi.montecarlo import Chunk, count_inside
 
-    ours, loop = in_turns((lambda: count_inside(Chunk(0, 0, 10**9)), False), (lambda: points_loop(10**6), False))
+    ours, loop = best_seconds((lambda: count_inside(Chunk(0, 0, 10**9)), False), (lambda: points_loop(10**6), False))
     return {"points per second": 1e9 / ours, "points per second, plain Python": 1e6 / loop}
 
 
@@ -135,42 +139,45 @@ with flint.ctx.workprec(33_219_312):  # bits of ten million digits and some more
 
 
 def digits() -> dict[str, float]:
+    """Return the seconds for ten million digits of pi, by this program and by python-flint."""
     from bramble.programs.pi import run
     from bramble.study import runs
     from bramble.study.report import Screen
 
     found: dict[str, str] = {}
 
-    def ours() -> None:
+    def run_ours() -> None:
         found["ours"] = runs.perform(run.chudnovsky(10**7), runs.Request(on="local"), Screen("-"))[0]
 
-    def theirs() -> None:  # a process of its own: flint keeps what it has computed
+    def run_flint() -> None:  # in a process of its own, because flint caches its results
         found["flint"] = subprocess.run([sys.executable, "-c", FLINT], check=True, capture_output=True, text=True).stdout
 
-    one, two = in_turns((ours, False), (theirs, True), rounds=2)
+    ours, flint = best_seconds((run_ours, False), (run_flint, True), rounds=2)
     if not found["flint"].startswith("3." + found["ours"]):
-        raise SystemExit("bench: the digits differ")
-    return {"seconds, 1e7 digits": one, "seconds, 1e7 digits, flint": two}
+        raise SystemExit("bench: the digits of pi differ from flint's, so the comparison is not valid")
+    return {"seconds, 1e7 digits": ours, "seconds, 1e7 digits, flint": flint}
 
 
 def primes() -> dict[str, float]:
+    """Return the seconds for the primes up to 3e10, by this program and by the command primesieve."""
     from bramble.programs.primes import kernel, sieve
 
     if not sieve.library():
-        raise SystemExit("bench: libprimesieve is not installed")
+        raise SystemExit("bench: libprimesieve is not installed; run scripts/bootstrap --test")
 
-    def ours() -> None:
-        if sum(kernel.find(job).primes for job in kernel.intervals(0, 3 * 10**10)) != 1300005926:
-            raise SystemExit("bench: the primes are not right")
+    def run_ours() -> None:
+        if sum(kernel.find_primes(job).primes for job in kernel.intervals(0, 3 * 10**10)) != 1300005926:
+            raise SystemExit("bench: the number of primes up to 3e10 is wrong, so the comparison is not valid")
 
-    def theirs() -> None:
+    def run_primesieve() -> None:
         subprocess.run(["primesieve", "3e10", "--threads=1", "--quiet", "--count"], check=True, stdout=subprocess.DEVNULL)
 
-    one, two = in_turns((ours, False), (theirs, True), rounds=4)
-    return {"seconds, primes to 3e10": one, "seconds, primes to 3e10, primesieve": two}
+    ours, primesieve = best_seconds((run_ours, False), (run_primesieve, True), rounds=4)
+    return {"seconds, primes to 3e10": ours, "seconds, primes to 3e10, primesieve": primesieve}
 
 
 def md5() -> dict[str, float]:
+    """Return the links of rainbow chains per second, by this program and by C."""
     from bramble.programs.rainbow import md5
     from bramble.programs.rainbow.kernel import Keys
 
@@ -178,8 +185,8 @@ def md5() -> dict[str, float]:
     starts = np.array([keys.start(1000 * number) for number in range(md5.LANES)], np.uint64)
     ends = np.empty_like(starts)
 
-    def ours() -> None:
-        md5.walk(starts, keys.alphabet(), keys.length, np.uint64(keys.size), np.uint64(0), columns, ends)
+    def run_ours() -> None:
+        md5.follow_chains(starts, keys.alphabet(), keys.length, np.uint64(keys.size), np.uint64(0), columns, ends)
 
     fractions = starts.copy()
 
@@ -193,31 +200,32 @@ def md5() -> dict[str, float]:
         )
         source.write_text(LINKS.replace("STEPS", steps).replace("LENGTH", "6"))
         subprocess.run(["gcc", "-O3", "-march=native", "-shared", "-fPIC", "-o", library, source], check=True)
-        peer = ctypes.CDLL(str(library))
+        compiled = ctypes.CDLL(str(library))
 
-    def theirs() -> None:
+    def run_c() -> None:
         fractions[:] = starts
-        peer.links(ctypes.c_void_p(fractions.ctypes.data), ctypes.c_int64(columns), ctypes.c_uint64(int(md5.STRIDE)))
+        compiled.links(ctypes.c_void_p(fractions.ctypes.data), ctypes.c_int64(columns), ctypes.c_uint64(int(md5.STRIDE)))
 
-    one, two = in_turns((ours, False), (theirs, False), rounds=5)
+    ours, gcc = best_seconds((run_ours, False), (run_c, False), rounds=5)
     if not np.array_equal(ends, [int(fraction) * keys.size >> 64 for fraction in fractions]):
-        raise SystemExit("bench: the chains end differently")
+        raise SystemExit("bench: the chains differ from those of the C program, so the comparison is not valid")
     links = md5.LANES * columns
-    return {"links per second": links / one, "links per second, gcc": links / two}
+    return {"links per second": links / ours, "links per second, gcc": links / gcc}
 
 
 def surrogates() -> dict[str, float]:
+    """Return the surrogates per second."""
     from bramble.programs.fibonacci import prices, swings
 
-    values = prices.walk(5104, 0.012, 0)
+    values = prices.random_walk(5104, 0.012, 0)
     growth = (values[1:] / values[:-1]).tobytes()
     number = 4000
-    (seconds,) = in_turns((lambda: swings.surrogates(swings.Batch(growth, 0, 0, number)), False))
+    (seconds,) = best_seconds((lambda: swings.count_surrogates(swings.Batch(growth, 0, 0, number)), False))
     return {"surrogates per second": number / seconds}
 
 
-def kernels() -> tuple[dict[str, float], dict[str, float]]:
-    """Ratios and figures of one core."""
+def measure_kernels() -> tuple[dict[str, float], dict[str, float]]:
+    """Return the ratios and figures of the kernels on one core."""
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
     figures: dict[str, float] = {}
@@ -234,8 +242,8 @@ def kernels() -> tuple[dict[str, float], dict[str, float]]:
     return ratios, figures
 
 
-def on_nodes() -> tuple[dict[str, float], dict[str, float]]:
-    """Ratios and figures of stand-ins."""
+def measure_nodes() -> tuple[dict[str, float], dict[str, float]]:
+    """Return the ratios and figures of the workloads on stand-ins."""
     seconds: dict[tuple[str, int], list[float]] = {}
     with standins.cluster(NAME, SUBNET, 8, CPUS) as client:
         for name, (command, _) in ON_NODES.items():
@@ -251,15 +259,15 @@ def on_nodes() -> tuple[dict[str, float], dict[str, float]]:
 
 
 def main() -> int:
-    """Measure, show, write it down."""
-    options = argparse.ArgumentParser()
-    options.add_argument("--only", choices=["kernels", "nodes"])
-    chosen = options.parse_args()
+    """Measure, print the results and write the report."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", choices=["kernels", "nodes"], help="run only one of the two parts")
+    options = parser.parse_args()
     begin = time.monotonic()
     ratios: dict[str, float] = {}
     figures: dict[str, float] = {}
-    for half, measure in (("kernels", kernels), ("nodes", on_nodes)):
-        if chosen.only in (None, half):
+    for part, measure in (("kernels", measure_kernels), ("nodes", measure_nodes)):
+        if options.only in (None, part):
             found = measure()
             ratios |= found[0]
             figures |= found[1]

@@ -1,1 +1,1 @@
-"""The workloads of the cluster. This file makes their tests `workloads.tests`, beside the repository's own `tests`."""
+"""The workloads of the cluster. This file makes their tests the package `workloads.tests`, beside the repository's `tests`."""

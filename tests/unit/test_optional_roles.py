@@ -121,13 +121,13 @@ def test_liquid(play, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     assert code and "Read LICENSE.md" in said and not files(node)
     accepted = own | {"liquid_accept_license": True}
     code, said = play("liquid", **accepted, liquid_source=str(tmp_path))
-    assert code and "linux/Liquid.exe is not there" in said
+    assert code and "linux/Liquid.exe does not exist" in said
     (tmp_path / "bin").mkdir()
     mono = tmp_path / "bin/mono"
     mono.write_text("#!/bin/sh\nexit 1\n")
     mono.chmod(0o755)
     code, said = play("liquid", **accepted, liquid_source=str(clone))
-    assert code and "has no Mono. Add mono-complete" in said and not files(node)
+    assert code and "does not have Mono. Add mono-complete" in said and not files(node)
 
     mono.write_text('#!/bin/sh\necho "$@"\n')
     code, said = play("liquid", "--check", **accepted, liquid_source=str(clone))

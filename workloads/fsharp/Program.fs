@@ -7,7 +7,7 @@ let private usage =
     "quantum bell | ghz QUBITS | grover QUBITS MARKED ITERATIONS | circuit QUBITS GATE...\n"
     + "GATE: h:Q x:Q z:Q ry:Q:ANGLE rz:Q:ANGLE r1:Q:ANGLE cx:CONTROL:Q ccx:CONTROL:CONTROL:Q"
 
-/// Applies a gate that is written as above.
+/// Applies a gate in the notation of the usage text.
 let private applyText state (text: string) =
     match List.ofArray (text.Split(':')) with
     | [ "h"; q ] -> apply [] h (int q) state
@@ -18,7 +18,7 @@ let private applyText state (text: string) =
     | [ "r1"; q; angle ] -> apply [] (r1 (float angle)) (int q) state
     | [ "cx"; c; q ] -> apply [ int c ] x (int q) state
     | [ "ccx"; b; c; q ] -> apply [ int b; int c ] x (int q) state
-    | _ -> failwith ("no gate: " + text)
+    | _ -> failwith ("unknown gate: " + text)
 
 let private run arguments =
     match arguments with

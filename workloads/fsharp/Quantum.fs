@@ -1,7 +1,7 @@
 /// A state-vector simulator, and circuits on it. Qubit 0 is the highest bit of an amplitude's index, as in Q#'s dumps.
 module Bramble.Quantum
 
-/// The 2^n amplitudes of n qubits: real and imaginary parts. 16 bytes each.
+/// The 2^n amplitudes of n qubits: real and imaginary parts, 16 bytes each.
 type State =
     { Qubits: int
       Re: float[]
@@ -38,7 +38,7 @@ let rz angle =
 let r1 angle =
     { A = 1.0, 0.0; B = 0.0, 0.0; C = 0.0, 0.0; D = cos angle, sin angle }
 
-/// Applies a gate to a qubit where all controls are One. Changes the state.
+/// Applies a gate to a qubit where all controls are One, in place.
 let apply (controls: int list) gate target state =
     let bit qubit = 1 <<< (state.Qubits - 1 - qubit)
     let mask = controls |> List.sumBy bit
@@ -54,11 +54,11 @@ let apply (controls: int list) gate target state =
             state.Re[j] <- cr * ur - ci * ui + dr * vr - di * vi
             state.Im[j] <- cr * ui + ci * ur + dr * vi + di * vr
 
-/// The probability of an outcome of all qubits together.
+/// Returns the probability of an outcome of all qubits together.
 let probability index state =
     state.Re[index] * state.Re[index] + state.Im[index] * state.Im[index]
 
-/// (|0…0⟩ + |1…1⟩)/√2; with two qubits a Bell pair.
+/// Returns (|0…0⟩ + |1…1⟩)/√2, which is a Bell pair for two qubits.
 let ghz qubits =
     let state = zero qubits
     apply [] h 0 state
@@ -68,7 +68,7 @@ let ghz qubits =
 
     state
 
-/// Grover's search for a number, whose lowest bit is qubit 0, with so many iterations.
+/// Returns the state after a number of iterations of Grover's search. The lowest bit of the marked number is qubit 0.
 let grover qubits marked iterations =
     let state = zero qubits
     let all = [ 0 .. qubits - 1 ]

@@ -1,4 +1,4 @@
-"""A real cluster on the loopback: scheduler and workers are processes of their own, and speak mutual TLS."""
+"""A real cluster on the loopback interface: scheduler and workers are processes that use mutual TLS."""
 
 import datetime
 import os
@@ -20,10 +20,11 @@ from cryptography.x509.oid import NameOID
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "workloads/src"
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{SOURCE}:{ROOT}", "COLUMNS": "200"}
-"""Of the processes that tests start: they run this tree, and find the kernels of `workloads.tests`."""
+"""The environment of processes that tests start: they import this source tree and the kernels of `workloads.tests`."""
 collect_ignore = ["template"]
-"""A workload as a newcomer writes it: test_new_workload puts it into a copy of the package."""
-AS_IN_THE_ROLES = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
+"""A workload as a new contributor writes it: test_new_workload copies it into a copy of the package."""
+SCHEDULER_SETTINGS = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
+"""As in the role scheduler, with the default of scheduler_tries."""
 
 
 class Authority:
@@ -68,13 +69,13 @@ def free_port() -> int:
 
 @dataclass
 class LoopbackCluster:
-    """A scheduler and its workers, by name, and the configuration that finds them."""
+    """A scheduler and its workers, by name, and the configuration with their addresses."""
 
     folder: Path
     port: int
     nodes: list[str]
     nannies: bool = False
-    """As in the role worker: a nanny watches over each of a node's two processes, and their memory."""
+    """As in the role worker: a node has two processes, and a nanny supervises each of them and its memory."""
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
@@ -88,10 +89,10 @@ class LoopbackCluster:
     def start(self, name: str) -> None:
         tls = ["--tls-ca-file", "ca.pem", "--tls-cert", f"{name}.pem", "--tls-key", f"{name}.key"]
         if name == "scheduler":
-            what = ["distributed.cli.dask_scheduler", "--host", "tls://127.0.0.1", "--port", str(self.port)]
-            what += ["--no-dashboard", "--no-show", "--dashboard-address", "127.0.0.1:0"]
+            arguments = ["distributed.cli.dask_scheduler", "--host", "tls://127.0.0.1", "--port", str(self.port)]
+            arguments += ["--no-dashboard", "--no-show", "--dashboard-address", "127.0.0.1:0"]
         else:
-            what = [
+            arguments = [
                 "distributed.cli.dask_worker",
                 self.address,
                 "--name",
@@ -101,19 +102,19 @@ class LoopbackCluster:
                 "127.0.0.1:0",
             ]
             if self.nannies:
-                what += ["--nworkers", "2", "--nthreads", "2", "--memory-limit", "400MB"]
-                what += ["--worker-class", "bramble.engine.worker.Worker", "--preload-nanny", "bramble.engine.worker"]
+                arguments += ["--nworkers", "2", "--nthreads", "2", "--memory-limit", "400MB"]
+                arguments += ["--worker-class", "bramble.engine.worker.Worker", "--preload-nanny", "bramble.engine.worker"]
             else:
-                what += ["--no-nanny", "--nthreads", "2", "--memory-limit", "0"]
-            what += ["--host", "127.0.0.1", "--protocol", "tls", "--local-directory", str(self.folder / f"{name}.tmp")]
+                arguments += ["--no-nanny", "--nthreads", "2", "--memory-limit", "0"]
+            arguments += ["--host", "127.0.0.1", "--protocol", "tls", "--local-directory", str(self.folder / f"{name}.tmp")]
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", *what, *tls],
-                cwd=self.folder, env=ENVIRONMENT | AS_IN_THE_ROLES, stdout=log, stderr=log, start_new_session=True,
+                [sys.executable, "-m", *arguments, *tls],
+                cwd=self.folder, env=ENVIRONMENT | SCHEDULER_SETTINGS, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
 
     def kill(self, name: str) -> None:
-        """As when somebody pulls the plug."""
+        """Kill a process, as when its node loses power."""
         process = self.processes.pop(name)
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -151,7 +152,7 @@ def _listens(port: int) -> bool:
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackCluster]:
-    """Three nodes that every test may use and none may break."""
+    """Three nodes that every test may use, and that no test may break."""
     cluster = start_cluster(tmp_path_factory.mktemp("cluster"), ["pi-01", "pi-02", "pi-03"])
     yield cluster
     cluster.stop()
@@ -166,7 +167,7 @@ def _breakable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackClu
 
 @pytest.fixture
 def fragile_cluster(_breakable: LoopbackCluster) -> LoopbackCluster:
-    """Two nodes to break; what the last test broke is started again."""
+    """Two nodes that a test may break; what the test before has broken is started again."""
     for name in ["scheduler", *_breakable.nodes]:
         if name not in _breakable.processes or _breakable.processes[name].poll() is not None:
             _breakable.start(name)
@@ -176,7 +177,7 @@ def fragile_cluster(_breakable: LoopbackCluster) -> LoopbackCluster:
 
 @pytest.fixture(scope="session")
 def watched_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackCluster]:
-    """One node of two processes, whose jobs may take them down: nannies start them anew."""
+    """One node of two processes, which jobs may kill: nannies restart them."""
     cluster = start_cluster(tmp_path_factory.mktemp("watched"), ["pi-01"], nannies=True)
     yield cluster
     cluster.stop()
@@ -202,5 +203,5 @@ def bramble(cluster: LoopbackCluster) -> Bramble:
 def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited too long"
+        assert time.monotonic() < deadline, f"the condition is not true after {seconds} s"
         time.sleep(0.05)

@@ -1,16 +1,16 @@
-"""A kernel whose jobs do what jobs should not. Test clusters find it; the end-to-end tests send it along."""
+"""A kernel whose jobs misbehave. Test clusters import it; the end-to-end tests send its source to the client."""
 
 import time
 
 
-def misbehave(what: float | str) -> float:
-    """Sleep for so many seconds; or `eat` all memory, or `hang` for ever. Raises ValueError for anything else."""
-    if what == "eat":
-        eaten = []
+def misbehave(action: float | str) -> float:
+    """Sleep for a number of seconds; `eat` all memory; or `hang` without end. Raises ValueError for anything else."""
+    if action == "eat":
+        blocks = []
         while True:
-            eaten.append(b"x" * (1 << 24))
+            blocks.append(b"x" * (1 << 24))
             time.sleep(0.02)
-    while what == "hang":
+    while action == "hang":
         time.sleep(0.1)
-    time.sleep(float(what))
-    return float(what)
+    time.sleep(float(action))
+    return float(action)

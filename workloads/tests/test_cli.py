@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(90)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A configuration folder with certificates, and a scheduler address where nobody listens."""
+    """A configuration folder with certificates, and the address of a scheduler that does not run."""
     Authority(tmp_path).issue("client")
     write_config(tmp_path / "cluster.toml", f"tls://127.0.0.1:{free_port()}", ["pi-01"])
     return tmp_path
@@ -31,8 +31,8 @@ def run(*arguments: str, config: Path | str) -> subprocess.CompletedProcess[str]
     )  # fmt: skip
 
 
-def complains(result: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
-    """The exit code, and one line that has all the words, and no traceback."""
+def assert_error(result: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+    """Assert the exit code, and one line on standard error that has all the words and is no traceback."""
     assert result.returncode == code, result
     assert "Traceback" not in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1, result.stderr
@@ -40,7 +40,7 @@ def complains(result: subprocess.CompletedProcess[str], code: int, *words: str) 
         assert word in result.stderr
 
 
-def test_help_is_quick(tmp_path: Path) -> None:
+def test_help_imports_no_large_package(tmp_path: Path) -> None:
     program = (
         "import sys, bramble.cli as cli\n"
         "try: cli.app(['--help'])\n"
@@ -63,7 +63,7 @@ def test_help_is_quick(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_wrong_requests_exit_2(arguments: list[str]) -> None:
-    complains(run(*arguments, "--on", "local", config="/nowhere"), 2, "bramble: ")
+    assert_error(run(*arguments, "--on", "local", config="/nowhere"), 2, "bramble: ")
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_wrong_usage_exits_2(arguments: list[str]) -> None:
 
 
 def test_no_configuration() -> None:
-    complains(run("pi", config="/nowhere/cluster.toml"), 2, "/nowhere/cluster.toml", "--tags workloads")
+    assert_error(run("pi", config="/nowhere/cluster.toml"), 2, "/nowhere/cluster.toml", "--tags workloads")
 
 
 @pytest.mark.parametrize(
@@ -95,19 +95,19 @@ def test_wrong_configuration(folder: Path, monkeypatch: pytest.MonkeyPatch, old:
     assert all(text in str(caught.value) for text in (str(path), word, "ansible-playbook"))
 
 
-def test_a_certificate_that_is_none(folder: Path) -> None:
+def test_an_invalid_certificate(folder: Path) -> None:
     (folder / "client.pem").write_text("not a certificate")
-    complains(run("compute", config=folder / "cluster.toml"), 2, "client.pem", "--tags scheduler")
+    assert_error(run("compute", config=folder / "cluster.toml"), 2, "client.pem", "--tags scheduler")
 
 
 def test_no_scheduler(folder: Path) -> None:
     begin = time.monotonic()
     result = run("compute", config=folder / "cluster.toml")
-    complains(result, 3, "tls://127.0.0.1", "refused", "systemctl status bramble-scheduler", "--tags scheduler")
-    assert time.monotonic() - begin < 10  # no waiting for what is not there
+    assert_error(result, 3, "tls://127.0.0.1", "refused", "systemctl status bramble-scheduler", "--tags scheduler")
+    assert time.monotonic() - begin < 10  # it does not wait for --timeout
 
 
-def test_pi_here(tmp_path: Path) -> None:
+def test_pi_on_one_core(tmp_path: Path) -> None:
     target = tmp_path / "pi.json"
     result = run("pi", "--on", "local", "--points", "2_000_000", "--json", str(target), config="/nowhere")
     assert result.returncode == 0, result
@@ -120,7 +120,7 @@ def test_pi_here(tmp_path: Path) -> None:
     assert record["runs"][0]["karp_flatt"] is None and record["runs"][0]["speedup"] == 1
 
 
-def test_compute_here_with_json_on_standard_output() -> None:
+def test_compute_on_the_workstation_with_json_on_standard_output() -> None:
     result = run("compute", "--on", "workstation", "--scale", "0.001", "--json", "-", config="/nowhere")
     assert result.returncode == 0, result
     record = json.loads(result.stdout)
@@ -143,14 +143,14 @@ def test_ctrl_c(place: str) -> None:
     assert "stopped" in errors and "Traceback" not in errors
 
 
-def test_a_client_without_our_certificate_is_refused(bramble: Bramble, cluster, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    """It has our CA, so it trusts the scheduler, but another authority signed its own certificate."""
+def test_a_certificate_of_another_authority_is_refused(bramble: Bramble, cluster, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """The client has this cluster's CA, so it trusts the scheduler, but another authority signed its own certificate."""
     Authority(tmp_path, "other").issue("client")
     (tmp_path / "ca.pem").write_bytes((cluster.folder / "ca.pem").read_bytes())
     write_config(tmp_path / "cluster.toml", cluster.address, cluster.nodes)
-    complains(bramble("compute", config=tmp_path / "cluster.toml"), 3, cluster.address, "alert")
+    assert_error(bramble("compute", config=tmp_path / "cluster.toml"), 3, cluster.address, "alert")
 
 
-def test_a_scheduler_that_we_do_not_trust(bramble: Bramble, cluster, folder: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_scheduler_of_another_authority_is_refused(bramble: Bramble, cluster, folder: Path) -> None:  # type: ignore[no-untyped-def]
     write_config(folder / "cluster.toml", cluster.address, cluster.nodes)
-    complains(bramble("compute", config=folder / "cluster.toml"), 3, "certificate verify failed")
+    assert_error(bramble("compute", config=folder / "cluster.toml"), 3, "certificate verify failed")

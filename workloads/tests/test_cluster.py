@@ -1,4 +1,4 @@
-"""The cluster for real: processes, dask, mutual TLS; and what happens when parts of it die."""
+"""A real cluster with processes, dask and mutual TLS, and what happens when parts of it die."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from bramble.engine import cluster_map, connection, places
 from bramble.engine.base import Engine
 from bramble.engine.cluster import Cluster
 from bramble.engine.outcome import Outcome, call_on_worker
-from bramble.programs.compute.kernel import nap
+from bramble.programs.compute.kernel import sleep_and_report_host
 from bramble.programs.pi.montecarlo import chunks, count_inside
 from bramble.study import report
 
@@ -40,19 +40,19 @@ def engine(cluster: LoopbackCluster, monkeypatch: pytest.MonkeyPatch) -> Iterato
 @pytest.fixture
 def fragile_engine(fragile_cluster: LoopbackCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     monkeypatch.setenv("BRAMBLE_CONFIG", str(fragile_cluster.config))
-    monkeypatch.setattr(cluster_map, "SILENCE", 0.5)
+    monkeypatch.setattr(cluster_map, "NODE_CHECK_DELAY", 0.5)
     monkeypatch.setattr(connection, "ANSWER_TIMEOUT", 2.0)
     with places.connect("cluster") as engine:
-        engine.warm_up(nap)
+        engine.warm_up(sleep_and_report_host)
         yield engine
 
 
-def ends(outcomes: list[Outcome]) -> list[int]:
+def indices(outcomes: list[Outcome]) -> list[int]:
     return sorted(outcome.index for outcome in outcomes)
 
 
-def breaking(outcomes: Iterator[Outcome], node: str, accident: Callable[[], None] | None) -> list[Outcome]:
-    """Collect the outcomes; when the first comes from this node, have an accident."""
+def collect_with_accident(outcomes: Iterator[Outcome], node: str, accident: Callable[[], None] | None) -> list[Outcome]:
+    """Return the outcomes; call `accident` when the first outcome of this node comes."""
     seen = []
     for outcome in outcomes:
         seen.append(outcome)
@@ -71,7 +71,7 @@ def test_sixteen_jobs(bramble: Bramble, cluster: LoopbackCluster, tmp_path: Path
     assert record["lost"] == 0 and record["on"] == "cluster"
     assert record["per_node"].keys() == set(cluster.nodes) and sum(record["per_node"].values()) == 16
     assert sorted(row["job"] for row in record["results"]) == list(range(16))
-    assert record["speedup"] > 3  # six slots
+    assert record["speedup"] > 3  # six jobs run at once
 
 
 def test_pi_is_the_same_everywhere(bramble: Bramble) -> None:
@@ -87,54 +87,54 @@ def test_pi_is_the_same_everywhere(bramble: Bramble) -> None:
     assert record["runs"][1]["efficiency"] == pytest.approx(record["runs"][1]["speedup"] / 3)
 
 
-def test_nodes(bramble: Bramble, cluster: LoopbackCluster) -> None:
+def test_nodes_are_listed(bramble: Bramble, cluster: LoopbackCluster) -> None:
     record = json.loads(bramble("nodes", "--json", "-").stdout)
     assert record["nodes"].keys() == set(cluster.nodes)
     assert all(node["threads"] == 2 for node in record["nodes"].values())
     assert "pi-01  2 jobs at once" in bramble("nodes").stdout
 
 
-def test_first_nodes_only(engine: Engine) -> None:
-    with pytest.raises(UsageError, match=r"4 nodes .* 3 are there: pi-01, pi-02, pi-03"):
+def test_jobs_run_only_on_the_first_nodes(engine: Engine) -> None:
+    with pytest.raises(UsageError, match=r"4 nodes .* 3 are connected: pi-01, pi-02, pi-03"):
         places.first_nodes(engine, 4)
     chosen = places.first_nodes(engine, 2)
     assert chosen == ("pi-01", "pi-02")
-    outcomes = list(engine.map(nap, [0.05] * 12, chosen))
-    assert ends(outcomes) == list(range(12))
+    outcomes = list(engine.map(sleep_and_report_host, [0.05] * 12, chosen))
+    assert indices(outcomes) == list(range(12))
     assert {outcome.node for outcome in outcomes} == set(chosen)
 
 
-def unfinished(dask_scheduler: distributed.Scheduler) -> int:
-    """How many tasks the scheduler has that did not end."""
+def count_unfinished(dask_scheduler: distributed.Scheduler) -> int:
+    """Return how many tasks of the scheduler have not ended."""
     states: list[str] = [task.state for task in dask_scheduler.tasks.values()]
     return sum(state not in ("memory", "released", "forgotten") for state in states)
 
 
 def test_jobs_in_flight_are_limited(cluster: LoopbackCluster, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Never more than five are on the cluster, all end, and in one go there are more."""
+    """Never more than five jobs are on the cluster, all of them end, and without the limit there are more."""
     monkeypatch.setenv("BRAMBLE_CONFIG", str(cluster.config))
 
-    def most(engine: Engine) -> int:
+    def most_in_flight(engine: Engine) -> int:
         assert isinstance(engine, Cluster)
         there: list[int] = []
         for _ in engine.map(time.sleep, [0.02] * 40):
-            there.append(engine.client.run_on_scheduler(unfinished))
+            there.append(engine.client.run_on_scheduler(count_unfinished))
         assert len(there) == 40
         return max(there)
 
     with places.connect("cluster", max_in_flight=5) as limited:
-        assert most(limited) <= 5
-    assert most(engine) > 5
+        assert most_in_flight(limited) <= 5
+    assert most_in_flight(engine) > 5
 
 
-def test_no_jobs_is_no_trouble(engine: Engine) -> None:
-    assert list(engine.map(nap, [])) == []
+def test_a_map_without_arguments_is_empty(engine: Engine) -> None:
+    assert list(engine.map(sleep_and_report_host, [])) == []
 
 
-def test_a_raising_job(engine: Engine) -> None:
-    with pytest.raises(ResultError, match=r"(?s)job 1 failed on pi-0\d with argument -1:.*Traceback.*in nap"):
-        list(engine.map(nap, [0, -1]))
-    assert len(list(engine.map(nap, [0] * 4))) == 4  # and the cluster is fit for the next run
+def test_an_exception_in_a_job_is_reported(engine: Engine) -> None:
+    with pytest.raises(ResultError, match=r"(?s)job 1 failed on pi-0\d with argument -1:.*Traceback.*in sleep_and_report_host"):
+        list(engine.map(sleep_and_report_host, [0, -1]))
+    assert len(list(engine.map(sleep_and_report_host, [0] * 4))) == 4  # the cluster still works
 
 
 def test_a_kernel_that_nodes_cannot_import(engine: Engine) -> None:
@@ -146,7 +146,7 @@ def test_a_kernel_that_nodes_cannot_import(engine: Engine) -> None:
         engine.warm_up(kernel)
 
 
-def test_a_missing_node(bramble: Bramble, cluster: LoopbackCluster) -> None:
+def test_a_missing_node_is_reported(bramble: Bramble, cluster: LoopbackCluster) -> None:
     config = cluster.folder / "more.toml"
     write_config(config, cluster.address, [*cluster.nodes, "pi-04", "pi-05"])
     result = bramble("compute", "--scale", "0", "--timeout", "1", config=config)
@@ -156,7 +156,7 @@ def test_a_missing_node(bramble: Bramble, cluster: LoopbackCluster) -> None:
     assert strict.returncode == 3 and "pi-04,pi-05" in strict.stderr and "Traceback" not in strict.stderr
 
 
-def test_no_certificate_no_entry(cluster: LoopbackCluster) -> None:
+def test_a_connection_without_certificate_is_refused(cluster: LoopbackCluster) -> None:
     context = ssl.create_default_context(cafile=str(cluster.folder / "ca.pem"))
     context.check_hostname = False
     with (
@@ -180,105 +180,109 @@ def test_ctrl_c_frees_the_cluster(cluster: LoopbackCluster, engine: Engine) -> N
     _, errors = process.communicate(timeout=15)
     assert process.returncode == 130 and "stopped" in errors and "Traceback" not in errors
     begin = time.monotonic()
-    assert len(list(engine.map(nap, [0] * 6))) == 6
+    assert len(list(engine.map(sleep_and_report_host, [0] * 6))) == 6
     assert time.monotonic() - begin < 10  # the 50 jobs that had not started are gone
 
 
-def test_a_killed_worker_costs_no_job(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
-    jobs = fragile_engine.map(nap, [0.25] * 24)
-    outcomes = breaking(jobs, "pi-02", lambda: fragile_cluster.kill("pi-02"))
-    assert ends(outcomes) == list(range(24))
+def test_no_job_is_lost_when_a_worker_is_killed(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
+    jobs = fragile_engine.map(sleep_and_report_host, [0.25] * 24)
+    outcomes = collect_with_accident(jobs, "pi-02", lambda: fragile_cluster.kill("pi-02"))
+    assert indices(outcomes) == list(range(24))
     assert all(outcome.lost is None for outcome in outcomes)
     assert {outcome.node for outcome in outcomes} == {"pi-01", "pi-02"}
-    retried = report.retried(outcomes)
-    assert retried.keys() == {"pi-02"} and 1 <= retried["pi-02"] <= 24  # the two that ran, and what had been handed out
+    retried = report.retries_per_node(outcomes)
+    assert retried.keys() == {"pi-02"} and 1 <= retried["pi-02"] <= 24  # the two that ran, and those in its queue
 
 
-def test_a_node_that_comes_back_elsewhere_finishes(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
+def test_jobs_finish_on_a_node_that_comes_back_at_another_port(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
     """All jobs are bound to one node; its worker dies and comes back on another port."""
 
     def restart() -> None:
         fragile_cluster.kill("pi-01")
         fragile_cluster.start("pi-01")
 
-    outcomes = breaking(fragile_engine.map(nap, [0.3] * 8, ["pi-01"]), "pi-01", restart)
-    assert ends(outcomes) == list(range(8))
+    outcomes = collect_with_accident(fragile_engine.map(sleep_and_report_host, [0.3] * 8, ["pi-01"]), "pi-01", restart)
+    assert indices(outcomes) == list(range(8))
     assert {(outcome.node, outcome.lost) for outcome in outcomes} == {("pi-01", None)}
 
 
 def test_jobs_without_a_node_are_named_as_lost(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
     assert isinstance(fragile_engine, Cluster)
     fragile_engine.timeout = 1
-    jobs = fragile_engine.map(nap, [0.3] * 8, ["pi-01"])
-    outcomes = breaking(jobs, "pi-01", lambda: fragile_cluster.kill("pi-01"))
-    assert ends(outcomes) == list(range(8))
+    jobs = fragile_engine.map(sleep_and_report_host, [0.3] * 8, ["pi-01"])
+    outcomes = collect_with_accident(jobs, "pi-01", lambda: fragile_cluster.kill("pi-01"))
+    assert indices(outcomes) == list(range(8))
     lost = [outcome.lost for outcome in outcomes if outcome.lost]
     assert lost and all("pi-01" in reason for reason in lost)
 
 
-def test_a_lost_scheduler_ends_the_run(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
+def test_jobs_are_lost_when_the_scheduler_stays_away(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
     assert isinstance(fragile_engine, Cluster)
     fragile_engine.timeout = 1
-    outcomes = breaking(fragile_engine.map(nap, [0.3] * 12), "pi-02", lambda: fragile_cluster.kill("scheduler"))
-    assert ends(outcomes) == list(range(12))
+    outcomes = collect_with_accident(
+        fragile_engine.map(sleep_and_report_host, [0.3] * 12), "pi-02", lambda: fragile_cluster.kill("scheduler")
+    )
+    assert indices(outcomes) == list(range(12))
     assert any(outcome.lost for outcome in outcomes)
 
 
-def test_a_restarted_scheduler_costs_no_job(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
-    """It forgets everything; its workers are started again as systemd would."""
+def test_no_job_is_lost_when_the_scheduler_restarts(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
+    """The scheduler forgets all jobs; its workers are restarted, as systemd would."""
     assert isinstance(fragile_engine, Cluster)
-    said: list[str] = []
-    fragile_engine.say = said.append
+    messages: list[str] = []
+    fragile_engine.notify = messages.append
 
     def restart() -> None:
         for name in ("scheduler", "pi-01", "pi-02"):
             fragile_cluster.kill(name)
             fragile_cluster.start(name)
 
-    outcomes = breaking(fragile_engine.map(nap, [0.3] * 16), "pi-02", restart)
-    assert ends(outcomes) == list(range(16))
+    outcomes = collect_with_accident(fragile_engine.map(sleep_and_report_host, [0.3] * 16), "pi-02", restart)
+    assert indices(outcomes) == list(range(16))
     assert all(outcome.lost is None for outcome in outcomes)
-    assert said and re.fullmatch(r"the scheduler went away and came back; \d+ unfinished jobs are submitted again", said[0])
+    assert messages and re.fullmatch(
+        r"the scheduler was lost and came back; \d+ unfinished jobs are submitted again", messages[0]
+    )
 
 
 @pytest.fixture
 def watched_engine(watched_cluster: LoopbackCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     monkeypatch.setenv("BRAMBLE_CONFIG", str(watched_cluster.config))
-    monkeypatch.setattr(cluster_map, "SILENCE", 0.5)
+    monkeypatch.setattr(cluster_map, "NODE_CHECK_DELAY", 0.5)
     with places.connect("cluster", job_timeout=2) as engine:
         assert isinstance(engine, Cluster)
-        wait_until(lambda: engine.slots() == 4)
+        wait_until(lambda: engine.jobs_at_once() == 4)
         yield engine
 
 
-def test_a_job_that_eats_all_memory_is_the_only_one_lost(watched_engine: Cluster) -> None:
-    """Each time it takes its process down, the job beside it goes too: that one must not be taken for guilty."""
+def test_only_the_job_that_uses_all_memory_is_lost(watched_engine: Cluster) -> None:
+    """Each time it kills its process, the job beside it dies too, and must not be blamed."""
     arguments: list[float | str] = [0.3] * 16
     arguments[1] = "eat"
     watched_engine.job_timeout = None
     outcomes = list(watched_engine.map(misbehave, arguments))
-    assert ends(outcomes) == list(range(16))
+    assert indices(outcomes) == list(range(16))
     (lost,) = [outcome for outcome in outcomes if outcome.lost]
-    assert lost.index == 1 and "every worker that ran it died, pi-01 the last" in str(lost.lost)
+    assert lost.index == 1 and "every worker that ran it died, most recently on pi-01" in str(lost.lost)
     assert lost.retried.count("pi-01") >= 2
 
 
-def test_a_job_that_never_ends_is_ended_and_the_only_one_lost(watched_engine: Cluster) -> None:
+def test_only_the_job_that_never_ends_is_stopped_and_lost(watched_engine: Cluster) -> None:
     arguments: list[float | str] = [0.5] * 16
     arguments[5] = "hang"
     outcomes = list(watched_engine.map(misbehave, arguments))
-    assert ends(outcomes) == list(range(16))
+    assert indices(outcomes) == list(range(16))
     (lost,) = [outcome for outcome in outcomes if outcome.lost]
-    assert lost.index == 5 and lost.lost == "it ran on pi-01 for more than 2 s (--job-timeout) and was ended"
-    wait_until(lambda: watched_engine.slots() == 4)
-    # The process is a new one: all four slots are free.
+    assert lost.index == 5 and lost.lost == "it ran on pi-01 for more than 2 s (--job-timeout) and was stopped"
+    wait_until(lambda: watched_engine.jobs_at_once() == 4)
+    # The process was restarted, so four jobs can run at once again.
     begin = time.monotonic()
     assert len(list(watched_engine.map(misbehave, [0.5] * 4))) == 4
     assert time.monotonic() - begin < 10
 
 
-def test_a_process_that_loses_its_connection_is_started_anew(watched_cluster: LoopbackCluster, watched_engine: Cluster) -> None:
-    """It alone. But when a nanny ends, the other goes too: systemd starts both, and the node has not half of its slots."""
+def test_a_process_that_loses_its_connection_is_restarted(watched_cluster: LoopbackCluster, watched_engine: Cluster) -> None:
+    """Only this process restarts. But when one nanny ends, the other ends too, so that systemd restarts both of them."""
 
     def cut(dask_worker: distributed.Worker) -> int:
         stream = dask_worker.batched_stream
@@ -298,26 +302,26 @@ def test_a_process_that_loses_its_connection_is_started_anew(watched_cluster: Lo
 
 
 def test_tasks_are_small(engine: Engine) -> None:
-    """A kernel travels as a name: the code of a chunk's task must not be in it."""
+    """A kernel is sent by name: a task must not contain its code."""
     task = pickle.dumps((call_on_worker, pickle.dumps((count_inside, chunks(10**9, 10**7, 0)[3]))))
     assert len(task) < 250
 
 
 def test_a_drained_node_ends_its_jobs_and_is_then_stopped(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
-    """None of the jobs is lost; those that it had not begun are done by the other."""
+    """None of the jobs is lost; those that it had not started run on the other node."""
     assert isinstance(fragile_engine, Cluster)
     (address,) = fragile_engine.workers(["pi-02"])
 
     def drain_and_stop() -> None:
-        with places.connect_to([], 20) as cluster:
+        with places.connect_to_nodes([], 20) as cluster:
             assert cluster.heartbeats([address])[address][1] > 0
             assert cluster.drain("pi-02")
             assert cluster.heartbeats([address])[address][1] == 0
             assert cluster.drained() == {"pi-02"}
         fragile_cluster.kill("pi-02")
 
-    outcomes = breaking(fragile_engine.map(nap, [0.5] * 20), "pi-02", drain_and_stop)
-    assert ends(outcomes) == list(range(20)) and all(outcome.lost is None for outcome in outcomes)
+    outcomes = collect_with_accident(fragile_engine.map(sleep_and_report_host, [0.5] * 20), "pi-02", drain_and_stop)
+    assert indices(outcomes) == list(range(20)) and all(outcome.lost is None for outcome in outcomes)
 
 
 def test_drain_and_prove(bramble: Bramble) -> None:
@@ -329,12 +333,12 @@ def test_drain_and_prove(bramble: Bramble) -> None:
     assert absent.returncode == 0 and "nothing to do" in absent.stdout
 
 
-def test_jobs_that_do_not_end_in_time_are_said(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
+def test_drain_reports_jobs_that_do_not_end_in_time(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
     assert isinstance(fragile_engine, Cluster)
     jobs = fragile_engine.client.map(time.sleep, [3.0] * 4, pure=False)
     addresses = list(fragile_engine.workers(["pi-01"]))
     wait_until(lambda: any(busy for _, busy in fragile_engine.heartbeats(addresses).values()))
-    with places.connect_to([], 0.5) as cluster, pytest.raises(ResultError, match=r"pi-01 still runs jobs after 0.5 s"):
+    with places.connect_to_nodes([], 0.5) as cluster, pytest.raises(ResultError, match=r"pi-01 still runs jobs after 0.5 s"):
         cluster.drain("pi-01")
     fragile_cluster.kill("pi-01")
     del jobs

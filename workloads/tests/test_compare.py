@@ -1,4 +1,4 @@
-"""The report of `bramble compare`: what is in it, and that a browser shows it with no network."""
+"""The report of `bramble compare`: its content, and that a browser shows it without a network."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from bramble.programs.compare import run
 from bramble.programs.registry import comparisons
 
 from .conftest import Bramble
-from .test_cli import complains
+from .test_cli import assert_error
 from .test_cli import run as command
 
 pytestmark = pytest.mark.timeout(180)
@@ -33,7 +33,7 @@ def folder(cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:  # type: 
     return folder
 
 
-def test_what_ran_where(folder: Path) -> None:
+def test_the_record_lists_places_and_workloads(folder: Path) -> None:
     record = json.loads((folder / "compare.json").read_text())
     assert [place["on"] for place in record["places"]] == ["local", "workstation", "cluster"]
     assert [node["name"] for node in record["places"][2]["nodes"]] == ["pi-01", "pi-02", "pi-03"]
@@ -44,7 +44,7 @@ def test_what_ran_where(folder: Path) -> None:
     assert (folder / "pi/pi.json").exists() and (folder / "bell/quantum.png").exists()
 
 
-def test_the_page_holds_everything(folder: Path) -> None:
+def test_the_page_is_complete_and_loads_nothing_else(folder: Path) -> None:
     page = (folder / "compare.html").read_text()
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", page) and "http" not in page and "@import" not in page
     record = json.loads((folder / "compare.json").read_text())
@@ -56,10 +56,10 @@ def test_the_page_holds_everything(folder: Path) -> None:
 
 
 def test_a_browser_shows_it(folder: Path, tmp_path: Path) -> None:
-    """All pictures are there, nothing hangs out of the page on a desk or on a phone, and it looks like something."""
+    """All pictures load, nothing overflows the page at desktop and phone width, and the page is not blank."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if not chromium:
-        pytest.skip("no Chromium is here")
+        pytest.skip("Chromium is not installed")
     probe = (
         "<script>addEventListener('load', () => { document.title = JSON.stringify({"
         "images: [...document.images].map(image => image.naturalWidth),"
@@ -105,17 +105,17 @@ def test_a_workload_that_fails_does_not_stop_the_others(tmp_path: Path, monkeypa
     record = run.run_all(0.05, [], request, report.Screen("-"))
     run.write_report(record, request)
     assert [workload["error"] for workload in record["workloads"]] == ["it is <wrong>", None]
-    with pytest.raises(ResultError, match="1 of 2 workloads gave no good result: first"):
+    with pytest.raises(ResultError, match="1 of 2 workloads have no valid result: first"):
         run.check(record)
-    assert "No good result: it is &lt;wrong&gt;" in (tmp_path / "report/compare.html").read_text()
+    assert "No valid result: it is &lt;wrong&gt;" in (tmp_path / "report/compare.html").read_text()
 
 
-def test_what_does_not_exist(bramble: Bramble) -> None:
-    complains(command("compare", "nope", "--on", "local", config="/nowhere"), 2, "nope", "pi", "bell")
-    complains(command("compare", "--report", "/proc/x", config="/nowhere/cluster.toml"), 2, "/nowhere/cluster.toml")
+def test_unknown_workloads_and_configurations(bramble: Bramble) -> None:
+    assert_error(command("compare", "nope", "--on", "local", config="/nowhere"), 2, "nope", "pi", "bell")
+    assert_error(command("compare", "--report", "/proc/x", config="/nowhere/cluster.toml"), 2, "/nowhere/cluster.toml")
 
 
-def test_every_entry_says_what_it_is() -> None:
+def test_every_comparison_has_a_description() -> None:
     for name, make in comparisons().items():
         assert len(make.__doc__ or "") > 40, name
         assert make(0.2).name

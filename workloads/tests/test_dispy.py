@@ -1,4 +1,4 @@
-"""Scripts written for dispy, unmodified, on a real cluster: results, states, and nothing lost when things go wrong."""
+"""Scripts written for dispy, unmodified, on a real cluster: results, states, and no job lost when nodes fail."""
 
 import ast
 import os
@@ -29,7 +29,7 @@ SCRIPTS = Path(__file__).parent / "octapi"
 
 
 def run(cluster: LoopbackCluster, script: str, *arguments: str, given: str = "") -> str:
-    """Run a script as a person would; what it printed."""
+    """Run a script as a user would, and return what it printed."""
     done = subprocess.run(
         [sys.executable, SCRIPTS / script, *arguments],
         env=cluster.environment(), input=given, capture_output=True, text=True, timeout=60, check=False,
@@ -39,34 +39,34 @@ def run(cluster: LoopbackCluster, script: str, *arguments: str, given: str = "")
 
 
 def test_sixteen_jobs(cluster: LoopbackCluster) -> None:
-    said = run(cluster, "sixteen.py")
-    assert "no node is called 192.168.1.*; all 3 are used" in said
-    assert re.findall(r"did job (\d+) at \d+\.\d+ in \d+", said) == [str(number) for number in range(16)]
-    table = {node: int(jobs) for node, jobs in re.findall(r"(\S+) +\| +2 \| +(\d+) \|", said)}
+    output = run(cluster, "sixteen.py")
+    assert "no node is called 192.168.1.*; all 3 nodes are used" in output
+    assert re.findall(r"did job (\d+) at \d+\.\d+ in \d+", output) == [str(number) for number in range(16)]
+    table = {node: int(jobs) for node, jobs in re.findall(r"(\S+) +\| +2 \| +(\d+) \|", output)}
     assert table.keys() == set(cluster.nodes) and sum(table.values()) == 16 and all(table.values())
-    assert "Jobs pending" not in said and re.search(r"Total job time: \d+\.\d{3} sec, wall time: .*, speedup: ", said)
+    assert "Jobs pending" not in output and re.search(r"Total job time: \d+\.\d{3} sec, wall time: .*, speedup: ", output)
 
 
 def test_jobs_in_a_list_each_with_its_own_generator(cluster: LoopbackCluster) -> None:
-    """Two jobs at once in a worker would disturb each other's random.seed() if they shared a process."""
-    said = run(cluster, "dartboard.py", given="20000\n24\n")
-    jobs = ast.literal_eval(next(line for line in said.splitlines() if line.startswith("[")))
+    """Two jobs that run at once in a worker would disturb each other's random.seed() if they shared a process."""
+    output = run(cluster, "dartboard.py", given="20000\n24\n")
+    jobs = ast.literal_eval(next(line for line in output.splitlines() if line.startswith("[")))
     assert [number for number, _, _ in jobs] == list(range(1, 25))
     for _, seed, inside in jobs[:6]:
         generator = random.Random(seed)
         assert inside == sum(generator.random() ** 2 + generator.random() ** 2 <= 1 for _ in range(20000))
 
 
-def test_drip_fed_thousand_and_none_lost(cluster: LoopbackCluster) -> None:
-    said = run(cluster, "dripfed.py", "1000")
-    assert "1000 jobs, sum 333833500, at most 96 under way, 0 left" in said
-    assert 'job "100" gave (100, 10000), ' in said
+def test_none_of_a_thousand_limited_jobs_is_lost(cluster: LoopbackCluster) -> None:
+    output = run(cluster, "limited.py", "1000")
+    assert "1000 jobs, sum 333833500, at most 96 under way, 0 left" in output
+    assert 'job "100" gave (100, 10000), ' in output
 
 
-def test_the_first_that_finds_stops_the_rest(cluster: LoopbackCluster) -> None:
-    said = run(cluster, "factor.py", "10000849002457", "100000")
-    assert "10000849002457 = 10000819 x 1000003" in said
-    total, done, gone = (int(number) for number in re.findall(r"(\d+) jobs: (\d+) done, (\d+) cancelled", said)[0])
+def test_the_first_result_cancels_the_other_jobs(cluster: LoopbackCluster) -> None:
+    output = run(cluster, "factor.py", "10000849002457", "100000")
+    assert "10000849002457 = 10000819 x 1000003" in output
+    total, done, gone = (int(number) for number in re.findall(r"(\d+) jobs: (\d+) done, (\d+) cancelled", output)[0])
     assert total == done + gone
 
 
@@ -82,9 +82,9 @@ class Pair:
 READY = None
 
 
-def prepare(what: str) -> int:
-    global READY  # noqa: PLW0603  this is how dispy's setup hands things to jobs
-    READY = what
+def prepare(value: str) -> int:
+    global READY  # noqa: PLW0603  this is how dispy's setup passes objects to jobs
+    READY = value
     return 0
 
 
@@ -125,7 +125,7 @@ def report_progress() -> str:
 
 @pytest.fixture
 def make(cluster: LoopbackCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    """Make clusters of dispy; they are closed in the end."""
+    """Return a function that makes dispy clusters, which are closed after the test."""
     monkeypatch.setenv("BRAMBLE_CONFIG", str(cluster.config))
     made: list[dispy.JobCluster] = []
 
@@ -150,7 +150,7 @@ def submit_as(cluster: dispy.JobCluster, job_id: str, *arguments: object) -> Dis
     return job
 
 
-def test_what_a_job_needs_goes_with_it(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dependencies_are_sent_with_a_job(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "companion.py").write_text("NAME = 'companion'\n")
     (tmp_path / "data.txt").write_text("content")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -169,13 +169,13 @@ def test_what_a_job_needs_goes_with_it(make: Make, tmp_path: Path, monkeypatch: 
     wait_until(gone.exists)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         make(everything, depends=["nowhere.txt"])
-    with pytest.raises(TypeError, match="a program can be started by a function"):
+    with pytest.raises(TypeError, match="start a program from within a function"):
         make("/bin/true")
     with pytest.raises(TypeError, match="'zeal'"):
         make(everything, zeal=1)
 
 
-def test_how_jobs_end(make: Make) -> None:
+def test_status_and_output_of_ended_jobs(make: Make) -> None:
     seen: list[tuple[object, int]] = []
     with make(trouble, job_status=lambda job: seen.append((job.id, job.status))) as cluster:
         assert cluster.submit(threading.Lock()) is None
@@ -194,7 +194,7 @@ def test_how_jobs_end(make: Make) -> None:
     assert "pickle" in str(jobs["strange"].exception)
 
 
-def test_a_failing_setup_is_told(make: Make) -> None:
+def test_a_failing_setup_is_reported(make: Make) -> None:
     job = submit(make(helper, setup=partial(int, "x")), 1)
     assert job() is None and job.status == DispyJob.Terminated
     assert job.exception and "could not be set up" in job.exception and "invalid literal" in job.exception
@@ -202,7 +202,7 @@ def test_a_failing_setup_is_told(make: Make) -> None:
 
 def test_cancel(make: Make) -> None:
     cluster = make(sleep)
-    jobs = [submit(cluster, 30) for _ in range(8)]  # two more than there is room for
+    jobs = [submit(cluster, 30) for _ in range(8)]  # two more than can run at once
     wait_until(lambda: [job.status for job in jobs].count(DispyJob.Running) == 6)
     waiting = next(job for job in jobs if job.status == DispyJob.Created)
     busy = next(job for job in jobs if job.status == DispyJob.Running)
@@ -213,7 +213,7 @@ def test_cancel(make: Make) -> None:
     assert cluster.cancel(busy) == -1
     assert cluster.wait(0.1) is False and cluster.close(timeout=0.1) is False
     assert cluster.close(terminate=True) is True
-    after = make(helper)  # and the nodes are free again, long before 30 s
+    after = make(helper)  # the nodes are free again, long before 30 s have passed
     assert submit(after, 1)() == 2
 
 
@@ -240,7 +240,9 @@ def test_nodes_can_be_chosen(make: Make, nodes: object) -> None:
     assert [(node.name, node.jobs_done > 0) for node in cluster.status().nodes] == [("pi-01", True), ("pi-02", True)]
 
 
-def test_a_killed_worker_loses_nothing(fragile_cluster: LoopbackCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_job_is_lost_when_a_worker_is_killed(
+    fragile_cluster: LoopbackCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("BRAMBLE_CONFIG", str(fragile_cluster.config))
     mark = tmp_path / "begun"
     mark.touch()
@@ -249,13 +251,13 @@ def test_a_killed_worker_loses_nothing(fragile_cluster: LoopbackCluster, monkeyp
         wait_until(lambda: "pi-01" in mark.read_text())
         fragile_cluster.kill("pi-01")
         assert all(isinstance(job(), int) and job.status == DispyJob.Finished for job in jobs)
-    assert len(mark.read_text().split()) > 12  # some began twice
+    assert len(mark.read_text().split()) > 12  # some jobs started twice
 
 
 def test_jobs_without_a_node_are_abandoned(fragile_cluster: LoopbackCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BRAMBLE_CONFIG", str(fragile_cluster.config))
-    monkeypatch.setattr(dispy_cluster, "PATIENCE", 1.0)
-    monkeypatch.setattr(dispy_cluster, "SILENCE", 0.5)
+    monkeypatch.setattr(dispy_cluster, "ABANDON_DELAY", 1.0)
+    monkeypatch.setattr(dispy_cluster, "NODE_CHECK_DELAY", 0.5)
     with dispy.JobCluster(sleep) as cluster:
         bound = cluster.submit_node("pi-01", 20)
         assert bound is not None
@@ -265,13 +267,13 @@ def test_jobs_without_a_node_are_abandoned(fragile_cluster: LoopbackCluster, mon
             fragile_cluster.kill(node)
         assert [job() for job in jobs] == [None] * 4
         assert {job.status for job in jobs} == {DispyJob.Abandoned}
-        # Its node, and perhaps the one that it went to next.
-        assert any(words in str(jobs[0].exception) for words in ("no node was there", "every node that ran it died"))
+        # Its first node died, and the node of its second attempt may have died too.
+        assert any(words in str(jobs[0].exception) for words in ("no node was available", "every node that ran it died"))
 
 
-def test_a_scheduler_that_comes_back(fragile_cluster: LoopbackCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_finish_after_a_restart_of_the_scheduler(fragile_cluster: LoopbackCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BRAMBLE_CONFIG", str(fragile_cluster.config))
-    monkeypatch.setattr(dispy_cluster, "SILENCE", 0.5)
+    monkeypatch.setattr(dispy_cluster, "NODE_CHECK_DELAY", 0.5)
     monkeypatch.setattr(connection, "ANSWER_TIMEOUT", 2.0)
     with dispy.JobCluster(sleep) as cluster:
         jobs = [submit(cluster, 0.4) for _ in range(8)]
@@ -282,19 +284,19 @@ def test_a_scheduler_that_comes_back(fragile_cluster: LoopbackCluster, monkeypat
         assert all(isinstance(job(), int) and job.status == DispyJob.Finished for job in jobs)
 
 
-def complains(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+def assert_error(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
     assert done.returncode == code and len(done.stderr.splitlines()) == 1 and "Traceback" not in done.stderr, done
     assert all(word in done.stderr for word in words)
 
 
-def test_no_scheduler_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_scheduler_is_reported_in_one_line(tmp_path: Path) -> None:
     Authority(tmp_path).issue("client")
     write_config(tmp_path / "cluster.toml", f"tls://127.0.0.1:{free_port()}", ["pi-01"])
     script = partial(
         subprocess.run, [sys.executable, SCRIPTS / "sixteen.py"], capture_output=True, text=True, timeout=60, check=False
     )
-    complains(script(env=ENVIRONMENT | {"BRAMBLE_CONFIG": str(tmp_path / "cluster.toml")}), 3, "dispy: no scheduler at tls://")
-    complains(script(env=ENVIRONMENT | {"BRAMBLE_CONFIG": "/nowhere"}), 2, "dispy: ", "/nowhere")
+    assert_error(script(env=ENVIRONMENT | {"BRAMBLE_CONFIG": str(tmp_path / "cluster.toml")}), 3, "dispy: no scheduler at tls://")
+    assert_error(script(env=ENVIRONMENT | {"BRAMBLE_CONFIG": "/nowhere"}), 2, "dispy: ", "/nowhere")
 
 
 def test_ctrl_c(cluster: LoopbackCluster, make: Make, tmp_path: Path) -> None:
@@ -310,16 +312,16 @@ def test_ctrl_c(cluster: LoopbackCluster, make: Make, tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=20)
     assert process.returncode == -signal.SIGINT and errors == "dispy: stopped; the jobs are cancelled\n"
-    assert submit(make(helper), 1)() == 2  # nobody waits for those 30 s
+    assert submit(make(helper), 1)() == 2  # the jobs of 30 s were cancelled
 
 
-def test_the_systems_python_finds_it_first(cluster: LoopbackCluster, tmp_path: Path) -> None:
-    """As the role `workloads` leaves it: a line in a .pth file, and a link to this package alone."""
+def test_the_system_python_finds_this_dispy_first(cluster: LoopbackCluster, tmp_path: Path) -> None:
+    """As the role `workloads` installs it: a line in a .pth file, and a folder with a link to this package alone."""
     venv.create(tmp_path / "system", symlinks=True)
     (site,) = (tmp_path / "system/lib").glob("python3*/site-packages")
     (site / "dispy").mkdir()
     (site / "dispy/__init__.py").write_text("raise ImportError('the wrong one')\n")
-    (site / "yaml.py").write_text("SYSTEM = True\n")  # dask has one, too
+    (site / "yaml.py").write_text("SYSTEM = True\n")  # dask's dependencies also have a module yaml
     link = tmp_path / "link"
     link.mkdir()
     packages = tmp_path / "bundle"
@@ -327,7 +329,7 @@ def test_the_systems_python_finds_it_first(cluster: LoopbackCluster, tmp_path: P
     for each in [*Path(numpy.__file__).parents[1].iterdir(), SOURCE / "bramble", SOURCE / "dispy"]:
         if not each.name.endswith(".pth"):
             (packages / each.name).symlink_to(each)
-    # The package's own files are real, as in an installed wheel: where they are says where its neighbours are.
+    # The files of the package are real, as in an installed wheel: it finds the packages beside it by their location.
     (packages / "dispy").unlink()
     (packages / "dispy").mkdir()
     for each in (SOURCE / "dispy").glob("*.py"):

@@ -1,4 +1,4 @@
-"""Fibonacci ratios: swings by hand, the bootstrap's own properties, power and false alarms, and what is wrong with a file."""
+"""Fibonacci ratios: swings by hand, properties of the bootstrap, power and false alarms, and errors in files."""
 
 import math
 from collections import Counter
@@ -20,14 +20,14 @@ def test_swings_by_hand() -> None:
     values = np.array([100, 103, 110, 108, 112, 100, 101, 99, 107, 106, 130, 120.0])
     assert swings.pivots(values, 0.05).tolist() == [0, 4, 7, 10]
     # 112 - 100, 112 - 99, 130 - 99: ratios 13/12 and 31/13
-    counts = swings.measure(values)
+    counts = swings.count_ratios(values)
     ratios = np.frombuffer(counts.ratios, "<u2")
     assert ratios[2] == 2 == np.frombuffer(counts.histogram, "<i8").reshape(4, -1)[2].sum()
 
 
 @pytest.mark.parametrize("threshold", swings.THRESHOLDS)
 def test_pivots_are_extremes_that_alternate(threshold: float) -> None:
-    values = prices.walk(3000, 0.015, seed=8)
+    values = prices.random_walk(3000, 0.015, seed=8)
     turns = swings.pivots(values, threshold)
     assert len(turns) > 20 and (np.diff(turns) > 0).all()
     for before, turn, after in zip(turns, turns[1:], turns[2:], strict=False):
@@ -41,17 +41,17 @@ def test_pivots_are_extremes_that_alternate(threshold: float) -> None:
 def test_a_ratio_within_three_percent_is_at_its_level(level: float, factor: float, hit: int) -> None:
     swing = 30 * level * factor
     values = np.array([200.0, 230, 230 - swing, 500])
-    hits = np.frombuffer(swings.measure(values).hits, "<u2").reshape(4, -1)[0]
+    hits = np.frombuffer(swings.count_ratios(values).hits, "<u2").reshape(4, -1)[0]
     assert hits[np.flatnonzero(level == swings.CENTRES)[0]] == hit
 
 
-def test_no_two_levels_claim_a_ratio() -> None:
+def test_no_ratio_is_at_two_levels() -> None:
     assert (np.diff(swings._EDGES) > 0).all()
     assert swings.CENTRES[swings.IS_LEVEL].tolist() == list(swings.LEVELS)
 
 
-def plain(growth: list[float], seed: int, number: int) -> list[float]:
-    """A surrogate in plain integers."""
+def plain_surrogate(growth: list[float], seed: int, number: int) -> list[float]:
+    """Return a surrogate, computed with Python's integers."""
     import hashlib
 
     mask = 2**64 - 1
@@ -76,9 +76,9 @@ def plain(growth: list[float], seed: int, number: int) -> list[float]:
 
 def test_surrogates_are_those_of_plain_integers_in_any_batch() -> None:
     growth = np.exp(np.random.default_rng(4).normal(0, 0.02, 700))
-    whole = swings.surrogates(swings.Batch(growth.tobytes(), 5, 0, 9))
-    parts = [swings.surrogates(swings.Batch(growth.tobytes(), 5, *span)) for span in ((0, 2), (2, 9))]
-    each = [swings.measure(np.array(plain(growth.tolist(), 5, number))) for number in range(9)]
+    whole = swings.count_surrogates(swings.Batch(growth.tobytes(), 5, 0, 9))
+    parts = [swings.count_surrogates(swings.Batch(growth.tobytes(), 5, *span)) for span in ((0, 2), (2, 9))]
+    each = [swings.count_ratios(np.array(plain_surrogate(growth.tolist(), 5, number))) for number in range(9)]
     for several in (parts, each):
         assert np.array_equal(whole.shares(), np.concatenate([one.shares() for one in several], -1))
         ratios = [np.frombuffer(one.ratios, "<u2").reshape(len(swings.THRESHOLDS), -1) for one in (whole, *several)]
@@ -87,7 +87,7 @@ def test_surrogates_are_those_of_plain_integers_in_any_batch() -> None:
 
 
 def test_bootstrap_is_stationary() -> None:
-    """Every day as often as any other, blocks of twenty in the mean: a day is followed by its own next one 19 times of 20."""
+    """All days are equally frequent, and blocks have a mean of twenty days: 19 times of 20 a day is followed by its successor."""
     days = 400
     growth = [1 + (index + 1) * 1e-6 for index in range(days)]
     number = {factor: index for index, factor in enumerate(growth)}
@@ -98,7 +98,7 @@ def test_bootstrap_is_stationary() -> None:
 
     follows = total = 0
     for series in range(30):
-        values = plain(growth, 1, series)
+        values = plain_surrogate(growth, 1, series)
         order = [number[nearest(b / a)] for a, b in pairwise(values)][:200]
         drawn.update(order)
         follows += sum((a + 1) % days == b for a, b in pairwise(order))
@@ -109,30 +109,30 @@ def test_bootstrap_is_stationary() -> None:
 
 def p_of(values: np.ndarray, number: int, seed: int = 0) -> dict:  # type: ignore[type-arg]
     growth = (values[1:] / values[:-1]).tobytes()
-    return run.compare(swings.measure(values), [swings.surrogates(swings.Batch(growth, seed, 0, number))])
+    return run.compare_with_chance(swings.count_ratios(values), [swings.count_surrogates(swings.Batch(growth, seed, 0, number))])
 
 
 def test_a_planted_effect_is_found() -> None:
-    found = [p_of(prices.planted(2500, 0.4, seed), 300) for seed in range(8)]
+    found = [p_of(prices.planted_prices(2500, 0.4, seed), 300) for seed in range(8)]
     assert sum(each["p"] <= 0.05 for each in found) >= 7
     assert sum(each["placebo_p"] <= 0.05 for each in found) <= 2
-    assert "more frequent than chance" in run.verdict("planted", found[0])
+    assert "more frequent than by chance" in run.verdict("planted", found[0])
 
 
 def test_a_planted_series_without_effect_is_not_found() -> None:
-    """Its shape alone must not do it: the same with no level planted."""
-    found = [p_of(prices.planted(2500, 0.0, seed), 200)["p"] for seed in range(20)]
+    """Without planted levels, the shape of the series alone must not be found."""
+    found = [p_of(prices.planted_prices(2500, 0.0, seed), 200)["p"] for seed in range(20)]
     assert sum(p <= 0.05 for p in found) <= 5
 
 
-def test_false_alarms_are_as_many_as_promised() -> None:
-    """Of 100 random walks 10 have p <= 0.1; more than 21 or so in one of 2000 such tests. And p must be uniform."""
-    found = np.array([p_of(prices.walk(1500, 0.012, seed), 199, seed)["p"] for seed in range(100)])
+def test_false_alarms_are_as_frequent_as_predicted() -> None:
+    """About 10 of 100 random walks have p <= 0.1, and more than 21 only in one of 2000 such tests. The mean of p is about 0.5."""
+    found = np.array([p_of(prices.random_walk(1500, 0.012, seed), 199, seed)["p"] for seed in range(100)])
     assert 1 <= (found <= 0.1).sum() <= 21
     assert 0.35 < found.mean() < 0.65
 
 
-def test_all_of_it(tmp_path: Path) -> None:
+def test_the_whole_program(tmp_path: Path) -> None:
     request = runs.Request(on="local", report=tmp_path)
     program = run.fibonacci("AAPL", 500, 0)
     answer, record = runs.perform(program, request, report.Screen("-"))
@@ -143,9 +143,9 @@ def test_all_of_it(tmp_path: Path) -> None:
     assert answer == runs.perform(program, request, report.Screen("-"))[0]
 
 
-def test_it_says_when_there_is_nothing() -> None:
+def test_the_verdict_without_an_effect() -> None:
     nothing = {"p": 0.84, "placebo_p": 0.5, "least_single_p": 0.054, "best": {"level": 0.618, "threshold": 0.02, "z": 1.9}}
-    assert run.verdict("x", nothing).startswith("x: nothing.") and "84.0%" in run.verdict("x", nothing)
+    assert run.verdict("x", nothing).startswith("x: no effect.") and "84.0%" in run.verdict("x", nothing)
     assert "not Fibonacci" in run.verdict("x", nothing | {"p": 0.01, "placebo_p": 0.02})
 
 
@@ -160,9 +160,9 @@ def table(folder: Path, change: tuple[int, str] | None = None, header: str = "Da
 
 
 def test_a_file_of_the_user(tmp_path: Path) -> None:
-    series = prices.load(str(table(tmp_path)))
+    series = prices.load_series(str(table(tmp_path)))
     assert series.prices[:3].tolist() == [50, 51, 52]  # the adjusted ones
-    assert prices.load(str(table(tmp_path, header="Date,Open,High,Low,Close,Other,Volume"))).prices[0] == 100
+    assert prices.load_series(str(table(tmp_path, header="Date,Open,High,Low,Close,Other,Volume"))).prices[0] == 100
 
 
 @pytest.mark.parametrize(
@@ -175,14 +175,14 @@ def test_a_file_of_the_user(tmp_path: Path) -> None:
         (9, "2020-01-09,1,1,1,1,nan,9", ["row 10", "'nan'"]),
         (9, "2020-01-08,1,1,1,1,1,9", ["row 10", "2020-01-08 comes after 2020-01-08"]),
         (9, "2019-01-08,1,1,1,1,1,9", ["row 10", "2019-01-08 comes after 2020-01-08"]),
-        (9, "2020-02-30,1,1,1,1,1,9", ["row 10", "'2020-02-30' is not a day"]),
+        (9, "2020-02-30,1,1,1,1,1,9", ["row 10", "'2020-02-30' is not a date"]),
         (300, "2021-01-08,1,1,1,1,1,9", ["row 301", "no price between 2020-10-25 and 2021-01-08"]),
         (0, "Day,Price", ["row 1", "Date and Close", "Day, Price"]),
     ],
 )
 def test_wrong_rows_are_named(tmp_path: Path, row: int, line: str, words: list[str]) -> None:
     with pytest.raises(UsageError) as caught:
-        prices.load(str(table(tmp_path, (row, line))))
+        prices.load_series(str(table(tmp_path, (row, line))))
     assert all(word in str(caught.value) for word in [*words, "prices.csv"]), caught.value
 
 

@@ -1,4 +1,4 @@
-"""Kernels and formulas: known answers and properties. No engine, no process."""
+"""Kernels and formulas: known answers and properties. Most tests need no engine and no process."""
 
 import json
 import math
@@ -18,9 +18,9 @@ from bramble.programs.compute.kernel import durations, shortest_makespan
 from bramble.programs.pi import run
 from bramble.programs.pi.montecarlo import (
     LANES,
-    LEAST_CHUNK,
-    MOST_CHUNKS,
-    MOST_POINTS,
+    MAX_CHUNKS,
+    MAX_POINTS,
+    MIN_CHUNK,
     Chunk,
     chunks,
     count_inside,
@@ -36,30 +36,30 @@ from hypothesis import strategies as st
 from .conftest import write_config
 
 
-@given(points=st.integers(1, MOST_POINTS), chunk=st.integers(1, MOST_POINTS))
+@given(points=st.integers(1, MAX_POINTS), chunk=st.integers(1, MAX_POINTS))
 def test_chunks_cover_every_point_once(points: int, chunk: int) -> None:
     chunk = max(chunk, points // 1000)  # keep the list short
-    work = chunks(points, chunk, seed=7)
-    assert sum(piece.points for piece in work) == points
-    assert [piece.stream for piece in work] == list(range(len(work)))
-    assert all(piece.points == chunk for piece in work[:-1]) and 0 < work[-1].points <= chunk
+    all_chunks = chunks(points, chunk, seed=7)
+    assert sum(part.points for part in all_chunks) == points
+    assert [part.stream for part in all_chunks] == list(range(len(all_chunks)))
+    assert all(part.points == chunk for part in all_chunks[:-1]) and 0 < all_chunks[-1].points <= chunk
 
 
-@given(points=st.integers(1, MOST_POINTS))
+@given(points=st.integers(1, MAX_POINTS))
 def test_default_chunks_divide_evenly(points: int) -> None:
-    work = chunks(points, default_chunk(points), seed=0)
-    assert len(work) <= MOST_CHUNKS
-    if points > 32 * LEAST_CHUNK:
-        assert len(work) % 32 == 0
-        assert work[-1].points > 0.5 * work[0].points
+    all_chunks = chunks(points, default_chunk(points), seed=0)
+    assert len(all_chunks) <= MAX_CHUNKS
+    if points > 32 * MIN_CHUNK:
+        assert len(all_chunks) % 32 == 0
+        assert all_chunks[-1].points > 0.5 * all_chunks[0].points
 
 
 def test_default_chunk_of_a_milliard() -> None:
-    assert [piece.points for piece in chunks(10**9, default_chunk(10**9), 0)] == [31250000] * 32
+    assert [chunk.points for chunk in chunks(10**9, default_chunk(10**9), 0)] == [31250000] * 32
 
 
 def test_count_is_the_known_one() -> None:
-    """Pins the stream: another NumPy, another numba or another processor must not change what is counted."""
+    """Pins the random stream: another NumPy, another numba or another processor must not change the count."""
     assert count_inside(Chunk(seed=0, stream=0, points=10**6)) == PINNED
 
 
@@ -91,10 +91,10 @@ def test_count_agrees_with_plain_integers(number: int) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**64), points=st.integers(1, 300_000), chunk=st.integers(2_000, 100_000), salt=st.randoms())
-def test_order_and_owner_of_chunks_do_not_matter(seed: int, points: int, chunk: int, salt: random.Random) -> None:
-    work = chunks(points, chunk, seed)
-    total = sum(map(count_inside, work))
-    shuffled = salt.sample(work, len(work))
+def test_the_order_of_chunks_does_not_matter(seed: int, points: int, chunk: int, salt: random.Random) -> None:
+    all_chunks = chunks(points, chunk, seed)
+    total = sum(map(count_inside, all_chunks))
+    shuffled = salt.sample(all_chunks, len(all_chunks))
     assert sum(map(count_inside, shuffled)) == total
     assert abs(estimate(total, points)[1]) < 6 * estimate(total, points)[2] or points < 100
 
@@ -125,7 +125,7 @@ def test_four_sigma_catches_a_biased_generator(exponent: float) -> None:
 
 
 class Flaky(Local):
-    """Two nodes, the second run on which counts one too many."""
+    """An engine with two nodes; its second run counts one too many."""
 
     calls = 0
 
@@ -210,13 +210,13 @@ def test_node_of_a_worker(worker: str, node: str, tmp_path, monkeypatch) -> None
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("place", ["local", "workstation"])
-def test_every_job_ends_once_here(place: Place) -> None:
-    work = chunks(10**6, 10**5, seed=1)
+def test_every_job_ends_once_on_this_machine(place: Place) -> None:
+    all_chunks = chunks(10**6, 10**5, seed=1)
     with places.connect(place) as engine:
         engine.warm_up(count_inside)
-        outcomes = list(engine.map(count_inside, work))
+        outcomes = list(engine.map(count_inside, all_chunks))
     assert sorted(outcome.index for outcome in outcomes) == list(range(10))
-    assert all(outcome.result == count_inside(work[outcome.index]) for outcome in outcomes)
+    assert all(outcome.result == count_inside(all_chunks[outcome.index]) for outcome in outcomes)
 
 
 @pytest.mark.timeout(60)
@@ -231,7 +231,7 @@ def test_a_raising_job_shows_its_own_traceback(place: Place) -> None:
 
 
 @pytest.mark.timeout(60)
-def test_a_dying_process_loses_its_jobs_by_name() -> None:
+def test_jobs_of_a_process_that_dies_are_named_as_lost() -> None:
     import os
 
     with places.connect("workstation") as engine:
@@ -240,20 +240,20 @@ def test_a_dying_process_loses_its_jobs_by_name() -> None:
     assert all("died" in (outcome.lost or "") for outcome in outcomes)
 
 
-def test_nobody_is_quicker_than_the_shortest_makespan() -> None:
+def test_shortest_makespan_by_hand() -> None:
     assert shortest_makespan([5, 1, 1], 8) == 5
     assert shortest_makespan([2, 2, 2, 2], 2) == 4
-    assert shortest_makespan([3, 3, 3], 2) == 6  # two of three share a slot
+    assert shortest_makespan([3, 3, 3], 2) == 6  # two of three run one after the other
     assert shortest_makespan([4, 1, 1, 1], 1) == 7
 
 
-def test_the_screen_tells_done_retried_and_lost_per_node(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_screen_shows_done_retried_and_lost_per_node(capsys: pytest.CaptureFixture[str]) -> None:
     outcomes = [
         Outcome(0, 1, "pi-01"),
         Outcome(1, 1, "pi-02", retried=("pi-01", "pi-01")),
         Outcome(2, node="pi-02", lost="x"),
         Outcome(3, lost="x"),
     ]
-    assert len(report.Screen(None).follow(iter(outcomes), 4, "test")) == 4
+    assert len(report.Screen(None).collect_outcomes(iter(outcomes), 4, "test")) == 4
     assert capsys.readouterr().out.rstrip().endswith("pi-01 1 (2 retried)  pi-02 1 (1 lost)  lost 2")
-    assert report.retried(outcomes) == {"pi-01": 2}
+    assert report.retries_per_node(outcomes) == {"pi-01": 2}

@@ -1,4 +1,4 @@
-"""A new workload is a folder, a test and its section of the README: nothing else has to be told of it."""
+"""A new workload is a folder, a test and a section of the README: no other file is edited."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ MOST_FILES = 4
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the packages, and the template's files put into it."""
+    """A copy of the packages with the template's files added."""
     root = tmp_path_factory.mktemp("workloads")
     shutil.copytree(SOURCE, root / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     before = {path for path in root.rglob("*") if path.is_file()}
@@ -25,14 +25,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert len(template) <= MOST_FILES
     for path in template:
         target = root / path.relative_to(TEMPLATE)
-        assert target not in before  # nothing that was there is changed, but for the README, which gets a section
+        assert target not in before  # no file is overwritten
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
     return root
 
 
 def python(root: Path, *words: str | Path, **environment: str) -> str:
-    """Run Python on the copy; return what it printed."""
+    """Run Python in the copy and return what it printed."""
     done = subprocess.run(
         [sys.executable, *words],
         cwd=root, env=ENVIRONMENT | {"PYTHONPATH": str(root / "src")} | environment, capture_output=True, text=True, check=False,
@@ -41,7 +41,7 @@ def python(root: Path, *words: str | Path, **environment: str) -> str:
     return done.stdout
 
 
-def test_the_command_knows_it(root: Path) -> None:
+def test_the_command_has_it(root: Path) -> None:
     assert "collatz" in python(root, "-m", "bramble", "--help")
     record = json.loads(python(root, "-m", "bramble", "collatz", "--upper", "999", "--on", "workstation", "--json", "-"))
     assert (record["steps"], record["start"]) == (178, 871)
@@ -55,7 +55,7 @@ def test_it_can_be_shared(root: Path, tmp_path: Path) -> None:
     assert json.loads(python(root, *words, "--merge", tmp_path, "--json", "-"))["start"] == 871
 
 
-def test_compare_knows_it(root: Path, tmp_path: Path) -> None:
+def test_compare_runs_it(root: Path, tmp_path: Path) -> None:
     python(root, "-m", "bramble", "compare", "collatz", "--on", "local", "--minutes", "0.1", "--report", tmp_path)
     assert "plain Python, with jobs that are nearly equal" in (tmp_path / "compare.html").read_text()
 
@@ -73,15 +73,15 @@ def test_its_own_test_passes(root: Path) -> None:
 
 
 def test_nodes_compile_everything() -> None:
-    """Without compiling kernels to machine code, as bundle_install asks for it: who computes keeps that."""
+    """Python modules are compiled, but kernels not to machine code, as the module bundle_install requests it."""
     names = subprocess.run(
         [sys.executable, "-m", "bramble.precompile"],
         env=ENVIRONMENT | {"NUMBA_DISABLE_JIT": "1"}, capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
-    ours = {
+    own_modules = {
         ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
         for package in ("bramble", "dispy")
         for path in (SOURCE / package).rglob("*.py")
     }
-    assert ours - {"bramble", "dispy"} <= set(names)  # the packages themselves are asked
+    assert own_modules - {"bramble", "dispy"} <= set(names)  # importing a module imports its package
     assert {"qdk", "jinja2", "distributed.cli.dask_worker"} <= set(names)

@@ -1,4 +1,4 @@
-"""What OctaPi teaches, from published mathematics: known answers, and the same ones on a real cluster."""
+"""The workloads of OctaPi's lessons: known answers from published mathematics, and the same answers on a real cluster."""
 
 import json
 import math
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from bramble import ResultError, UsageError, cli
 from bramble.engine.local import Local
-from bramble.programs.ciphers.teaching import EXPONENT, explain, guess, make_key, shift
+from bramble.programs.ciphers.teaching import EXPONENT, explain_rsa, guess_key, make_key, shift
 from bramble.programs.enigma import run as enigma
 from bramble.programs.enigma.machine import ALPHABET, ORDERS, Hit, Job, Setting, encipher, search
 from bramble.programs.factor import run as factor
@@ -51,7 +51,7 @@ def test_published_messages(setting: Setting, start: str, cipher: str, plain: st
 
 
 def test_the_middle_rotor_steps_twice() -> None:
-    """ADU, ADV, AEW, BFX: D. H. Hamer's sequence for rotors I II III, seen in what the machine makes of As."""
+    """ADU, ADV, AEW, BFX: D. H. Hamer's sequence for the rotors I II III, shown by how the machine enciphers As."""
     setting = Setting(("I", "II", "III"))
     whole = encipher(setting, "ADU", "A" * 23)
     assert encipher(setting, "AEW", "A" * 21) == whole[2:] and encipher(setting, "BFX", "A" * 20) == whole[3:]
@@ -123,7 +123,7 @@ def test_chunks_of_a_range_change_nothing(lower: int, length: int, chunk: int) -
 @given(st.integers(9, 10**9), st.integers(2, 500))
 def test_intervals_hold_every_odd_candidate_once(number: int, width: int) -> None:
     found = factor.intervals(number, max(width, math.isqrt(number) // 50))
-    candidates = [candidate for piece in found for candidate in range(piece.upper, piece.lower - 1, -2)]
+    candidates = [candidate for interval in found for candidate in range(interval.upper, interval.lower - 1, -2)]
     assert candidates == sorted(range(3, math.isqrt(number) + 1, 2), reverse=True)
 
 
@@ -149,7 +149,7 @@ def test_caesar(text: str, key: int) -> None:
 def test_caesar_is_known_and_broken() -> None:
     assert shift("Veni, vidi, vici", 3) == "Yhql, ylgl, ylfl"
     english = "It was the best of times, it was the worst of times"
-    assert all(guess(shift(english, key)) == (key, english) for key in range(26))
+    assert all(guess_key(shift(english, key)) == (key, english) for key in range(26))
 
 
 @pytest.mark.parametrize("bits", [16, 48, 64])
@@ -157,12 +157,12 @@ def test_public_key(bits: int) -> None:
     p, q, private = make_key(bits, seed=1)
     assert is_prime(p) and is_prime(q) and p != q and (p * q).bit_length() == bits
     assert all(pow(pow(message, EXPONENT, p * q), private, p * q) == message for message in (0, 1, 1234))
-    lines = explain("Grüße \0 from here", bits, seed=1)
+    lines = explain_rsa("Grüße \0 from here", bits, seed=1)
     assert lines[-2].endswith("Grüße \0 from here") and "Not secure" in lines[-1] and str(p * q) in lines[-1]
 
 
 def test_commands(bramble: Bramble, tmp_path: Path) -> None:
-    """Each on the cluster, as people type it."""
+    """Each command on the cluster, as users type it."""
 
     def record(*arguments: str) -> dict[str, object]:
         result = bramble(*arguments, "--json", str(tmp_path / "record.json"))
@@ -179,8 +179,8 @@ def test_commands(bramble: Bramble, tmp_path: Path) -> None:
 def test_commands_that_need_no_cluster(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (["caesar", "KHOOR", "--key", "-3"], ["caesar", "Wkh wlph kdv frph"], ["rsa"]):
         cli.app(arguments, standalone_mode=False)
-    said = capsys.readouterr().out
-    assert said.startswith("HELLO\nThe time has come\n(it was enciphered with key 3") and "Not secure" in said
+    output = capsys.readouterr().out
+    assert output.startswith("HELLO\nThe time has come\n(enciphered with key 3") and "Not secure" in output
 
 
 def test_a_wrong_count_is_caught() -> None:

@@ -1,4 +1,4 @@
-"""Pi's digits: known ones, by other programs, and by one method against another."""
+"""The digits of pi: known ones, those of other programs, and those of one method against another."""
 
 import math
 import random
@@ -18,8 +18,8 @@ HERE = runs.Request(on="local")
 def digits(number: int, base: int = 10) -> str:
     parts = [chudnovsky.sum_terms(each) for each in chudnovsky.ranges(math.ceil(number * math.log10(base)))]
     while len(parts) > 2:
-        parts = [chudnovsky.merge(pair) for pair in zip(parts[::2], parts[1::2], strict=True)]
-    return chudnovsky.fraction(parts, number, base)
+        parts = [chudnovsky.merge_parts(pair) for pair in zip(parts[::2], parts[1::2], strict=True)]
+    return chudnovsky.fraction_digits(parts, number, base)
 
 
 @pytest.fixture(scope="module")
@@ -48,17 +48,17 @@ def test_ten_million_digits() -> None:
 
 @pytest.mark.parametrize("number", [1, 2, 7, 14, 15, 100, 761, 768, 1001, 20_000])
 def test_any_number_of_digits(number: int) -> None:
-    """761 and 768 begin and end six nines in a row."""
+    """The digits 762 to 767 are six nines in a row."""
     with flint.ctx.workprec(70_000):
         assert digits(number) == flint.arb.pi().str(20_010, radius=False)[2 : 2 + number]
 
 
-def test_a_wrong_tail_is_said() -> None:
+def test_wrong_last_digits_are_reported() -> None:
     with pytest.raises(ResultError, match="must be 5779458151"):
         run.check({"method": "chudnovsky", "digits": 10**6, "tail": "0123456789"})
 
 
-def found(formula: str, position: int, count: int) -> str:
+def digits_at(formula: str, position: int, count: int) -> str:
     scale = 4 * (position - 1)
     return bbp.digits(sum(map(bbp.sum_fractions, bbp.chunks(formula, scale))) + bbp.tail(formula, scale), count)
 
@@ -72,21 +72,21 @@ def test_position_one_is_the_first_after_the_point() -> None:
 @pytest.mark.parametrize("formula", bbp.FORMULAS)
 @pytest.mark.parametrize("position", [1, 2, 3, 4, 5, 16, 17, 99, 1000, 99_999, 100_003])
 def test_digits_by_position_are_chudnovskys(formula: str, position: int, hexadecimal: str) -> None:
-    assert found(formula, position, 16) == hexadecimal[position - 1 : position + 15]
+    assert digits_at(formula, position, 16) == hexadecimal[position - 1 : position + 15]
 
 
 @pytest.mark.parametrize("formula", bbp.FORMULAS)
 def test_digits_at_a_million(formula: str) -> None:
     """Bailey, Borwein and Plouffe's own table."""
-    assert found(formula, 10**6, 14) == "26C65E52CB4593"
+    assert digits_at(formula, 10**6, 14) == "26C65E52CB4593"
 
 
 @pytest.mark.slow
 def test_digits_at_a_hundred_million() -> None:
-    assert found("bellard", 10**8, 14) == "ECB840E21926EC"
+    assert digits_at("bellard", 10**8, 14) == "ECB840E21926EC"
 
 
-@pytest.mark.parametrize("near", [2**29, 2**32, 2**40, run.MOST_POSITION * 2 // 5, run.MOST_POSITION])
+@pytest.mark.parametrize("near", [2**29, 2**32, 2**40, run.MAX_POSITION * 2 // 5, run.MAX_POSITION])
 @pytest.mark.parametrize("series", [*bbp.FORMULAS["bbp"], *bbp.FORMULAS["bellard"]])
 def test_products_beyond_64_bits(series: bbp.Series, near: int) -> None:
     """Terms far out, against Python's own integers: denominators beyond 2^32, so products beyond 2^64."""
@@ -98,16 +98,16 @@ def test_products_beyond_64_bits(series: bbp.Series, near: int) -> None:
         sign = -series.sign if series.alternates and k % 2 else series.sign
         total += sign * Fraction(pow(2, scale + series.shift - series.step * k, m), m)
     exact = int(total % 1 * 2**128)
-    # The exponents are small here; as large as they get:
+    # The exponents above are small; these are the largest.
     assert (bbp.sum_fractions(bbp.Chunk(series, scale, begin, begin + 30)) - exact + 64) % 2**128 < 128
-    far = 4 * run.MOST_POSITION
+    far = 4 * run.MAX_POSITION
     m, power = series.a * begin + series.b, far + series.shift - series.step * begin
     if power >= 0:
         exact = (pow(2, power, m) << 128) // m * (-series.sign if series.alternates and begin % 2 else series.sign)
         assert (bbp.sum_fractions(bbp.Chunk(series, far, begin, begin + 1)) - exact) % 2**128 in (0, 2**128 - 1, 1)
 
 
-def test_formulas_that_differ_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_formulas_that_differ_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(bbp.FORMULAS, "bellard", bbp.FORMULAS["bellard"][1:])
     with pytest.raises(ResultError, match="two formulas give different digits"):
         runs.perform(run.bbp(100, 8), HERE, report.Screen("-"))

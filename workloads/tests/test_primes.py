@@ -1,4 +1,4 @@
-"""Primes: known numbers of them, two sieves against each other and against trial division, primecount."""
+"""Primes: known counts, two sieves against each other and against trial division, and primecount."""
 
 import math
 import shutil
@@ -18,7 +18,7 @@ LIBRARY = sieve.library()
 
 @pytest.fixture(params=["library", "own"])
 def both(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A test that runs with libprimesieve and without."""
+    """Run a test with libprimesieve and without it."""
     if request.param == "own":
         monkeypatch.setattr(sieve, "library", lambda: None)
     else:
@@ -59,7 +59,7 @@ def test_a_milliard() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("exponent", [10, 11])
-def test_more(exponent: int) -> None:
+def test_larger_known_numbers(exponent: int) -> None:
     assert perform(0, 10**exponent)[1]["count"] == KNOWN[10**exponent]
 
 
@@ -71,7 +71,7 @@ def test_twins_and_gaps_of_ten_million(tmp_path: Path) -> None:
     assert max(map(int, record["gaps"])) == 154 and record["gaps"]["154"] == {"count": 1, "first": 4652353}
     assert record["gaps"]["1"] == {"count": 1, "first": 2} and record["gaps"]["2"] == {"count": 58980, "first": 3}
     assert sum(gap["count"] for gap in record["gaps"].values()) == 664578
-    run.write(answer[1], tmp_path / "primes")
+    run.write_primes(answer[1], tmp_path / "primes")
     primes = np.loadtxt(tmp_path / "primes", np.int64)
     assert len(primes) == 664579 and primes[-1] == 9999991 and np.array_equal(primes, sieve.primes(0, 10**7))
 
@@ -90,14 +90,14 @@ def test_two_sieves_agree(begin: int, width: int) -> None:
 @given(begin=st.integers(0, 2**63), width=st.integers(1, 2**63), twins=st.booleans(), gaps=st.booleans())
 def test_intervals_cover_every_number_once(begin: int, width: int, twins: bool, gaps: bool) -> None:
     end = begin + min(width, 10**11)
-    work = kernel.intervals(begin, end, twins, gaps)
-    assert (work[0].begin, work[-1].end) == (begin, end)
-    assert all(one.end == two.begin and one.begin < one.end for one, two in pairwise(work))
-    assert all(job.twins == (min(job.end + 2, end) if twins else 0) for job in work)
+    jobs = kernel.intervals(begin, end, twins, gaps)
+    assert (jobs[0].begin, jobs[-1].end) == (begin, end)
+    assert all(one.end == two.begin and one.begin < one.end for one, two in pairwise(jobs))
+    assert all(job.twins == (min(job.end + 2, end) if twins else 0) for job in jobs)
 
 
 def test_intervals_cost_the_same() -> None:
-    """Far out they are narrower, as 1/12 of the logarithm says."""
+    """Intervals of larger numbers are narrower, by the exponent of 1/12."""
     widths = [job.end - job.begin for job in kernel.intervals(0, 10**12)]
     assert len(widths) >= 256 and widths[0] > 1.3 * widths[-1]
     assert widths == sorted(widths, reverse=True)
@@ -105,18 +105,18 @@ def test_intervals_cost_the_same() -> None:
 
 def test_cuts_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     """A twin or a gap across a cut is counted once."""
-    whole = kernel.find(kernel.Interval(0, 10**6, 10**6, gaps=True))
+    whole = kernel.find_primes(kernel.Interval(0, 10**6, 10**6, gaps=True))
     cuts = [0, 1, 2, 3, 4, 5, 6, 7, 100, 101, 102, 104, 1000, 1326, 1329, 1362, 500_000, 10**6]  # 1327 to 1361 is a gap
     jobs = [kernel.Interval(a, b, min(b + 2, 10**6), gaps=True) for a, b in pairwise(cuts)]
-    parts = kernel.together([kernel.find(job) for job in jobs])
+    parts = kernel.merge_found([kernel.find_primes(job) for job in jobs])
     assert parts == whole._replace(gaps=dict(sorted(whole.gaps.items())))
 
 
 def test_a_picture(tmp_path: Path) -> None:
     program = run.primes(10**6, 3 * 10**6, gaps=True)
     answer, _ = runs.perform(program, runs.Request(on="local"), report.Screen("-"))
-    assert program.picture
-    program.picture(answer, tmp_path / "primes.png")
+    assert program.draw_picture
+    program.draw_picture(answer, tmp_path / "primes.png")
     assert (tmp_path / "primes.png").stat().st_size > 10_000
 
 
@@ -127,7 +127,7 @@ def test_primecount_counts_the_same() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"count": 78497}, {"primecount": 3}])
-def test_a_wrong_count_is_said(wrong: dict[str, int]) -> None:
+def test_a_wrong_count_is_reported(wrong: dict[str, int]) -> None:
     record = {"begin": 0, "end": 10**6, "count": 78498, "primecount": None} | wrong
     with pytest.raises(ResultError, match="primes were counted, "):
         run.check(record)

@@ -22,7 +22,7 @@ from qiskit.quantum_info import Statevector
 from qiskit_aer import AerSimulator
 
 from .conftest import Bramble
-from .test_cli import complains
+from .test_cli import assert_error
 from .test_cli import run as command
 
 pytestmark = pytest.mark.timeout(120)
@@ -53,21 +53,21 @@ def perform(name: str, seed: int = 3, **options: int) -> tuple[Any, dict[str, An
 def test_programs_agree_with_theory(name: str, options: dict[str, int], tmp_path: Path) -> None:
     answer, record = perform(name, **options)
     assert record["measures"] and json.dumps(record)
-    # The check can fail: the same counts do not fit another theory.
+    # The check fails when the counts differ from theory.
     for measure in record["measures"]:
         if 0.2 < measure["theory"] < 0.8 and measure["shots"] >= 100:
             wrong = {**measure, "hits": round(measure["shots"] * (measure["theory"] - 0.19))}
-            with pytest.raises(ResultError, match="theory says"):
+            with pytest.raises(ResultError, match="theory predicts"):
                 run.check({**record, "measures": [wrong]})
             break
     program = run.program(name, options, seed=3)
-    assert program.tell and program.picture
-    assert "shots" in program.tell(answer)
-    program.picture(answer, tmp_path / "picture.png")
+    assert program.summarise and program.draw_picture
+    assert "shots" in program.summarise(answer)
+    program.draw_picture(answer, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_bell_pairs_do_what_no_agreement_could() -> None:
+def test_bell_pairs_exceed_the_classical_limit() -> None:
     _, record = perform("bell", shots=20_000)
     assert record["chsh"] > 2 + 5 * record["chsh_sigma"]
     with pytest.raises(ResultError, match="CHSH"):
@@ -86,17 +86,17 @@ def test_shor_finds_factors(number: int, expected: list[int]) -> None:
 
 
 def test_the_circuit_measures_multiples_of_the_order() -> None:
-    """Of 3 modulo 7, which is 6, with a circuit of 9 qubits. (Shor's 15 has orders 2 and 4 only, which hide a wrong phase.)"""
+    """The order of 3 modulo 7 is 6, with a circuit of 9 qubits. (15 has only the orders 2 and 4, which hide a wrong phase.)"""
     shots = 100
     counts = sample(Job("Fourier.Order(3, 7, 3)", shots, seed=5))
     theory, top = shor.probabilities(3, 7), shor.peaks(3, 7)
     near = sum(count for y, count in counts.items() if int(y) in top)
-    assert run.chance(near, shots, sum(theory[y] for y in top)) > run.FALSE_ALARMS
-    assert all(run.chance(counts.get(str(y), 0), shots, theory[y]) > run.FALSE_ALARMS for y in range(64))
+    assert run.deviation_probability(near, shots, sum(theory[y] for y in top)) > run.FALSE_ALARM_RATE
+    assert all(run.deviation_probability(counts.get(str(y), 0), shots, theory[y]) > run.FALSE_ALARM_RATE for y in range(64))
 
 
 def test_shor_with_35() -> None:
-    """One circuit of 15 qubits; and the classical half finds the factors in whatever it could measure, or nothing."""
+    """One circuit of 15 qubits. For every number that it could measure, the classical half finds the factors or nothing."""
     (y,) = map(int, sample(Job("Fourier.Order(2, 35, 6)", 1, seed=5)))
     assert shor.probabilities(2, 35)[y] > 1e-4
     assert {shor.factors(y, 2, 35) for y in range(4**6)} == {None, (5, 7)}
@@ -104,7 +104,7 @@ def test_shor_with_35() -> None:
 
 @pytest.mark.parametrize(("base", "number", "expected"), [(7, 15, 4), (2, 21, 6), (2, 35, 12), (4, 15, 2)])
 def test_orders_and_the_theory_of_measuring_them(base: int, number: int, expected: int) -> None:
-    """The distribution is the squared Fourier transform of the periodic states, which is another way to get it."""
+    """The distribution is also the squared Fourier transform of the periodic states."""
     assert shor.order(base, number) == expected
     size = 4 ** shor.width(number)
     powers = np.array([pow(base, x, number) for x in range(size)])
@@ -119,7 +119,7 @@ def test_numbers_that_need_no_quantum_computer(number: int, word: str) -> None:
 
 
 def test_jobs_are_the_same_for_any_number_of_workers(bramble: Bramble, tmp_path: Path) -> None:
-    """On one core and on three nodes of two threads each: threads, for which an interpreter of qdk is not made."""
+    """On one core, and on three nodes with two threads each, although a qdk interpreter does not support threads."""
     records = []
     for place in ("local", "cluster"):
         target = tmp_path / f"{place}.json"
@@ -130,7 +130,7 @@ def test_jobs_are_the_same_for_any_number_of_workers(bramble: Bramble, tmp_path:
     assert len(records[1]["runs"][0]["per_node"]) == 3
 
 
-def test_threads_share_a_server_and_another_takes_its_place() -> None:
+def test_threads_share_a_server_that_is_restarted_when_it_dies() -> None:
     found: list[Any] = []
     threads = [threading.Thread(target=lambda: found.append(sample(Job("Pairs.GhzOnes(3)", 50, 1)))) for _ in range(4)]
     for thread in threads:
@@ -144,7 +144,7 @@ def test_threads_share_a_server_and_another_takes_its_place() -> None:
     assert sample(Job("Pairs.GhzOnes(3)", 50, 1)) == found[0]
 
 
-def test_what_q_sharp_says_is_passed_on() -> None:
+def test_errors_of_q_sharp_are_reported() -> None:
     with pytest.raises(ResultError, match="Nowhere"):
         sample(Job("Nowhere.Nothing()", 1, 0))
 
@@ -160,7 +160,7 @@ def test_what_q_sharp_says_is_passed_on() -> None:
     ],
 )
 def test_wrong_requests(arguments: list[str], words: list[str], tmp_path: Path) -> None:
-    complains(command("quantum", *arguments, "--on", "local", "--report", str(tmp_path), config="/nowhere"), 2, *words)
+    assert_error(command("quantum", *arguments, "--on", "local", "--report", str(tmp_path), config="/nowhere"), 2, *words)
 
 
 def test_resource_estimate() -> None:
@@ -172,12 +172,12 @@ def test_resource_estimate() -> None:
 
 @pytest.mark.parametrize("theory", [0.0, 1e-4, 0.3, 1.0])
 def test_chance_bounds_the_binomial_distribution(theory: float) -> None:
-    """Never below the exact probability of being so far off."""
+    """The bound is never below the exact probability to be this far from theory."""
     shots = 200
     exact = [math.comb(shots, hits) * theory**hits * (1 - theory) ** (shots - hits) for hits in range(shots + 1)]
     for hits in range(shots + 1):
-        assert run.chance(hits, shots, theory) >= min(sum(exact[: hits + 1]), sum(exact[hits:])) * (1 - 1e-9)
-    assert run.chance(round(theory * shots), shots, theory) > 0.9
+        assert run.deviation_probability(hits, shots, theory) >= min(sum(exact[: hits + 1]), sum(exact[hits:])) * (1 - 1e-9)
+    assert run.deviation_probability(round(theory * shots), shots, theory) > 0.9
 
 
 # Another simulator.
@@ -219,13 +219,13 @@ def test_grover_as_in_aer() -> None:
 
 
 def test_fourier_as_in_qiskit() -> None:
-    """Ours leaves the swaps out: qubit j of ours is qubit n-1-j of theirs."""
+    """Our transform leaves out the swaps: its qubit j is qubit n-1-j of qiskit's."""
     n, number = 4, 11
     circuit = QuantumCircuit(n)
     circuit.append(QFTGate(n), range(n))
     theirs = Statevector.from_int(number, 2**n).evolve(circuit).data
     ours = state(f"use q = Qubit[{n}]; ApplyXorInPlace({number}, q); Fourier.Fourier(q);")
-    # Q#: the first qubit is the highest bit; with the swaps left out that is qiskit's order.
+    # In Q# the first qubit is the highest bit; without the swaps that is qiskit's order.
     assert max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) < 1e-12
 
 
@@ -234,11 +234,11 @@ def test_fourier_as_in_qiskit() -> None:
 
 @pytest.fixture(scope="module")
 def fsharp(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Build it, and run it: gives amplitudes."""
+    """Build the F# simulator, and return a function that runs it and returns the amplitudes."""
     folder = tmp_path_factory.mktemp("fsharp")
     built = subprocess.run([ROOT / "workloads/fsharp/build", folder], capture_output=True, text=True, check=False)
     if built.returncode == 2:
-        pytest.skip(built.stderr)  # neither is here
+        pytest.skip(built.stderr)  # neither the .NET SDK nor Node is installed
     assert built.returncode == 0, built
 
     def amplitudes(*arguments: object) -> list[complex]:
@@ -257,7 +257,7 @@ def test_fsharp_has_the_amplitudes_of_q_sharp(fsharp: Any) -> None:
     equal(fsharp("bell"), state("use q = Qubit[2]; Pairs.Entangle(q[0], q[1]);"))
     equal(fsharp("ghz", 5), state("use q = Qubit[5]; Pairs.Ghz(q);"))
     for marked, iterations in ((0, 0), (21, 1), (63, 6)):
-        # In Q# the number's lowest bit is the first qubit too.
+        # In Q# the lowest bit of the number is also the first qubit.
         equal(fsharp("grover", 6, marked, iterations), state(f"use q = Qubit[6]; Search.Grover(q, {marked}, {iterations});"))
 
 

@@ -1,4 +1,4 @@
-"""MD5 and rainbow tables: RFC 1321, hashlib, chains followed by plain Python, theory's promises, damaged files, interruptions."""
+"""MD5 and rainbow tables: RFC 1321, hashlib, chains in plain Python, agreement with theory, damaged files, interruptions."""
 
 import hashlib
 import math
@@ -22,7 +22,7 @@ SCREEN = report.Screen("-")
 
 
 def hashes(texts: list[str]) -> list[int]:
-    """The first 64 bits by the compiled code, of texts of one length."""
+    """Return the first 64 bits of the hashes of texts of one length, by the compiled code."""
     charset = "".join(sorted(set("".join(texts)) | {"a", "b"}))
     keys = kernel.Keys(charset.encode(), len(texts[0]))
     found = []
@@ -44,8 +44,8 @@ def hashes(texts: list[str]) -> list[int]:
      ("message digest", "f96b697d7cb7938d525a2f31aaf161d0")],
 )  # fmt: skip
 def test_rfc_1321(text: str, digest: str) -> None:
-    """Its test suite, as far as it is of our lengths."""
-    assert hashes([text]) == [kernel.head(digest)]
+    """The part of its test suite whose lengths are supported."""
+    assert hashes([text]) == [kernel.first_64_bits(digest)]
     assert kernel.digest(text) == digest
 
 
@@ -62,7 +62,7 @@ def test_any_text_is_hashed_as_hashlib_does(text: str) -> None:
 )
 def test_a_string_has_one_number(charset: int, length: int, data: st.DataObject) -> None:
     keys = kernel.Keys(bytes(range(32, 32 + charset)), length)
-    if keys.size > kernel.MOST_KEYS:
+    if keys.size > kernel.MAX_KEYS:
         return
     number = data.draw(st.integers(0, keys.size - 1))
     text = keys.text(keys.start(number))
@@ -77,7 +77,7 @@ KEYS = kernel.Keys(b"abcdefghijklmnopqrstuvwxyz", 4)
 
 
 def at_column(keys: kernel.Keys, table: int, number: int, column: int) -> str:
-    """The string in a column of the chain that starts with a string's number, in plain Python."""
+    """Return the string in a column of the chain that starts with a number, in plain Python."""
     fraction = keys.start(number)
     for passed in range(column):
         hashed = int.from_bytes(hashlib.md5(keys.text(fraction).encode()).digest()[:8], "little")
@@ -93,7 +93,7 @@ def test_a_chain_is_that_of_plain_python() -> None:
 
 
 def test_alarms_reach_their_columns() -> None:
-    """More than the lanes hold, all lengths, zero too."""
+    """More chains than lanes, with several lengths, zero included."""
     draw = random.Random(3)
     pairs = sorted(((draw.choice([0, 0, 1, 7, 8, 100]), draw.randrange(KEYS.size)) for _ in range(300)), reverse=True)
     columns, starts = np.array(pairs, "<i8").T
@@ -113,10 +113,10 @@ def test_tables_and_columns_reduce_differently() -> None:
 
 @pytest.mark.parametrize("column", [0, 1, 299, 300, 599])
 def test_a_hash_in_any_column_leads_to_the_end_of_its_chain(column: int) -> None:
-    """Column ranges that begin and end anywhere, longer and shorter than the lanes."""
+    """Column ranges of any length and position, longer and shorter than the number of lanes."""
     columns, start = 600, 77
     (end,) = np.frombuffer(kernel.chain_ends(kernel.Chains(KEYS, 1, columns, start, start + 1)), "<u8")
-    hashed = kernel.head(kernel.digest(at_column(KEYS, 1, start, column)))
+    hashed = kernel.first_64_bits(kernel.digest(at_column(KEYS, 1, start, column)))
     whole = np.frombuffer(kernel.lookup_ends(kernel.Lookup(KEYS, hashed, 1, columns, 0, columns)), "<u8")
     assert whole[column] == end
     parts = [kernel.lookup_ends(kernel.Lookup(KEYS, hashed, 1, columns, *cut)) for cut in ((0, 7), (7, 300), (300, 600))]
@@ -124,9 +124,9 @@ def test_a_hash_in_any_column_leads_to_the_end_of_its_chain(column: int) -> None
 
 
 @pytest.mark.parametrize("size", [1, 5000, 20_000])
-def test_columns_are_cut_once(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "JOB", 10**6)
-    cuts = run.columns(files.Plan("ab", 9, 0, size, 1))
+def test_column_ranges_cover_every_column_once(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "LINKS_PER_JOB", 10**6)
+    cuts = run.column_ranges(files.Plan("ab", 9, 0, size, 1))
     assert [first for first, _ in cuts] == [0, *(last for _, last in cuts[:-1])] and cuts[-1][1] == size
     if size == 20_000:
         costs = [sum(size - column for column in range(*cut)) for cut in cuts]
@@ -141,9 +141,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_rows_and_hits_are_as_theory_says(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within three sigma: chains that are left (they merge by chance), and strings that are found, of each table and both."""
-    tables = files.tables(folder)
+def test_rows_and_hits_agree_with_theory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within three sigma: the chains that are left after merging, and the strings that each table and both together find."""
+    tables = files.load_tables(folder)
     for table in tables:
         expected = table.plan.strings()[-1]
         assert abs(len(table.ends) - expected) < 3 * math.sqrt(expected)
@@ -151,7 +151,7 @@ def test_rows_and_hits_are_as_theory_says(folder: Path, monkeypatch: pytest.Monk
     asked = {kernel.digest(text): text for text in (KEYS.text(KEYS.start(draw.randrange(KEYS.size))) for _ in range(600))}
     found = np.zeros((2, len(asked)), bool)
     for at, table in enumerate(tables):
-        monkeypatch.setattr(files, "tables", lambda folder, table=table: [table])
+        monkeypatch.setattr(files, "load_tables", lambda folder, table=table: [table])
         answer, _ = runs.perform(run.crack(list(asked), folder), HERE, SCREEN)
         assert all(answer[digest] in (None, text) for digest, text in asked.items())
         found[at] = [answer[digest] is not None for digest in asked]
@@ -161,7 +161,7 @@ def test_rows_and_hits_are_as_theory_says(folder: Path, monkeypatch: pytest.Monk
 
 
 def test_a_perfect_table(folder: Path) -> None:
-    for table in files.tables(folder):
+    for table in files.load_tables(folder):
         assert (np.diff(table.ends.astype(np.int64)) > 0).all()
         assert table.path.stat().st_size == files.HEADER + files.ROW * len(table.ends)
         row = len(table.ends) // 2
@@ -187,7 +187,7 @@ def test_crack_and_brute(folder: Path, tmp_path: Path) -> None:
 
 
 class Interrupted(Local):
-    """Somebody stops the program after some jobs."""
+    """An engine that is interrupted with Ctrl-C after some jobs."""
 
     def map(self, kernel, arguments, nodes=None):  # type: ignore[no-untyped-def]
         for outcome in super().map(kernel, arguments, nodes):
@@ -196,25 +196,25 @@ class Interrupted(Local):
             yield outcome
 
 
-def test_an_interrupted_build_goes_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(run, "LEAST_JOB", 100_000)
+def test_an_interrupted_build_continues(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(run, "MIN_LINKS_PER_JOB", 100_000)
     program = run.build(run.plans(KEYS, 1, 200, None), tmp_path)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(places, "Local", Interrupted)
         runs.perform(program, HERE, SCREEN)
     assert not list(tmp_path.glob("*.rainbow"))
     _, record = runs.perform(program, HERE, report.Screen("-"))
-    assert "going on, 5 of" in capsys.readouterr().err
+    assert "continuing the earlier build, 5 of" in capsys.readouterr().err
     assert record["runs"][0]["jobs"] + 5 >= 18
-    (name,) = [path.name for path in tmp_path.iterdir()]  # nothing else is left
+    (name,) = [path.name for path in tmp_path.iterdir()]  # the files of the unfinished build are removed
     assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="exists already"):
         run.build(run.plans(KEYS, 1, 200, None), tmp_path)
 
 
 @pytest.mark.parametrize("place", [10, 5000, -4, None])
 def test_a_damaged_table_is_named_and_not_used(folder: Path, tmp_path: Path, place: int | None) -> None:
-    """A bit of the header, of the ends or of the starts; or it is cut short."""
+    """A bit of the header, of the ends or of the starts is flipped, or the file is truncated."""
     source = sorted(folder.glob("*.rainbow"))[1]
     content = bytearray(source.read_bytes())
     if place is None:
@@ -226,34 +226,34 @@ def test_a_damaged_table_is_named_and_not_used(folder: Path, tmp_path: Path, pla
         run.crack(["0" * 32], tmp_path)
 
 
-def test_a_plan_can_be_believed() -> None:
-    """One table of Oechslin's paper cannot exceed 2 N / t chains, nor 86 %."""
-    said = run.predict(run.plans(kernel.keys("lower", 6), 4, 1000, None))
-    assert said["keys"] == 26**6 and said["rows"] < 2 * 26**6 / 1000
-    assert 0.72 < said["coverage_of_one"] < 0.8647 and said["coverage"] > 0.99
-    most = run.predict(run.plans(kernel.keys("lower", 6), 1, 1000, 10**8))
+def test_predictions_agree_with_theory() -> None:
+    """By Oechslin's paper, one table cannot exceed 2 N / t chains, nor find more than 86 %."""
+    prediction = run.predict(run.plans(kernel.parse_keys("lower", 6), 4, 1000, None))
+    assert prediction["keys"] == 26**6 and prediction["rows"] < 2 * 26**6 / 1000
+    assert 0.72 < prediction["coverage_of_one"] < 0.8647 and prediction["coverage"] > 0.99
+    most = run.predict(run.plans(kernel.parse_keys("lower", 6), 1, 1000, 10**8))
     assert 0.86 < most["coverage"] < 0.8647
-    text = run.tell_plan(said)
+    text = run.describe_plan(prediction)
     assert "hashes of your own" in text and "salt" in text
 
 
 @pytest.mark.parametrize(
     ("ask", "words"),
     [
-        (lambda: kernel.keys("klingon", 3), "klingon is not known; there are digits"),
-        (lambda: kernel.keys("chars:aa", 3), "each once"),
-        (lambda: kernel.keys("chars:aé", 3), "ASCII"),
-        (lambda: kernel.keys("lower", 0), "--length 0"),
-        (lambda: kernel.keys("lower", -4), "--length -4"),
-        (lambda: kernel.keys("lower", 16), "--length 16"),
-        (lambda: kernel.keys("printable", 12), "2\\^63"),
+        (lambda: kernel.parse_keys("klingon", 3), "klingon is unknown; choose from digits"),
+        (lambda: kernel.parse_keys("chars:aa", 3), "each once"),
+        (lambda: kernel.parse_keys("chars:aé", 3), "ASCII"),
+        (lambda: kernel.parse_keys("lower", 0), "--length 0"),
+        (lambda: kernel.parse_keys("lower", -4), "--length -4"),
+        (lambda: kernel.parse_keys("lower", 16), "--length 16"),
+        (lambda: kernel.parse_keys("printable", 12), "2\\^63"),
         (lambda: run.plans(KEYS, 1, 10**7, None), "--chain must be"),
         (lambda: run.plans(KEYS, 1, 10, 10**6), "--starts can be at most 456976"),
-        (lambda: run.plans(kernel.keys("printable", 9), 1, 10, None), "longer --chain"),
-        (lambda: run.build(run.plans(kernel.keys("alnum", 8), 1, 10**5, 2**32), Path("/nowhere")), "GB of memory"),
+        (lambda: run.plans(kernel.parse_keys("printable", 9), 1, 10, None), "longer --chain"),
+        (lambda: run.build(run.plans(kernel.parse_keys("alnum", 8), 1, 10**5, 2**32), Path("/nowhere")), "GB of memory"),
         (lambda: run.crack(["1234"], Path("/nowhere")), "not an MD5 hash"),
         (lambda: run.crack(["0" * 32], Path("/nowhere")), "no table in /nowhere"),
-        (lambda: run.brute("0" * 32, kernel.keys("printable", 9)), "too many to try"),
+        (lambda: run.brute("0" * 32, kernel.parse_keys("printable", 9)), "too many to try"),
     ],
 )
 def test_wrong_requests(ask, words: str) -> None:  # type: ignore[no-untyped-def]

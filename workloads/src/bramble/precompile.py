@@ -1,7 +1,7 @@
-"""`python -m bramble.precompile`: import all that services and commands import, so that it is compiled when it is installed.
+"""`python -m bramble.precompile`: import all modules of services and commands, so that Python compiles them at installation.
 
-Those who run them cannot write beside the modules, and a small core takes its time to compile. It proves at once that all of
-it works. This package and `dispy` are asked for their own modules, so that none has to be named anywhere.
+The users who run them cannot write compiled modules, and compiling is slow on a small core. The imports also show that the
+installation works. The modules of this package and of `dispy` are found by walking the packages.
 """
 
 import pkgutil
@@ -9,7 +9,7 @@ from importlib import import_module
 
 from bramble.programs import registry
 
-SERVICES = (
+LATE_IMPORTS = (
     "dask.__main__",
     "distributed.cli.dask_scheduler",
     "distributed.cli.dask_worker",
@@ -18,21 +18,21 @@ SERVICES = (
     "rich.progress",
     "rich.table",
 )
-"""What scheduler, workers and the command import late, beyond these packages."""
+"""Modules of other packages that the scheduler, the workers and the command import only when they need them."""
 
 
 def modules() -> list[str]:
-    """Return the names of all modules: of these packages, of services, and what workloads say that they import late."""
-    own = [
+    """Return the names of all modules: of both packages, LATE_IMPORTS, and the `imports` of the workloads."""
+    own_modules = [
         module.name
         for package in ("bramble", "dispy")
         for module in pkgutil.walk_packages(import_module(package).__path__, f"{package}.")
     ]
-    return [*own, *SERVICES, *(name for workload in registry.workloads() for name in workload.imports)]
+    return [*own_modules, *LATE_IMPORTS, *(name for workload in registry.workloads() for name in workload.imports)]
 
 
 def main() -> None:
-    """Import them, and print their names, one a line."""
+    """Import the modules and print their names, one per line."""
     for name in modules():
         import_module(name)
         print(name)

@@ -1,14 +1,15 @@
-"""dispy's interface over Bramble's cluster: scripts written for dispy, such as OctaPi's, run as they are.
+"""dispy's interface to Bramble's cluster: scripts written for dispy, such as OctaPi's, run unmodified.
 
-It is what dispy 4.15.2 documents (https://dispy.org) for Python functions, done by dask over mutual TLS; see `docs/octapi.md`.
-The cluster is the one in /etc/bramble/cluster.toml (`bramble.engine.config`). What differs:
+It implements what dispy 4.15.2 documents (https://dispy.org) for Python functions, with dask over mutual TLS; see
+`docs/octapi.md`. The cluster is the one in /etc/bramble/cluster.toml (`bramble.engine.config`). Differences from dispy:
 
-- `nodes`: names and addresses, with `*` and `?`. When no node matches, as when 192.168.1.* is not the network, all are used.
-- A job of a node that died runs again on another (dispy: with `reentrant=True`); it is Abandoned when there is none.
-- `job_status` gets the job itself, at the earliest HOLD seconds after it was submitted, and `wait` waits for it to return.
+- `nodes`: names and addresses, with `*` and `?`. If no node matches, as when the network is not 192.168.1.*, all are used.
+- A job of a node that died runs again on another node (dispy: with `reentrant=True`); it is Abandoned if there is none.
+- `job_status` is called with the job itself, at least `dispy.cluster.CALLBACK_DELAY` seconds after the job was submitted,
+  and `wait` waits until it returns.
 - `setup` and `cleanup` run once per worker process, and each job is forked from there.
 - SharedJobCluster is the same as JobCluster: every cluster here is shared.
-- Programs (a computation that is a string) are not taken.
+- A computation must be a function: programs (given as a string) are refused.
 """
 
 import importlib
@@ -27,7 +28,7 @@ __all__ = ["ClusterStatus", "DispyJob", "DispyNode", "JobCluster", "NodeAllocate
 
 
 def __getattr__(name: str) -> Any:
-    """Return JobCluster or SharedJobCluster. Their module needs dask: jobs import this package, too, and do without it."""
+    """Return JobCluster or SharedJobCluster. Their module needs dask, which jobs that import this package do not need."""
     if name not in ("JobCluster", "SharedJobCluster"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     _find_packages()
@@ -35,9 +36,10 @@ def __getattr__(name: str) -> Any:
 
 
 def _find_packages() -> None:
-    """Make this package's neighbours importable when it was found alone, by the link that the role `workloads` makes.
+    """Make the packages beside this one importable when it was found through the link that the role `workloads` creates.
 
-    They are put first, so that what dask needs comes from one place, then last, so that they hide nothing from the script.
+    Their folder comes first in sys.path while dask is imported, so that its dependencies come from there, and last
+    afterwards, so that it hides no package from the script.
     """
     site = str(Path(__file__).resolve().parents[1])
     if site in sys.path:

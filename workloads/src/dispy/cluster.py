@@ -1,4 +1,4 @@
-"""The nodes, ready for one computation: what scripts call, and what becomes of their jobs."""
+"""JobCluster: the interface that scripts use, and what submits their jobs to dask and collects the results."""
 
 import copy
 import itertools
@@ -18,9 +18,9 @@ from typing import Any, Self
 
 import cloudpickle
 from bramble import BrambleError
-from bramble.engine.account import ATTEMPTS, Account, Job
 from bramble.engine.cluster import Cluster
 from bramble.engine.config import load
+from bramble.engine.job_tracker import MAX_ATTEMPTS, Job, JobTracker
 
 from dispy import node as _node
 from dispy.exit import close_at_exit
@@ -28,24 +28,24 @@ from dispy.job import ClusterStatus, DispyJob, DispyNode, NodeAllocate
 from dispy.log import logger
 from dispy.packing import by_value, pack
 
-HOLD = 0.05
-"""Seconds. OctaPi's drip-fed scripts note a job after they have submitted it; one that ended before is lost to them."""
-TIMEOUT = 30.0
+CALLBACK_DELAY = 0.05
+"""Seconds from submitting a job to the first callback for it: some OctaPi scripts record a job only after submitting it."""
+NODE_TIMEOUT = 30.0
 """Seconds to wait for nodes at the start."""
-SILENCE = 2.0
-"""Seconds without a finished job after which we look whether the nodes still exist."""
-GATHER = 0.005
-"""Seconds in which submitted jobs are gathered: one graph of many costs the scheduler less than many graphs."""
-PATIENCE = 30.0
+NODE_CHECK_DELAY = 2.0
+"""Seconds without a finished job before the scheduler is asked whether the nodes still exist."""
+GATHER_INTERVAL = 0.005
+"""Seconds in which submitted jobs are gathered: one graph of many jobs costs the scheduler less than many graphs."""
+ABANDON_DELAY = 30.0
 """Seconds without scheduler or node after which jobs are abandoned."""
-IGNORED = frozenset(
+IGNORED_OPTIONS = frozenset(
     {
         *("host", "ip_addr", "dispy_port", "ext_host", "ext_ip_addr", "ipv4_udp_multicast", "client_port", "scheduler_host"),
         *("dest_path", "recover_file", "ping_interval", "pulse_interval", "poll_interval", "reentrant", "exclusive"),
         *("secret", "keyfile", "certfile"),
     }
 )
-"""Arguments of dispy that have no meaning here: how to find nodes, and whom to trust, says the configuration."""
+"""Arguments of dispy that have no effect: the configuration states how to find nodes and which certificates to trust."""
 
 Nodes = str | NodeAllocate | Sequence[str | NodeAllocate | tuple[Any, ...]] | None
 Call = tuple[Callable[..., Any] | None, tuple[Any, ...]]
@@ -53,7 +53,7 @@ Call = tuple[Callable[..., Any] | None, tuple[Any, ...]]
 
 @dataclass(eq=False, kw_only=True)
 class Task(Job):
-    """A job on its way through dask. `nodes` are the names of the only nodes that may run it, if not all may."""
+    """A submitted job. `nodes` are the names of the only nodes that may run it, or None if all may."""
 
     job: DispyJob
     arguments: bytes
@@ -62,11 +62,11 @@ class Task(Job):
 
 
 class JobCluster:
-    """The nodes, ready for one computation: a function, which gets the arguments of each `submit`.
+    """The nodes, prepared for one computation: a function that is called with the arguments of each `submit`.
 
     `depends`: functions, classes (or objects of one), modules and files that it needs. `job_status` (or `callback`) is called
     with a job when it ended or has a provisional result, `cluster_status` with (status, node, job). Without a scheduler or a
-    node the script ends here, with one line that says why and exit code 3 (2 when the configuration is wrong).
+    node the constructor ends the script, with the reason in one line and exit code 3 (2 if the configuration is wrong).
     """
 
     def __init__(
@@ -84,92 +84,95 @@ class JobCluster:
         **options: Any,
     ) -> None:
         logger.setLevel(loglevel)
-        if unknown := sorted(options.keys() - IGNORED):
+        if unknown := sorted(options.keys() - IGNORED_OPTIONS):
             raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {unknown[0]!r}")
         if not callable(computation):
-            raise TypeError(f"the computation must be a function, is {computation!r}; a program can be started by a function")
+            raise TypeError(f"the computation must be a function, is {computation!r}; start a program from within a function")
         for option in sorted(options):
-            logger.info("%s= has no meaning on this cluster; its configuration says how to reach it", option)
+            logger.info("%s= has no effect on this cluster; its configuration states how to reach it", option)
         self._name = getattr(computation, "__name__", str(computation))
         self._uid = uuid.uuid4().hex
         self._computation = pack(computation, depends, setup, cleanup)
         self._job_status, self._cluster_status = job_status or callback, cluster_status
 
         self._engine = _connect()
-        self._account = Account[Task](self._engine)
+        self._tracker = JobTracker[Task](self._engine)
         self._dispy_nodes: dict[str, DispyNode] = {}
-        self._only = self._choose(nodes)
+        self._chosen_nodes = self._choose_nodes(nodes)
         self.start_time = time.time()
         self.end_time: float | None = None
         self._submitted: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
-        self._lock, self._complete, self._open = threading.Lock(), threading.Event(), True
+        self._lock, self._complete, self._is_open = threading.Lock(), threading.Event(), True
         self._pending, self._numbers = 0, itertools.count()
         self._complete.set()
         self._engine.client.subscribe_topic(_node.TOPIC, self._read_event)
-        for work in (self._submit_gathered, self._collect, self._call_back):
-            threading.Thread(target=work, name=f"dispy {work.__name__}", daemon=True).start()
+        for thread_main in (self._forward_submitted, self._collect_ended, self._run_callbacks):
+            threading.Thread(target=thread_main, name=f"dispy {thread_main.__name__}", daemon=True).start()
         for dispy_node in self._dispy_nodes.values():
             self._notify(DispyNode.Initialized, dispy_node, None)
         close_at_exit(self.close)
 
-    # What scripts call.
+    # The interface of scripts: names and signatures are dispy's.
 
     def submit(self, *args: Any, **kwargs: Any) -> DispyJob | None:
-        """A new job. `dispy_job_depends` may name functions and classes that only this one needs.
+        """Submit a job and return it. `dispy_job_depends` lists functions and classes that only this job needs.
 
-        None, and a line in the log, when the arguments cannot be pickled or the cluster is closed.
+        Returns None and logs the reason if the arguments cannot be pickled or the cluster is closed.
         """
-        return self._submit(None, self._only, args, kwargs)
+        return self._submit(None, self._chosen_nodes, args, kwargs)
 
     def submit_job_id(self, job_id: Any, *args: Any, **kwargs: Any) -> DispyJob | None:
-        """As `submit`; `job.id` is set."""
-        return self._submit(job_id, self._only, args, kwargs)
+        """Submit a job with this `job.id` and return it: see `submit`."""
+        return self._submit(job_id, self._chosen_nodes, args, kwargs)
 
     def submit_node(self, node: DispyNode | str, *args: Any, **kwargs: Any) -> DispyJob | None:
-        """A job for one node, by its DispyNode, name or address. None, and a line in the log, when there is no such node."""
+        """Submit a job for one node, given as DispyNode, name or address; return None if there is no such node."""
         return self.submit_job_id_node(None, node, *args, **kwargs)
 
     def submit_job_id_node(self, job_id: Any, node: DispyNode | str, *args: Any, **kwargs: Any) -> DispyJob | None:
-        """As `submit_node`; `job.id` is set."""
+        """Submit a job with this `job.id` for one node and return it: see `submit_node`."""
         wanted = {node.name} if isinstance(node, DispyNode) else {node}
-        found = tuple(each.name for each in self._dispy_nodes.values() if wanted & {each.name, each.ip_addr})
-        if not found:
-            logger.warning("Invalid node %s; there are %s", *wanted, ", ".join(self._dispy_nodes))
+        names = tuple(each.name for each in self._dispy_nodes.values() if wanted & {each.name, each.ip_addr})
+        if not names:
+            logger.warning("Invalid node %s; the nodes are %s", *wanted, ", ".join(self._dispy_nodes))
             return None
-        return self._submit(job_id, found, args, kwargs)
+        return self._submit(job_id, names, args, kwargs)
 
     def cancel(self, job: DispyJob) -> int:
-        """Take a job back: one that has not begun ends as Cancelled, one that runs is killed and ends as Terminated. 0 or -1."""
-        task = self._account.open.get(job._uid or "")
+        """Cancel a job and return 0, or -1 if it has ended.
+
+        A job that has not started ends as Cancelled; one that runs is killed and ends as Terminated.
+        """
+        task = self._tracker.unfinished.get(job._uid or "")
         if task is None or task.is_cancelled:
             logger.warning("Job %s is invalid for cancellation!", job.id)
             return -1
         task.is_cancelled = True
         if job.status == DispyJob.Created:
-            self._account.cancel([task])
-            self._finish(task, None)
+            self._tracker.cancel([task])
+            self._finish_task(task, None)
         else:
-            self._run_on_workers(_node.stop, task.name)
+            self._run_on_workers(_node.stop_job, task.name)
         return 0
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until all jobs have ended, and `job_status` has returned for them; False if not after so many seconds."""
+        """Wait until all jobs have ended and `job_status` has returned for them; return False after `timeout` seconds."""
         return self._complete.wait(timeout)
 
     def __call__(self) -> None:
         self.wait()
 
     def name(self) -> str:
-        """The computation's name."""
+        """Return the name of the computation."""
         return self._name
 
     def status(self) -> ClusterStatus:
-        """The nodes, and how many jobs have not ended."""
+        """Return the nodes and the number of jobs that have not ended."""
         return ClusterStatus(list(self._dispy_nodes.values()), self._pending)
 
     def print_status(self, wall_time: float | None = None) -> None:
-        """A table of the nodes, the time of all jobs together, and how much shorter the wall clock says it was."""
+        """Print a table of the nodes, the total time of all jobs, the wall time and the speed-up."""
         row = " {:>15.15} | {:>5} | {:>7} | {:>8} | {:>13} | {:>7} | {:>7}"
         heading = row.format("Node", "CPUs", "Jobs", "Sec/Job", "Node Time Sec", "Sent", "Rcvd")
         print(f"\n{heading}\n{'-' * len(heading)}")
@@ -187,20 +190,23 @@ class JobCluster:
     stats = print_status
 
     def close(self, timeout: float | None = None, terminate: bool = False) -> bool:
-        """Wait for the jobs (with `terminate`, kill them), let go of the nodes. False if jobs were left after so many seconds."""
-        if not self._open:
+        """Wait for the jobs (with `terminate`, kill them) and release the nodes.
+
+        Returns False, and closes nothing, if jobs are left after `timeout` seconds.
+        """
+        if not self._is_open:
             return True
         if not terminate and not self._complete.wait(timeout):
             return False
-        self._open = False
-        for task in (tasks := list(self._account.open.values())):
+        self._is_open = False
+        for task in (tasks := list(self._tracker.unfinished.values())):
             task.is_cancelled = True
-        self._account.cancel(tasks)
-        self._run_on_workers(_node.end, self._uid)
+        self._tracker.cancel(tasks)
+        self._run_on_workers(_node.end_server, self._uid)
         for dispy_node in self._dispy_nodes.values():
             self._notify(DispyNode.Closed, dispy_node, None)
         self._submitted.put(None)
-        self._account.close()
+        self._tracker.close()
         self._calls.put(None)
         self._engine.close()
         return True
@@ -213,17 +219,17 @@ class JobCluster:
     def __exit__(self, kind: Any, *_: object) -> None:
         self.close(terminate=kind is not None)
 
-    # Between the script and dask.
+    # Internals: threads that connect the script to dask.
 
     def _run_on_workers(self, function: Callable[[str], object], name: str) -> None:
-        """Call a function in every worker that there is."""
-        self._engine.ask(partial(self._engine.client.run, function, name, asynchronous=True, on_error="ignore"))
+        """Call a function with one argument in every worker."""
+        self._engine.run_request(partial(self._engine.client.run, function, name, asynchronous=True, on_error="ignore"))
 
     def _node_of(self, name: str, ip_addr: str) -> DispyNode:
         return self._dispy_nodes.setdefault(name, DispyNode(ip_addr, name, 0))
 
-    def _choose(self, nodes: Nodes) -> tuple[str, ...] | None:
-        """Note the nodes there are; return the names of those that were asked for, None for all."""
+    def _choose_nodes(self, nodes: Nodes) -> tuple[str, ...] | None:
+        """Record the nodes of the cluster; return the names of those that `nodes` selects, None for all."""
         for address, name in sorted(self._engine.workers().items(), key=lambda item: item[1]):
             self._node_of(name, address.rpartition("://")[2].rpartition(":")[0])
         for name, threads in self._engine.threads().items():
@@ -238,7 +244,7 @@ class JobCluster:
         if not patterns or len(chosen) == len(self._dispy_nodes):
             return None
         if not chosen:
-            logger.info("no node is called %s; all %s are used", " or ".join(patterns), len(self._dispy_nodes))
+            logger.info("no node is called %s; all %s nodes are used", " or ".join(patterns), len(self._dispy_nodes))
             return None
         self._dispy_nodes = {name: each for name, each in self._dispy_nodes.items() if name in chosen}
         return chosen
@@ -254,98 +260,101 @@ class JobCluster:
         except Exception as error:
             logger.warning("Creating job for %r, %r failed: %r", args, kwargs, error)
             return None
-        if not self._open:
-            logger.warning("the cluster is closed: no job can be submitted")
+        if not self._is_open:
+            logger.warning("the cluster is closed, so no job can be submitted; create a new JobCluster")
             return None
         job._uid = f"{self._uid}-{next(self._numbers)}"
         task = Task(name=job._uid, job=job, arguments=arguments, nodes=nodes)
         with self._lock:
-            self._account.add(task)
+            self._tracker.add_job(task)
             self._pending += 1
             self._complete.clear()
         self._notify(DispyJob.Created, None, job)
         self._submitted.put(task)
         return job
 
-    def _submit_gathered(self) -> None:
-        """A thread: give dask what was submitted."""
+    def _forward_submitted(self) -> None:
+        """Forward submitted jobs to dask, in a thread of its own."""
         while (task := self._submitted.get()) is not None:
-            time.sleep(GATHER)
+            time.sleep(GATHER_INTERVAL)
             groups: dict[tuple[str, ...] | None, list[Task]] = {task.nodes: [task]}
             with suppress(queue.Empty):
                 while (task := self._submitted.get_nowait()) is not None:
                     groups.setdefault(task.nodes, []).append(task)
                 return
             for nodes, tasks in groups.items():
-                self._start(tasks, {} if nodes is None else self._engine.workers(nodes))
+                self._submit_tasks(tasks, {} if nodes is None else self._engine.workers(nodes))
 
-    def _start(self, tasks: Sequence[Task], workers: Mapping[str, str]) -> None:
-        """Hand jobs to dask, for any node or only for theirs, which have these workers."""
+    def _submit_tasks(self, tasks: Sequence[Task], workers: Mapping[str, str]) -> None:
+        """Submit tasks to dask: for all nodes, or only for their own nodes, by address in `workers`."""
         nodes = tasks[0].nodes
-        self._account.submit(
+        self._tracker.submit(
             tasks,
-            partial(_node.work, self._uid, self._computation),
+            partial(_node.run_job, self._uid, self._computation),
             [[task.name for task in tasks], [task.arguments for task in tasks]],
             [f"{self._name}-{task.name}-{task.attempts + 1}" for task in tasks],
             None if nodes is None else [address for address, node in workers.items() if node in nodes],
         )
-        self._account.cancel([task for task in tasks if task.is_cancelled])
+        self._tracker.cancel([task for task in tasks if task.is_cancelled])
 
     def _read_event(self, event: tuple[float, dict[str, Any]]) -> None:
-        """A node says that a job begins, or has a provisional result. (In dask's own thread: nothing here may wait.)"""
-        said = event[1]
-        task = self._account.open.get(said["job"])
+        """Process a node's event that a job has started or has a provisional result.
+
+        dask calls this in its own thread, so it must not block.
+        """
+        fields = event[1]
+        task = self._tracker.unfinished.get(fields["job"])
         if task is None or task.is_cancelled:
             return
         job = task.job
-        if "result" in said:
-            job.result, job.status = pickle.loads(said["result"]), DispyJob.ProvisionalResult
+        if "result" in fields:
+            job.result, job.status = pickle.loads(fields["result"]), DispyJob.ProvisionalResult
             self._calls.put((self._job_status, (copy.copy(job),)))
         else:
-            job.status, job.start_time, job.ip_addr = DispyJob.Running, said["start"], said["address"]
-        self._notify(job.status, self._node_of(self._engine.node_of(said["node"]), said["address"]), job)
+            job.status, job.start_time, job.ip_addr = DispyJob.Running, fields["start"], fields["address"]
+        self._notify(job.status, self._node_of(self._engine.node_of(fields["node"]), fields["address"]), job)
 
-    def _collect(self) -> None:
-        """A thread: fetch what has ended, as many at a time as there are, and see to what has not."""
-        silent_since = time.monotonic()
+    def _collect_ended(self) -> None:
+        """Fetch the results of ended jobs, and check the others when none ends, in a thread of its own."""
+        idle_since = time.monotonic()
         while True:
-            ended = self._account.collect(SILENCE)
-            if self._account.is_closed:
+            ended = self._tracker.collect_ended(NODE_CHECK_DELAY)
+            if self._tracker.is_closed:
                 return
-            finished = self._account.fetch(ended)
+            finished = self._tracker.fetch_results(ended)
             for task, reply in finished or []:
-                self._finish(task, reply)
-            for task, error in self._account.errors(ended):
-                self._finish(task, None, f"every node that ran it died: {error!r}")
-            if finished or not self._account.open:
-                silent_since = time.monotonic()
+                self._finish_task(task, reply)
+            for task, error in self._tracker.failed_jobs(ended):
+                self._finish_task(task, None, f"every node that ran it died: {error!r}")
+            if finished or not self._tracker.unfinished:
+                idle_since = time.monotonic()
             else:
-                self._resubmit_or_abandon(time.monotonic() - silent_since)
+                self._resubmit_or_abandon(time.monotonic() - idle_since)
 
-    def _resubmit_or_abandon(self, silent: float) -> None:
-        """Submit jobs again that nobody has any more; abandon them when that does not help."""
+    def _resubmit_or_abandon(self, idle_seconds: float) -> None:
+        """Submit jobs again whose worker or scheduler was lost; abandon those that have had no node for ABANDON_DELAY."""
         workers = self._engine.workers()
         names = set(workers.values())
-        for task in list(self._account.open.values()):
+        for task in list(self._tracker.unfinished.values()):
             if task.future is None or task.is_cancelled:
                 continue
-            able = bool(names if task.nodes is None else names.intersection(task.nodes))
-            if able and (task.is_forgotten or not task.has_worker(workers)) and task.attempts <= ATTEMPTS:
-                logger.info("job %s is started again", task.job.id)
+            has_node = bool(names if task.nodes is None else names.intersection(task.nodes))
+            if has_node and (task.is_forgotten or not task.has_worker(workers)) and task.attempts <= MAX_ATTEMPTS:
+                logger.info("job %s is submitted again", task.job.id)
                 task.job.status = DispyJob.Created
-                self._start([task], workers)
-            elif not able and silent > PATIENCE:
-                self._finish(task, None, f"no node was there to run it for {PATIENCE:g} s")
+                self._submit_tasks([task], workers)
+            elif not has_node and idle_seconds > ABANDON_DELAY:
+                self._finish_task(task, None, f"no node was available to run it for {ABANDON_DELAY:g} s")
 
-    def _finish(self, task: Task, reply: _node.Reply | None, why: str | None = None) -> None:
-        """A job has ended: with a reply of the node; or Abandoned, and `why`; or Cancelled."""
+    def _finish_task(self, task: Task, reply: _node.Reply | None, abandon_reason: str | None = None) -> None:
+        """Record the end of a job: with the node's reply, as Abandoned with the reason, or with neither as Cancelled."""
         job = task.job
         if self._job_status:
-            time.sleep(max(0.0, job.submit_time + HOLD - time.time()))
-        if not self._account.end(task):
+            time.sleep(max(0.0, job.submit_time + CALLBACK_DELAY - time.time()))
+        if not self._tracker.close_job(task):
             return
-        dispy_node, exception = None, why
-        status = DispyJob.Abandoned if why else DispyJob.Cancelled
+        dispy_node, exception = None, abandon_reason
+        status = DispyJob.Abandoned if abandon_reason else DispyJob.Cancelled
         if reply:
             dispy_node = self._node_of(self._engine.node_of(reply.worker), reply.address)
             dispy_node.jobs_done += 1
@@ -359,22 +368,22 @@ class JobCluster:
             try:
                 job.result = None if reply.result is None else pickle.loads(reply.result)
             except Exception as error:
-                status, exception = DispyJob.Terminated, f"the result cannot be read here: {error!r}"
+                status, exception = DispyJob.Terminated, f"the result cannot be unpickled in this script: {error!r}"
             if task.is_cancelled and exception:
                 exception = "the job was cancelled while it ran"
-        elif why:
-            logger.warning("job %s is abandoned: %s", job.id, why)
+        elif abandon_reason:
+            logger.warning("job %s is abandoned: %s", job.id, abandon_reason)
         job.exception, job.status = exception, status
         job._uid = None
         self._notify(status, dispy_node, job)
         if self._job_status:
             self._calls.put((self._job_status, (job,)))
-            self._calls.put((self._count_down, ()))
+            self._calls.put((self._count_ended_job, ()))
         else:
-            self._count_down()
+            self._count_ended_job()
         job.finish.set()
 
-    def _count_down(self) -> None:
+    def _count_ended_job(self) -> None:
         with self._lock:
             self._pending -= 1
             if not self._pending:
@@ -385,8 +394,8 @@ class JobCluster:
         if self._cluster_status:
             self._calls.put((self._cluster_status, (status, dispy_node, copy.copy(job))))
 
-    def _call_back(self) -> None:
-        """A thread: call the script's own functions, one after the other."""
+    def _run_callbacks(self) -> None:
+        """Call the script's callbacks, one after the other, in a thread of its own."""
         while (call := self._calls.get()) is not None:
             function, arguments = call
             try:
@@ -397,23 +406,23 @@ class JobCluster:
 
 
 class SharedJobCluster(JobCluster):
-    """The same: the scheduler here serves any number of scripts at once."""
+    """The same as JobCluster: the scheduler serves any number of scripts at once."""
 
 
 def _connect() -> Cluster:
-    """Return the cluster. Ends the script, with one line on standard error, when there is none."""
+    """Return the cluster. If it cannot be reached, end the script with one line on standard error."""
     try:
-        return Cluster(load(), TIMEOUT, False, lambda line: logger.warning("%s", line))
+        return Cluster(load(), NODE_TIMEOUT, False, lambda line: logger.warning("%s", line))
     except BrambleError as error:
         print(f"dispy: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
 
 
 def _patterns(nodes: Nodes) -> Iterator[str]:
-    """The names and addresses in dispy's `nodes`: one or many of a string, a tuple (host, port, CPUs) or a NodeAllocate."""
+    """Yield the names and addresses in dispy's `nodes`: one or more strings, tuples (host, port, CPUs) or NodeAllocates."""
     for each in [nodes] if isinstance(nodes, str | NodeAllocate) else nodes or ():
         host = each.host if isinstance(each, NodeAllocate) else each if isinstance(each, str) else each[0]
-        yield host.replace("\\", "")  # OctaPi writes '192.168.1.\*', as if it were a regular expression
+        yield host.replace("\\", "")  # OctaPi's scripts escape the star as in a regular expression: '192.168.1.\*'
 
 
 def _format_bytes(size: float) -> str:

@@ -1,4 +1,4 @@
-"""The end of a script is the end of its clusters."""
+"""Close a script's clusters when the script ends."""
 
 import atexit
 import sys
@@ -9,12 +9,12 @@ _closers: list[Callable[..., bool]] = []
 
 
 def close_at_exit(close: Callable[..., bool]) -> None:
-    """Close a cluster with the script: wait for its jobs, or kill them if somebody stopped it or it failed."""
+    """Register the `close` of a cluster: at the end of the script it waits for jobs; after Ctrl-C or an error it kills them."""
     _closers.append(close)
     if len(_closers) > 1:
         return
     atexit.register(lambda: [each() for each in _closers])
-    before = sys.excepthook
+    previous_hook = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         for each in _closers:
@@ -22,6 +22,6 @@ def close_at_exit(close: Callable[..., bool]) -> None:
         if issubclass(kind, KeyboardInterrupt):
             print("dispy: stopped; the jobs are cancelled", file=sys.stderr)
         else:
-            before(kind, error, trace)
+            previous_hook(kind, error, trace)
 
     sys.excepthook = hook

@@ -1,4 +1,4 @@
-"""What scripts see: jobs, nodes, and how things are."""
+"""The objects that scripts get: jobs, nodes and the cluster's status."""
 
 import itertools
 import threading
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 
 class DispyJob:
-    """A job: what it was given, where it is, what came of it. Calling it waits for its end and gives its result.
+    """A job: its arguments, its status and its result. Calling it waits for its end and returns the result.
 
     Times are seconds since 1970, `start_time` and `end_time` by the node's clock. `exception` is the text of a traceback.
     """
@@ -30,7 +30,7 @@ class DispyJob:
         self.finish = threading.Event()
         self._args, self._kwargs = args, kwargs
         self._uid: str | None = None
-        """Its name in the account of the cluster, until it has ended."""
+        """Its name in the cluster's JobTracker, until it has ended."""
 
     def __call__(self, clear: bool = False) -> Any:
         self.finish.wait()
@@ -43,7 +43,7 @@ class DispyJob:
 
 
 class DispyNode:
-    """A node, its share of the jobs so far, and the bytes of their arguments (`tx`) and results (`rx`)."""
+    """A node, the jobs that it has finished, and the bytes of their arguments (`tx`) and results (`rx`)."""
 
     Initialized, Closed, AvailInfo = 4, 16, 17
 
@@ -54,7 +54,7 @@ class DispyNode:
 
 
 class NodeAllocate:
-    """Names a node, or several with `*`. (Which of its cores, and what it needs, is the cluster's business.)"""
+    """The name of a node, or of several with `*`. CPUs, dependencies and setup arguments are accepted and ignored."""
 
     def __init__(
         self, host: str, port: int | None = None, cpus: int = 0, depends: Sequence[Any] = (), setup_args: Any = ()
@@ -63,7 +63,7 @@ class NodeAllocate:
 
 
 class ClusterStatus(NamedTuple):
-    """The nodes, and how many jobs have not ended."""
+    """The nodes and the number of jobs that have not ended."""
 
     nodes: list[DispyNode]
     jobs_pending: int

@@ -1,9 +1,9 @@
-"""What runs on the nodes: a process of its own for every job, as dispy does it.
+"""What runs on the nodes: every job is a process of its own, as with dispy.
 
-A worker of dask is one process, often with several threads. Scripts written for dispy count on more: `random.seed()` that nobody
-else disturbs, pure Python on all cores, standard output of their own, a job that can be killed. So the first job of a computation
-starts a small server (`serve`): it has the computation's functions and files, runs its `setup`, and forks once per
-job. It has one thread, so that forking is safe, and it does not know dask.
+A dask worker is one process, often with several threads. Scripts written for dispy expect more: a `random.seed()` that other
+jobs do not disturb, pure Python on all cores, a standard output per job, and jobs that can be killed. So the first job of a
+computation starts a small server (`serve`), which holds the computation's functions and files, runs its `setup`, and forks once
+per job. It has one thread, so that forking is safe, and it does not import dask.
 
     dask worker, one thread per job  ── socket (one end of a pair per job) ──▶  server of the computation  ── fork ──▶  job
 """
@@ -25,10 +25,10 @@ from collections import OrderedDict
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, NoReturn
 
-MOST_SERVERS = 4
-"""Servers that a worker keeps: a client that was killed could not have its own ended. The least recently used goes."""
+MAX_SERVERS = 4
+"""Servers that a worker keeps, since a client that was killed cannot end its server. The least recently used is ended."""
 TOPIC = "dispy"
-"""The topic of dask's events that say when a job begins, and bring its provisional results."""
+"""The topic of the dask events that report the start and the provisional results of jobs."""
 
 
 class Reply(NamedTuple):
@@ -45,13 +45,13 @@ class Reply(NamedTuple):
 
 
 class _Server:
-    """A computation's server, seen from the worker."""
+    """The worker's handle of a computation's server."""
 
     def __init__(self, computation: bytes, folder: str | None, node: tuple[str, str]) -> None:
         self.folder = tempfile.mkdtemp(prefix="dispy-", dir=folder)
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            # A session of its own: whatever it has forked can be ended with it.
+            # A session of its own, so that all processes that it forks can be ended with it.
             self.process = subprocess.Popen(
                 [sys.executable, "-c", "from dispy import node; node.serve()", str(theirs.fileno()), *node],
                 stdin=subprocess.PIPE, pass_fds=[theirs.fileno()], cwd=self.folder, start_new_session=True,
@@ -62,18 +62,18 @@ class _Server:
             stdin.write(computation)
 
     def connect(self) -> Connection:
-        """A connection to a new process for one job. Raises OSError when the server is not there any more."""
+        """Return a connection to a new process for one job. Raises OSError when the server has ended."""
         ours, theirs = socket.socketpair()
         with ours, theirs:
             socket.send_fds(self.control, [b"j"], [theirs.fileno()])
             return Connection(ours.detach())
 
     def end(self) -> None:
-        """Have it clean up and end, and its jobs with it; do not wait for that."""
+        """Make the server clean up and end, together with its jobs, without waiting for it."""
         self.control.close()
-        threading.Thread(target=self._bury, daemon=True).start()
+        threading.Thread(target=self._remove, daemon=True).start()
 
-    def _bury(self) -> None:
+    def _remove(self) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=10)
         with contextlib.suppress(ProcessLookupError):
@@ -85,30 +85,31 @@ class _Server:
 _lock = threading.Lock()
 _servers: OrderedDict[str, _Server] = OrderedDict()
 _running: dict[str, int] = {}
-"""The process of each job that runs in this worker."""
+"""The process ID of each job that runs in this worker, by the job's name."""
 
 
-def _server(name: str, computation: bytes, folder: str, node: tuple[str, str]) -> _Server:
+def _get_server(name: str, computation: bytes, folder: str, node: tuple[str, str]) -> _Server:
+    """Return the server of a computation, starting it if necessary, and count one more job for it."""
     with _lock:
         found = _servers.get(name)
         if found is None or found.process.poll() is not None:
             found = _servers[name] = _Server(computation, folder, node)
         _servers.move_to_end(name)
-        for old in [old for old, server in _servers.items() if not server.jobs][: max(0, len(_servers) - MOST_SERVERS)]:
+        for old in [old for old, server in _servers.items() if not server.jobs][: max(0, len(_servers) - MAX_SERVERS)]:
             if old != name:
                 _servers.pop(old).end()
         found.jobs += 1
         return found
 
 
-def work(name: str, computation: bytes, job: str, arguments: bytes) -> Reply:
-    """Run one job, in a process of its own. This is what dask runs, in a thread of a worker."""
+def run_job(name: str, computation: bytes, job: str, arguments: bytes) -> Reply:
+    """Run one job in a process of its own and return its reply. dask calls this in a thread of a worker."""
     from distributed import get_worker
 
     worker = get_worker()
     address = worker.address.rpartition("://")[2].rpartition(":")[0]
     ended = Reply(str(worker.name), address, time.time(), 0.0)
-    server = _server(name, computation, worker.local_directory, (str(worker.name), address))
+    server = _get_server(name, computation, worker.local_directory, (str(worker.name), address))
     try:
         with server.connect() as connection:
             connection.send_bytes(arguments)
@@ -122,16 +123,16 @@ def work(name: str, computation: bytes, job: str, arguments: bytes) -> Reply:
                 else:
                     return ended._replace(**value)
     except (EOFError, OSError):
-        how = "its process died: killed, out of memory, or ended by the job itself"
-        return ended._replace(end=time.time(), exception=f"job lost on {ended.worker}: {how}\n")
+        reason = "its process died: it was killed, memory ran out, or the job ended it"
+        return ended._replace(end=time.time(), exception=f"job lost on {ended.worker}: {reason}\n")
     finally:
         _running.pop(job, None)
         with _lock:
             server.jobs -= 1
 
 
-def stop(job: str) -> bool:
-    """Kill a job if it runs in this worker; tell whether it did."""
+def stop_job(job: str) -> bool:
+    """Kill a job if it runs in this worker; return whether it ran."""
     process = _running.get(job)
     if process is None:
         return False
@@ -140,7 +141,7 @@ def stop(job: str) -> bool:
     return True
 
 
-def end(name: str) -> None:
+def end_server(name: str) -> None:
     """End a computation's server in this worker, and its jobs."""
     with _lock:
         server = _servers.pop(name, None)
@@ -149,9 +150,9 @@ def end(name: str) -> None:
 
 
 def pack(files: dict[str, bytes], function: Any, names: dict[str, Any], setup: Any, cleanup: Any) -> bytes:
-    """What all jobs of a computation share. `names` are globals for the function, besides its own: functions and classes.
+    """Return what all jobs of a computation share, pickled. `names` are further globals of the function: functions and classes.
 
-    All in one pickle: functions of one module then share their globals, so that a job sees what `setup` has left there.
+    All functions are in one pickle, so that functions of one module share their globals and jobs see what `setup` has set.
     """
     import cloudpickle
 
@@ -159,12 +160,15 @@ def pack(files: dict[str, bytes], function: Any, names: dict[str, Any], setup: A
 
 
 def serve() -> NoReturn:
-    """The server: read the computation from standard input, set up, fork a process per connection until the worker hangs up."""
-    import cloudpickle  # noqa: F401  jobs need it, and inherit it
+    """Run the server: read the computation from standard input, run its setup, and fork a process per connection.
+
+    It ends when the worker closes the control socket.
+    """
+    import cloudpickle  # noqa: F401  imported before forking, because every job needs it
 
     descriptor, worker, address = sys.argv[1:]
     control = socket.socket(fileno=int(descriptor))
-    fault, function, cleanup = "", None, None
+    setup_error, function, cleanup = "", None, None
     sys.path.insert(0, os.getcwd())
     try:
         files, code = pickle.loads(sys.stdin.buffer.read())
@@ -173,14 +177,14 @@ def serve() -> NoReturn:
                 file.write(content)
         function, names, setup, cleanup = pickle.loads(code)
         place = {"dispy_node_name": worker, "dispy_node_ip_addr": address, "dispy_job_path": os.getcwd()}
-        _globals(function).update(place, **names)
-        if setup and setup() not in (None, 0, 1, 2):  # dispy: all of these mean that it is well
-            raise RuntimeError("`setup` did not return 0")
+        _function_globals(function).update(place, **names)
+        if setup and setup() not in (None, 0, 1, 2):  # dispy takes all of these as success
+            raise RuntimeError("`setup` must return 0 on success and returned another value")
     except BaseException:
-        fault = f"this node could not be set up:\n{traceback.format_exc()}"
+        setup_error = f"this node could not be set up:\n{traceback.format_exc()}"
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how jobs ended: the connection tells
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies: the connection reports how a job ended
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
         _, descriptors, _, _ = socket.recv_fds(control, 1, 1)
@@ -190,7 +194,7 @@ def serve() -> NoReturn:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             control.close()
             with Connection(descriptors[0]) as connection:
-                _job(connection, function, fault)
+                _run_in_child(connection, function, setup_error)
             os._exit(0)
         os.close(descriptors[0])
     if cleanup:
@@ -200,31 +204,31 @@ def serve() -> NoReturn:
     raise AssertionError
 
 
-def _globals(function: Any) -> dict[str, Any]:
-    """The globals that a function, a method or a partial of one sees."""
+def _function_globals(function: Any) -> dict[str, Any]:
+    """Return the globals of a function, a method or a functools.partial of one."""
     while hasattr(function, "func"):
         function = function.func
     return getattr(getattr(function, "__func__", function), "__globals__", {})
 
 
-def _job(connection: Connection, function: Any, fault: str) -> None:
-    """Do one job in this process, and say how it ended."""
+def _run_in_child(connection: Connection, function: Any, setup_error: str) -> None:
+    """Run one job in this process and send its result through the connection."""
     import cloudpickle
 
-    def say(kind: str, value: Any) -> None:
+    def send(kind: str, value: Any) -> None:
         connection.send_bytes(pickle.dumps((kind, value)))
 
     stdout, stderr = sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
-    result, exception, start = None, fault or None, time.time()
-    say("begin", os.getpid())
+    result, exception, start = None, setup_error or None, time.time()
+    send("begin", os.getpid())
     try:
         arguments, keywords, names = pickle.loads(connection.recv_bytes())
-        if not fault:
-            names["dispy_provisional_result"] = lambda result: say("provisional", cloudpickle.dumps(result))
-            _globals(function).update(names)
+        if not setup_error:
+            names["dispy_provisional_result"] = lambda result: send("provisional", cloudpickle.dumps(result))
+            _function_globals(function).update(names)
             result = cloudpickle.dumps(function(*arguments, **keywords))
     except BaseException as error:
-        # From the job's own function on.
+        # Without the frame of this function: the traceback begins in the job's function.
         exception = "".join(traceback.format_exception(type(error), error, error.__traceback__ and error.__traceback__.tb_next))
     ended = {"start": start, "end": time.time(), "result": result, "exception": exception}
-    say("end", ended | {"stdout": stdout.getvalue(), "stderr": stderr.getvalue()})
+    send("end", ended | {"stdout": stdout.getvalue(), "stderr": stderr.getvalue()})

@@ -1,4 +1,4 @@
-"""Pickle what a computation needs: what nodes have by name, what a script has made itself by value."""
+"""Pickle what a computation needs: installed modules by name, the script's own functions and classes by value."""
 
 import functools
 import inspect
@@ -14,18 +14,18 @@ import cloudpickle
 from dispy import node
 
 INSTALLED = tuple(f"{sysconfig.get_path(name)}/" for name in ("stdlib", "purelib", "platlib"))
-"""Folders of modules that nodes have, too."""
+"""Folders of modules that the nodes also have."""
 
 
 def pack(computation: Callable[..., Any], depends: Iterable[Any], setup: Any, cleanup: Any) -> bytes:
-    """The computation for the nodes. Raises FileNotFoundError, and TypeError when something cannot be sent."""
+    """Return a pickled computation for the nodes. Raises FileNotFoundError, and TypeError if something cannot be pickled."""
     files: dict[str, bytes] = {}
     names: dict[str, Any] = {}
     for each in depends:
         if inspect.ismodule(each) or isinstance(each, str):
             path = Path(each) if isinstance(each, str) else Path(str(each.__file__))
             if not path.is_file():
-                raise FileNotFoundError(f"depends: {path} is not a file")
+                raise FileNotFoundError(f"depends= names {path}, which is not a file")
             files[path.name] = path.read_bytes()
         else:
             base = each.func if isinstance(each, functools.partial) else each
@@ -39,7 +39,10 @@ def pack(computation: Callable[..., Any], depends: Iterable[Any], setup: Any, cl
 
 @contextmanager
 def by_value(objects: Iterable[Any], sent: Iterable[str] = ()) -> Iterator[None]:
-    """Pickle functions and classes of the script's own modules by value: nodes have what is installed, and what was `sent`."""
+    """Pickle functions and classes of the script's own modules by value within this context.
+
+    Modules that are installed, or `sent` as files, are pickled by name, since the nodes have them.
+    """
     known = {*sent, *cloudpickle.list_registry_pickle_by_value()}
     added = []
     for each in objects:

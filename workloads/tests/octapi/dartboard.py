@@ -1,4 +1,4 @@
-"""As OctaPi's dartboard: asks for its numbers, all jobs in a list, every argument that an old dispy wanted."""
+"""Like OctaPi's dartboard: it asks for its numbers, keeps all jobs in a list, and passes the arguments of an old dispy."""
 
 import random
 import socket

@@ -1,4 +1,4 @@
-"""As OctaPi's factoring: intervals upward from the square root, the first that finds a factor stops the rest."""
+"""Like OctaPi's factoring: intervals upward from the square root; the first factor that is found cancels the other jobs."""
 
 
 def find_factor(semiprime, lower, upper):

@@ -1,4 +1,4 @@
-"""As OctaPi's first script: sixteen jobs that sleep (here hundredths of a second), and where they ran."""
+"""Like OctaPi's first script: sixteen jobs that sleep (here hundredths of a second), and where they ran."""
 
 
 def nap(hundredths):

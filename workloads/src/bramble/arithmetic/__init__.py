@@ -1,1 +1,1 @@
-"""What kernels share: functions in machine code, and arithmetic modulo numbers of 64 bits."""
+"""What kernels share: compilation to machine code, and arithmetic modulo 64-bit numbers."""

@@ -1,4 +1,4 @@
-"""Kernels in machine code: numba, the same everywhere."""
+"""Compilation of kernels to machine code with numba, with the same settings for all of them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,10 +9,10 @@ from numba.extending import intrinsic
 
 
 def compiled(*signatures: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compile a function when its module is imported, once per machine, without the GIL.
+    """Return a decorator that compiles a function for these signatures when its module is imported, without the GIL.
 
-    The machine code is kept where numba keeps it: beside the module, in NUMBA_CACHE_DIR or in the home. A service may
-    have none of these; it compiles anew each time it starts.
+    numba caches the machine code beside the module, in NUMBA_CACHE_DIR or in the home folder, so each machine compiles
+    once. A service that can write to none of these compiles again each time it starts.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -27,14 +27,14 @@ def compiled(*signatures: str) -> Callable[[Callable[..., Any]], Callable[..., A
 
 
 def generated(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a function of compiled code of what generates it; whoever calls it does not give the typing context."""
-    made: Callable[..., Any] = intrinsic(function)
-    return made
+    """Return numba's intrinsic of a code generator, typed as a function that is called without the typing context."""
+    wrapped: Callable[..., Any] = intrinsic(function)
+    return wrapped
 
 
 @generated
 def mulhi(typing_context: Any, a: Any, b: Any) -> Any:
-    """The upper 64 bits of the product of two uint64, in compiled code: one or two instructions."""
+    """Return the upper 64 bits of the product of two uint64, in compiled code: one or two instructions."""
     wide = ir.IntType(128)
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:

@@ -1,4 +1,4 @@
-"""The nodes of the cluster as a place to compute."""
+"""The engine that computes on the nodes of the cluster."""
 
 import sys
 import time
@@ -12,29 +12,29 @@ from bramble.engine.base import Engine
 from bramble.engine.cluster_map import ClusterMap
 from bramble.engine.config import ClusterConfig
 from bramble.engine.connection import Connection
-from bramble.engine.outcome import Kernel, Outcome, warm_up_here
+from bramble.engine.outcome import Kernel, Outcome, import_and_prepare
 
 RUNNING = ("executing", "long-running", "cancelled", "resumed")
-"""The states of a job that a worker is busy with (distributed.worker_state_machine)."""
+"""The states of jobs that occupy a worker (distributed.worker_state_machine)."""
 WARM_UP_TIMEOUT = 120.0
-"""Seconds for a node to import a kernel: a fifth of a core takes its time over NumPy."""
+"""Seconds for a node to import a kernel: with a fifth of a core, importing NumPy is slow."""
 
 
 class Cluster(Connection, Engine):
-    """The nodes of the cluster, through dask over mutual TLS. `job_timeout`, `max_in_flight`: see places.connect."""
+    """The nodes of the cluster, through dask over mutual TLS. For `job_timeout` and `max_in_flight` see places.connect."""
 
     def __init__(
         self,
         config: ClusterConfig,
         timeout: float,
         require_all: bool,
-        say: Callable[[str], None],
+        notify: Callable[[str], None],
         wanted: Iterable[str] | None = None,
         job_timeout: float | None = None,
         max_in_flight: int | None = None,
     ) -> None:
         super().__init__(config, timeout)
-        self.say, self.job_timeout, self.max_in_flight = say, job_timeout, max_in_flight
+        self.notify, self.job_timeout, self.max_in_flight = notify, job_timeout, max_in_flight
         try:
             self.nodes = self._wait_for_nodes(set(config.nodes if wanted is None else wanted), require_all)
         except BaseException:
@@ -44,38 +44,38 @@ class Cluster(Connection, Engine):
 
     def _wait_for_nodes(self, expected: set[str], require_all: bool) -> tuple[str, ...]:
         deadline = time.monotonic() + self.timeout
-        while not expected <= (there := set(self.workers().values())) and time.monotonic() < deadline:
+        while not expected <= (present := set(self.workers().values())) and time.monotonic() < deadline:
             time.sleep(0.25)
-        if missing := ",".join(sorted(expected - there)):
+        if missing := ",".join(sorted(expected - present)):
             text = f"{missing} did not report to {self.config.scheduler} within {self.timeout:g} s"
             advice = (
-                f"see `systemctl status bramble-worker` there, or run "
+                f"see `systemctl status bramble-worker` on the node, or run "
                 f"`ansible-playbook playbooks/site.yml --tags worker --limit {missing}`"
             )
-            if require_all or not there:
+            if require_all or not present:
                 raise ClusterError(f"{text}; {advice}")
-            self.say(f"{text}; going on with the {len(there)} that did ({advice})")
-        return tuple(sorted(there))
+            self.notify(f"{text}; continuing with the {len(present)} that did ({advice})")
+        return tuple(sorted(present))
 
     def _scheduler_info(self, nodes: Sequence[str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield node and record of each worker (of these nodes), as the scheduler last told."""
+        """Yield the node and the record of each worker (of these nodes), as the scheduler last reported them."""
         for worker in self.client.scheduler_info(n_workers=-1)["workers"].values():
             node = self.node_of(str(worker["name"]))
             if nodes is None or node in nodes:
                 yield node, worker
 
     def threads(self) -> dict[str, int]:
-        """Return how many jobs each node that is here does at once."""
-        found = Counter[str]()
+        """Return how many jobs each node in the cluster runs at once."""
+        threads = Counter[str]()
         for node, worker in self._scheduler_info():
-            found[node] += int(worker["nthreads"])
-        return dict(sorted(found.items()))
+            threads[node] += int(worker["nthreads"])
+        return dict(sorted(threads.items()))
 
-    def slots(self, nodes: Sequence[str] | None = None) -> int:
+    def jobs_at_once(self, nodes: Sequence[str] | None = None) -> int:
         return sum(threads for node, threads in self.threads().items() if nodes is None or node in nodes)
 
     def memory(self, nodes: Sequence[str] | None = None) -> int:
-        """Return a node's share for jobs, by its thread; the least there is. A worker without a limit does not count."""
+        """Return the bytes of memory per thread of the worker that has least. A worker without a limit does not count."""
         shares = [
             int(worker["memory_limit"]) // int(worker["nthreads"])
             for _, worker in self._scheduler_info(nodes)
@@ -84,41 +84,41 @@ class Cluster(Connection, Engine):
         return min(shares, default=sys.maxsize)
 
     def drained(self) -> set[str]:
-        """Return the nodes that are here and take no jobs, until their workers are started anew."""
+        """Return the nodes in the cluster that take no jobs until their workers are restarted."""
         return {node for node, worker in self._scheduler_info() if worker["status"] != "running"}
 
     def drain(self, node: str) -> bool:
-        """Have a node end the jobs that it runs and begin no other; return False if it has no worker here.
+        """Let a node finish its running jobs and start no others; return False if it has no worker in the cluster.
 
-        What it has computed goes to other nodes. It stays like this until its worker is started anew.
-        Raises ResultError when jobs still run at the end of the timeout, or nobody can take what it holds.
+        Its results move to other nodes. This lasts until its worker is restarted.
+        Raises ResultError when jobs still run at the end of the timeout, or when no other node can take its results.
         """
         addresses = sorted(self.workers([node]))
         if not addresses:
             return False
         deadline = time.monotonic() + self.timeout
         self._retire(node, addresses)
-        asked, running = self.heartbeats(addresses), addresses
+        before, running = self.heartbeats(addresses), addresses
         while running:
             if time.monotonic() > deadline:
-                raise ResultError(f"{node} still runs jobs after {self.timeout:g} s; wait, or end the program that they are of")
+                raise ResultError(f"{node} still runs jobs after {self.timeout:g} s; wait, or stop the program that started them")
             time.sleep(0.25)
-            # By heartbeats from after the request: a job that was on its way has begun by then.
+            # Only a heartbeat that is newer than the request counts: by then a job that was on its way has started.
             running = [
                 address
-                for address, (seen, busy) in self.heartbeats(addresses).items()
-                if busy or seen == asked.get(address, (0.0, 0))[0]
+                for address, (last_seen, job_count) in self.heartbeats(addresses).items()
+                if job_count or last_seen == before.get(address, (0.0, 0))[0]
             ]
-        self._retire(node, addresses)  # with what the last jobs made
+        self._retire(node, addresses)  # once more, for the results of the last jobs
         return True
 
     def _retire(self, node: str, addresses: Sequence[str]) -> None:
         retire = partial(self.client.retire_workers, list(addresses), close_workers=False, remove=False, asynchronous=True)
-        if not self.ask(retire) and self.workers([node]):
-            raise ResultError(f"{node} holds results, and no other node can take them; end the program that they are of")
+        if not self.run_request(retire) and self.workers([node]):
+            raise ResultError(f"{node} holds results and no other node can take them; stop the program that started the jobs")
 
     def heartbeats(self, addresses: Sequence[str]) -> dict[str, tuple[float, int]]:
-        """Return, by address of a worker that is there, when it last reported to the scheduler and how many jobs it ran then."""
+        """Return, by worker address, when it last reported to the scheduler (Unix time) and how many jobs it ran then."""
         return {
             address: (worker["last_seen"], sum(worker["metrics"]["task_counts"].get(state, 0) for state in RUNNING))
             for address, worker in self.identities().items()
@@ -126,23 +126,28 @@ class Cluster(Connection, Engine):
         }
 
     def warm_up(self, kernel: Kernel) -> None:
-        """Have every worker import the kernel. Raises ClusterError, naming the node, if one cannot."""
+        """Import the kernel in every worker. Raises ClusterError, naming the node, if one cannot."""
         module = kernel.__module__
         jobs = [
-            (node, self.client.submit(warm_up_here, module, workers=[address], pure=False))
+            (node, self.client.submit(import_and_prepare, module, workers=[address], pure=False))
             for address, node in self.workers().items()
         ]
         for node, job in jobs:
-            advice = f"`ansible-playbook playbooks/site.yml --tags worker --limit {node}` installs it"
+            advice = f"run `ansible-playbook playbooks/site.yml --tags worker --limit {node}` to install this version"
             try:
                 version = job.result(timeout=WARM_UP_TIMEOUT)
             except TimeoutError:
-                raise ClusterError(f"{node} does not answer; see `systemctl status bramble-worker` there") from None
-            except Exception as error:  # whatever an import can raise
+                raise ClusterError(
+                    f"{node} did not import {module} within {WARM_UP_TIMEOUT:g} s; "
+                    "see `systemctl status bramble-worker` on the node"
+                ) from None
+            except Exception as error:  # an import can raise anything
                 raise ClusterError(f"{node} cannot import {module}: {error!r}; {advice}") from None
             if version != __version__:
-                raise ClusterError(f"{node} has bramble {version}, here is {__version__}; {advice}")
+                raise ClusterError(f"{node} has bramble {version}, this machine has {__version__}; {advice}")
 
     def map(self, kernel: Kernel, arguments: Sequence[Any], nodes: Sequence[str] | None = None) -> Iterator[Outcome]:
-        """See Engine.map and ClusterMap."""
-        return ClusterMap(self, kernel, arguments, nodes, self.nodes, self.say, self.job_timeout, self.max_in_flight).outcomes()
+        """Yield one Outcome per argument: see Engine.map, and ClusterMap for what happens when nodes fail."""
+        return ClusterMap(
+            self, kernel, arguments, nodes, self.nodes, self.notify, self.job_timeout, self.max_in_flight
+        ).outcomes()

@@ -1,4 +1,4 @@
-"""Where the cluster is and how to prove who we are: /etc/bramble/cluster.toml, or the file $BRAMBLE_CONFIG names."""
+"""The client's configuration: the scheduler's address and the TLS identity, from /etc/bramble/cluster.toml or $BRAMBLE_CONFIG."""
 
 import os
 import tomllib
@@ -9,12 +9,13 @@ from urllib.parse import urlsplit
 from bramble import UsageError
 
 DEFAULT_PATH = Path("/etc/bramble/cluster.toml")
-REMEDY = "`ansible-playbook playbooks/site.yml --tags workloads` writes it"
+REMEDY = "run `ansible-playbook playbooks/site.yml --tags workloads` to write the file"
+CERTIFICATE_REMEDY = "run `ansible-playbook playbooks/site.yml --tags scheduler` to make the certificates"
 
 
 @dataclass(frozen=True)
 class ClusterConfig:
-    """One cluster: the scheduler (`tls://host:port`, and the two apart), PEM files (absolute paths), expected nodes."""
+    """One cluster: the scheduler (`tls://host:port`), its host and port, PEM files (absolute paths), and the expected nodes."""
 
     scheduler: str
     address: tuple[str, int]
@@ -25,17 +26,17 @@ class ClusterConfig:
 
 
 def load() -> ClusterConfig:
-    """Read and check the configuration; relative PEM paths are relative to its own folder.
+    """Return the configuration; relative PEM paths are relative to the folder of its file.
 
-    Raises UsageError, naming file and field, when something is missing, of the wrong kind or unreadable.
+    Raises UsageError, naming file and field, when something is missing, of the wrong type or unreadable.
     """
     path = Path(os.environ.get("BRAMBLE_CONFIG") or DEFAULT_PATH)
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(
-            f"no cluster is configured here: {path} does not exist; {REMEDY} (BRAMBLE_CONFIG names another file; "
-            "`--on workstation` needs none)"
+            f"no cluster is configured on this machine: {path} does not exist; {REMEDY}, set BRAMBLE_CONFIG to another file, "
+            "or compute without a cluster: `--on workstation`"
         ) from None
     except (OSError, ValueError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
         raise UsageError(f"{path} cannot be read: {error}; {REMEDY}") from None
@@ -54,15 +55,12 @@ def load() -> ClusterConfig:
         raise UsageError(f"{path}: `scheduler` must be tls://host:port, is {table['scheduler']!r}; {REMEDY}") from None
     nodes = table["nodes"]
     if not nodes or not all(isinstance(node, str) and node for node in nodes) or len(set(nodes)) < len(nodes):
-        raise UsageError(f"{path}: `nodes` must be a list of different names, is {nodes!r}; {REMEDY}")
+        raise UsageError(f"{path}: `nodes` must be a list of names, each once, is {nodes!r}; {REMEDY}")
 
     pem = {field: path.absolute().parent / table[field] for field in ("ca", "cert", "key")}
     for field, file in pem.items():
         try:
             file.open("rb").close()
         except OSError as error:
-            raise UsageError(
-                f"{path}: `{field}` cannot be read: {file}: {error.strerror}; "
-                "`ansible-playbook playbooks/site.yml --tags scheduler` makes the certificates"
-            ) from None
+            raise UsageError(f"{path}: `{field}` cannot be read: {file}: {error.strerror}; {CERTIFICATE_REMEDY}") from None
     return ClusterConfig(table["scheduler"], (url.hostname, url.port), nodes=tuple(nodes), **pem)

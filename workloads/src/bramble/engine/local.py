@@ -1,4 +1,4 @@
-"""One core of this machine."""
+"""The engine that computes on one core of this machine."""
 
 import socket
 import time
@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bramble.engine.base import Engine
-from bramble.engine.outcome import Kernel, Outcome, call
+from bramble.engine.outcome import Kernel, Outcome, call_kernel
 
 
 class Local(Engine):
-    """One core: this process, one job after the other."""
+    """One core: this process runs one job after the other."""
 
     def __init__(self) -> None:
         self.nodes = (socket.gethostname(),)
@@ -19,4 +19,4 @@ class Local(Engine):
     def map(self, kernel: Kernel, arguments: Sequence[Any], nodes: Sequence[str] | None = None) -> Iterator[Outcome]:
         begin, node = time.monotonic(), self.nodes[0]
         for index, argument in enumerate(arguments):
-            yield call(kernel, argument, node).outcome(index, argument, node, time.monotonic() - begin)
+            yield call_kernel(kernel, argument, node).to_outcome(index, argument, node, time.monotonic() - begin)

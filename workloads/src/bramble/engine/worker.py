@@ -1,8 +1,8 @@
-"""What the role worker adds to `dask worker`: a node never goes on with fewer processes than it should have.
+"""What the role worker adds to `dask worker`, so that a node never continues with fewer processes than it should have.
 
     dask worker --worker-class bramble.engine.worker.Worker --preload-nanny bramble.engine.worker ...
 
-As dask has it, a worker that loses its connection takes its nanny along, and `dask worker` goes on with the others.
+In dask, a worker that loses its connection ends its nanny too, and `dask worker` continues with the other processes.
 """
 
 import asyncio
@@ -12,12 +12,12 @@ import signal
 import distributed
 from distributed.comm.core import Comm
 
-_watches: set[asyncio.Task[None]] = set()
-"""The loop itself keeps only weak references."""
+_nanny_watchers: set[asyncio.Task[None]] = set()
+"""Strong references to the tasks: the event loop keeps only weak ones."""
 
 
 class Worker(distributed.Worker):
-    """Ends when it loses the scheduler, and leaves the nanny, which starts it anew: it looks for the scheduler for ever."""
+    """A worker that ends when it loses the scheduler but leaves its nanny, which restarts it until the scheduler is back."""
 
     async def handle_scheduler(self, comm: Comm) -> None:
         try:
@@ -27,10 +27,13 @@ class Worker(distributed.Worker):
 
 
 async def dask_setup(nanny: distributed.Nanny) -> None:
-    """Called by dask for each nanny: when one ends (its worker can not be started), all end, and systemd starts them anew."""
+    """End the whole service when a nanny ends because its worker cannot be started; systemd then restarts all of them.
 
-    async def leave_together() -> None:
+    dask calls this function for each nanny.
+    """
+
+    async def end_with_nanny() -> None:
         await nanny.finished()
         os.kill(os.getpid(), signal.SIGTERM)
 
-    _watches.add(asyncio.create_task(leave_together()))
+    _nanny_watchers.add(asyncio.create_task(end_with_nanny()))

@@ -1,4 +1,4 @@
-"""Every core of this machine: processes of its own, which concurrent.futures feeds."""
+"""The engine that computes on every core of this machine, in processes of concurrent.futures."""
 
 import os
 import signal
@@ -10,31 +10,32 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from bramble.engine.base import Engine
-from bramble.engine.outcome import Kernel, Outcome, Return, call, warm_up_here
+from bramble.engine.outcome import JobResult, Kernel, Outcome, call_kernel, import_and_prepare
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ProcessPoolExecutor
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Let Ctrl-C wait while processes are started: one that is half started complains that the rest of it is gone.
+def _defer_interrupts() -> Iterator[None]:
+    """Defer Ctrl-C while processes are started: a process that is interrupted during its start prints a traceback.
 
-    They inherit that they do not hear it. The handler is for this process, since other threads of it may hear it.
+    The new processes inherit the blocked signal. This process needs a handler too, since the signal may reach one of
+    its other threads.
     """
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    if not is_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
-    came: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, _: came.append(number))
-    heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    received: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: received.append(number))
+    previous_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous_mask)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if came:
+    if received:
         raise KeyboardInterrupt
 
 
@@ -46,9 +47,9 @@ class Workstation(Engine):
         self.processes = len(os.sched_getaffinity(0))
         self.label = f"{self.processes} cores of {self.nodes[0]}"
         self.pool: ProcessPoolExecutor | None = None
-        self.jobs: dict[Future[Return], int] = {}
+        self.jobs: dict[Future[JobResult], int] = {}
 
-    def slots(self, nodes: Sequence[str] | None = None) -> int:
+    def jobs_at_once(self, nodes: Sequence[str] | None = None) -> int:
         return self.processes
 
     def warm_up(self, kernel: Kernel) -> None:
@@ -57,20 +58,20 @@ class Workstation(Engine):
 
         super().warm_up(kernel)
         if self.pool is not None:
-            list(self.pool.map(warm_up_here, [kernel.__module__] * self.processes))
+            list(self.pool.map(import_and_prepare, [kernel.__module__] * self.processes))
             return
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([kernel.__module__])
-        # Not forked from here: a process that has threads (whoever uses this as a library may) forks children that hang.
-        # Ctrl-C reaches everyone on the terminal; only this process answers to it.
+        # A process with threads (a program that uses this as a library may have some) can fork children that hang, so a
+        # server without threads forks them. Ctrl-C reaches every process on the terminal; only this one handles it.
         self.pool = ProcessPoolExecutor(
             self.processes,
             mp_context=context,
             initializer=signal.signal,
             initargs=(signal.SIGINT, signal.SIG_IGN),
         )
-        with _uninterrupted():
-            modules = self.pool.map(warm_up_here, [kernel.__module__] * self.processes)
+        with _defer_interrupts():
+            modules = self.pool.map(import_and_prepare, [kernel.__module__] * self.processes)
         list(modules)
 
     def map(self, kernel: Kernel, arguments: Sequence[Any], nodes: Sequence[str] | None = None) -> Iterator[Outcome]:
@@ -81,15 +82,15 @@ class Workstation(Engine):
             self.warm_up(kernel)
         assert self.pool is not None
         begin, node = time.monotonic(), self.nodes[0]
-        self.jobs = {self.pool.submit(call, kernel, argument, node): index for index, argument in enumerate(arguments)}
+        self.jobs = {self.pool.submit(call_kernel, kernel, argument, node): index for index, argument in enumerate(arguments)}
         for job in as_completed(self.jobs):
             index = self.jobs[job]
             try:
-                back = job.result()
+                result = job.result()
             except BrokenProcessPool:
-                yield Outcome(index, lost=f"a process of {node} died (out of memory? `dmesg | tail` tells)")
+                yield Outcome(index, lost=f"a process on {node} died, such as when memory runs out; see `dmesg | tail`")
             else:
-                yield back.outcome(index, arguments[index], node, time.monotonic() - begin)
+                yield result.to_outcome(index, arguments[index], node, time.monotonic() - begin)
 
     def close(self) -> None:
         import multiprocessing
@@ -98,10 +99,11 @@ class Workstation(Engine):
         if self.pool is None:
             return
         if running := [job for job in self.jobs if not job.done()]:
-            # In the middle of a job. The pool finds itself broken, and fails what is left; only then is it shut down: a
-            # child that is terminated while the pool shuts down, or a job cancelled by hand, can leave it waiting for ever.
+            # Some processes are in the middle of a job. When they end, the pool becomes broken and fails the other jobs.
+            # It is shut down only then: a child that is terminated, or a job that is cancelled, while the pool shuts down
+            # can leave it waiting without end.
             for child in multiprocessing.active_children():
                 child.terminate()
             running = list(wait(running, timeout=5).not_done)
-        # Whoever does not wait leaves threads of the pool behind, which complain on standard error as the interpreter exits.
+        # Without waiting, threads of the pool stay, which print errors when the interpreter exits.
         self.pool.shutdown(wait=not running, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Find the workloads: every folder beside this file has one."""
+"""Find the workloads: every folder beside this file is one."""
 
 import pkgutil
 from collections.abc import Callable
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def workloads() -> list[Workload]:
-    """Return what the folders of `bramble.programs` register, by their names. Nothing heavy is imported for it."""
+    """Return the WORKLOAD of each folder of `bramble.programs`, sorted by name. This imports no large package."""
     names = sorted(module.name for module in pkgutil.iter_modules(programs.__path__) if module.ispkg)
-    found: list[Workload] = [import_module(f"{programs.__name__}.{name}.workload").WORKLOAD for name in names]
-    return found
+    registered: list[Workload] = [import_module(f"{programs.__name__}.{name}.workload").WORKLOAD for name in names]
+    return registered
 
 
 def comparisons() -> dict[str, Callable[[float], "Program"]]:
-    """Return what `bramble compare` runs, by name."""
+    """Return the functions that make the programs of `bramble compare`, by name."""
     return {name: make for workload in workloads() for name, make in workload.comparisons.items()}

@@ -1,6 +1,6 @@
-"""Run a program in one place, or the same program in several, and compare: equal answers, and how much faster.
+"""Run a program in one place, or the same program in several places, and compare the answers and the times.
 
-A workload gives a Program. What it computes it asks of `Run.map`, and it knows nothing of places:
+A workload provides a Program. It computes through `Run.map`, so it does not depend on the place:
 
     def compute(run):
         return sum(run.map(count_inside, chunks(points, size, seed)))

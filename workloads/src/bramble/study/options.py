@@ -1,4 +1,4 @@
-"""Options that commands share, and numbers as people write them."""
+"""Options that commands share, and parsers of their values."""
 
 from decimal import Decimal
 from pathlib import Path
@@ -9,24 +9,27 @@ import typer
 from bramble import UsageError
 from bramble.engine.base import Place
 
-On = Annotated[Place, typer.Option(help="One core, every core of this machine, or the cluster.")]
-Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same numbers, wherever they are computed.")]
+On = Annotated[Place, typer.Option(help="Where to compute: one core, every core of this machine, or the cluster.")]
+Seed = Annotated[int, typer.Option(min=0, help="Random seed. The same seed gives the same result in every place.")]
 Json = Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON (-: standard output).")]
-Report = Annotated[Path | None, typer.Option(metavar="FOLDER", help="For the result and its pictures.")]
+Report = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write the result and its pictures to this folder.")]
 Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the nodes of the cluster.")]
-RequireAll = Annotated[bool, typer.Option("--require-all", help="Do not go on without a node that is missing.")]
+RequireAll = Annotated[bool, typer.Option("--require-all", help="Fail if a node is missing, instead of continuing without it.")]
 Compare = Annotated[
-    bool, typer.Option("--compare", help="One core, all cores here, and (--on cluster) the cluster; side by side.")
+    bool,
+    typer.Option("--compare", help="Run on one core, on all cores of this machine and (--on cluster) on the cluster."),
 ]
-Nodes = Annotated[str | None, typer.Option(metavar="N,N,...", help="One timed run on the first N nodes each.")]
+Nodes = Annotated[
+    str | None, typer.Option(metavar="N,N,...", help="Run once per number, on the first N nodes, and compare the times.")
+]
 JobTimeout = Annotated[
-    float | None, typer.Option(min=0.1, help="Seconds after which a job is ended, and named as lost (on the cluster).")
+    float | None, typer.Option(min=0.1, help="Seconds after which a job on the cluster is stopped and named as lost.")
 ]
-MaxInFlight = Annotated[int | None, typer.Option(min=1, metavar="N", help="Have at most N jobs on the cluster at a time.")]
-Share = Annotated[str | None, typer.Option(metavar="I/N", help="Do only every N-th job, from the I-th on: see --merge.")]
-Merge = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Compute nothing: put together the shares in this folder.")]
+MaxInFlight = Annotated[int | None, typer.Option(min=1, metavar="N", help="Keep at most N jobs on the cluster at a time.")]
+Share = Annotated[str | None, typer.Option(metavar="I/N", help="Run only every N-th job, starting with the I-th: see --merge.")]
+Merge = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Compute nothing: merge the shares in this folder.")]
 
-OF_ALL: dict[str, tuple[object, object]] = {
+COMMON_OPTIONS: dict[str, tuple[object, object]] = {
     "on": (On, "cluster"),
     "compare": (Compare, False),
     "nodes": (Nodes, None),
@@ -39,11 +42,11 @@ OF_ALL: dict[str, tuple[object, object]] = {
     "share": (Share, None),
     "merge": (Merge, None),
 }
-"""The options of every command that computes: kind and default by name, as in `bramble.study.runs.Request`."""
+"""The options of every command that computes: type and default by name, as in `bramble.study.runs.Request`."""
 
 
 def whole_number(option: str, text: str, least: int = 1) -> int:
-    """Return a whole number as people write it: 1000000000, 1_000_000_000 or 1e9. Raises UsageError."""
+    """Return a whole number from text such as 1000000000, 1_000_000_000 or 1e9. Raises UsageError."""
     try:
         number = Decimal(text)
         if number != int(number) or number < least:
@@ -54,15 +57,15 @@ def whole_number(option: str, text: str, least: int = 1) -> int:
 
 
 def optional_number(option: str, text: str | None) -> int | None:
-    """Return the same for an option that need not be given. Raises UsageError."""
+    """Return the whole number of an option that may be missing, else None. Raises UsageError."""
     return None if text is None else whole_number(option, text)
 
 
-def share_of(text: str) -> tuple[int, int]:
-    """Return which share of how many: 2/8. Raises UsageError."""
+def parse_share(text: str) -> tuple[int, int]:
+    """Return the number of a share and of how many it is one, from text such as 2/8. Raises UsageError."""
     index, slash, count = text.partition("/")
     if not slash:
-        raise UsageError(f"--share {text}: it must say which of how many, such as 2/8")
+        raise UsageError(f"--share {text} must be the number of the share and how many there are, such as 2/8")
     numbers = (whole_number("--share", index), whole_number("--share", count))
     if numbers[0] > numbers[1]:
         raise UsageError(f"--share {text}: there are only {numbers[1]} shares")

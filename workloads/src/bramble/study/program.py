@@ -14,38 +14,40 @@ from bramble.study.report import Screen
 
 
 class Run:
-    """One timed run: what a program maps goes to one engine, or to some of its nodes."""
+    """One timed run of a program on one engine, or on some of its nodes."""
 
     def __init__(self, engine: Engine, screen: Screen, name: str, nodes: Sequence[str] | None) -> None:
         self.engine, self.screen, self.name, self.nodes = engine, screen, name, nodes
         self.jobs: list[Outcome] = []
-        """The jobs that ended, without their results."""
+        """The outcomes of the jobs that ended, without their results."""
         self.begin = time.perf_counter()
         self.notes: dict[str, Any] = {}
-        """What else the program has to say of this run, such as where its seconds went; for the record."""
+        """Further fields of this run for the record, such as how the program spent its time."""
 
     @property
     def seconds(self) -> float:
-        """Since it began; of shares that were put together, what they took."""
-        return self.engine.took or time.perf_counter() - self.begin
+        """Return the seconds since the run began; for merged shares, the seconds that the slowest took."""
+        return self.engine.recorded_seconds or time.perf_counter() - self.begin
 
     @property
-    def slots(self) -> int:
-        """How many jobs run at once here."""
-        return self.engine.slots(self.nodes)
+    def jobs_at_once(self) -> int:
+        """Return how many jobs run at once."""
+        return self.engine.jobs_at_once(self.nodes)
 
     @property
     def memory(self) -> int:
-        """Bytes that one job may take here."""
+        """Return how many bytes of memory one job may use."""
         return self.engine.memory(self.nodes)
 
     def outcomes(self, kernel: Kernel, arguments: Sequence[Any], label: str = "") -> Iterator[Outcome]:
-        """Yield the outcomes as they come. Whoever has seen enough stops: what has not begun is cancelled then.
+        """Yield the outcomes as the jobs end. A caller that stops early cancels the jobs that have not started.
 
-        Raises ResultError when a job raises or is lost.
+        Raises ResultError when a job raises an exception or is lost.
         """
         label = f"{self.name} {label}".strip()
-        with closing(self.screen.watch(self.engine.map(kernel, arguments, self.nodes), len(arguments), label)) as outcomes:
+        with closing(
+            self.screen.show_progress(self.engine.map(kernel, arguments, self.nodes), len(arguments), label)
+        ) as outcomes:
             for outcome in outcomes:
                 if outcome.lost is not None:
                     raise ResultError(f"{label}: job {outcome.index} of {len(arguments)} was lost: {outcome.lost}")
@@ -53,27 +55,28 @@ class Run:
                 yield outcome
 
     def map(self, kernel: Kernel, arguments: Sequence[Any], label: str = "") -> list[Any]:
-        """The results, in the order of the arguments. Raises ResultError when a job raises or is lost."""
-        found = {outcome.index: outcome.result for outcome in self.outcomes(kernel, arguments, label)}
-        return [found[index] for index in range(len(arguments))]
+        """Return the results in the order of the arguments. Raises ResultError when a job raises an exception or is lost."""
+        results = {outcome.index: outcome.result for outcome in self.outcomes(kernel, arguments, label)}
+        return [results[index] for index in range(len(arguments))]
 
 
 @dataclass(frozen=True)
 class Program:
-    """A workload: its name, its kernels (imported by every worker before the clock starts) and what it does with them.
+    """A workload's program: its name, its kernels (every worker imports them before the timing starts) and its steps.
 
-    `compute` gives the answer. All runs must give equal ones. `describe` makes of it what goes into the record (a dict
-    goes there as it is), `tell` a line for people, `picture` draws it into a PNG file, and `save` writes what else belongs
-    in the folder of the report. `check` raises ResultError when the record is not right; `finish` gets the answer after that.
+    `compute` returns the answer, which must be the same for all runs. `describe` returns the answer's fields for the
+    record (by default a copy of the answer, which must then be a dict), and `summarise` text for the screen.
+    `draw_picture` draws the answer into a PNG file, and `write_files` writes further files into the folder of the report.
+    `check` raises ResultError when the record is wrong; `finish` gets the answer after a successful check.
     """
 
     name: str
     kernels: Sequence[Kernel]
     compute: Callable[[Run], Any]
     describe: Callable[[Any], dict[str, Any]] = dict
-    tell: Callable[[Any], str] | None = None
-    picture: Callable[[Any, Path], None] | None = None
-    save: Callable[[Any, Path], None] | None = None
+    summarise: Callable[[Any], str] | None = None
+    draw_picture: Callable[[Any, Path], None] | None = None
+    write_files: Callable[[Any, Path], None] | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
     check: Callable[[dict[str, Any]], None] | None = None
     finish: Callable[[Any], None] | None = None

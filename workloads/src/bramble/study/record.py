@@ -1,4 +1,4 @@
-"""What is written of a run: the record as JSON, and pictures."""
+"""Write the record of a run as JSON, and its pictures."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from bramble.study.runs import Request, run_label
 
 
 def write_record(program: Program, request: Request, answer: Any, record: dict[str, Any]) -> None:
-    """Write the record, and into a report folder the pictures too. Raises UsageError if they cannot be written."""
+    """Write the record, and with a report folder also the pictures and files. Raises UsageError if that fails."""
     record = record | {"versions": report.versions()}
     if request.json is not None:
         report.write_json(record, request.json)
@@ -17,16 +17,16 @@ def write_record(program: Program, request: Request, answer: Any, record: dict[s
         return
     with report.folder(request.report) as folder:
         report.write_json(record, str(folder / f"{program.name}.json"))
-        if program.picture:
-            program.picture(answer, folder / f"{program.name}.png")
-        if program.save:
-            program.save(answer, folder)
+        if program.draw_picture:
+            program.draw_picture(answer, folder / f"{program.name}.png")
+        if program.write_files:
+            program.write_files(answer, folder)
         if len(record["runs"]) > 1:
             draw_runs(record, folder / f"{program.name}-speedup.png")
 
 
 def write_share(program: Program, request: Request, record: dict[str, Any]) -> None:
-    """Write what a share found. Raises UsageError if it cannot be written."""
+    """Write the record of a share. Raises UsageError if it cannot be written."""
     record = {"workload": program.name, **record}
     if request.json is not None:
         report.write_json(record, request.json)
@@ -36,7 +36,7 @@ def write_share(program: Program, request: Request, record: dict[str, Any]) -> N
 
 
 def draw_runs(record: dict[str, Any], path: Path) -> None:
-    """Draw the speed-up of the runs: over the number of nodes, or a bar for each place."""
+    """Draw the speed-up of the runs: as a curve over the number of nodes, or as a bar for each place."""
     runs = record["runs"]
     figure = report.figure(6.4, 4.2)
     axes = figure.subplots()

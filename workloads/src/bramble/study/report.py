@@ -1,4 +1,4 @@
-"""What a run says: metrics, lines and a progress bar for people, JSON for programs."""
+"""The output of a run: metrics, lines and a progress bar on the screen, and JSON files."""
 
 import json
 import os
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 
 def speedup(base_seconds: float, seconds: float) -> float:
-    """How many times faster than the base: T(base) / T."""
+    """Return how many times faster a run is than the base run: T(base) / T."""
     return base_seconds / seconds
 
 
 def efficiency(speedup: float, ratio: float) -> float:
-    """Speed-up per unit of machine; `ratio` is the number of nodes relative to the base run's."""
+    """Return the speed-up divided by `ratio`, the number of nodes (or of jobs at once) relative to the base run's."""
     return speedup / ratio
 
 
 def karp_flatt(speedup: float, ratio: float) -> float | None:
-    """The serial fraction that explains a measured speed-up: (1/S - 1/p) / (1 - 1/p); None for p = 1: it has no value.
+    """Return the serial fraction that explains a measured speed-up, (1/S - 1/p) / (1 - 1/p); None for p = 1.
 
     A. H. Karp and H. P. Flatt, "Measuring parallel processor performance", Communications of the ACM 33(5), 1990.
     """
@@ -40,23 +40,23 @@ def karp_flatt(speedup: float, ratio: float) -> float | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the caller's Python and of the packages that decide results and timings."""
-    found = {name: metadata.version(name) for name in ("distributed", "numba", "numpy")}
-    return {"bramble": __version__, "python": platform.python_version(), **found}
+    """Return the versions of this Python and of the packages that results and timings depend on."""
+    packages = {name: metadata.version(name) for name in ("distributed", "numba", "numpy")}
+    return {"bramble": __version__, "python": platform.python_version(), **packages}
 
 
-def per_node(outcomes: Iterable[Outcome]) -> dict[str, int]:
-    """Finished jobs by node, sorted by name."""
+def jobs_per_node(outcomes: Iterable[Outcome]) -> dict[str, int]:
+    """Return the number of finished jobs of each node, sorted by name."""
     return dict(sorted(Counter(outcome.node for outcome in outcomes if outcome.lost is None).items()))
 
 
-def retried(outcomes: Iterable[Outcome]) -> dict[str, int]:
+def retries_per_node(outcomes: Iterable[Outcome]) -> dict[str, int]:
     """Return how many jobs were resubmitted from each node, sorted by name."""
     return dict(sorted(Counter(node for outcome in outcomes for node in outcome.retried).items()))
 
 
 def write_json(record: dict[str, Any], target: str) -> None:
-    """Write a record to a file, whole or not at all, or to standard output (`-`). Raises UsageError if it cannot."""
+    """Write a record to a file, completely or not at all, or to standard output (`-`). Raises UsageError if that fails."""
     text = json.dumps(record, indent=2) + "\n"
     if target == "-":
         sys.stdout.write(text)
@@ -74,59 +74,60 @@ def write_json(record: dict[str, Any], target: str) -> None:
                 os.unlink(draft.name)
                 raise
     except OSError as error:
-        raise UsageError(f"the result cannot be written to {target}: {error.strerror}") from None
+        raise UsageError(f"the result cannot be written to {target}: {error.strerror}; choose another --json FILE") from None
 
 
-def own_folder(name: str) -> Path:
-    """Return where a report goes that nobody gave a place."""
+def default_folder(name: str) -> Path:
+    """Return the folder of a report without --report: reports/TIME-NAME."""
     return Path("reports", f"{time.strftime('%Y-%m-%dT%H%M%S')}-{name}")
 
 
 @contextmanager
 def folder(path: Path) -> Iterator[Path]:
-    """A folder for a report, made if it is not there. Raises UsageError if it, or something in it, cannot be written."""
+    """Yield the folder of a report, created if necessary. Raises UsageError if it or a file in it cannot be written."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         yield path
     except OSError as error:
-        raise UsageError(f"the report cannot be written to {path}: {error.strerror}") from None
+        raise UsageError(f"the report cannot be written to {path}: {error.strerror}; choose another --report FOLDER") from None
 
 
 def figure(width: float, height: float) -> "Figure":
-    """An empty picture of so many inches. matplotlib is imported only where something is drawn."""
+    """Return an empty picture of this size in inches. matplotlib is imported only where something is drawn."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=150, layout="constrained")
 
 
 Row = Callable[[Outcome], str]
-"""Makes a line of an outcome."""
+"""A function that formats an outcome as a line of text."""
 
 
 class Screen:
-    """Lines for people: on standard output, or on standard error when that is taken by `--json -`."""
+    """The lines that a user sees: on standard output, or on standard error when `--json -` uses standard output."""
 
     def __init__(self, json_target: str | None) -> None:
         self.stream = sys.stderr if json_target == "-" else sys.stdout
         self.bar: Progress | None = None
 
-    def say(self, line: str = "") -> None:
+    def print_line(self, line: str = "") -> None:
+        """Print a line, above the progress bar if there is one."""
         if self.bar:
             self.bar.console.print(line, markup=False, highlight=False)
         else:
             print(line, file=self.stream, flush=True)
 
-    def follow(self, outcomes: Iterator[Outcome], total: int, label: str, row: Row | None = None) -> list[Outcome]:
-        """Collect the outcomes of a run, showing them as they come: see `watch`."""
-        return list(self.watch(outcomes, total, label, row))
+    def collect_outcomes(self, outcomes: Iterator[Outcome], total: int, label: str, row: Row | None = None) -> list[Outcome]:
+        """Return the outcomes of a run as a list, with the progress on the screen: see `show_progress`."""
+        return list(self.show_progress(outcomes, total, label, row))
 
-    def watch(
+    def show_progress(
         self, outcomes: Iterator[Outcome], total: int, label: str, row: Row | None = None
     ) -> Generator[Outcome, None, None]:
-        """Pass the outcomes of a run on, showing them as they come.
+        """Yield the outcomes of a run unchanged, with the progress on the screen.
 
-        On a terminal: a progress bar with the jobs done, retried and lost per node. Elsewhere: at most one line per second
-        and one at the end. `row(outcome)`, if given, makes a line of its own for every outcome, instead of the plain lines.
+        On a terminal this is a progress bar with the jobs done, retried and lost per node; elsewhere at most one line per
+        second and one at the end. With `row`, every outcome is a line instead.
         """
         begin = last = time.monotonic()
         done, retried, lost = Counter[str](), Counter[str](), Counter[str]()
@@ -146,15 +147,15 @@ class Screen:
                 if self.bar:
                     self.bar.update(self.bar.task_ids[0], advance=1, state=state())
                 if row:
-                    self.say(row(outcome))
+                    self.print_line(row(outcome))
                 elif not self.bar and (now - last >= 1 or count == total):
                     last = now
-                    self.say(f"{label}: {count}/{total} after {now - begin:.1f} s  {state()}")
+                    self.print_line(f"{label}: {count}/{total} after {now - begin:.1f} s  {state()}")
                 yield outcome
 
     @contextmanager
     def _bar(self, label: str, total: int) -> Iterator[None]:
-        """A progress bar with one task, unless lines do not go to a terminal."""
+        """Show a progress bar with one task, if the lines go to a terminal."""
         if not self.stream.isatty():
             yield
             return

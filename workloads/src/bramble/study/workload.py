@@ -1,4 +1,4 @@
-"""What a workload registers."""
+"""The registration of a workload."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Workload:
-    """What a folder of `bramble.programs` says of itself, as WORKLOAD in its module `workload`.
+    """What a folder of `bramble.programs` provides, as WORKLOAD in its module `workload`.
 
-    `programs`: commands that return a Program. Each gets the options that all have; what it computes is timed, compared,
-    written and checked. `commands`: other commands. `rainbow_build` becomes `bramble rainbow build`.
-    `comparisons`: what `bramble compare` runs, by name: a Program that takes about so many seconds on one core of a
-    workstation. Its docstring says in the report what it is.
-    `imports`: modules beyond this package that are imported late; nodes compile them when they are installed.
-    `group_help`: what `bramble rainbow --help` says. `has_negative_arguments`: `-8` is a number, not an unknown option.
+    `programs`: functions that return a Program. Each becomes a command with the common options, and its program is timed,
+    compared, written and checked. `commands`: other commands. `rainbow_build` becomes `bramble rainbow build`.
+    `comparisons`: what `bramble compare` runs, by name: functions that get a number of seconds and return a Program that
+    takes about that long on one core of a workstation. The docstring describes it in the report.
+    `imports`: modules of other packages that are imported late, so that nodes compile them at installation.
+    `group_help`: the text of `bramble rainbow --help`. `has_negative_arguments`: `-8` is a number, not an unknown option.
     """
 
     programs: tuple[Callable[..., "Program"], ...] = ()

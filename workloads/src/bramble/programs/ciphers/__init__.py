@@ -1,1 +1,1 @@
-"""Ciphers to learn from: Caesar's, and public keys in small numbers. Nothing here keeps a secret."""
+"""Ciphers for teaching: Caesar's cipher, and public keys with small numbers. None of them is secure."""

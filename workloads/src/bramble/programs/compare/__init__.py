@@ -1,1 +1,1 @@
-"""All workloads in all places, at sizes that fit the time there is, in one report that any browser opens offline."""
+"""Run all workloads in all places, at sizes that fit the given time, and write one report that a browser shows offline."""

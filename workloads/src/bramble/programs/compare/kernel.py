@@ -1,4 +1,4 @@
-"""What a machine is, told by itself."""
+"""The description of a machine, as a job on it returns it."""
 
 import os
 import platform
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def describe(_: object) -> dict[str, Any]:
-    """Model, architecture, cores, memory (bytes), kernel, Python of the machine that this runs on."""
+    """Return model, architecture, cores, memory (bytes), kernel and Python version of this machine. The argument is ignored."""
     try:
         model = Path("/proc/device-tree/model").read_text(encoding="utf-8").strip("\0\n ")
-    except OSError:  # not a Pi
+    except OSError:  # not a Raspberry Pi
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
     return {

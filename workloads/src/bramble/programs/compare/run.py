@@ -1,4 +1,4 @@
-"""Run everything everywhere within a time, and make the report."""
+"""Run all workloads in all places within a given time, and write the report."""
 
 import base64
 import json
@@ -22,33 +22,34 @@ from bramble.study.report import Screen
 from bramble.study.runs import Request, perform, run_label
 
 PROBE_JOBS = 4
-"""For each job that runs at once: enough to learn how fast a place is."""
-SHARE = 0.8
-"""Of the time that is left, what the next workloads are sized for: they start, and are not all as fast as pi is."""
-LEAST_SECONDS = 0.2
-"""A workload is not made smaller than this (of one core)."""
+"""Jobs that measure the speed of a place, for each job that runs there at once."""
+TIME_SHARE = 0.8
+"""The part of the remaining time that the next workloads are sized for: starting takes time, and not all are as fast as pi."""
+MIN_SECONDS = 0.2
+"""The smallest size of a workload, in seconds on one core."""
 
 
 def run_all(minutes: float, only: Sequence[str], request: Request, screen: Screen) -> dict[str, Any]:
-    """Run the workloads one after the other, each with a folder in the report's; give the record (times in seconds).
+    """Run the workloads one after the other, each with a folder inside the report's; return the record (times in seconds).
 
-    A workload without a good result does not stop the others. Raises UsageError for a workload that is unknown, ClusterError.
+    A workload without a valid result does not stop the others. Raises UsageError for an unknown workload, and ClusterError.
     """
     assert request.report
     known = comparisons()
     if unknown := sorted(set(only) - known.keys()):
-        raise UsageError(f"there is nothing to compare with the name {unknown[0]!r}; there are {', '.join(known)}")
-    chosen = {name: make for name, make in known.items() if not only or name in only}
+        raise UsageError(f"there is no workload {unknown[0]!r} to compare; choose from {', '.join(known)}")
+    chosen = {name: make_program for name, make_program in known.items() if not only or name in only}
     begin = time.monotonic()
-    probed = [probe(place, request, screen) for place in request.places]
+    probed = [probe_place(place, request, screen) for place in request.places]
     cost = sum(place["cost"] for place in probed)
     workloads = []
-    for index, (name, make) in enumerate(chosen.items()):
+    for index, (name, make_program) in enumerate(chosen.items()):
         left = minutes * 60 - (time.monotonic() - begin)
-        seconds = max(LEAST_SECONDS, SHARE * left / (len(chosen) - index) / cost)
-        screen.say(f"\n=== {name} ({index + 1} of {len(chosen)}; {left:.0f} s are left)")
+        seconds = max(MIN_SECONDS, TIME_SHARE * left / (len(chosen) - index) / cost)
+        screen.print_line(f"\n=== {name} ({index + 1} of {len(chosen)}; {left:.0f} s left)")
         folder = request.report / name
-        workloads.append({"name": name, "what": make.__doc__} | run_one(name, partial(make, seconds), request, folder, screen))
+        fields = run_workload(name, partial(make_program, seconds), request, folder, screen)
+        workloads.append({"name": name, "what": make_program.__doc__} | fields)
     return {
         "workload": "compare",
         "on": request.on,
@@ -60,54 +61,58 @@ def run_all(minutes: float, only: Sequence[str], request: Request, screen: Scree
     }
 
 
-def probe(place: Place, request: Request, screen: Screen) -> dict[str, Any]:
-    """What a place is, and its `cost`: the seconds it takes for what a core of a workstation does in one."""
-    with places.connect(place, request.timeout, request.require_all, screen.say) as engine:
+def probe_place(place: Place, request: Request, screen: Screen) -> dict[str, Any]:
+    """Return a place's description, and its `cost`: the seconds that it takes for one second of a workstation's core."""
+    with places.connect(place, request.timeout, request.require_all, screen.print_line) as engine:
         for kernel in (count_inside, describe):
             engine.warm_up(kernel)
         nodes = []
         for node in engine.nodes:
             (outcome,) = engine.map(describe, [None], [node])
             if outcome.lost:
-                raise ResultError(f"{node} does not say what it is: {outcome.lost}")
-            nodes.append({"name": node, "jobs_at_once": engine.slots([node]), **outcome.result})
-        work = [Chunk(0, index, CHUNK) for index in range(PROBE_JOBS * engine.slots())]
+                raise ResultError(f"{node} did not return its description: {outcome.lost}")
+            nodes.append({"name": node, "jobs_at_once": engine.jobs_at_once([node]), **outcome.result})
+        chunks = [Chunk(0, index, CHUNK) for index in range(PROBE_JOBS * engine.jobs_at_once())]
         begin = time.perf_counter()
-        list(engine.map(count_inside, work))
-        cost = (time.perf_counter() - begin) / (len(work) * CHUNK / POINTS_PER_SECOND)
-        return {"on": place, "label": engine.label, "slots": engine.slots(), "cost": cost, "nodes": nodes}
+        list(engine.map(count_inside, chunks))
+        cost = (time.perf_counter() - begin) / (len(chunks) * CHUNK / POINTS_PER_SECOND)
+        return {"on": place, "label": engine.label, "slots": engine.jobs_at_once(), "cost": cost, "nodes": nodes}
 
 
-def run_one(name: str, make: Callable[[], Program], request: Request, folder: Path, screen: Screen) -> dict[str, Any]:
-    """Run one workload in all places: its record, what it says, its pictures (PNG files), or its `error`."""
-    said: str | None = None
+def run_workload(
+    name: str, make_program: Callable[[], Program], request: Request, folder: Path, screen: Screen
+) -> dict[str, Any]:
+    """Run one workload in all places; return its record, its summary (`said`), its pictures (PNG files) and its `error`."""
+    summary: str | None = None
     record: dict[str, Any] = {}
     error = None
     try:
-        program = make()
-        own = replace(request, report=folder, json=None)
-        answer, record = perform(program, own, screen)
-        said = program.tell(answer) if program.tell else None
-        write_record(program, own, answer, record)
+        program = make_program()
+        workload_request = replace(request, report=folder, json=None)
+        answer, record = perform(program, workload_request, screen)
+        summary = program.summarise(answer) if program.summarise else None
+        write_record(program, workload_request, answer, record)
         if program.check:
             program.check(record)
     except ResultError as failure:
         error = str(failure)
-        screen.say(f"{name}: {error}")
-    pictures = [
-        str(path) for path in sorted(folder.glob("*.png")) if "speedup" not in path.name
-    ]  # speed-ups are in the report anyway
-    return {"record": record, "said": said, "error": error, "pictures": pictures}
+        screen.print_line(f"{name}: {error}")
+    # The report has bars of its own for the speed-ups.
+    pictures = [str(path) for path in sorted(folder.glob("*.png")) if "speedup" not in path.name]
+    return {"record": record, "said": summary, "error": error, "pictures": pictures}
 
 
 def check(record: dict[str, Any]) -> None:
-    """Raise ResultError, naming them, when workloads gave no good result."""
+    """Raise ResultError with the names of the workloads that have no valid result."""
     if failed := [workload["name"] for workload in record["workloads"] if workload["error"]]:
-        raise ResultError(f"{len(failed)} of {len(record['workloads'])} workloads gave no good result: {', '.join(failed)}")
+        raise ResultError(
+            f"{len(failed)} of {len(record['workloads'])} workloads have no valid result: {', '.join(failed)}; "
+            "the report has the reasons"
+        )
 
 
 def write_report(record: dict[str, Any], request: Request) -> None:
-    """Write compare.html and compare.json into the report's folder. Raises UsageError if they cannot be written."""
+    """Write compare.html and compare.json to the report's folder. Raises UsageError if they cannot be written."""
     assert request.report
     record = record | {"versions": report.versions()}
     with report.folder(request.report) as folder:
@@ -118,7 +123,7 @@ def write_report(record: dict[str, Any], request: Request) -> None:
 
 
 def render_page(record: dict[str, Any]) -> str:
-    """The report as one HTML file, with its pictures inside."""
+    """Return the report as one HTML page that contains its pictures."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -130,16 +135,12 @@ def render_page(record: dict[str, Any]) -> str:
 
 
 def embed_picture(path: str) -> str:
-    """A picture as a data: URI."""
+    """Return a PNG file as a data: URI."""
     return "data:image/png;base64," + base64.b64encode(Path(path).read_bytes()).decode()
 
 
 def format_parameter(value: Any) -> str:
-    """A parameter for people: whole numbers with separators."""
-    return (
-        f"{value:,}"
-        if isinstance(value, int) and not isinstance(value, bool)
-        else value
-        if isinstance(value, str)
-        else json.dumps(value)
-    )
+    """Return a parameter as text; whole numbers have thousands separators."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return value if isinstance(value, str) else json.dumps(value)

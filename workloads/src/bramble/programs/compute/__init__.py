@@ -1,1 +1,1 @@
-"""Sixteen jobs that sleep: the first thing to run on a new cluster."""
+"""Sixteen jobs that sleep: the first workload to run on a new cluster."""

@@ -1,4 +1,4 @@
-"""The job, and how long each one sleeps."""
+"""The kernel that sleeps, and how long each job sleeps."""
 
 import random
 import socket
@@ -6,27 +6,28 @@ import time
 from collections.abc import Sequence
 
 SHORTEST, LONGEST = 5, 20
-"""Seconds."""
+"""Seconds that a job sleeps at least and at most, with scale 1."""
 
 
 def durations(jobs: int, scale: float, seed: int) -> list[float]:
-    """Seconds to sleep, one per job: whole numbers from 5 to 20 drawn from `seed`, then times `scale`."""
-    draw = random.Random(seed)
-    return [draw.randint(SHORTEST, LONGEST) * scale for _ in range(jobs)]
+    """Return the seconds to sleep for each job: random whole numbers from 5 to 20 by `seed`, multiplied by `scale`."""
+    generator = random.Random(seed)
+    return [generator.randint(SHORTEST, LONGEST) * scale for _ in range(jobs)]
 
 
-def shortest_makespan(durations: Sequence[float], slots: int) -> float:
-    """When the last job ends if nobody could arrange them better: no schedule of jobs that are not cut is below this.
+def shortest_makespan(durations: Sequence[float], jobs_at_once: int) -> float:
+    """Return a lower bound of the seconds until the last job ends, for any schedule that does not split jobs.
 
-    The largest of: the longest job; the work shared evenly; two of the first slots + 1 jobs, as these do not all begin at once
-    (R. L. Graham, "Bounds on multiprocessing timing anomalies", SIAM J. Appl. Math. 17(2), 1969).
+    It is the largest of: the longest job; all seconds divided by `jobs_at_once`; the two shortest of the `jobs_at_once` + 1
+    longest jobs, because two of these must run one after the other (R. L. Graham, "Bounds on multiprocessing timing
+    anomalies", SIAM J. Appl. Math. 17(2), 1969).
     """
     longest = sorted(durations, reverse=True)
-    pair = longest[slots - 1] + longest[slots] if len(longest) > slots else 0.0
-    return max(longest[0], sum(longest) / slots, pair)
+    pair = longest[jobs_at_once - 1] + longest[jobs_at_once] if len(longest) > jobs_at_once else 0.0
+    return max(longest[0], sum(longest) / jobs_at_once, pair)
 
 
-def nap(seconds: float) -> str:
-    """Sleep, then tell the name of the host that slept."""
+def sleep_and_report_host(seconds: float) -> str:
+    """Sleep, then return the name of the host that slept."""
     time.sleep(seconds)
     return socket.gethostname()

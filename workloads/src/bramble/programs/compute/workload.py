@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 def compute(
     jobs: Annotated[int, typer.Option(min=1, help="How many jobs.")] = 16,
-    scale: Annotated[float, typer.Option(min=0, help="Times the 5 to 20 seconds that a job sleeps.")] = 1.0,
+    scale: Annotated[float, typer.Option(min=0, help="Factor for the 5 to 20 seconds that a job sleeps.")] = 1.0,
     seed: Seed = 0,
 ) -> "Program":
-    """Sixteen jobs that sleep and tell where: which nodes work, and how much faster they are together."""
+    """Run sixteen jobs that sleep: shows which nodes work, and how much faster they are together."""
     from bramble.programs.compute import run
 
     return run.program(jobs, scale, seed)
 
 
 def comparison(seconds: float) -> "Program":
-    """Sixteen jobs that only sleep: what handing out jobs costs, and how evenly they are dealt."""
+    """Sixteen jobs that only sleep: shows what distributing jobs costs, and how evenly they are distributed."""
     return compute(scale=seconds / 200)
 
 

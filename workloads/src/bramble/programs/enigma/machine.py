@@ -1,4 +1,4 @@
-"""The machine: wirings, one letter's way through it, and the search over all starts of a rotor order.
+"""The machine: its wirings, how it enciphers a letter, and the search over all start positions of a rotor order.
 
 Wirings and turnovers: F. L. Bauer, "Decrypted Secrets", 4th edition 2007, and the machines in museums; D. H. Hamer, "Enigma:
 actions involved in the 'double stepping' of the middle rotor", Cryptologia 21(1), 1997.
@@ -21,7 +21,7 @@ ROTORS = {
     "IV": ("ESOVPZJAYQUIRHXLNFTGKDCMWB", "J"),
     "V": ("VZBRGITYUPSDNHLXAWMJQOFECK", "Z"),
 }
-"""The wiring, and the letter in the window at which the next keypress turns the rotor to the left as well."""
+"""The wiring, and the letter in the window at which the next keypress also turns the rotor to the left of this one."""
 REFLECTORS = {
     "A": "EJMZALYXVBWFCRQUONTSPIKHGD",
     "B": "YRUHQSLDPXNGOKMIEBFZCWVJAT",
@@ -32,7 +32,7 @@ ORDERS = tuple(permutations(ROTORS, 3))
 
 
 class Setting(NamedTuple):
-    """What the key sheet says: rotors and rings (1 to 26) from left to right, plugs such as `AV BS CG`."""
+    """The settings on a key sheet: rotors and rings (1 to 26) from left to right, plugs such as `AV BS CG`, the reflector."""
 
     rotors: tuple[str, ...]
     rings: tuple[int, ...] = (1, 1, 1)
@@ -41,9 +41,9 @@ class Setting(NamedTuple):
 
 
 class Job(NamedTuple):
-    """Search all starts of a setting for those that turn `cipher` into `crib`, from its letter number `at` on.
+    """A search of all start positions of a setting for those that turn `cipher`, from its letter number `at` on, into `crib`.
 
-    `every_ring` tries every ring of the middle and the right rotor too: the left one's only shifts the start.
+    `every_ring` also tries every ring of the middle and the right rotor; the ring of the left one only shifts the start.
     """
 
     setting: Setting
@@ -54,39 +54,44 @@ class Job(NamedTuple):
 
 
 class Hit(NamedTuple):
-    """What fits: the rotors, their rings and the letters in the windows before the first keypress."""
+    """A setting that fits: the rotors, their rings and the letters in the windows before the first keypress."""
 
     rotors: tuple[str, ...]
     rings: tuple[int, ...]
     start: str
 
 
-def numbers(text: str) -> NDArray[np.uint8]:
-    """Letters as numbers from 0 to 25."""
+def letters_to_numbers(text: str) -> NDArray[np.uint8]:
+    """Return the letters of a text as numbers from 0 to 25."""
     return (np.frombuffer(text.encode(), np.uint8) - ord("A")).astype(np.uint8)
 
 
 def plugboard(plugs: str) -> NDArray[np.uint8]:
-    """What each letter becomes in the plugboard."""
+    """Return the letter (0 to 25) that the plugboard makes of each letter."""
     board = np.arange(26, dtype=np.uint8)
-    for one, other in map(numbers, plugs.split()):
+    for one, other in map(letters_to_numbers, plugs.split()):
         board[one], board[other] = other, one
     return board
 
 
 def wiring(setting: Setting) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64]]:
-    """The rotors' wirings, forth and back, with the reflector's last; and their turnovers."""
-    forth = np.stack([numbers(ROTORS[name][0]) for name in setting.rotors] + [numbers(REFLECTORS[setting.reflector])])
+    """Return the wirings of the rotors and the reflector, forward and inverse, of shape (4, 26), and the turnovers."""
+    forth = np.stack(
+        [letters_to_numbers(ROTORS[name][0]) for name in setting.rotors] + [letters_to_numbers(REFLECTORS[setting.reflector])]
+    )
     back = np.argsort(forth, axis=1).astype(np.uint8)
     return forth, back, np.array([ALPHABET.index(ROTORS[name][1]) for name in setting.rotors])
 
 
 @compiled("int64(uint8[:, :], uint8[:, :], int64[:], uint8[:], int64[:], int64[:], uint8[:], uint8[:], int64, uint8[:])")
-def _type(forth, back, turnover, board, rings, start, cipher, crib, at, out):  # type: ignore[no-untyped-def]
-    """Type `cipher`; give how many letters were typed until one, from number `at` on, was not the crib's. `out` gets them."""
+def _type_letters(forth, back, turnover, board, rings, start, cipher, crib, at, out):  # type: ignore[no-untyped-def]
+    """Type `cipher` and return how many letters, from number `at` on, agree with the crib before one differs.
+
+    If `out` is not empty, it gets the typed letters, and nothing is compared.
+    """
     left, middle, right = start[0], start[1], start[2]
     for index in range(len(cipher)):
-        if middle == turnover[1]:  # the middle rotor takes a second step when it moves the left one
+        if middle == turnover[1]:  # the middle rotor steps a second time when it turns the left one
             left, middle = (left + 1) % 26, (middle + 1) % 26
         elif right == turnover[2]:
             middle = (middle + 1) % 26
@@ -112,13 +117,13 @@ def _type(forth, back, turnover, board, rings, start, cipher, crib, at, out):  #
 
 @compiled("int64(uint8[:, :], uint8[:, :], int64[:], uint8[:], int64[:], uint8[:], uint8[:], int64, int64[:])")
 def _search(forth, back, turnover, board, rings, cipher, crib, at, hits):  # type: ignore[no-untyped-def]
-    """Try all starts; note the numbers of those that fit, and give how many there are."""
+    """Try all start positions, write the numbers of those that fit to `hits`, and return how many there are."""
     nothing = np.empty(0, np.uint8)
     start = np.empty(3, np.int64)
     found = 0
     for number in range(26**3):
         start[0], start[1], start[2] = number // 676, number // 26 % 26, number % 26
-        if _type(forth, back, turnover, board, rings, start, cipher, crib, at, nothing) == len(cipher):
+        if _type_letters(forth, back, turnover, board, rings, start, cipher, crib, at, nothing) == len(cipher):
             if found < len(hits):
                 hits[found] = number
             found += 1
@@ -126,19 +131,19 @@ def _search(forth, back, turnover, board, rings, cipher, crib, at, hits):  # typ
 
 
 def encipher(setting: Setting, start: str, text: str) -> str:
-    """Type a text; typing what comes out, from the same start, gives the text back."""
+    """Return the enciphered text. Enciphering the result from the same start returns the text."""
     forth, back, turnover = wiring(setting)
-    typed, out = numbers(text), np.empty(len(text), np.uint8)
-    rings, windows = np.array(setting.rings) - 1, numbers(start).astype(np.int64)
-    _type(forth, back, turnover, plugboard(setting.plugs), rings, windows, typed, typed[:0], 0, out)
+    typed, out = letters_to_numbers(text), np.empty(len(text), np.uint8)
+    rings, windows = np.array(setting.rings) - 1, letters_to_numbers(start).astype(np.int64)
+    _type_letters(forth, back, turnover, plugboard(setting.plugs), rings, windows, typed, typed[:0], 0, out)
     return "".join(ALPHABET[letter] for letter in out)
 
 
 def search(job: Job) -> list[Hit]:
-    """What fits, in the order of the rings and of the starts."""
+    """Return the settings that fit, in the order of the rings and of the start positions."""
     forth, back, turnover = wiring(job.setting)
-    board, crib = plugboard(job.setting.plugs), numbers(job.crib)
-    cipher = numbers(job.cipher)[: job.at + len(crib)]
+    board, crib = plugboard(job.setting.plugs), letters_to_numbers(job.crib)
+    cipher = letters_to_numbers(job.cipher)[: job.at + len(crib)]
     first, middle, right = job.setting.rings
     rings = [(first, i, j) for i in range(1, 27) for j in range(1, 27)] if job.every_ring else [(first, middle, right)]
     starts = np.empty(26**3, np.int64)

@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 def enigma(
-    cipher: Annotated[str, typer.Argument(metavar="CIPHER", help="The message.")],
-    crib: Annotated[str, typer.Argument(metavar="CRIB", help="A piece of its text.")],
-    at: Annotated[int, typer.Option(min=0, help="How many letters are before that piece.")] = 0,
-    rings: Annotated[str, typer.Option(metavar="N N N", help="The rings, left to right; `all`: try all.")] = "1 1 1",
+    cipher: Annotated[str, typer.Argument(metavar="CIPHER", help="The enciphered message.")],
+    crib: Annotated[str, typer.Argument(metavar="CRIB", help="A piece of the plain text that is known.")],
+    at: Annotated[int, typer.Option(min=0, help="How many letters of the message come before that piece.")] = 0,
+    rings: Annotated[str, typer.Option(metavar="N N N", help="The rings from left to right, or `all` to try all.")] = "1 1 1",
     plugs: Annotated[str, typer.Option(metavar="PAIRS", help="The plugs, such as 'AV BS CG'.")] = "",
-    reflector: Annotated[str, typer.Option(help="A, B or C.")] = "B",
+    reflector: Annotated[str, typer.Option(help="The reflector: A, B or C.")] = "B",
 ) -> "Program":
-    """Find how an Enigma was set: all 60 rotor orders and all starts, against a piece of text that is known."""
+    """Find the setting of an Enigma from a known piece of text, by trying all 60 rotor orders with all start positions."""
     from bramble.programs.enigma import run
 
     return run.program(cipher, crib, at, rings, plugs, reflector)

@@ -1,1 +1,1 @@
-"""The prime factors of a number, by trial division: what public keys rely on nobody doing for large ones."""
+"""The prime factors of a number by trial division. RSA keys are secure only because this is too slow for large numbers."""

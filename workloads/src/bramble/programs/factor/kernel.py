@@ -1,4 +1,4 @@
-"""Look for a divisor in an interval."""
+"""Search an interval for a divisor."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from bramble.arithmetic.jit import compiled
 
 
 class Interval(NamedTuple):
-    """Where to look for a divisor of `number`: the odd candidates from `upper` down to `lower`, both odd and included."""
+    """The candidates for a divisor of `number`: the odd numbers from `upper` down to `lower`, both odd and included."""
 
     number: int
     lower: int
@@ -27,5 +27,5 @@ def _divisor(number, lower, upper):  # type: ignore[no-untyped-def]
 
 
 def divisor(interval: Interval) -> int:
-    """The largest divisor in the interval, or 0."""
+    """Return the largest divisor in the interval, or 0."""
     return int(_divisor(*(np.uint64(number) for number in interval)))

@@ -1,4 +1,4 @@
-"""Factor a number: intervals downward from its square root; the first divisor that is found stops the search."""
+"""Factor a number: search intervals downward from its square root; the first divisor that is found stops the search."""
 
 import math
 from typing import Any
@@ -8,20 +8,20 @@ from bramble.programs.factor.kernel import Interval, divisor
 from bramble.programs.primality.kernel import count, is_prime
 from bramble.study.program import Program, Run
 
-WIDTH, MOST = 50_000_000, 512
-"""Numbers in an interval (half of them are tried: about a quarter of a second), and how many intervals there are at most."""
+INTERVAL_WIDTH, MAX_INTERVALS = 50_000_000, 512
+"""Numbers in an interval (half of them are tried, in about a quarter of a second), and the largest number of intervals."""
 
 
 def intervals(number: int, width: int | None) -> list[Interval]:
-    """All odd numbers from 3 to the square root, the largest first: the factors of a key are nearly of a size."""
+    """Return intervals of the odd numbers from 3 to the square root, the largest first: a key's factors are of similar size."""
     top = (math.isqrt(number) - 1) | 1
-    size = width or max(WIDTH, -(-top // MOST))
+    size = width or max(INTERVAL_WIDTH, -(-top // MAX_INTERVALS))
     size += size % 2
     return [Interval(number, max(3, upper - size + 2), upper) for upper in range(top, 2, -size)]
 
 
 def program(number: int, width: int | None) -> Program:
-    """The prime factors of a number. Raises UsageError."""
+    """Return a program that finds the prime factors of a number. Raises UsageError if it is not from 2 to 2^64 - 1."""
     if not 2 <= number < 2**64:
         raise UsageError(f"the number must be from 2 to 2^64 - 1, is {number}")
 
@@ -31,9 +31,12 @@ def program(number: int, width: int | None) -> Program:
         if is_prime(number):
             return [number]
         for outcome in run.outcomes(divisor, intervals(number, width), str(number)):
-            if found := outcome.result:  # the other jobs are cancelled
+            if found := outcome.result:  # returning cancels the other jobs
                 return sorted(factors(run, found) + factors(run, number // found))
-        raise ResultError(f"{number} has no divisor, and is no prime: a node computes wrongly")
+        raise ResultError(
+            f"no divisor of {number} was found, but it is not prime, so a node computes wrongly; "
+            "run `bramble prove NODE` for each node"
+        )
 
     def compute(run: Run) -> list[int]:
         return factors(run, number)
@@ -52,4 +55,7 @@ def program(number: int, width: int | None) -> Program:
 def check(record: dict[str, Any]) -> None:
     """Raise ResultError unless the factors are prime and their product is the number."""
     if math.prod(record["factors"]) != record["number"] or not all(map(is_prime, record["factors"])):
-        raise ResultError(f"{record['factors']} are not the prime factors of {record['number']}: a node computes wrongly")
+        raise ResultError(
+            f"{record['factors']} are not the prime factors of {record['number']}, so a node computes wrongly; "
+            "run `bramble prove NODE` for each node"
+        )

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def factor(
-    number: Annotated[str, typer.Argument(metavar="NUMBER", help="Below 2^64.")],
-    chunk: Annotated[str | None, typer.Option(metavar="N", help="Numbers per interval, if not the default.")] = None,
+    number: Annotated[str, typer.Argument(metavar="NUMBER", help="The number to factor, below 2^64.")],
+    chunk: Annotated[str | None, typer.Option(metavar="N", help="Numbers per job, if not the default.")] = None,
 ) -> "Program":
-    """The prime factors of a number, downward from its square root; the first that is found stops the search."""
+    """Find the prime factors of a number, searching downward from its square root until a divisor is found."""
     from bramble.programs.factor import run
 
     return run.program(whole_number("NUMBER", number), optional_number("--chunk", chunk))

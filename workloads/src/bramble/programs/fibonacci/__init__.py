@@ -1,1 +1,1 @@
-"""Fibonacci ratios in price swings: more often than chance?"""
+"""Are Fibonacci ratios between price swings more frequent than by chance?"""

@@ -1,4 +1,4 @@
-"""Fibonacci ratios in prices as a program: the series, its surrogates on the cluster, and what may be said of it."""
+"""The program that tests a price series for Fibonacci ratios against surrogates, which the cluster computes."""
 
 import hashlib
 from pathlib import Path
@@ -18,47 +18,50 @@ from bramble.programs.fibonacci.swings import (
     THRESHOLDS,
     Batch,
     Counts,
-    measure,
+    count_ratios,
+    count_surrogates,
     pivots,
-    surrogates,
 )
 from bramble.study import report
 from bramble.study.program import Program, Run
 
 ALPHA = 0.05
-FEWEST, MOST = 99, 10**6
-"""Surrogates: with fewer no p-value below 0.01 is possible."""
+MIN_SURROGATES, MAX_SURROGATES = 99, 10**6
+"""The number of surrogates: with fewer than 99 no p-value below 0.01 is possible."""
 BATCH, BATCHES = 2000, 64
-"""Surrogates of a job (half a second for twenty years), and at least so many jobs."""
+"""Surrogates of a job (half a second for twenty years of prices), and the smallest number of jobs."""
 BYTES_PER_SURROGATE = 1000
-"""Of memory here: the counts, 72 shares as float64, and some more."""
+"""Memory on this machine: the counts, 72 shares as float64, and temporary arrays."""
 
 
 def fibonacci(source: str, number: int, seed: int, controls: bool = True) -> Program:
-    """Are ratios at Fibonacci levels more often than chance has them? Raises UsageError when the prices are no good."""
-    if not FEWEST <= number <= MOST:
-        raise UsageError(f"--surrogates must be from {FEWEST} to {MOST}, is {number}")
-    memory.demand(number * BYTES_PER_SURROGATE, f"--surrogates {number}")
-    series = prices.load(source)
+    """Return a program that tests whether ratios at Fibonacci levels are more frequent than by chance.
+
+    Raises UsageError when the prices cannot be used.
+    """
+    if not MIN_SURROGATES <= number <= MAX_SURROGATES:
+        raise UsageError(f"--surrogates must be from {MIN_SURROGATES} to {MAX_SURROGATES}, is {number}")
+    memory.require(number * BYTES_PER_SURROGATE, f"--surrogates {number}")
+    series = prices.load_series(source)
     days = len(series.prices)
     tested = {series.name: series.prices}
     if controls:
         spread = float(np.std(np.log(series.growth)))
-        tested |= {"random walk": prices.walk(days, spread, seed), "planted": prices.planted(days, 0.5, seed)}
+        tested |= {"random walk": prices.random_walk(days, spread, seed), "planted": prices.planted_prices(days, 0.5, seed)}
 
-    # Here, since the first call of compiled code loads it: a time of its own on a Pi.
-    observed = {name: measure(values) for name, values in tested.items()}
+    # Outside of `compute`, since the first call of compiled code loads it, which takes noticeable time on a Raspberry Pi.
+    observed = {name: count_ratios(values) for name, values in tested.items()}
 
     def compute(run: Run) -> dict[str, Any]:
-        return {name: test(run, name, values, observed[name], number, seed) for name, values in tested.items()}
+        return {name: analyse_series(run, name, values, observed[name], number, seed) for name, values in tested.items()}
 
-    def tell(answer: dict[str, Any]) -> str:
+    def summarise(answer: dict[str, Any]) -> str:
         return "\n".join(verdict(name, found) for name, found in answer.items())
 
     def describe(answer: dict[str, Any]) -> dict[str, Any]:
         return {"results": answer}
 
-    def picture(answer: dict[str, Any], path: Path) -> None:
+    def draw_picture(answer: dict[str, Any], path: Path) -> None:
         draw(series, answer[series.name], path)
 
     parameters = {
@@ -71,36 +74,36 @@ def fibonacci(source: str, number: int, seed: int, controls: bool = True) -> Pro
         "seed": seed,
         "thresholds": THRESHOLDS,
     }
-    return Program("fibonacci", [surrogates], compute, describe, tell, picture, parameters=parameters)
+    return Program("fibonacci", [count_surrogates], compute, describe, summarise, draw_picture, parameters=parameters)
 
 
-def test(run: Run, name: str, values: np.ndarray, observed: Counts, number: int, seed: int) -> dict[str, Any]:
-    """Compare the shares of ratios at levels with those of surrogates.
+def analyse_series(run: Run, name: str, values: np.ndarray, observed: Counts, number: int, seed: int) -> dict[str, Any]:
+    """Return the comparison of the shares of ratios at levels with those of surrogates.
 
-    `p` is that of the largest standardized share of all levels and thresholds (max-statistic, P. H. Westfall and S. S.
-    Young, 1993): how often chance brings forth one as large anywhere. `placebo_p` is the same for levels that nobody draws.
+    `p` is the p-value of the largest standardized share of all levels and thresholds (max-statistic, P. H. Westfall and
+    S. S. Young, 1993): how often chance yields one as large at any level. `placebo_p` is the same for the placebo levels.
     """
     growth = (values[1:] / values[:-1]).tobytes()
     size = min(BATCH, -(-number // BATCHES))
-    work = [Batch(growth, seed, begin, min(begin + size, number)) for begin in range(0, number, size)]
-    parts: list[Counts] = run.map(surrogates, work, name)
-    return compare(observed, parts)
+    batches = [Batch(growth, seed, begin, min(begin + size, number)) for begin in range(0, number, size)]
+    parts: list[Counts] = run.map(count_surrogates, batches, name)
+    return compare_with_chance(observed, parts)
 
 
-def compare(observed: Counts, parts: list[Counts]) -> dict[str, Any]:
-    """What `test` says, from the counts."""
+def compare_with_chance(observed: Counts, parts: list[Counts]) -> dict[str, Any]:
+    """Return the fields of `analyse_series` from the counts."""
     seen = observed.shares()[..., 0]
-    # Part by part: each fits a processor's cache. On a small client this is what more nodes do not make faster.
+    # One part at a time fits into a processor's cache. On a small client this serial step limits the speed-up.
     null = [part.shares() for part in parts]
     number = sum(shares.shape[-1] for shares in null)
     mean = sum(shares.sum(-1) for shares in null) / number
     spread = np.sqrt(sum(((shares - mean[..., None]) ** 2).sum(-1) for shares in null) / number)
-    scale = np.where(spread > 0, spread, np.inf)  # a level that chance never meets says nothing
+    scale = np.where(spread > 0, spread, np.inf)  # ignores levels that no surrogate meets
     z = (seen - mean) / scale
     single = (1 + sum(np.count_nonzero(shares >= seen[..., None], -1) for shares in null)) / (1 + number)
 
     def family(chosen: np.ndarray) -> tuple[float, float]:
-        """The p of the largest z, and which z would have had ALPHA."""
+        """Return the p-value of the largest z of the chosen levels, and the z whose p-value is ALPHA."""
         centre, width = mean[:, chosen, None], scale[:, chosen, None]
         largest = np.concatenate([((shares[:, chosen] - centre) / width).max((0, 1)) for shares in null])
         return float((1 + (largest >= z[:, chosen].max()).sum()) / (1 + number)), float(np.quantile(largest, 1 - ALPHA))
@@ -129,25 +132,24 @@ def compare(observed: Counts, parts: list[Counts]) -> dict[str, Any]:
 
 
 def verdict(name: str, found: dict[str, Any]) -> str:
-    """What may be said, in a line."""
+    """Return the conclusion in one line."""
     best = found["best"]
-    what = f"level {best['level']:g} among swings of {best['threshold']:.0%} (z = {best['z']:.2f})"
+    level = f"level {best['level']:g} among swings of {best['threshold']:.0%} (z = {best['z']:.2f})"
     if found["p"] > ALPHA:
         return (
-            f"{name}: nothing. The most frequent is {what}, and chance has one as frequent in {found['p']:.1%} of surrogates "
-            f"(a single level, p = {found['least_single_p']:.3f}, would have looked better)"
+            f"{name}: no effect. The most frequent is {level}, and {found['p']:.1%} of surrogates have one that is as frequent "
+            f"(tested alone, a single level would have had p = {found['least_single_p']:.3f})"
         )
     if found["placebo_p"] <= ALPHA:
         return (
-            f"{name}: not Fibonacci. Ratios are not as chance has them (p = {found['p']:.3g}), but at levels that nobody draws "
-            f"they are not either (p = {found['placebo_p']:.3g})"
+            f"{name}: not Fibonacci. Ratios at levels are more frequent than by chance (p = {found['p']:.3g}), but so are those "
+            f"at placebo levels (p = {found['placebo_p']:.3g})"
         )
-    placebo = f"levels that nobody draws: {found['placebo_p']:.2g}"
-    return f"{name}: {what} is more frequent than chance has it, p = {found['p']:.3g} ({placebo})"
+    return f"{name}: {level} is more frequent than by chance, p = {found['p']:.3g} (placebo levels: {found['placebo_p']:.2g})"
 
 
 def draw(series: prices.Series, found: dict[str, Any], path: Path) -> None:
-    """Prices with their swings and the levels of the largest one; the ratios against chance; every level against chance."""
+    """Draw the prices with their swings and the levels of the largest swing, and the ratios and all levels against chance."""
     red, blue = "#b5123e", "#2a6f97"
     figure = report.figure(8, 9)
     top, middle, bottom = figure.subplots(3, height_ratios=[1.3, 1, 1])
@@ -166,7 +168,7 @@ def draw(series: prices.Series, found: dict[str, Any], path: Path) -> None:
                 f"{level:g}", (1, end + (start - end) * level), xycoords=("axes fraction", "data"), fontsize=5, color=blue
             )
     top.set(yscale="log", ylabel="price")
-    top.set_title(verdict(series.name, found).replace(". ", ".\n", 1).replace(" (a single", "\n(a single"), fontsize=8)
+    top.set_title(verdict(series.name, found).replace(". ", ".\n", 1).replace(" (tested", "\n(tested"), fontsize=8)
     top.legend(frameon=False, fontsize=7)
 
     observed, null = (np.sum(found[key], 0) for key in ("histogram", "null_histogram"))
@@ -186,8 +188,8 @@ def draw(series: prices.Series, found: dict[str, Any], path: Path) -> None:
         for chosen, colour in ((IS_LEVEL, red), (~IS_LEVEL, "0.5")):
             bottom.plot(CENTRES[chosen], z[kind][chosen], marker, color=colour, markersize=4)
         bottom.plot([], [], marker, color="k", markersize=4, label=f"{threshold:.0%}")
-    bottom.axhline(found["z_limit"], color=red, linewidth=0.8, linestyle="--", label=f"{1 - ALPHA:.0%} of surrogates stay below")
-    bottom.set(xscale="log", xlabel="level (grey: placebo)", ylabel="more often than chance,\nin standard deviations")
+    bottom.axhline(found["z_limit"], color=red, linewidth=0.8, linestyle="--", label=f"{1 - ALPHA:.0%} of surrogates are below")
+    bottom.set(xscale="log", xlabel="level (grey: placebo)", ylabel="more frequent than by chance,\nin standard deviations")
     bottom.set_xticks(LEVELS, [f"{level:g}" for level in LEVELS], fontsize=6)
     bottom.minorticks_off()
     bottom.legend(frameon=False, fontsize=7, ncols=5)

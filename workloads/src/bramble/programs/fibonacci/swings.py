@@ -1,4 +1,4 @@
-"""Swings of prices, the ratios of neighbouring ones, and the same of surrogates that have no memory of them."""
+"""Swings of prices, the ratios of neighbouring swings, and the same of surrogates: the same days in random order."""
 
 import hashlib
 import math
@@ -10,20 +10,20 @@ from bramble.arithmetic.jit import compiled, mulhi
 
 LEVELS = (0.236, 0.382, 0.5, 0.618, 0.786, 1.0, 1.272, 1.618, 2.618)
 PLACEBO = tuple(math.sqrt(low * high) for low, high in zip(LEVELS, (*LEVELS[1:], 4.236), strict=True))
-"""Levels that nobody draws: the middle between two neighbours."""
+"""Levels that no trader uses: the geometric mean of two neighbouring levels."""
 TOLERANCE = 0.03
-"""A ratio is at a level when it is this near, as a share of the level. No two levels claim the same ratio."""
+"""A ratio is at a level when it differs by at most this share of the level. No ratio is at two levels."""
 THRESHOLDS = (0.02, 0.03, 0.05, 0.08)
-"""How far a price turns back, as a share, before that is another swing."""
+"""By what share a price must turn back for a new swing to begin."""
 BLOCK = 20
-"""Days: the mean length of the blocks of the bootstrap."""
+"""The mean length of the blocks of the bootstrap, in days."""
 BINS = np.geomspace(0.1, 10, 97)
 """Edges of the histogram of ratios."""
 
-_ALL = sorted([*LEVELS, *PLACEBO])
-IS_LEVEL = np.array([level in LEVELS for level in _ALL])
-CENTRES = np.array(_ALL)
-_EDGES = np.array([edge for level in _ALL for edge in (level * (1 - TOLERANCE), level * (1 + TOLERANCE))])
+_ALL_LEVELS = sorted([*LEVELS, *PLACEBO])
+IS_LEVEL = np.array([level in LEVELS for level in _ALL_LEVELS])
+CENTRES = np.array(_ALL_LEVELS)
+_EDGES = np.array([edge for level in _ALL_LEVELS for edge in (level * (1 - TOLERANCE), level * (1 + TOLERANCE))])
 
 
 class Batch(NamedTuple):
@@ -36,9 +36,10 @@ class Batch(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """Of each series, threshold and level how many ratios are there, and of each series and threshold how many there are.
+    """How many ratios are at each level, and how many there are.
 
-    uint16 as bytes, of shapes (4, 18, series) and (4, series); the histogram is of all ratios together, for each threshold.
+    `hits` and `ratios` are uint16 as bytes, of shapes (thresholds, levels, series) and (thresholds, series). `histogram` is
+    int64 as bytes, of shape (thresholds, bins): the ratios of all series together.
     """
 
     hits: bytes
@@ -46,34 +47,34 @@ class Counts(NamedTuple):
     histogram: bytes
 
     def shares(self) -> np.ndarray:
-        """The share of ratios that are at a level, of shape (4, 18, series)."""
+        """Return the share of ratios at each level, of shape (thresholds, levels, series)."""
         ratios = np.frombuffer(self.ratios, "<u2").reshape(len(THRESHOLDS), 1, -1)
         shares: np.ndarray = np.frombuffer(self.hits, "<u2").reshape(len(THRESHOLDS), len(CENTRES), -1) / np.maximum(ratios, 1)
         return shares
 
 
-def measure(prices: np.ndarray) -> Counts:
-    """The swings of prices themselves."""
-    hits, ratios, histogram = _room(1)
-    _count(prices, np.array(THRESHOLDS), _EDGES, BINS, hits[0], ratios[0], histogram)
+def count_ratios(prices: np.ndarray) -> Counts:
+    """Return the counts of one series of prices."""
+    hits, ratios, histogram = _empty_counts(1)
+    _count_ratios(prices, np.array(THRESHOLDS), _EDGES, BINS, hits[0], ratios[0], histogram)
     return _pack(hits, ratios, histogram)
 
 
-def surrogates(batch: Batch) -> Counts:
-    """The swings of series from the same days in another order: the stationary bootstrap (Politis and Romano, 1994).
+def count_surrogates(batch: Batch) -> Counts:
+    """Return the counts of surrogates: the same days in another order, by the stationary bootstrap (Politis and Romano, 1994).
 
-    Each is drawn from numbers of its own, whichever batch it is in. There is no function in it that two processors
+    Each surrogate has random numbers of its own, whichever batch it is in. The code uses no function that two processors
     could round differently.
     """
-    growth = np.frombuffer(batch.growth).copy()  # compiled code takes no read-only array
-    hits, ratios, histogram = _room(batch.end - batch.begin)
-    # A NumPy seed sequence per surrogate would take as long as the surrogate.
+    growth = np.frombuffer(batch.growth).copy()  # the compiled code does not accept a read-only array
+    hits, ratios, histogram = _empty_counts(batch.end - batch.begin)
+    # A NumPy seed sequence per surrogate would take as long as the surrogate itself.
     key = np.frombuffer(hashlib.sha256(str(batch.seed).encode()).digest()[:8], "<u8")[0]
-    _surrogates(growth, key, batch.begin, np.array(THRESHOLDS), _EDGES, BINS, hits, ratios, histogram)
+    _count_surrogates(growth, key, batch.begin, np.array(THRESHOLDS), _EDGES, BINS, hits, ratios, histogram)
     return _pack(hits, ratios, histogram)
 
 
-def _room(series: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _empty_counts(series: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     kinds = len(THRESHOLDS)
     return (
         np.zeros((series, kinds, len(CENTRES)), np.uint16),
@@ -88,14 +89,14 @@ def _pack(hits: np.ndarray, ratios: np.ndarray, histogram: np.ndarray) -> Counts
 
 
 def pivots(prices: np.ndarray, threshold: float) -> np.ndarray:
-    """The days (indices) on which a swing ended and the next began; of the last one only its beginning is known."""
+    """Return the days (indices) on which a swing ended and the next began; the last swing has no end yet."""
     found = np.empty(len(prices), np.int64)
-    return found[: _pivots(prices, threshold, found)]
+    return found[: _write_pivots(prices, threshold, found)]
 
 
 @compiled("int64(float64[::1], float64, int64[::1])")
-def _pivots(prices, threshold, found):  # type: ignore[no-untyped-def]
-    """Write the pivots, and say how many: an extreme is one when the price has turned back from it by the threshold."""
+def _write_pivots(prices, threshold, found):  # type: ignore[no-untyped-def]
+    """Write the pivots and return how many there are: extremes from which the price turned back by the threshold."""
     number, direction = 0, 0
     high = low = 0
     for day in range(1, len(prices)):
@@ -114,8 +115,8 @@ def _pivots(prices, threshold, found):  # type: ignore[no-untyped-def]
 
 
 @compiled("int64(float64[::1], float64)")
-def _below(edges, value):  # type: ignore[no-untyped-def]
-    """How many edges are not above a value. numpy.searchsorted takes ten times as long to compile."""
+def _edges_up_to(edges, value):  # type: ignore[no-untyped-def]
+    """Return how many edges are not above a value. numpy.searchsorted takes ten times as long to compile."""
     low, high = 0, len(edges)
     while low < high:
         middle = (low + high) >> 1
@@ -127,19 +128,19 @@ def _below(edges, value):  # type: ignore[no-untyped-def]
 
 
 @compiled("void(float64[::1], float64[::1], float64[::1], float64[::1], uint16[:,::1], uint16[::1], int64[:,::1])")
-def _count(prices, thresholds, edges, bins, hits, ratios, histogram):  # type: ignore[no-untyped-def]
-    """Count the ratios of neighbouring swings: at each level, all, and in bins."""
+def _count_ratios(prices, thresholds, edges, bins, hits, ratios, histogram):  # type: ignore[no-untyped-def]
+    """Count the ratios of neighbouring swings: at each level, in total, and in the bins of the histogram."""
     found = np.empty(len(prices), np.int64)
     for kind in range(len(thresholds)):
-        number = _pivots(prices, thresholds[kind], found)
+        number = _write_pivots(prices, thresholds[kind], found)
         for at in range(number - 2):
             before = abs(prices[found[at + 1]] - prices[found[at]])
             ratio = abs(prices[found[at + 2]] - prices[found[at + 1]]) / before
             ratios[kind] += 1
-            place = _below(edges, ratio)
+            place = _edges_up_to(edges, ratio)
             if place & 1:
                 hits[kind, place >> 1] += 1
-            place = _below(bins, ratio)
+            place = _edges_up_to(bins, ratio)
             if 0 < place < len(bins):
                 histogram[kind, place - 1] += 1
 
@@ -154,12 +155,12 @@ def _mix(word):  # type: ignore[no-untyped-def]
 @compiled(
     "void(float64[::1], uint64, int64, float64[::1], float64[::1], float64[::1], uint16[:,:,::1], uint16[:,::1], int64[:,::1])",
 )
-def _surrogates(growth, key, begin, thresholds, edges, bins, hits, ratios, histogram):  # type: ignore[no-untyped-def]
+def _count_surrogates(growth, key, begin, thresholds, edges, bins, hits, ratios, histogram):  # type: ignore[no-untyped-def]
     days = len(growth)
     prices = np.empty(days + 1)
     jump = np.uint64(0xFFFFFFFFFFFFFFFF) // np.uint64(BLOCK)
     for series in range(len(hits)):
-        # splitmix64 (Steele, Lea and Flood, 2014), each surrogate from its own place.
+        # splitmix64 (Steele, Lea and Flood, 2014); each surrogate starts with its own state.
         state = key + np.uint64(begin + series) * np.uint64(0xD1342543DE82EF95)
         for _ in range(2):
             state = _mix(state)
@@ -174,4 +175,4 @@ def _surrogates(growth, key, begin, thresholds, edges, bins, hits, ratios, histo
             elif day == days:
                 day = 0
             prices[step + 1] = prices[step] * growth[day]
-        _count(prices, thresholds, edges, bins, hits[series], ratios[series], histogram)
+        _count_ratios(prices, thresholds, edges, bins, hits[series], ratios[series], histogram)

@@ -1,1 +1,1 @@
-"""Pi, by several methods. Monte Carlo: count random points of the unit square that lie inside the unit circle."""
+"""Pi by three methods: random points (Monte Carlo), all decimal digits (Chudnovsky), hexadecimal digits at a position (BBP)."""

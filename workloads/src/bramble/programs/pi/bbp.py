@@ -1,4 +1,4 @@
-"""Hexadecimal digits of pi at a position, without those before it (Bailey, Borwein and Plouffe 1997; Bellard 1997).
+"""Hexadecimal digits of pi at a position, without the digits before it (Bailey, Borwein and Plouffe 1997; Bellard 1997).
 
 Both formulas are sums of (-1)^k 2^(c - s k) / (a k + b) with odd denominators m. The fraction of 2^e / m needs only
 2^e modulo m. With R = 2^64 and X = 2^e R mod m, which is what Montgomery's multiplication computes (P. L. Montgomery,
@@ -11,17 +11,17 @@ from typing import NamedTuple
 import numpy as np
 
 from bramble.arithmetic.jit import compiled
-from bramble.arithmetic.montgomery import inverse, times
+from bramble.arithmetic.montgomery import inverse, multiply
 
 TERMS = 1_000_000
-"""Terms of a chunk: about a third of a second. Few terms are cut into smaller ones, for FEW slots; many into at most MANY."""
-FEW, MANY = 64, 512
+"""Terms of a chunk: about a third of a second. Chunks are smaller or larger to keep their number within the next two limits."""
+MIN_CHUNKS, MAX_CHUNKS = 64, 512
 BITS = 128
-"""Of the sum. A term is cut off there: a million million terms together are off by less than 2^-87."""
+"""Bits of the sum. Terms are truncated to them: the error of a million million terms together is below 2^-87."""
 
 
 class Series(NamedTuple):
-    """The sum over k of sign (-1)^(k alternates) 2^(shift - step k) / (a k + b)."""
+    """A series: the sum over k of sign (-1)^(k alternates) 2^(shift - step k) / (a k + b)."""
 
     sign: int
     alternates: bool
@@ -53,7 +53,7 @@ FORMULAS = {
 
 
 class Chunk(NamedTuple):
-    """Terms from `begin` up to `end` of a series, times 2^scale: none has a negative power of two."""
+    """The terms from `begin` up to `end` of a series, times 2^scale: none has a negative power of two."""
 
     series: Series
     scale: int
@@ -62,22 +62,22 @@ class Chunk(NamedTuple):
 
 
 def chunks(formula: str, scale: int) -> list[Chunk]:
-    """The terms with powers of two that are not negative, of all series of a formula."""
+    """Return chunks of all terms whose power of two is not negative, for all series of a formula."""
     terms = {series: max(0, (scale + series.shift) // series.step + 1) for series in FORMULAS[formula]}
     total = sum(terms.values())
-    size = max(1, min(TERMS, total // FEW), total // MANY)
+    size = max(1, min(TERMS, total // MIN_CHUNKS), total // MAX_CHUNKS)
     return [Chunk(series, scale, begin, min(begin + size, end)) for series, end in terms.items() for begin in range(0, end, size)]
 
 
 def sum_fractions(chunk: Chunk) -> int:
-    """The sum of a chunk's terms, in units of 2^-BITS, modulo 1."""
+    """Return the sum of a chunk's terms modulo 1, in units of 2^-BITS."""
     series = chunk.series
     high, low = _sum(series.alternates, series.step, series.a, series.b, chunk.scale + series.shift, chunk.begin, chunk.end)
     return series.sign * (int(high) << 64 | int(low)) % (1 << BITS)
 
 
 def tail(formula: str, scale: int) -> int:
-    """The sum of the few terms with negative powers of two, in units of 2^-BITS."""
+    """Return the sum of the few terms with negative powers of two, in units of 2^-BITS."""
     total = Fraction(0)
     for series in FORMULAS[formula]:
         k = max(0, (scale + series.shift) // series.step + 1)
@@ -89,42 +89,42 @@ def tail(formula: str, scale: int) -> int:
 
 
 def digits(total: int, count: int) -> str:
-    """The first `count` hexadecimal digits of a sum in units of 2^-BITS; its whole part does not matter."""
+    """Return the first `count` hexadecimal digits of a sum's fractional part; the sum is in units of 2^-BITS."""
     return f"{total % (1 << BITS) >> BITS - 4 * count:0{count}X}"
 
 
 @compiled("uint64(uint64, uint64)")
 def _twice(x, m):  # type: ignore[no-untyped-def]
-    """2x mod m, for x below m."""
+    """Return 2x mod m, for x below m."""
     x <<= np.uint64(1)
     return x - m if x >= m else x
 
 
 @compiled("UniTuple(uint64, 2)(boolean, int64, int64, int64, int64, int64, int64)")
 def _sum(alternates, step, a, b, top, begin, end):  # type: ignore[no-untyped-def]
-    """The sum of 2^(top - step k) / (a k + b), alternating or not, modulo 1: its first and its second 64 bits."""
+    """Return the sum of 2^(top - step k) / (a k + b) modulo 1, alternating or not, as its first and its second 64 bits."""
     one = np.uint64(1)
     high = low = np.uint64(0)
     highest = one << np.uint64(62)
     for k in range(begin, end):
         m = np.uint64(a * k + b)
-        over = inverse(m)
+        inverse_m = inverse(m)
         unit = (np.uint64(0) - m) % m  # 2^64 mod m
         radix = _twice(unit, m)
         for _ in range(6):
-            radix = times(radix, radix, m, over)
-        # The exponent's bits from the highest on: square, and double where it is one.
+            radix = multiply(radix, radix, m, inverse_m)
+        # From the highest bit of the exponent on: square, and double where the bit is one.
         exponent = np.uint64(top - step * k)
         while highest > exponent:
             highest >>= one
         x, bit = unit, highest
         while bit:
-            x = times(x, x, m, over)
+            x = multiply(x, x, m, inverse_m)
             if exponent & bit:
                 x = _twice(x, m)
             bit >>= one
-        first = -x * over
-        second = -times(x, radix, m, over) * over
+        first = -x * inverse_m
+        second = -multiply(x, radix, m, inverse_m) * inverse_m
         if alternates and k & 1:
             high -= first
             high -= np.uint64(low < second)

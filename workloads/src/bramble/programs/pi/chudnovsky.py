@@ -17,15 +17,15 @@ from gmpy2 import mpfr, mpz
 
 A, B, C3_24 = 13591409, 545140134, 640320**3 // 24
 DIGITS_PER_TERM = math.log10(C3_24 / 72)  # 14.18
-GUARD = 10
-"""Digits computed beyond those that are asked for."""
+GUARD_DIGITS = 10
+"""Digits that are computed beyond the requested ones."""
 GUARD_BITS = 64
-SPELLED = 2000
-"""Digits that are spelled at once."""
+DIGITS_AT_ONCE = 2000
+"""Digits that are converted to text at once."""
 LEAF = 8
-"""Terms summed one by one: below, Python's calls cost more than the arithmetic."""
+"""Terms that are summed one by one: for smaller ranges, Python's calls cost more than the arithmetic."""
 RANGES = 64
-"""Ranges of terms, a power of two: two for every slot of eight nodes of four."""
+"""The largest number of ranges of terms, a power of two: two for every thread of eight nodes with four threads."""
 
 
 class Range(NamedTuple):
@@ -37,7 +37,7 @@ class Range(NamedTuple):
 
 
 class Part(NamedTuple):
-    """P, Q and T of some terms as gmpy2.to_binary makes them, so that they travel; P is empty in the last part of all."""
+    """P, Q and T of a range as bytes of gmpy2.to_binary, which can be pickled. The P of the last part of all is not used."""
 
     p: bytes
     q: bytes
@@ -45,21 +45,21 @@ class Part(NamedTuple):
 
 
 def ranges(digits: int) -> list[Range]:
-    """The terms that so many digits need, cut into ranges of like size."""
-    terms = int((digits + GUARD) / DIGITS_PER_TERM) + 2
+    """Return the terms that this number of digits needs, cut into ranges of equal size."""
+    terms = int((digits + GUARD_DIGITS) / DIGITS_PER_TERM) + 2
     count = min(RANGES, 1 << (terms // 1000).bit_length())
     cuts = [terms * index // count for index in range(count + 1)]
     return [Range(begin, end, end == terms) for begin, end in pairwise(cuts)]
 
 
 def sum_terms(terms: Range) -> Part:
-    """P, Q and T of a range."""
+    """Return P, Q and T of a range."""
     with gmpy2.context(allow_release_gil=True):
         return _pack(*_split(*terms))
 
 
-def merge(parts: tuple[Part, Part]) -> Part:
-    """Two neighbours, in order, as one."""
+def merge_parts(parts: tuple[Part, Part]) -> Part:
+    """Return two neighbouring parts, given in order, merged into one."""
     with gmpy2.context(allow_release_gil=True):
         left, right = map(_unpack, parts)
         return _pack(*_join(left, right))
@@ -93,13 +93,13 @@ def _unpack(part: Part) -> tuple[mpz, mpz, mpz]:
     return tuple(map(gmpy2.from_binary, part))
 
 
-def fraction(parts: list[Part], digits: int, base: int = 10) -> str:
-    """The first `digits` digits of pi after the point, cut off, from one part or two that have the terms of so many.
+def fraction_digits(parts: list[Part], digits: int, base: int = 10) -> str:
+    """Return the first `digits` digits of pi after the point, truncated, from the one or two parts that have all terms.
 
-    This is the end that one core does alone: the last merge, a square root, a division and the change of base. The last
-    merge is rounded: P, Q and T are three times as long as the digits by now, and P T is small against Q T.
+    This is the serial end of the computation: the last merge, a square root, a division and the change of base. The last
+    merge is rounded, since P, Q and T have three times the length of the digits by now and P T is small against Q T.
     """
-    bits = math.ceil((digits + GUARD) * math.log2(base)) + 4
+    bits = math.ceil((digits + GUARD_DIGITS) * math.log2(base)) + 4
     with gmpy2.context(precision=bits):
         if len(parts) == 1:
             _, q, t = map(mpfr, _unpack(parts[0]))
@@ -110,22 +110,22 @@ def fraction(parts: list[Part], digits: int, base: int = 10) -> str:
             q, t = mpfr(q1) * mpfr(q2), mpfr(q2) * mpfr(t1) + small
         pi = gmpy2.sqrt(mpfr(10005)) * (426880 * q) / t
         scaled = mpz(gmpy2.floor(gmpy2.mul_2exp(pi - 3, bits)))
-    found: list[str] = []
-    _spell(scaled, bits, digits, base, cache(lambda number: mpz(base) ** number), found)
-    return "".join(found)
+    text: list[str] = []
+    _append_digits(scaled, bits, digits, base, cache(lambda number: mpz(base) ** number), text)
+    return "".join(text)
 
 
-def _spell(fraction: mpz, bits: int, digits: int, base: int, power: Callable[[int], mpz], found: list[str]) -> None:
-    """Append the digits of fraction / 2^bits: the first half from its upper bits, the second from its product with a power.
+def _append_digits(fraction: mpz, bits: int, digits: int, base: int, power: Callable[[int], mpz], text: list[str]) -> None:
+    """Append the digits of fraction / 2^bits to a text: the first half from its upper bits, the second from the remainder.
 
-    A fifth less time than mpz.digits, which divides; what is cut off is far below the last digit, and never reaches it but
-    by a chance of 2^-GUARD_BITS.
+    This takes a fifth less time than mpz.digits, which divides. What is truncated affects the last digit only with a
+    probability of 2^-GUARD_BITS.
     """
-    if digits <= SPELLED:
-        found.append((fraction * power(digits) >> bits).digits(base).zfill(digits))
+    if digits <= DIGITS_AT_ONCE:
+        text.append((fraction * power(digits) >> bits).digits(base).zfill(digits))
         return
     half = digits // 2
     rest = gmpy2.f_mod_2exp(fraction * power(half), bits)
     for part, number in ((fraction, half), (rest, digits - half)):
         enough = min(bits, math.ceil(number * math.log2(base)) + GUARD_BITS)
-        _spell(part >> bits - enough, enough, number, base, power, found)
+        _append_digits(part >> bits - enough, enough, number, base, power, text)

@@ -8,21 +8,22 @@ import numpy as np
 from bramble.arithmetic.jit import compiled
 
 LANES = 16
-"""Generators abreast: a vector unit advances several at once. A part of what a stream is: another number, other points."""
+"""Generators side by side, so that a vector unit advances several at once. Another number would give other points."""
 POINTS_PER_SECOND = 400e6
-"""On one core of a workstation."""
+"""The speed of one core of a workstation."""
 CHUNK = 256_000_000
-"""Points of a default chunk: a fifth of a second on a core of a PC, four on one of four threads that share a fifth of one."""
-SLOTS, MOST_CHUNKS = 32, 512
-"""Eight nodes of four threads; a default number of chunks is a multiple of the first and at most the second."""
-LEAST_CHUNK = 1 << 15
+"""Points of a default chunk: 0.2 seconds on a core of a PC, or 4 seconds on one of four threads that share a fifth of a core."""
+THREADS, MAX_CHUNKS = 32, 512
+"""The threads of eight nodes with four each; the default number of chunks is a multiple of THREADS, at most MAX_CHUNKS."""
+MIN_CHUNK = 1 << 15
+"""The smallest number of points of a default chunk."""
 
-MOST_POINTS = 10**18
-"""Beyond, 64 bits do not hold the count of a chunk."""
+MAX_POINTS = 10**18
+"""The largest number of points for which 64 bits hold the count of a chunk."""
 
 
 class Chunk(NamedTuple):
-    """So many points of one of the independent streams that grow from `seed`."""
+    """A number of points of one of the independent random streams of `seed`."""
 
     seed: int
     stream: int
@@ -30,35 +31,35 @@ class Chunk(NamedTuple):
 
 
 def chunks(points: int, chunk: int, seed: int) -> list[Chunk]:
-    """Cut `points` into chunks of `chunk` and a rest. Its place decides its stream, whoever computes it."""
+    """Return `points` cut into chunks of `chunk` points and a rest. The index of a chunk determines its random stream."""
     return [Chunk(seed, index, min(chunk, points - begin)) for index, begin in enumerate(range(0, points, chunk))]
 
 
 def default_chunk(points: int) -> int:
-    """Points per chunk: near CHUNK, the same number of chunks for every slot, not more than a small scheduler likes."""
-    rounds = min(max(1, round(points / CHUNK / SLOTS)), MOST_CHUNKS // SLOTS)
-    return max(LEAST_CHUNK, -(-points // (rounds * SLOTS)))
+    """Return the points per chunk: near CHUNK, with the same number of chunks for every thread and at most MAX_CHUNKS."""
+    rounds = min(max(1, round(points / CHUNK / THREADS)), MAX_CHUNKS // THREADS)
+    return max(MIN_CHUNK, -(-points // (rounds * THREADS)))
 
 
 def lanes(seed: int, stream: int) -> np.ndarray:
-    """The states of a stream's generators: uint64, of shape (2, LANES)."""
+    """Return the states of a stream's generators: uint64, of shape (2, LANES)."""
     sequence = np.random.SeedSequence(seed, spawn_key=(stream,))  # = .spawn(n)[stream]
     return sequence.generate_state(2 * LANES, np.uint64).reshape(2, LANES)
 
 
 def count_inside(chunk: Chunk) -> int:
-    """How many of a chunk's points lie inside the circle x^2 + y^2 < 1.
+    """Return how many of a chunk's points lie inside the circle x^2 + y^2 < 1.
 
-    The generators are xoroshiro128+ (D. Blackman and S. Vigna, 2018). All arithmetic is of integers, so the count is the
-    same on every processor: x = (2i + 1) / 2^31 is the middle of a cell of a grid so fine that its error (less than 1e-11)
-    never shows, and the sum of two squares below 2^62 is inside.
+    The generators are xoroshiro128+ (D. Blackman and S. Vigna, 2018). All arithmetic uses integers, so the count is the
+    same on every processor: x = (2i + 1) / 2^31 is the middle of a cell of a grid whose error is less than 1e-11, and a
+    point is inside if the sum of the two squares is below 2^62.
     """
     return int(_inside(lanes(chunk.seed, chunk.stream), *divmod(chunk.points, LANES)))
 
 
 @compiled("uint64(uint64[:,::1], int64, int64)")
 def _inside(state, steps, rest):  # type: ignore[no-untyped-def]
-    """Of `steps` points per lane and one more in each of the first `rest` lanes."""
+    """Return the number of points inside, of `steps` points per lane and one more in each of the first `rest` lanes."""
     u = np.uint64
     first, second = state[0], state[1]
     outside = np.zeros(LANES, np.uint64)
@@ -78,7 +79,7 @@ def _inside(state, steps, rest):  # type: ignore[no-untyped-def]
 
 
 def points(seed: int, stream: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """The coordinates of a stream's first LANES * steps points, by NumPy: for a picture, and to test the kernel."""
+    """Return the coordinates of a stream's first LANES * steps points, by NumPy: for the picture, and to test the kernel."""
     first, second = lanes(seed, stream)
     drawn = np.empty((steps, LANES), np.uint64)
     for step in range(steps):
@@ -90,7 +91,7 @@ def points(seed: int, stream: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def estimate(inside: int, points: int) -> tuple[float, float, float]:
-    """Pi, its error, and the standard deviation 4 sqrt(p (1 - p) / n), p = pi/4, of that error: 1.642 / sqrt(n)."""
+    """Return pi, its error, and the error's standard deviation: 4 sqrt(p (1 - p) / n) = 1.642 / sqrt(n), with p = pi/4."""
     share = math.pi / 4
     pi = 4 * inside / points
     return pi, pi - math.pi, 4 * math.sqrt(share * (1 - share) / points)

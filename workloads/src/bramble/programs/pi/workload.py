@@ -19,11 +19,13 @@ def pi(
     points: Annotated[str, typer.Option(metavar="N", help="montecarlo: how many points.")] = "1e10",
     chunk: Annotated[str | None, typer.Option(metavar="N", help="montecarlo: points per job, if not the default.")] = None,
     digits: Annotated[str, typer.Option(metavar="N", help="chudnovsky: how many digits after the point.")] = "1e6",
-    position: Annotated[str, typer.Option(metavar="N", help="bbp: the first digit; 1 is the first after the point.")] = "1e6",
+    position: Annotated[
+        str, typer.Option(metavar="N", help="bbp: position of the first digit; 1 is the first after the point.")
+    ] = "1e6",
     count: Annotated[int, typer.Option(min=1, max=16, help="bbp: how many digits.")] = 14,
     seed: Seed = 0,
 ) -> "Program":
-    """Pi: from random points, by its digits, or a few digits far out; and how much faster it comes with more nodes."""
+    """Compute pi: an estimate from random points, all digits, or a few digits at a distant position."""
     from bramble.programs.pi import run
 
     match method:
@@ -33,11 +35,11 @@ def pi(
             return run.chudnovsky(whole_number("--digits", digits))
         case "bbp":
             return run.bbp(whole_number("--position", position), count)
-    raise UsageError(f"--method {method} is not known; there are montecarlo, chudnovsky and bbp")
+    raise UsageError(f"--method {method} is unknown; choose montecarlo, chudnovsky or bbp")
 
 
 def comparison(seconds: float) -> "Program":
-    """Pi from random points: jobs that need nothing of each other, the best case for more nodes."""
+    """Pi from random points: independent jobs, which is the best case for more nodes."""
     from bramble.programs.pi import montecarlo, run
 
     return run.montecarlo(max(10**6, round(montecarlo.POINTS_PER_SECOND * seconds)), None, seed=0)

@@ -1,1 +1,1 @@
-"""Which numbers are prime, asked of every number by itself: by trial division, by Fermat's test, by Miller and Rabin's."""
+"""Primality tests of single numbers: trial division, Fermat's test, and the test of Miller and Rabin."""

@@ -1,4 +1,4 @@
-"""Count the primes of a range, number by number: to compare the tests, and to see what the size of a job does."""
+"""Count the primes of a range number by number, to compare the tests and to show the effect of the size of jobs."""
 
 from typing import Any
 
@@ -8,22 +8,22 @@ from bramble.programs.primes import KNOWN
 from bramble.study.program import Program, Run
 
 JOBS = 256
-"""Jobs of a default chunk: eight for each of 32 cores, so that none waits long for the last."""
+"""The default number of jobs: eight for each of 32 cores, so that no core waits long for the last job."""
 
 
 def program(method: str, lower: int, upper: int, chunk: int | None) -> Program:
-    """The primes from `lower` to `upper`. Raises UsageError."""
+    """Return a program that counts the numbers from `lower` to `upper` that pass a test. Raises UsageError."""
     if method not in METHODS:
-        raise UsageError(f"--method {method} is not known; there are {', '.join(METHODS)}")
+        raise UsageError(f"--method {method} is unknown; choose from {', '.join(METHODS)}")
     if not lower <= upper < 2**64:
-        raise UsageError(f"the range must go upward and end below 2^64, and goes from {lower} to {upper}")
+        raise UsageError(f"--lower must be at most --upper, and --upper below 2^64; they are {lower} and {upper}")
     size = chunk or max(1, -(-(upper - lower + 1) // JOBS))
-    work = [Chunk(method, begin, min(begin + size - 1, upper)) for begin in range(lower, upper + 1, size)]
+    chunks = [Chunk(method, begin, min(begin + size - 1, upper)) for begin in range(lower, upper + 1, size)]
 
     def compute(run: Run) -> int:
-        return sum(run.map(count, work))
+        return sum(run.map(count, chunks))
 
-    parameters = {"method": method, "lower": lower, "upper": upper, "chunks": len(work)}
+    parameters = {"method": method, "lower": lower, "upper": upper, "chunks": len(chunks)}
     return Program(
         "primality",
         [count],
@@ -36,8 +36,11 @@ def program(method: str, lower: int, upper: int, chunk: int | None) -> Program:
 
 
 def check(record: dict[str, Any]) -> None:
-    """Raise ResultError when the number of primes is known and is another. Fermat's test may pass more: liars pass it."""
+    """Raise ResultError when the count differs from a known number of primes. Fermat's test may also pass other numbers."""
     known = KNOWN.get(record["upper"]) if record["lower"] <= 2 else None
     passed = record["passed"]
     if known is not None and (passed < known or (passed > known and record["method"] != "fermat")):
-        raise ResultError(f"{passed} numbers pass, and there are {known} primes up to {record['upper']}: a node computes wrongly")
+        raise ResultError(
+            f"{passed} numbers pass, but there are {known} primes up to {record['upper']}, so a node computes wrongly; "
+            "run `bramble prove NODE` for each node"
+        )

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 def primality(
     lower: Annotated[str, typer.Option(metavar="N", help="The first number.")] = "1",
     upper: Annotated[str, typer.Option(metavar="N", help="The last number, below 2^64.")] = "1e7",
-    method: Annotated[str, typer.Option(help="naive, fermat or miller-rabin.")] = "miller-rabin",
+    method: Annotated[str, typer.Option(help="The test: naive (trial division), fermat or miller-rabin.")] = "miller-rabin",
     chunk: Annotated[str | None, typer.Option(metavar="N", help="Numbers per job, if not the default.")] = None,
 ) -> "Program":
-    """Test every number of a range for being prime, by one of three tests."""
+    """Count the numbers of a range that pass one of three primality tests."""
     from bramble.programs.primality import run
 
     size = optional_number("--chunk", chunk)

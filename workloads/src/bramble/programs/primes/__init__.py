@@ -1,4 +1,4 @@
-"""Primes of an interval: how many, which, twins and gaps."""
+"""The primes of an interval: their number, a list of them, twins and gaps."""
 
 KNOWN = {
     10**power: count
@@ -7,4 +7,4 @@ KNOWN = {
         4118054813, 37607912018, 346065536839, 3204941750802,
     ])
 }  # fmt: skip
-"""How many primes there are below 1, 10, 100... (OEIS A006880)."""
+"""The number of primes below 1, 10, 100... (OEIS A006880)."""

@@ -1,4 +1,4 @@
-"""An interval of numbers, what a job finds there, and how intervals of equal cost are cut."""
+"""The intervals of numbers, which are cut to equal cost, and what a job finds in one."""
 
 import math
 from itertools import pairwise
@@ -9,18 +9,19 @@ import numpy as np
 from bramble.programs.primes import sieve
 
 GROWTH = 1 / 12
-"""Far out there are more primes to sieve by: measured, a number's cost grows by 1.6 from 1e9 to 1e12 and by 3.2 to 1e15."""
-JOB = 3e9
-"""Numbers near 1e9 that are one job: about 0.6 s."""
-FEWEST, MOST_JOBS = 64, 2048
-LISTED = 10**8
-"""Numbers of a job that makes a list of its primes: at most 50 MB for a moment."""
+"""Larger numbers need more primes to sieve by: the measured cost of a number grows by 1.6 from 1e9 to 1e12, by 3.2 to 1e15."""
+NUMBERS_PER_JOB = 3e9
+"""Numbers near 1e9 in one job: about 0.6 s."""
+MIN_JOBS, MAX_JOBS = 64, 2048
+LISTED_NUMBERS_PER_JOB = 10**8
+"""Numbers in a job that lists its primes: it needs at most 50 MB of memory."""
 
 
 class Interval(NamedTuple):
-    """The numbers begin <= n < end. `gaps` and `listed` ask for more than the count; `twins` for the pairs below it, if not 0.
+    """The numbers begin <= n < end. `gaps` and `listed` request the gaps and a list of the primes, besides their number.
 
-    That is two beyond `end` where another interval follows, so that a pair across the cut belongs to the first.
+    `twins`, unless 0, requests the number of pairs below it. It is two beyond `end` where another interval follows, so
+    that a pair across the cut belongs to the first interval.
     """
 
     begin: int
@@ -31,10 +32,10 @@ class Interval(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The primes of an interval: how many, how many twins, the first and the last (0: there are none).
+    """What was found in an interval: the number of primes and of twins, the first and the last prime (0 without any).
 
-    `gaps`: how often each distance between neighbours occurs, and after which prime first. `steps`: the distances in order,
-    as uint16, so that a prime of a list travels as two bytes (the largest distance below 2^64 is 1550).
+    `gaps`: by distance between neighbours, how often it occurs and after which prime first. `steps`: the distances in order,
+    as uint16, so that a prime of a list takes two bytes (the largest distance below 2^64 is 1550).
     """
 
     primes: int
@@ -46,21 +47,21 @@ class Found(NamedTuple):
 
 
 def intervals(begin: int, end: int, twins: bool = False, gaps: bool = False, listed: bool = False) -> list[Interval]:
-    """Cut into intervals that cost the same, so many that they keep a cluster busy; each long against its own start."""
+    """Return intervals of equal cost, enough of them to keep a cluster busy, but none shorter than a sieve is efficient for."""
     power = 1 + GROWTH
     low, high = float(begin) ** power, float(end) ** power
-    jobs = (high - low) / (power * 1e9**GROWTH) / JOB * (4 if gaps or listed else 1)
+    jobs = (high - low) / (power * 1e9**GROWTH) / NUMBERS_PER_JOB * (4 if gaps or listed else 1)
     at_most = (end - begin) // max(10**6, math.isqrt(end) // 4)
-    number = max(1, min(max(FEWEST, math.ceil(jobs)), MOST_JOBS, at_most))
+    number = max(1, min(max(MIN_JOBS, math.ceil(jobs)), MAX_JOBS, at_most))
     if gaps or listed:
-        number = max(number, -(-(end - begin) // LISTED))
+        number = max(number, -(-(end - begin) // LISTED_NUMBERS_PER_JOB))
     cuts = [round((low + (high - low) * index / number) ** (1 / power)) for index in range(1, number)]
     cuts = sorted({begin, end, *(cut for cut in cuts if begin < cut < end)})
     return [Interval(low, high, min(high + 2, end) * twins, gaps, listed) for low, high in pairwise(cuts)]
 
 
-def find(interval: Interval) -> Found:
-    """What there is in an interval."""
+def find_primes(interval: Interval) -> Found:
+    """Return what an interval contains."""
     begin, end = interval.begin, interval.end
     pairs = sieve.twins(begin, interval.twins)
     if not (interval.gaps or interval.listed):
@@ -73,14 +74,14 @@ def find(interval: Interval) -> Found:
     if interval.gaps:
         counts = np.bincount(steps)
         at = np.zeros_like(counts)
-        at[steps[::-1]] = np.arange(len(steps))[::-1]  # the first place of each is written last, and stays
+        at[steps[::-1]] = np.arange(len(steps))[::-1]  # reversed, so that the first place of each distance is written last
         gaps = {int(size): (int(counts[size]), int(primes[at[size]])) for size in np.flatnonzero(counts)}
     listed = steps.astype("<u2").tobytes() if interval.listed else b""
     return Found(len(primes), pairs, int(primes[0]), int(primes[-1]), gaps, listed)
 
 
-def together(parts: list[Found]) -> Found:
-    """What neighbouring intervals found, in order, as one; `steps` stay with the parts."""
+def merge_found(parts: list[Found]) -> Found:
+    """Return the results of neighbouring intervals, given in order, merged into one; `steps` are not merged."""
     gaps: dict[int, tuple[int, int]] = {}
     last = 0
     for part in parts:

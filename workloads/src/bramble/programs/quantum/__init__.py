@@ -1,6 +1,6 @@
-"""Quantum programs in Q#, simulated: each is run many times, and what is measured is compared with quantum theory."""
+"""Quantum programs in Q#, simulated: each is run many times, and the measured results are compared with quantum theory."""
 
 import os
 
-# Before anything imports qdk: it would report to its maker.
+# Set before qdk is imported, since it would send telemetry.
 os.environ["QDK_PYTHON_TELEMETRY"] = "none"

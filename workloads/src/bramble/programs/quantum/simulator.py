@@ -1,9 +1,9 @@
-"""Q# for workers that have threads.
+"""A Q# simulator for workers that have threads.
 
-An interpreter of qdk is bound to the thread that made it (used from another it panics), holds the GIL while it simulates, and
-takes about a second of a workstation's core and 100 MB to start. So each worker process starts one server (`python -m` this
-module), which loads the interpreter and the project's Q# once and then forks for every job: jobs of one worker run side by
-side, each on a core and with an interpreter of its own, share its memory, and cost 10 to 20 ms more.
+A qdk interpreter is bound to the thread that created it (used from another thread it panics), holds the GIL while it simulates,
+and takes about a second of a workstation's core and 100 MB to start. So each worker process starts one server (`python -m` this
+module), which loads the interpreter and the project's Q# once and then forks for every job. The jobs of a worker run in
+parallel, each on its own core with its own interpreter; they share the server's memory and take 10 to 20 ms longer.
 
 A job reaches the server as one end of a socket pair (socket.send_fds). The server ends when the worker does.
 """
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from qdk import Context
 
 SOURCES = Path(__file__).with_name("qsharp")
-"""The project's Q#, a project of its own (qsharp.json)."""
+"""The folder of the Q# project (qsharp.json)."""
 
 BYTES_PER_AMPLITUDE = 256
-"""What the sparse simulator needs at most for an amplitude that is not zero: measured 150 to 215 (2^17 to 2^19 of them). A dense
-state vector takes 16."""
+"""The memory that the sparse simulator needs at most for an amplitude that is not zero: measured 150 to 215 bytes with 2^17 to
+2^19 of them. A dense state vector takes 16."""
 
 
 class Job(NamedTuple):
-    """Run a Q# expression `shots` times; `depolarizing` is the probability of an error after each gate."""
+    """A Q# expression to run `shots` times; `depolarizing` is the probability of an error after each gate."""
 
     expression: str
     shots: int
@@ -44,37 +44,37 @@ class Job(NamedTuple):
 
 
 def sample(job: Job) -> dict[str, int]:
-    """How often each outcome came: "True", "False", or a number."""
-    counts: dict[str, int] = _ask("sample", tuple(job))
+    """Return how often each outcome was measured: "True", "False", or a number as text."""
+    counts: dict[str, int] = _run_on_server("sample", tuple(job))
     return counts
 
 
 def estimate(expression: str) -> dict[str, Any]:
-    """What an expression would take on a fault-tolerant machine: `logical` counts, and `physical` ones by the estimator."""
-    found: dict[str, Any] = _ask("estimate", expression)
-    return found
+    """Return the resources of an expression on a fault-tolerant machine: `logical` counts and estimated `physical` ones."""
+    counts: dict[str, Any] = _run_on_server("estimate", expression)
+    return counts
 
 
 def state(statements: str) -> list[complex]:
-    """The amplitudes after Q# statements that leave qubits allocated; the first qubit is the highest bit of the index."""
-    amplitudes: list[complex] = _ask("state", statements)
+    """Return the amplitudes after Q# statements that leave qubits allocated; the first qubit is the highest bit of the index."""
+    amplitudes: list[complex] = _run_on_server("state", statements)
     return amplitudes
 
 
 def prepare() -> None:
-    """Start the server of this process, unless it runs, and wait until it is ready."""
+    """Start the server of this process, unless it is running, and wait until it is ready."""
     _server.control()
 
 
 class _Server:
-    """This process's server; it starts when it is first needed, and again if it died."""
+    """The server of this process, which starts when it is first needed, and again if it died."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.process: subprocess.Popen[bytes] | None = None
 
     def control(self) -> socket.socket:
-        """The socket that takes jobs. Raises ResultError if the server does not start."""
+        """Return the socket that accepts jobs. Raises ResultError if the server does not start."""
         with self.lock:
             if self.process is None or self.process.poll() is not None:
                 self.socket, theirs = socket.socketpair()
@@ -84,15 +84,18 @@ class _Server:
                         command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, start_new_session=True
                     )
                 if self.socket.recv(1) != b"+":
-                    raise ResultError(f"the Q# simulator does not start: `{' '.join(command)}` ended with {self.process.wait()}")
+                    raise ResultError(
+                        f"the Q# simulator does not start: `{' '.join(command)}` ended with exit code {self.process.wait()}; "
+                        "run the command to see why"
+                    )
             return self.socket
 
 
 _server = _Server()
 
 
-def _ask(kind: str, argument: Any) -> Any:
-    """Have a child of the server do a job. Raises ResultError with its traceback, or if it died."""
+def _run_on_server(kind: str, argument: Any) -> Any:
+    """Return the result of a job that a child of the server runs. Raises ResultError with its traceback, or if it died."""
     ours, theirs = socket.socketpair()
     with ours, ours.makefile("rwb") as channel:
         with theirs:
@@ -100,10 +103,10 @@ def _ask(kind: str, argument: Any) -> Any:
         try:
             pickle.dump((kind, argument), channel)
             channel.flush()
-            fine, answer = pickle.load(channel)
+            is_success, answer = pickle.load(channel)
         except (EOFError, OSError):
-            raise ResultError("the Q# simulator died in a job (out of memory? `dmesg | tail` tells)") from None
-    if not fine:
+            raise ResultError("the Q# simulator died in a job, such as when memory runs out; see `dmesg | tail`") from None
+    if not is_success:
         raise ResultError(answer)
     return answer
 
@@ -127,13 +130,13 @@ def _state(context: "Context", statements: str) -> list[complex]:
     return list(context.dump_machine().as_dense_state())
 
 
-KINDS: dict[str, Callable[["Context", Any], Any]] = {"sample": _sample, "estimate": _estimate, "state": _state}
+HANDLERS: dict[str, Callable[["Context", Any], Any]] = {"sample": _sample, "estimate": _estimate, "state": _state}
 
 
 def _serve(control: socket.socket) -> None:
     from qdk import Context
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program in front
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program in the foreground handles Ctrl-C
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
     context = Context(project_root=str(SOURCES))
     control.send(b"+")
@@ -141,17 +144,17 @@ def _serve(control: socket.socket) -> None:
         with socket.socket(fileno=descriptors[0]) as channel:
             if os.fork() == 0:
                 try:
-                    _answer(context, channel)
+                    _handle_request(context, channel)
                 finally:
                     os._exit(0)
 
 
-def _answer(context: "Context", channel: socket.socket) -> None:
+def _handle_request(context: "Context", channel: socket.socket) -> None:
     with channel.makefile("rwb") as stream:
         kind, argument = pickle.load(stream)
         try:
-            reply = True, KINDS[kind](context, argument)
-        except BaseException:  # a panic of qdk is no Exception
+            reply = True, HANDLERS[kind](context, argument)
+        except BaseException:  # a panic of qdk is not an Exception
             reply = False, traceback.format_exc()
         pickle.dump(reply, stream)
 

@@ -16,12 +16,12 @@ def quantum(
         str,
         typer.Argument(help="bell, ghz, teleport, deutsch-jozsa, grover, phase, shor, noise, correction or estimate."),
     ],
-    qubits: Annotated[str | None, typer.Option(metavar="N", help="How many (ghz, deutsch-jozsa, grover, phase).")] = None,
-    number: Annotated[str | None, typer.Option(metavar="N", help="What to factor (shor).")] = None,
-    shots: Annotated[str | None, typer.Option(metavar="N", help="How often circuits are run, all together.")] = None,
+    qubits: Annotated[str | None, typer.Option(metavar="N", help="Number of qubits (ghz, deutsch-jozsa, grover, phase).")] = None,
+    number: Annotated[str | None, typer.Option(metavar="N", help="The number to factor (shor).")] = None,
+    shots: Annotated[str | None, typer.Option(metavar="N", help="How many times all circuits together are run.")] = None,
     seed: Seed = 0,
 ) -> "Program":
-    """Quantum programs in Q#, simulated, with theory beside what is measured."""
+    """Run a quantum program in Q# on a simulator, and compare the measurements with theory."""
     from bramble.programs.quantum import run
 
     given = {"qubits": qubits, "number": number, "shots": shots}
@@ -30,14 +30,14 @@ def quantum(
 
 
 def bell(seconds: float) -> "Program":
-    """Entangled pairs of qubits, simulated in Q#: they agree more often than anything arranged beforehand could."""
+    """Entangled pairs of qubits, simulated in Q#: they agree more often than any classical model allows."""
     from bramble.programs.quantum import run
 
     return run.program("bell", {"shots": max(2_000, round(15_000 * seconds))}, seed=0)
 
 
 def grover(seconds: float) -> "Program":
-    """Grover's search for one number among 64, simulated in Q#: found with 6 questions instead of 32."""
+    """Grover's search for one number among 64, simulated in Q#: it needs 6 queries instead of 32."""
     from bramble.programs.quantum import run
 
     return run.program("grover", {"shots": max(200, round(250 * seconds))}, seed=0)

@@ -1,1 +1,1 @@
-"""MD5 hashes and rainbow tables, for hashes of one's own."""
+"""MD5 hashes and rainbow tables, for the user's own hashes."""

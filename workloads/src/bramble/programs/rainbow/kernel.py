@@ -1,4 +1,4 @@
-"""The strings of a charset and a length, and what a job does with some of them."""
+"""The strings of a charset and a length, and the kernels that process some of them."""
 
 import hashlib
 import string
@@ -19,9 +19,9 @@ CHARSETS = {
     "alnum": string.ascii_letters + string.digits,
     "printable": "".join(map(chr, range(32, 127))),
 }
-MOST_KEYS = 2**63 - 1
+MAX_KEYS = 2**63 - 1
 ANOTHER_TABLE = 0xD1342543DE82EF95
-"""Between the reductions of two tables, modulo 2^64: an odd number."""
+"""The difference between the reductions of two tables, modulo 2^64: an odd number."""
 MASK = 2**64 - 1
 
 
@@ -33,41 +33,47 @@ class Keys(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many there are: N."""
+        """Return N, the number of strings."""
         return int(len(self.charset) ** self.length)
 
     def start(self, number: int) -> int:
-        """The smallest fraction of the string with a number."""
+        """Return the smallest fraction of the string with this number (see md5)."""
         return -(-(number << 64) // self.size)
 
     def text(self, fraction: int) -> str:
-        """The string that a fraction stands for."""
-        found = []
+        """Return the string that a fraction represents."""
+        characters = []
         for _ in range(self.length):
             fraction *= len(self.charset)
-            found.append(self.charset[fraction >> 64])
+            characters.append(self.charset[fraction >> 64])
             fraction &= MASK
-        return bytes(found).decode("ascii")
+        return bytes(characters).decode("ascii")
 
     def alphabet(self) -> np.ndarray:
+        """Return the charset as uint32."""
         return np.frombuffer(self.charset, np.uint8).astype(np.uint32)
 
 
-def keys(charset: str, length: int) -> Keys:
-    """The strings that a user asks for. Raises UsageError when there is no such charset, or there are too many."""
+def parse_keys(charset: str, length: int) -> Keys:
+    """Return the strings of a charset and a length. Raises UsageError when the charset is invalid or there are too many."""
     chosen = charset.removeprefix("chars:") if charset.startswith("chars:") else CHARSETS.get(charset)
     if chosen is None:
-        raise UsageError(f"--charset {charset} is not known; there are {', '.join(CHARSETS)}, and chars:... for your own")
+        raise UsageError(
+            f"--charset {charset} is unknown; choose from {', '.join(CHARSETS)}, or chars:... for your own characters"
+        )
     if len(chosen) < 2 or len(set(chosen)) < len(chosen) or not (chosen.isascii() and chosen.isprintable()):
-        raise UsageError(f"--charset {charset}: two or more ASCII characters, each once")
-    found = Keys(chosen.encode(), length)
-    if not 1 <= length <= md5.LONGEST or found.size > MOST_KEYS:
-        raise UsageError(f"--length {length}: {len(chosen)}^{length} strings; lengths go to {md5.LONGEST}, and to 2^63 strings")
-    return found
+        raise UsageError(f"--charset {charset} must be two or more printable ASCII characters, each once")
+    keys = Keys(chosen.encode(), length)
+    if not 1 <= length <= md5.MAX_LENGTH or keys.size > MAX_KEYS:
+        raise UsageError(
+            f"--length {length} with {len(chosen)} characters is {len(chosen)}^{length} strings; the length must be from 1 to "
+            f"{md5.MAX_LENGTH}, and there can be at most 2^63 - 1 strings"
+        )
+    return keys
 
 
 class Chains(NamedTuple):
-    """The chains of a table that start with the strings `begin` up to `end`."""
+    """The chains of a table that start with the strings of the numbers `begin` up to `end`."""
 
     keys: Keys
     table: int
@@ -77,7 +83,7 @@ class Chains(NamedTuple):
 
 
 class Lookup(NamedTuple):
-    """A hash (its first 64 bits), a table, and the columns `first` up to `last` in which the hash could be."""
+    """A hash (its first 64 bits), a table, and the columns `first` up to `last` in which to look the hash up."""
 
     keys: Keys
     hashed: int
@@ -88,7 +94,7 @@ class Lookup(NamedTuple):
 
 
 class Alarms(NamedTuple):
-    """Chains that may have a hash: the numbers at their starts, and in which column (int64 as bytes; these descend)."""
+    """Chains that may contain a hash: the numbers at their starts, and the columns, descending (both int64 as bytes)."""
 
     keys: Keys
     digest: str
@@ -98,7 +104,7 @@ class Alarms(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """The strings `begin` up to `end`, one of which may have this hash."""
+    """The strings of the numbers `begin` up to `end`, one of which may have this hash (its first 64 bits)."""
 
     keys: Keys
     hashed: int
@@ -107,52 +113,53 @@ class Candidates(NamedTuple):
 
 
 def digest(text: str) -> str:
-    """The MD5 hash of a text, hexadecimal."""
+    """Return the MD5 hash of a text, in hexadecimal."""
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
-def head(digest: str) -> int:
-    """The first 64 bits of a hash in hexadecimal, as the kernels have them."""
+def first_64_bits(digest: str) -> int:
+    """Return the first 64 bits of a hexadecimal hash as the number that the kernels use."""
     return int.from_bytes(bytes.fromhex(digest)[:8], "little")
 
 
-def offset(table: int) -> np.uint64:
+def table_offset(table: int) -> np.uint64:
+    """Return what the reductions of a table add to a hash."""
     return np.uint64(table * ANOTHER_TABLE & MASK)
 
 
 def chain_ends(job: Chains) -> bytes:
-    """The numbers of the strings at the ends of chains, uint64."""
-    found = job.keys
-    starts = np.array([found.start(number) for number in range(job.begin, job.end)], np.uint64)
+    """Return the numbers of the strings at the ends of chains, uint64 as bytes."""
+    keys = job.keys
+    starts = np.array([keys.start(number) for number in range(job.begin, job.end)], np.uint64)
     ends = np.empty_like(starts)
-    md5.walk(starts, found.alphabet(), found.length, np.uint64(found.size), offset(job.table), job.columns, ends)
+    md5.follow_chains(starts, keys.alphabet(), keys.length, np.uint64(keys.size), table_offset(job.table), job.columns, ends)
     return ends.astype("<u8").tobytes()
 
 
 def lookup_ends(job: Lookup) -> bytes:
-    """Where the chains end that have the hash in each of the columns, uint64."""
+    """Return, for each of the columns, the end of a chain that has the hash there, uint64 as bytes."""
     ends = np.empty(job.last - job.first, np.uint64)
-    found, size = job.keys, np.uint64(job.keys.size)
-    arguments = found.alphabet(), found.length, size, offset(job.table), job.first, job.columns
-    md5.finish(np.uint64(job.hashed), *arguments, ends)
+    keys, size = job.keys, np.uint64(job.keys.size)
+    arguments = keys.alphabet(), keys.length, size, table_offset(job.table), job.first, job.columns
+    md5.finish_chains(np.uint64(job.hashed), *arguments, ends)
     return ends.astype("<u8").tobytes()
 
 
 def check_alarms(job: Alarms) -> str | None:
-    """The string with the hash, if one of the chains has it; most only end like one that has."""
-    found, columns = job.keys, np.frombuffer(job.columns, "<i8").astype(np.int64)
-    starts = np.array([found.start(number) for number in np.frombuffer(job.starts, "<i8").tolist()], np.uint64)
+    """Return the string with the hash, or None. Most chains are false alarms: they only end like a chain that contains it."""
+    keys, columns = job.keys, np.frombuffer(job.columns, "<i8").astype(np.int64)
+    starts = np.array([keys.start(number) for number in np.frombuffer(job.starts, "<i8").tolist()], np.uint64)
     reached = np.empty_like(starts)
-    md5.reach(starts, columns, found.alphabet(), found.length, offset(job.table), reached)
-    texts = (found.text(fraction) for fraction in reached.tolist())
+    md5.reach_columns(starts, columns, keys.alphabet(), keys.length, table_offset(job.table), reached)
+    texts = (keys.text(fraction) for fraction in reached.tolist())
     return next((text for text in texts if digest(text) == job.digest), None)
 
 
 def search(job: Candidates) -> str | None:
-    """The string with the hash, if it is one of these."""
-    found, begin = job.keys, job.begin
-    step, rest = divmod(1 << 64, found.size)
-    fraction, remainder = divmod(begin << 64, found.size)
-    numbers = (np.uint64(number) for number in (fraction, remainder, step, rest, found.size))
-    at = md5.search(*numbers, job.end - begin, found.alphabet(), found.length, np.uint64(job.hashed))
-    return None if at < 0 else found.text(found.start(begin + at))
+    """Return the string with the hash if it is one of the candidates, else None."""
+    keys, begin = job.keys, job.begin
+    step, rest = divmod(1 << 64, keys.size)
+    fraction, remainder = divmod(begin << 64, keys.size)
+    numbers = (np.uint64(number) for number in (fraction, remainder, step, rest, keys.size))
+    index = md5.search(*numbers, job.end - begin, keys.alphabet(), keys.length, np.uint64(job.hashed))
+    return None if index < 0 else keys.text(keys.start(begin + index))

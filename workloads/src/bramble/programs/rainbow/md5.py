@@ -1,9 +1,9 @@
 """MD5 of many short strings at once (RFC 1321), and the chains of a rainbow table (P. Oechslin, 2003).
 
-A string of a charset and a fixed length is one of N = len(charset)^length. It is given by a *fraction*, a uint64 f: the
-string's number is floor(f N / 2^64), and its characters are the digits of f in base len(charset), the first being the
-highest; so no division is needed. A hash reduces to a string by taking its first 64 bits, plus a number that depends on
-table and column, as a fraction.
+A string of a charset and a fixed length is one of N = len(charset)^length. It is represented by a *fraction*, a uint64 f:
+the string's number is floor(f N / 2^64), and its characters are the digits of f / 2^64 in base len(charset), the first being
+the highest, so no division is needed. A hash is reduced to a string by taking its first 64 bits, plus a number that depends
+on table and column, as a fraction.
 """
 
 import math
@@ -16,11 +16,11 @@ from numba import types
 from bramble.arithmetic.jit import compiled, generated, mulhi
 
 LANES = 256
-"""Strings abreast: the vector units of every processor have enough to do, and all fits into the fastest cache."""
-LONGEST = 15
-"""Characters: four words of the block."""
+"""Strings that are processed side by side: enough for the vector units of any processor, and few enough for the L1 cache."""
+MAX_LENGTH = 15
+"""The largest number of characters: with the bit that ends them they fill four words of the block."""
 STRIDE = np.uint64(0x9E3779B97F4A7C15)
-"""From one column's reduction to the next one's: 2^64 over the golden ratio, odd."""
+"""The difference between the reductions of two neighbouring columns: 2^64 divided by the golden ratio, odd."""
 
 _SHIFTS = ((7, 12, 17, 22), (5, 9, 14, 20), (4, 11, 16, 23), (6, 10, 15, 21))
 _WORDS = (lambda i: i, lambda i: (5 * i + 1) % 16, lambda i: (3 * i + 5) % 16, lambda i: 7 * i % 16)
@@ -28,10 +28,10 @@ _WORDS = (lambda i: i, lambda i: (5 * i + 1) % 16, lambda i: (3 * i + 5) % 16, l
 
 @generated
 def digests(typing_context: Any, words: Any, bits: Any) -> Any:
-    """The first two words of the hash of each of two blocks, in compiled code. (RFC 1321, 3.4, step by step.)
+    """Return the first two words of the hash of each of two blocks, in compiled code (the steps of RFC 1321, section 3.4).
 
-    `words` are the first four of one block and the first four of the other, uint32; both are of so many `bits`. Each step needs
-    the one before it: while those of one block wait for their results, those of the other are done.
+    `words` are the first four words of one block and the first four of the other, uint32; both strings have `bits` bits. Each
+    step needs the result of the one before, so the processor works on one block while the other waits.
     """
     word = ir.IntType(32)
 
@@ -66,7 +66,7 @@ def digests(typing_context: Any, words: Any, bits: Any) -> Any:
 
 @compiled("void(uint64[::1], int64, uint32[::1], int64, uint32[:,::1])")
 def _spell(fractions, active, charset, length, block):  # type: ignore[no-untyped-def]
-    """Write the strings of the first `active` fractions into the blocks' words, with the bit that ends them."""
+    """Write the strings of the first `active` fractions, and the bit that ends them, into the words of the blocks."""
     low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
     base = np.uint64(len(charset))
     left = fractions.copy()
@@ -85,12 +85,15 @@ def _spell(fractions, active, charset, length, block):  # type: ignore[no-untype
 
 @compiled("void(uint64[::1], int64, uint32[::1], int64, uint64, uint32[:,::1])")
 def _link(fractions, active, charset, length, offset, block):  # type: ignore[no-untyped-def]
-    """One link of the first `active` chains: spell, hash, reduce. The hashing loop has only 32-bit words: more are abreast."""
+    """Advance the first `active` chains by one link: spell, hash, reduce.
+
+    The hashing loop uses only 32-bit words, so that a vector unit processes more of them at once.
+    """
     _spell(fractions, active, charset, length, block)
     bits = np.uint32(8 * length)
     half = (active + 1) // 2
     for lane in range(half):
-        other = lane + half  # one too many, where their number is odd
+        other = lane + half  # for an odd number of chains the last one is superfluous
         one = block[0, lane], block[1, lane], block[2, lane], block[3, lane]
         two = block[0, other], block[1, other], block[2, other], block[3, other]
         block[4, lane], block[5, lane], block[4, other], block[5, other] = digests(one + two, bits)
@@ -99,8 +102,8 @@ def _link(fractions, active, charset, length, offset, block):  # type: ignore[no
 
 
 @compiled("void(uint64[::1], uint32[::1], int64, uint64, uint64, int64, uint64[::1])")
-def walk(starts, charset, length, size, offset, columns, ends):  # type: ignore[no-untyped-def]
-    """Follow chains from their first fractions through all columns; write the numbers of the strings at their ends."""
+def follow_chains(starts, charset, length, size, offset, columns, ends):  # type: ignore[no-untyped-def]
+    """Follow chains from their first fractions through all columns, and write the numbers of the strings at their ends."""
     block = np.empty((6, LANES), np.uint32)
     fractions = np.empty(LANES, np.uint64)
     for begin in range(0, len(starts), LANES):
@@ -113,8 +116,8 @@ def walk(starts, charset, length, size, offset, columns, ends):  # type: ignore[
 
 
 @compiled("void(uint64, uint32[::1], int64, uint64, uint64, int64, int64, uint64[::1])")
-def finish(start, charset, length, size, offset, first, columns, ends):  # type: ignore[no-untyped-def]
-    """Where the chains end that have a hash (its first 64 bits) in columns `first`, `first` + 1...: one for each of `ends`."""
+def finish_chains(start, charset, length, size, offset, first, columns, ends):  # type: ignore[no-untyped-def]
+    """Write the ends of the chains that have a hash (its first 64 bits) in column `first`, `first` + 1...: one per `ends`."""
     block = np.empty((6, LANES), np.uint32)
     fractions = np.empty(LANES, np.uint64)
     for begin in range(0, len(ends), LANES):
@@ -122,22 +125,22 @@ def finish(start, charset, length, size, offset, first, columns, ends):  # type:
         column = first + begin
         for lane in range(active):
             fractions[lane] = start + offset + np.uint64(column + lane) * STRIDE
-        for at in range(column + 1, columns):  # lane 0 is under way first
+        for at in range(column + 1, columns):  # lane 0 starts first, then one more lane in each column
             _link(fractions, min(at - column, active), charset, length, offset + np.uint64(at) * STRIDE, block)
         for lane in range(active):
             ends[begin + lane] = mulhi(fractions[lane], size)
 
 
 @compiled("void(uint64[::1], int64[::1], uint32[::1], int64, uint64, uint64[::1])")
-def reach(starts, columns, charset, length, offset, found):  # type: ignore[no-untyped-def]
-    """The fractions in given columns of the chains with given first fractions; the columns descend."""
+def reach_columns(starts, columns, charset, length, offset, found):  # type: ignore[no-untyped-def]
+    """Write the fractions in given columns of the chains with given first fractions; the columns must be in descending order."""
     block = np.empty((6, LANES), np.uint32)
     fractions = np.empty(LANES, np.uint64)
     for begin in range(0, len(starts), LANES):
         number = active = min(LANES, len(starts) - begin)
         fractions[:number] = starts[begin : begin + number]
         for at in range(columns[begin]):
-            while columns[begin + active - 1] <= at:  # these are there
+            while columns[begin + active - 1] <= at:  # the last lanes have reached their columns
                 active -= 1
             _link(fractions, active, charset, length, offset + np.uint64(at) * STRIDE, block)
         found[begin : begin + number] = fractions[:number]
@@ -145,9 +148,9 @@ def reach(starts, columns, charset, length, offset, found):  # type: ignore[no-u
 
 @compiled("int64(uint64, uint64, uint64, uint64, uint64, int64, uint32[::1], int64, uint64)")
 def search(fraction, remainder, step, rest, size, count, charset, length, wanted):  # type: ignore[no-untyped-def]
-    """Which of `count` strings in order has a hash that begins with these 64 bits; -1 if none.
+    """Return the index of the string whose hash begins with the wanted 64 bits, among `count` consecutive strings; -1 if none.
 
-    (fraction, remainder) is divmod(2^64 times the number of the first, N), and (step, rest) is divmod(2^64, N).
+    (fraction, remainder) is divmod(2^64 times the number of the first string, N), and (step, rest) is divmod(2^64, N).
     """
     block = np.empty((6, LANES), np.uint32)
     fractions = np.empty(LANES, np.uint64)

@@ -1,4 +1,4 @@
-"""Rainbow tables as programs: plan, build, crack, and brute force to compare with."""
+"""The programs for rainbow tables: plan, build, crack, and brute force for comparison."""
 
 import shutil
 import time
@@ -20,7 +20,7 @@ from bramble.programs.rainbow.kernel import (
     chain_ends,
     check_alarms,
     digest,
-    head,
+    first_64_bits,
     lookup_ends,
     search,
 )
@@ -29,38 +29,39 @@ from bramble.programs.rainbow.table import Plan, Table
 from bramble.study import report
 from bramble.study.program import Program, Run
 
-JOB, LEAST_JOB = 20_000_000, 1_000_000
-"""Links of a job: half a second to a second; less where there would not be FEW jobs, more where there would be too MANY."""
-FEW, MANY = 64, 2048
-MOST_TRIED = 10**15
-STARTS = 2.0
-"""Default number of chains begun, in units of 2 N / columns, which no perfect table can exceed."""
+LINKS_PER_JOB, MIN_LINKS_PER_JOB = 20_000_000, 1_000_000
+"""Links of a job, half a second to a second; jobs are smaller or larger to keep their number within the next two limits."""
+MIN_JOBS, MAX_JOBS = 64, 2048
+MAX_TRIED = 10**15
+"""The largest number of strings for brute force, for which eight Raspberry Pis need a month."""
+START_FACTOR = 2.0
+"""The default number of chains that are started, in units of 2 N / columns, the limit of a perfect table."""
 BYTES_PER_START = 40
-"""Of memory here, while the ends of all chains are sorted."""
+"""Memory on this machine while the ends of all chains are sorted."""
 NOTE = (
-    "This is for hashes of your own. A salt, a random string hashed along with each password, makes every table useless:\n"
-    "there would have to be one for each salt. Passwords belong into a slow, salted hash: Argon2, scrypt, bcrypt."
+    "Use this only for hashes of your own. A salt, a random string that is hashed with each password, defeats all tables:\n"
+    "every salt would need a table of its own. Store passwords as a slow, salted hash: Argon2, scrypt or bcrypt."
 )
 
 
 def plans(keys: Keys, number: int, columns: int, starts: int | None) -> list[Plan]:
-    """So many tables. Raises UsageError when there is no such table."""
-    if not 1 <= columns <= files.MOST_COLUMNS:
-        raise UsageError(f"--chain must be from 1 to {files.MOST_COLUMNS}, is {columns}")
-    chosen = starts or max(1, min(keys.size, round(STARTS * 2 * keys.size / columns)))
-    if chosen > min(keys.size, files.MOST_STARTS):
-        most = min(keys.size, files.MOST_STARTS)
-        raise UsageError(f"--starts can be at most {most}, is {chosen}; a longer --chain needs fewer chains")
+    """Return the plans of a number of tables. Raises UsageError when the columns or starts are out of range."""
+    if not 1 <= columns <= files.MAX_COLUMNS:
+        raise UsageError(f"--chain must be from 1 to {files.MAX_COLUMNS}, is {columns}")
+    chosen = starts or max(1, min(keys.size, round(START_FACTOR * 2 * keys.size / columns)))
+    if chosen > min(keys.size, files.MAX_STARTS):
+        most = min(keys.size, files.MAX_STARTS)
+        raise UsageError(f"--starts can be at most {most}, is {chosen}; with a longer --chain, fewer chains are needed")
     return [Plan(keys.charset.decode(), keys.length, table, columns, chosen) for table in range(number)]
 
 
 def job_size(links: int) -> int:
-    """Links of a job, of so many in all."""
-    return max(LEAST_JOB, min(JOB, links // FEW), links // MANY)
+    """Return the number of links per job for a total number of links."""
+    return max(MIN_LINKS_PER_JOB, min(LINKS_PER_JOB, links // MIN_JOBS), links // MAX_JOBS)
 
 
 def links_per_second() -> float:
-    """How many links a core of this machine does, tried for a tenth of a second or so."""
+    """Return how many links a core of this machine computes per second, measured for about a tenth of a second."""
     keys = Keys(b"abcdefghijklmnopqrstuvwxyz", 6)
     begin = time.perf_counter()
     chain_ends(Chains(keys, 0, 4000, 0, 1024))
@@ -68,7 +69,7 @@ def links_per_second() -> float:
 
 
 def predict(chosen: list[Plan]) -> dict[str, Any]:
-    """What tables will cover, take and cost."""
+    """Return the predicted coverage, size and cost of tables."""
     plan = chosen[0]
     rows = plan.strings()[-1]
     one = plan.coverage(rows)
@@ -88,148 +89,168 @@ def predict(chosen: list[Plan]) -> dict[str, Any]:
     }
 
 
-def tell_plan(said: dict[str, Any]) -> str:
+def describe_plan(prediction: dict[str, Any]) -> str:
+    """Return a prediction as text."""
     return (
-        f"{said['keys']:,} strings; {said['tables']} tables of about {said['rows']:,} chains of {said['chain']:,} links: "
-        f"{said['bytes'] / 1e6:,.1f} MB\n"
-        f"they will find {said['coverage']:.2%} of all strings (one table {said['coverage_of_one']:.1%})\n"
-        f"to build: {said['links']:.2e} hashes, about {said['core_seconds']:,.0f} s of one core like this one; "
-        f"to look one up: {said['lookup_links']:.1e}; by brute force: {said['keys']:.1e}\n{NOTE}"
+        f"{prediction['keys']:,} strings; {prediction['tables']} tables of about {prediction['rows']:,} chains of "
+        f"{prediction['chain']:,} links: {prediction['bytes'] / 1e6:,.1f} MB\n"
+        f"they will find {prediction['coverage']:.2%} of all strings (one table {prediction['coverage_of_one']:.1%})\n"
+        f"building takes {prediction['links']:.2e} hashes, about {prediction['core_seconds']:,.0f} s on a core of this machine; "
+        f"one lookup takes {prediction['lookup_links']:.1e} hashes, brute force {prediction['keys']:.1e}\n{NOTE}"
     )
 
 
 def build(chosen: list[Plan], folder: Path) -> Program:
-    """Tables in files of a folder; what an earlier, interrupted build has done is not done again.
+    """Return a program that builds tables in a folder; it continues an earlier build that was interrupted.
 
-    Raises UsageError when they are there, or do not fit.
+    Raises UsageError when a table exists already, or when the tables do not fit into memory or on the disk.
     """
-    plan, said = chosen[0], predict(chosen)
+    plan, prediction = chosen[0], predict(chosen)
     paths = [folder / each.name for each in chosen]
-    if there := [path for path in paths if path.exists()]:
-        raise UsageError(f"{there[0]} is there already; remove it to build it anew")
-    memory.demand(plan.starts * BYTES_PER_START, f"a table of {plan.starts:,} chains")
+    if existing := [path for path in paths if path.exists()]:
+        raise UsageError(f"{existing[0]} exists already; remove it to build it again")
+    memory.require(plan.starts * BYTES_PER_START, f"a table of {plan.starts:,} chains")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        raise UsageError(f"{folder} cannot be used: {error.strerror}") from None
-    if (need := said["bytes"] + 9 * plan.starts) > free:
-        raise UsageError(f"{folder} needs {need / 1e6:,.0f} MB, has {free / 1e6:,.0f} MB free")
+        raise UsageError(f"{folder} cannot be created: {error.strerror}; choose another --folder") from None
+    if (needed := prediction["bytes"] + 9 * plan.starts) > free:
+        raise UsageError(
+            f"the tables need {needed / 1e6:,.0f} MB in {folder}, and {free / 1e6:,.0f} MB are free there; "
+            "choose another --folder, or fewer --starts"
+        )
     size = -(-job_size(plan.starts * plan.columns) // plan.columns // LANES) * LANES
     cuts = [(begin, min(begin + size, plan.starts)) for begin in range(0, plan.starts, size)]
 
     def compute(run: Run) -> list[str]:
-        run.screen.say(tell_plan(said))
-        run.screen.say(f"about {said['core_seconds'] / run.slots:,.0f} s for {run.slots} such cores")
+        run.screen.print_line(describe_plan(prediction))
+        run.screen.print_line(f"about {prediction['core_seconds'] / run.jobs_at_once:,.0f} s on {run.jobs_at_once} such cores")
         sums = []
         for each, path in zip(chosen, paths, strict=True):
-            state = files.Unfinished(path, each, len(cuts))
-            left = [job for job in range(len(cuts)) if not state.done[job]]
-            if len(left) < len(cuts):
-                run.screen.say(f"{path.name}: going on, {len(cuts) - len(left)} of {len(cuts)} parts are done")
-            work = [Chains(each.keys, each.table, each.columns, *cuts[job]) for job in left]
-            for outcome in run.outcomes(chain_ends, work, f"table {each.table}"):
-                job = left[outcome.index]
-                state.keep(job, cuts[job][0], np.frombuffer(outcome.result, "<u8"))
-            sums.append(files.write(path, each, state.ends))
+            state = files.UnfinishedBuild(path, each, len(cuts))
+            remaining = [job for job in range(len(cuts)) if not state.done[job]]
+            if len(remaining) < len(cuts):
+                run.screen.print_line(
+                    f"{path.name}: continuing the earlier build, {len(cuts) - len(remaining)} of {len(cuts)} parts are done"
+                )
+            jobs = [Chains(each.keys, each.table, each.columns, *cuts[job]) for job in remaining]
+            for outcome in run.outcomes(chain_ends, jobs, f"table {each.table}"):
+                job = remaining[outcome.index]
+                state.save_job(job, cuts[job][0], np.frombuffer(outcome.result, "<u8"))
+            sums.append(files.write_table(path, each, state.ends))
             state.remove()
         return sums
 
     def describe(sums: list[str]) -> dict[str, Any]:
         rows = [len(Table(path).ends) for path in paths]
         missed = float(np.prod([1 - each.coverage(count) for each, count in zip(chosen, rows, strict=True)]))
-        return {"predicted": said, "rows": rows, "coverage": 1 - missed, "tables": [str(path) for path in paths], "sha256": sums}
+        return {
+            "predicted": prediction,
+            "rows": rows,
+            "coverage": 1 - missed,
+            "tables": [str(path) for path in paths],
+            "sha256": sums,
+        }
 
-    def tell(sums: list[str]) -> str:
-        found = describe(sums)
-        return f"{len(sums)} tables in {folder}, {sum(found['rows']):,} chains; they find {found['coverage']:.2%} of all strings"
+    def summarise(sums: list[str]) -> str:
+        fields = describe(sums)
+        return (
+            f"{len(sums)} tables in {folder}, {sum(fields['rows']):,} chains; they find {fields['coverage']:.2%} of all strings"
+        )
 
-    def picture(sums: list[str], path: Path) -> None:
+    def draw_picture(sums: list[str], path: Path) -> None:
         figure = report.figure(6.4, 4)
         axes = figure.subplots()
         axes.plot(plan.strings(), color="#2a6f97", label="different strings in a column, by theory")
         axes.plot([plan.columns] * len(paths), describe(sums)["rows"], "o", color="#b5123e", label="chains of the tables")
-        axes.set(xlabel="column", ylabel="strings", ylim=(0, None), title="chains that meet go on together")
+        axes.set(xlabel="column", ylabel="strings", ylim=(0, None), title="chains that meet merge")
         axes.legend(frameon=False)
         figure.savefig(path)
 
     parameters = {"charset": plan.charset, "length": plan.length}
-    return Program("rainbow", [chain_ends], compute, describe, tell, picture, parameters=parameters)
+    return Program("rainbow", [chain_ends], compute, describe, summarise, draw_picture, parameters=parameters)
 
 
-def given(text: str) -> str:
-    """A hash as the user gives it, in lower case. Raises UsageError when it is none."""
+def parse_digest(text: str) -> str:
+    """Return a hash in lower case. Raises UsageError when it is not an MD5 hash."""
     try:
         if len(bytes.fromhex(text)) != 16:
             raise ValueError
     except ValueError:
-        raise UsageError(f"{text!r} is not an MD5 hash: 32 hexadecimal digits") from None
+        raise UsageError(f"{text!r} is not an MD5 hash, which has 32 hexadecimal digits") from None
     return text.lower()
 
 
-def columns(plan: Plan) -> list[tuple[int, int]]:
-    """All columns, cut so that looking a hash up in each part costs about the same: a column costs what lies behind it."""
-    parts = max(1, min(64, plan.columns**2 // 2 // JOB))
+def column_ranges(plan: Plan) -> list[tuple[int, int]]:
+    """Return ranges of all columns with about the same cost of a lookup: a column costs the links from it to the end."""
+    parts = max(1, min(64, plan.columns**2 // 2 // LINKS_PER_JOB))
     cuts = [plan.columns - round(plan.columns * (1 - part / parts) ** 0.5) for part in range(parts + 1)]
     return [(first, last) for first, last in pairwise(cuts) if first < last]
 
 
-def suspect(plan: Plan, text: str, pairs: list[tuple[int, int]]) -> list[Alarms]:
-    """Chains (column, start) to look at for a hash, the longest way first; each job has about as many links as another."""
+def alarm_jobs(plan: Plan, text: str, pairs: list[tuple[int, int]]) -> list[Alarms]:
+    """Return jobs of about the same number of links that check chains (column, start) for a hash, the longest first."""
     pairs = sorted(pairs, reverse=True)
-    size = max(LANES, JOB // plan.columns)
+    size = max(LANES, LINKS_PER_JOB // plan.columns)
     parts = [np.array(pairs[begin : begin + size], "<i8") for begin in range(0, len(pairs), size)]
     return [Alarms(plan.keys, text, plan.table, part[:, 1].tobytes(), part[:, 0].tobytes()) for part in parts]
 
 
 def crack(digests: list[str], folder: Path) -> Program:
-    """The strings with some hashes, by the tables in a folder. Raises UsageError, or ResultError when a table is damaged."""
-    wanted = [given(text) for text in digests]
-    loaded = files.tables(folder)
+    """Return a program that finds the strings of hashes by the tables in a folder.
+
+    Raises UsageError, and ResultError when a table is damaged.
+    """
+    wanted = [parse_digest(text) for text in digests]
+    loaded = files.load_tables(folder)
 
     def compute(run: Run) -> dict[str, str | None]:
         found: dict[str, str | None] = dict.fromkeys(wanted)
         run.notes["alarms"] = 0
         for table in loaded:
             plan = table.plan
-            jobs = [(text, cut) for text, known in found.items() if known is None for cut in columns(plan)]
-            work = [Lookup(plan.keys, head(text), plan.table, plan.columns, *cut) for text, cut in jobs]
-            suspects: dict[str, list[tuple[int, int]]] = {}
-            for (text, (first, _)), ends in zip(jobs, run.map(lookup_ends, work, f"table {plan.table}"), strict=True):
-                pairs = [(first + index, start) for index, start in table.find(np.frombuffer(ends, "<u8"))]
-                suspects.setdefault(text, []).extend(pairs)
-            alarms = [job for text, pairs in suspects.items() for job in suspect(plan, text, pairs)]
-            run.notes["alarms"] += sum(map(len, suspects.values()))
+            jobs = [(text, cut) for text, known in found.items() if known is None for cut in column_ranges(plan)]
+            lookups = [Lookup(plan.keys, first_64_bits(text), plan.table, plan.columns, *cut) for text, cut in jobs]
+            chains: dict[str, list[tuple[int, int]]] = {}
+            for (text, (first, _)), ends in zip(jobs, run.map(lookup_ends, lookups, f"table {plan.table}"), strict=True):
+                pairs = [(first + index, start) for index, start in table.find_starts(np.frombuffer(ends, "<u8"))]
+                chains.setdefault(text, []).extend(pairs)
+            alarms = [job for text, pairs in chains.items() for job in alarm_jobs(plan, text, pairs)]
+            run.notes["alarms"] += sum(map(len, chains.values()))
             for alarm, text in zip(alarms, run.map(check_alarms, alarms, f"table {plan.table} alarms"), strict=True):
                 found[alarm.digest] = found[alarm.digest] or text
         return found
 
-    def tell(found: dict[str, str | None]) -> str:
+    def summarise(found: dict[str, str | None]) -> str:
         return "\n".join(f"{text}  {'not in the tables' if known is None else repr(known)}" for text, known in found.items())
 
-    def picture(found: dict[str, str | None], path: Path) -> None:
+    def draw_picture(found: dict[str, str | None], path: Path) -> None:
         draw_found(found, f"{len(loaded)} tables", path)
 
-    return Program("rainbow", [lookup_ends, check_alarms], compute, lambda found: {"found": found}, tell, picture, check=check)
+    return Program(
+        "rainbow", [lookup_ends, check_alarms], compute, lambda found: {"found": found}, summarise, draw_picture, check=check
+    )
 
 
 def brute(wanted: str, keys: Keys) -> Program:
-    """The string with a hash, by trying all of a charset and length. Raises UsageError when there are too many."""
-    hashed = given(wanted)
-    if keys.size > MOST_TRIED:
+    """Return a program that finds the string of a hash by trying all. Raises UsageError when there are too many strings."""
+    hashed = parse_digest(wanted)
+    if keys.size > MAX_TRIED:
         raise UsageError(
-            f"{keys.size:.1e} strings are too many to try, {MOST_TRIED:.0e} are a month of eight Pis; see rainbow plan"
+            f"{keys.size:.1e} strings are too many to try: {MAX_TRIED:.0e} take eight Raspberry Pis a month; "
+            "`bramble rainbow plan` shows what tables need"
         )
     size = job_size(keys.size)
-    work = [Candidates(keys, head(hashed), begin, min(begin + size, keys.size)) for begin in range(0, keys.size, size)]
+    jobs = [Candidates(keys, first_64_bits(hashed), begin, min(begin + size, keys.size)) for begin in range(0, keys.size, size)]
 
     def compute(run: Run) -> dict[str, str | None]:
-        for outcome in run.outcomes(search, work):
+        for outcome in run.outcomes(search, jobs):
             if outcome.result is not None and digest(outcome.result) == hashed:
                 return {hashed: outcome.result}
         return {hashed: None}
 
-    def tell(found: dict[str, str | None]) -> str:
+    def summarise(found: dict[str, str | None]) -> str:
         return f"{hashed}  {'none of these strings' if found[hashed] is None else repr(found[hashed])}"
 
     parameters = {"charset": keys.charset.decode(), "length": keys.length, "keys": keys.size}
@@ -238,7 +259,7 @@ def brute(wanted: str, keys: Keys) -> Program:
         [search],
         compute,
         lambda found: {"found": found},
-        tell,
+        summarise,
         lambda found, path: draw_found(found, "brute force", path),
         parameters=parameters,
         check=check,
@@ -246,7 +267,7 @@ def brute(wanted: str, keys: Keys) -> Program:
 
 
 def draw_found(found: dict[str, str | None], how: str, path: Path) -> None:
-    """Hashes and what was found, as a table."""
+    """Draw the hashes and the strings that were found, as a table."""
     shown = list(found.items())[:30]
     figure = report.figure(6.4, 0.8 + 0.3 * len(shown))
     axes = figure.subplots()
@@ -259,4 +280,4 @@ def draw_found(found: dict[str, str | None], how: str, path: Path) -> None:
 def check(record: dict[str, Any]) -> None:
     """Raise ResultError when a hash was not found."""
     if missing := [hashed for hashed, text in record.get("found", {}).items() if text is None]:
-        raise ResultError(f"not found: {', '.join(missing)}; other tables, or another charset or length, might")
+        raise ResultError(f"not found: {', '.join(missing)}; try more tables, or another charset or length")

@@ -1,4 +1,4 @@
-/// Phases: the quantum Fourier transform, phase estimation, and Shor's algorithm on them.
+/// The quantum Fourier transform, phase estimation, and Shor's algorithm, which uses both.
 import Std.Arrays.Most, Std.Arrays.Tail;
 import Std.Convert.IntAsDouble;
 import Std.Math.PI, Std.Math.ExpModI, Std.Math.InverseModI;
@@ -13,14 +13,14 @@ operation Fourier(register : Qubit[]) : Unit is Adj + Ctl {
     }
 }
 
-/// Estimates the phase (in turns) that a gate gives to its eigenstate, to `bits` binary digits; returns phase × 2^bits, rounded
-/// as chance has it. Theory: P(y) = (sin(2^bits π d) / (2^bits sin(π d)))², d = phase - y/2^bits.
+/// Estimates the phase (in turns) that a gate gives to its eigenstate, to `bits` binary digits. Returns phase × 2^bits, rounded
+/// randomly: P(y) = (sin(2^bits π d) / (2^bits sin(π d)))², with d = phase - y/2^bits.
 operation EstimatePhase(bits : Int, phase : Double) : Int {
     use (register, eigenstate) = (Qubit[bits], Qubit());
     X(eigenstate);
     ApplyToEach(H, register);
     for j in 0..bits - 1 {
-        // After this, qubit j has the phase 2π (phase 2^bits) / 2^(j+1): what Fourier makes of the number phase × 2^bits.
+        // After this, qubit j has the phase 2π (phase 2^bits) / 2^(j+1), which is the Fourier transform of phase × 2^bits.
         Controlled R1([register[j]], (2.0 * PI() * phase * IntAsDouble(1 <<< (bits - 1 - j)), eigenstate));
     }
     Adjoint Fourier(register);
@@ -78,8 +78,8 @@ operation Multiply(control : Qubit, factor : Int, modulus : Int, x : Qubit[], b 
     Adjoint MultiplyAdd(control, InverseModI(factor, modulus), modulus, x, b, spare);
 }
 
-/// Measures the phase s/r of x → base x mod modulus on |1⟩, r the order of base: returns s/r × 2^(2n), rounded as chance has it.
-/// One control qubit does for all 2n (figure 8). modulus < 2^n.
+/// Measures the phase s/r of x → base x mod modulus on |1⟩, where r is the order of base. Returns s/r × 2^(2n), rounded randomly.
+/// One control qubit replaces 2n of them (figure 8). modulus must be less than 2^n.
 operation Order(base : Int, modulus : Int, n : Int) : Int {
     use (control, x, b, spare) = (Qubit(), Qubit[n], Qubit[n + 1], Qubit());
     X(x[0]);

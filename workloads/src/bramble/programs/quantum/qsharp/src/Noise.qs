@@ -1,8 +1,8 @@
 /// Errors, and a code that corrects one of them.
 import Std.Math.ArcSin, Std.Math.Sqrt;
 
-/// A qubit in |0⟩ goes through so many X gates, each followed by whatever noise the simulator adds.
-/// Returns whether it is measured wrong.
+/// Applies a number of X gates to a qubit in |0⟩, each followed by the noise that the simulator adds.
+/// Returns whether the measured value is wrong.
 operation Decays(gates : Int) : Bool {
     use qubit = Qubit();
     for _ in 1..gates {
@@ -11,9 +11,9 @@ operation Decays(gates : Int) : Bool {
     return (MResetZ(qubit) == One) != (gates % 2 == 1);
 }
 
-/// A qubit (One or Zero) is stored in three, each is flipped with probability p, and the majority, found from two
-/// parities without looking at the qubits themselves, puts one flip right. Returns whether it is wrong afterwards.
-/// Theory: with probability 3p² - 2p³, p without the code.
+/// Stores a qubit in three (coded) or alone, flips each with probability p, and corrects one flip by two parities, without
+/// measuring the qubits themselves. Returns whether the measured value is wrong.
+/// Theory: the state is flipped with probability 3p² - 2p³, and p without the code.
 operation Stored(p : Double, coded : Bool) : Bool {
     use (data, helpers, parities) = (Qubit(), Qubit[2], Qubit[2]);
     // A state that a classical bit cannot hold.
@@ -46,7 +46,8 @@ operation Encode(data : Qubit, helpers : Qubit[]) : Unit is Adj {
     CNOT(data, helpers[1]);
 }
 
-/// True with probability p. Not Std.Random: its generator gets the same seed as the simulator's, and would foretell what is measured.
+/// Returns true with probability p. Std.Random cannot be used: its generator has the simulator's seed, so its numbers would be
+/// correlated with the measurements.
 operation Happens(p : Double) : Bool {
     use coin = Qubit();
     Ry(2.0 * ArcSin(Sqrt(p)), coin);

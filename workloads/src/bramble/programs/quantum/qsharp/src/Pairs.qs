@@ -1,4 +1,4 @@
-/// Entangled qubits: Bell pairs, GHZ states, and what they are good for.
+/// Entangled qubits: Bell pairs, GHZ states, and teleportation.
 import Std.Convert.IntAsDouble;
 
 /// Prepares (|00⟩ + |11⟩)/√2 from |00⟩.
@@ -7,8 +7,8 @@ operation Entangle(a : Qubit, b : Qubit) : Unit is Adj + Ctl {
     CNOT(a, b);
 }
 
-/// A pair is made, and each half is measured along an axis of its own: angles (radians) from z towards x.
-/// Returns whether the two agree. Quantum theory: with probability cos²((alice - bob) / 2).
+/// Prepares a pair and measures each half along an axis of its own: angles (radians) from z towards x.
+/// Returns whether the two agree. Theory: with probability cos²((alice - bob) / 2).
 operation Agree(alice : Double, bob : Double) : Bool {
     use (a, b) = (Qubit(), Qubit());
     Entangle(a, b);
@@ -30,8 +30,8 @@ operation GhzOnes(qubits : Int) : Int {
     return ones;
 }
 
-/// The same state, each qubit measured along x. Returns whether the number of Ones is even: always, for a superposition;
-/// half of the time for a mixture that GhzOnes could not tell from it.
+/// Prepares the same state and measures each qubit along x. Returns whether the number of Ones is even: always for a
+/// superposition, but half of the time for a mixture, which GhzOnes cannot distinguish from it.
 operation GhzEven(qubits : Int) : Bool {
     use register = Qubit[qubits];
     Ghz(register);
@@ -51,8 +51,8 @@ operation Ghz(register : Qubit[]) : Unit is Adj + Ctl {
     }
 }
 
-/// Teleports Ry(theta)Rz(phi)|0⟩ with one pair and two classical bits. Returns whether the qubit that arrived is measured
-/// as One, along z, or (undo) after the preparation was taken back, when it must be Zero.
+/// Teleports the state that Ry(theta), then Rz(phi) make of |0⟩, with one pair and two classical bits. Returns whether the qubit
+/// that arrived is measured as One along z. With `undo` the preparation is undone first, so it must be Zero.
 operation Teleport(theta : Double, phi : Double, undo : Bool) : Bool {
     use (message, here, there) = (Qubit(), Qubit(), Qubit());
     Ry(theta, message);

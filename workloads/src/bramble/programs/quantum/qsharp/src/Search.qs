@@ -1,7 +1,7 @@
-/// Oracles: Deutsch-Jozsa and Grover.
+/// Algorithms with oracles: Deutsch-Jozsa and Grover.
 import Std.Arrays.Most, Std.Arrays.Tail;
 
-/// Deutsch-Jozsa: asks a function of `qubits` bits (see Parity) once. Returns whether it is constant; else it is balanced.
+/// Deutsch-Jozsa: queries a function of `qubits` bits (see Parity) once. Returns whether it is constant; otherwise it is balanced.
 operation IsConstant(qubits : Int, mask : Int, flip : Bool) : Bool {
     use (register, target) = (Qubit[qubits], Qubit());
     within {
@@ -17,7 +17,7 @@ operation IsConstant(qubits : Int, mask : Int, flip : Bool) : Bool {
     return MeasureInteger(register) == 0;
 }
 
-/// f(x) = parity of x AND mask, flipped or not: constant for mask 0, else balanced.
+/// Computes f(x) = parity of x AND mask, flipped or not: constant for mask 0, otherwise balanced.
 operation Parity(register : Qubit[], mask : Int, flip : Bool, target : Qubit) : Unit is Adj + Ctl {
     for i in 0..Length(register) - 1 {
         if (mask >>> i) % 2 == 1 {
@@ -29,7 +29,7 @@ operation Parity(register : Qubit[], mask : Int, flip : Bool, target : Qubit) : 
     }
 }
 
-/// Grover: searches `marked` among 2^qubits numbers with so many iterations. Returns whether it was found.
+/// Grover: searches `marked` among 2^qubits numbers with a number of iterations. Returns whether it was found.
 /// Theory: with probability sin²((2 iterations + 1) θ), sin θ = 2^(-qubits/2).
 operation Finds(qubits : Int, marked : Int, iterations : Int) : Bool {
     use register = Qubit[qubits];
@@ -40,7 +40,7 @@ operation Finds(qubits : Int, marked : Int, iterations : Int) : Bool {
 operation Grover(register : Qubit[], marked : Int, iterations : Int) : Unit {
     ApplyToEach(H, register);
     for _ in 1..iterations {
-        // The oracle: the marked number changes its sign.
+        // The oracle changes the sign of the marked number.
         within {
             for i in 0..Length(register) - 1 {
                 if (marked >>> i) % 2 == 0 {

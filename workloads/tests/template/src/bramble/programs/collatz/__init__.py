@@ -1,4 +1,4 @@
-"""How long Collatz's sequences are: n becomes n / 2 or 3n + 1, until it is 1."""
+"""The lengths of Collatz sequences: n becomes n / 2 or 3n + 1, until it is 1."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ class Interval(NamedTuple):
 
 
 def steps(start: int) -> int:
-    """Return the number of steps from a start to 1."""
+    """Return the number of steps from a start down to 1."""
     count = 0
     while start != 1:
         start = start // 2 if start % 2 == 0 else 3 * start + 1
@@ -20,6 +20,6 @@ def steps(start: int) -> int:
 
 
 def longest(interval: Interval) -> tuple[int, int]:
-    """Return the most steps of an interval, and the first start that takes them. This is the kernel: what a job computes."""
+    """Return the largest number of steps in an interval, and the first start that takes them. This is the kernel of a job."""
     most, start = max((steps(start), -start) for start in range(interval.lower, interval.upper + 1))
     return most, -start

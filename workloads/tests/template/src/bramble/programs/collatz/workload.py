@@ -11,21 +11,22 @@ if TYPE_CHECKING:
 
 
 def check(record: dict[str, Any]) -> None:
-    """Raise ResultError when the start does not take so many steps here."""
+    """Raise ResultError when the start does not take the recorded number of steps on this machine."""
     from bramble import ResultError
     from bramble.programs.collatz import steps
 
     if steps(record["start"]) != record["steps"]:
         raise ResultError(
-            f"{record['start']} takes {steps(record['start'])} steps, not {record['steps']}: a node computes wrongly"
+            f"{record['start']} takes {steps(record['start'])} steps, not {record['steps']}, so a node computes wrongly; "
+            "run `bramble prove NODE` for each node"
         )
 
 
 def collatz(
     upper: Annotated[str, typer.Option(metavar="N", help="The largest start.")] = "1e6",
 ) -> "Program":
-    """The longest of Collatz's sequences."""
-    # A command imports what computes when it is called: `bramble --help` stays quick on a small node.
+    """Find the longest Collatz sequence."""
+    # A command imports its kernels only when it is called, so that `bramble --help` stays fast on a small node.
     from bramble.programs.collatz import Interval, longest
     from bramble.study.program import Program
 
@@ -41,14 +42,14 @@ def collatz(
         [longest],
         compute,
         describe=lambda found: {"steps": found[0], "start": found[1]},
-        tell=lambda found: f"{found[1]} takes {found[0]} steps, the most up to {last}",
+        summarise=lambda found: f"{found[1]} takes {found[0]} steps, the most up to {last}",
         parameters={"upper": last},
         check=check,
     )
 
 
 def comparison(seconds: float) -> "Program":
-    """The longest of Collatz's sequences: plain Python, with jobs that are nearly equal."""
+    """The longest Collatz sequence: plain Python, with jobs that are nearly equal."""
     return collatz(str(max(1000, round(100_000 * seconds))))
 
 

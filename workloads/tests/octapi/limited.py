@@ -1,4 +1,4 @@
-"""As OctaPi's recommended way: never more than so many jobs under way, their results added up in a callback."""
+"""Like OctaPi's recommended scripts: a limited number of jobs is in flight, and a callback adds up their results."""
 
 
 def square(number):
