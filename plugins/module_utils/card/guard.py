@@ -78,7 +78,11 @@ class Guard:
         except OSError as error:
             if error.errno == errno.ENOENT and virtual_bytes and not os.path.lexists(slot):
                 return self._inspect_new_card(facts, virtual_bytes)
-            missing = "is a card in the reader? see ls -l /dev/disk/by-path" if slot.startswith("/dev/") else "no such file"
+            missing = (
+                "no such device; to list the card readers: ls -l /dev/disk/by-path"
+                if slot.startswith("/dev/")
+                else "no such file"
+            )
             facts.reason = missing if error.errno == errno.ENOENT else str(error)
             return facts
         try:
