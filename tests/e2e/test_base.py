@@ -52,7 +52,7 @@ mount -o remount,relatime /
 LOOK = (
     "sudo sh -c 'find /etc /boot /root -type f -exec sha256sum {} + | sort; findmnt -no OPTIONS /; systemctl show -P MainPID ssh'"
 )
-WAITS = "must reboot for what has changed"
+REBOOT_REQUIRED = "must reboot for the changes to take effect"
 # How often sshd has read its files anew.
 RELOADS = "sudo journalctl -b -u ssh -o cat | grep -c '^Received SIGHUP'"
 
@@ -102,7 +102,7 @@ def test_a_dry_run_says_all_and_changes_nothing(keys: Path) -> None:
     before = {node: told(node, LOOK) for node in NODES}
     run = base(ada(keys, "first", sudo=True), "--check --diff")
     tasks = {change.split(": ")[-1] for change in run.changes()}
-    assert {"Reduce writes to the card", "Configure what is read at boot", "Create or remove the users"} <= tasks
+    assert {"Reduce writes to the card", "Configure cmdline.txt and config.txt", "Create or remove the users"} <= tasks
     assert "rootwait fsck.repair=yes" in says(run) and "+PermitRootLogin no" in says(run)
     assert {node: told(node, LOOK) for node in NODES} == before
 
@@ -111,13 +111,13 @@ def test_the_first_run_changes_all_and_the_second_nothing(keys: Path) -> None:
     command = rehearsal.ssh_words(STATE, "pi-01", "until [ -e /tmp/go ]; do sleep 0.2; done; echo alive")
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as session:
         run = base(ada(keys, "first", sudo=True))
-        assert f"pi-01, pi-02 {WAITS}" in says(run)
+        assert f"pi-01, pi-02 {REBOOT_REQUIRED}" in says(run)
         told("pi-01", "touch /tmp/go")
         # sshd was reloaded, and this login has lived through it.
         assert session.communicate(timeout=30)[0] == "alive\n"
     assert told("pi-01", RELOADS) == "1"
     again = base(ada(keys, "first", sudo=True))
-    assert again.changes() == [] and f"pi-01, pi-02 {WAITS}" in says(again)
+    assert again.changes() == [] and f"pi-01, pi-02 {REBOOT_REQUIRED}" in says(again)
 
 
 @pytest.mark.parametrize("node", NODES)
@@ -145,7 +145,7 @@ def test_more_users_come_and_go(keys: Path) -> None:
 
 BROKEN = {
     "pi-01": ("99-bad.conf", "Nonsense yes", "/etc/ssh/sshd_config.d/99-bad.conf"),
-    "pi-02": ("01-open.conf", "PasswordAuthentication yes", "sshd would still not say 'passwordauthentication no'"),
+    "pi-02": ("01-open.conf", "PasswordAuthentication yes", "sshd -T would not report 'passwordauthentication no'"),
 }
 
 
@@ -191,7 +191,7 @@ def test_all_holds_after_the_reboot_it_asks_for() -> None:
     boot_id = "cat /proc/sys/kernel/random/boot_id"
     before = {node: told(node, boot_id) for node in NODES}
     run = base({"base_reboot": True})
-    assert WAITS not in says(run)
+    assert REBOOT_REQUIRED not in says(run)
     for node in NODES:
         assert told(node, boot_id) != before[node]
         assert told(node, "systemctl is-system-running --wait") == "running"

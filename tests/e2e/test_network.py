@@ -121,7 +121,7 @@ def test_a_network_that_locks_everyone_out_is_undone_and_said() -> None:
     assert run.status == "failed" and sorted(run.failed) == sorted(NODES)
     for node in NODES:
         message = run.failed[node]
-        assert f"was to have {address(node)}/27" in message
+        assert f"was given {address(node)}/27" in message
         assert f"undone (it was not confirmed in time): the node has {address(node)}/24 again" in message
         assert "Check cluster_subnet" in message
         assert has(node) == [f"{address(node)}/24"]
@@ -157,7 +157,7 @@ def test_a_power_cut_before_it_is_confirmed_undoes_it() -> None:
 def test_an_address_that_somebody_has_stops_its_node_alone(port: Port) -> None:
     """While the cluster is renumbered; another run completes it."""
     run = network(variables=RENUMBERED, check=False)
-    assert all(f"This machine has no address in {THERE}.0/24" in run.failed[node] for node in NODES)
+    assert all(f"The control machine has no address in {THERE}.0/24" in run.failed[node] for node in NODES)
     port.add(f"{THERE}.9/24")
     port.add(f"{address('pi-01', THERE)}/24")
     run = network(variables=RENUMBERED, check=False)

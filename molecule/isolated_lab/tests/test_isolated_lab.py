@@ -186,7 +186,7 @@ def test_after_a_reboot_it_holds_and_targets_wait_for_a_new_proof() -> None:
 
 def test_the_way_back_leaves_nothing(base: dict[str, dict[str, str]]) -> None:
     run = playbook("site", check=False)
-    assert "First the way back: ansible-playbook playbooks/isolated_lab.yml" in why(run)
+    assert "Remove the profile first: ansible-playbook playbooks/isolated_lab.yml" in why(run)
     lab(cluster_state="absent")
     after = trees()
     assert {node: differences(base[node], after[node]) for node in NODES} == {node: [] for node in NODES}

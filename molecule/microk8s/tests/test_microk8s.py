@@ -116,7 +116,7 @@ def test_the_checklist_says_what_is_not_here() -> None:
 
 
 def test_the_way_back_leaves_nothing_and_the_base_follows() -> None:
-    assert "First the way back" in said(playbook("site", check=False))
+    assert "Remove the profile first" in said(playbook("site", check=False))
     playbook("microk8s", variables={"cluster_state": "absent"})
     places = f"{UNMANAGED} /etc/cni /etc/microk8s.yaml /var/snap/microk8s /snap/bin/microk8s /usr/local/bin/kubectl ~/.kube"
     for node in NODES:
