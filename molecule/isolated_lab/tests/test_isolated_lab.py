@@ -154,14 +154,14 @@ def test_a_second_port_that_comes_up_again_is_named() -> None:
     run = lab("--tags verify", check=False)
     assert "pi-01: another port that is up (eth1 (" in why(run)
     run = lab("--tags nic,verify")
-    assert any("more than eth0 up: eth1 (" in event.get("stdout", "") for event in run.events)
+    assert any("more ports up than eth0: eth1 (" in event.get("stdout", "") for event in run.events)
     assert report()["reached"] == 0
 
 
 def test_a_firewall_that_shuts_this_machine_out_undoes_itself() -> None:
     shut = {"isolated_lab_control": "10.77.136.77", "isolated_lab_timeout": 30}
     run = lab("--tags firewall --limit pi-01", check=False, **shut)
-    assert "does not let this machine in" in why(run) and "isolated_lab_control" in why(run)
+    assert "does not let the control machine in" in why(run) and "isolated_lab_control" in why(run)
     end = time.monotonic() + 60
     while rehearsal.ssh(STATE, "pi-01", "true", "-o", "ConnectTimeout=2").returncode:
         assert time.monotonic() < end
