@@ -85,7 +85,7 @@ def test_the_cluster_is_renumbered_and_back_with_other_stacks() -> None:
     assert {change.split(":")[0] for change in dry.changes()} >= set(NODES)
     assert addresses("pi-02") == [f"{address('pi-02', NEW_SUBNET)}/24"]
 
-    # Two nodes get another stack before the way back.
+    # Two nodes get another stack before the cluster is renumbered back.
     configure_with_networkd("pi-01")
     configure_with_ifupdown("pi-02")
     reboot("pi-01", "pi-02")
