@@ -75,7 +75,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Power off the demo's nodes and remove their cards, even if tests have failed."""
-    # Only the main process does so, after the others have ended. Without the folder, a cluster of this name belongs to another clone.
+    # Only the main process does so, when the others have ended. Without the folder, a cluster of this name is another clone's.
     if not hasattr(session.config, "workerinput") and STATE.exists():
         os.environ["NODES"] = str(len(SERVERS))
         playbook("rehearse", variables={"cluster_state": "absent"})

@@ -172,8 +172,8 @@ def test_a_broken_sshd_configuration_is_reported_and_nothing_is_reloaded() -> No
 def test_a_full_disk_stops_one_node_and_another_run_completes() -> None:
     read_grace = "sudo sshd -T | grep logingrace"
     before = output("pi-01", read_grace)
-    # The journal is reduced first, since it would free space as soon as the disk is full. Then direct I/O fills the disk: writes to
-    # the page cache would succeed beyond the free space, and leave some of it free in the end.
+    # The journal is reduced first, since it would free space as soon as the disk is full. Then direct I/O fills the disk: writes
+    # to the page cache would succeed beyond the free space, and leave some of it free in the end.
     room = "$(($(stat -fc '%f * %S' /) - 67108864))"
     fill = f"journalctl --quiet --rotate --vacuum-time=1s; fallocate -l {room} /fill; "
     fill += "dd if=/dev/zero of=/fill2 bs=1M oflag=direct; dd if=/dev/zero of=/fill3 bs=4k oflag=direct"

@@ -32,7 +32,7 @@ STATE = ROOT / ".state/h-exercises"
 NODES = ["pi-client", "pi-01"]
 TARGET = "10.77.124.101"
 PROOF = "/run/bramble-lab/proof.json"
-# These paths are not compared: files that any login, sudo or apt writes, and the bundle server, which the tools were installed from.
+# These paths are not compared: files that any login, sudo or apt writes, and the bundle server, from which the tools come.
 IGNORED_PATHS = "|".join(
     [
         *(
@@ -54,7 +54,8 @@ IGNORED_PATHS = "|".join(
 FIND_OPTIONS = f"-regextype posix-extended -regex '({IGNORED_PATHS})(/.*)?' -prune -o"
 READ_STATE = (
     f"cd / && find etc home opt root usr var {FIND_OPTIONS} -printf '%y %m %u %g %p %l\\n' | sort; "
-    f"find etc {FIND_OPTIONS} -type f -print0 | sort -z | xargs -0 sha256sum; dpkg-query --show; ls /var/lib/bramble-bundle || true"
+    f"find etc {FIND_OPTIONS} -type f -print0 | sort -z | xargs -0 sha256sum; "
+    "dpkg-query --show; ls /var/lib/bramble-bundle || true"
 )
 
 # The tests take up to a quarter of an hour, so only `make test-slow` runs them.
@@ -139,7 +140,7 @@ def test_tools_are_installed_and_a_second_run_changes_nothing() -> None:
 
 
 def test_every_package_is_in_debian() -> None:
-    """The packages are looked up in apt's lists from which the bundle was made, including those that this test does not install."""
+    """All packages are in apt's lists from which the bundle was made, including those that this test does not install."""
     lists = ROOT.glob(".cache/bundles/.lists-*-*/*_main_binary-*_Packages*")
     names: dict[str, set[str]] = {}
     for path in lists:

@@ -5,8 +5,8 @@ scenario molecule/microk8s. Then the workloads are installed, whose results must
 each other and run in their order.
 
 Kubernetes 1.20.2 is the last release whose complete source is in Debian. It does not support indexed Jobs, so a StatefulSet
-replaces them. Memory limits and NetworkPolicies are not tested, because stand-ins have no memory controller and the network plug-in
-enforces no policies. dqlite, Calico and add-ons are in the real MicroK8s only, so here the control plane is on one node.
+replaces them. Memory limits and NetworkPolicies are not tested, because stand-ins have no memory controller and the network
+plug-in enforces no policies. dqlite, Calico and add-ons are in the real MicroK8s only, so the control plane is on one node.
 """
 
 from __future__ import annotations
@@ -184,7 +184,9 @@ def test_a_second_run_changes_nothing() -> None:
 @pytest.mark.usefixtures("workloads")
 def test_every_server_has_a_worker() -> None:
     pods = json.loads(kubectl("--namespace bramble get pods --output json").stdout)["items"]
-    worker_nodes = {pod["spec"]["nodeName"] for pod in pods if pod["metadata"]["labels"]["app.kubernetes.io/name"] == "bramble-worker"}
+    worker_nodes = {
+        pod["spec"]["nodeName"] for pod in pods if pod["metadata"]["labels"]["app.kubernetes.io/name"] == "bramble-worker"
+    }
     assert worker_nodes == set(SERVERS)
     nodes = kubectl("--namespace bramble exec deployment/bramble-scheduler -- bramble nodes").stdout
     assert re.findall(r"^(pi-\d+)  (\d+) jobs at once", nodes, re.MULTILINE) == [("pi-04", "1"), ("pi-05", "1")]
@@ -224,7 +226,9 @@ def test_a_client_without_a_certificate_is_refused() -> None:
         session = client_output(f"openssl s_client -connect {address}:8786 {options} </dev/null 2>&1; true")
         assert ("Verification: OK" in session) == is_valid, session
     # The scheduler also requires a certificate of the client.
-    assert "alert" in client_output(f"(sleep 1; echo) | openssl s_client -connect {address}:8786 -CAfile /tmp/ca.pem -quiet 2>&1; true")
+    assert "alert" in client_output(
+        f"(sleep 1; echo) | openssl s_client -connect {address}:8786 -CAfile /tmp/ca.pem -quiet 2>&1; true"
+    )
 
 
 @pytest.mark.usefixtures("workloads")

@@ -108,9 +108,7 @@ def test_a_playbook_that_imports_parts_imports_the_validation_first() -> None:
 @pytest.mark.parametrize(
     "state, part, refused", [("absent", "present", True), ("present", "absent", True), ("absent", "absent", False)]
 )
-def test_a_state_that_only_the_inventory_sets_is_refused(
-    tmp_path: Path, state: str, part: str, refused: bool
-) -> None:
+def test_a_state_that_only_the_inventory_sets_is_refused(tmp_path: Path, state: str, part: str, refused: bool) -> None:
     tasks = [{"ansible.builtin.import_tasks": str(ROOT / "playbooks/tasks/check_state.yml"), "vars": {"part_state": part}}]
     playbook_file = tmp_path / "play.yml"
     play = {"hosts": "localhost", "gather_facts": False, "vars": {"cluster_state": state}, "tasks": tasks}

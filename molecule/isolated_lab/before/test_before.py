@@ -1,4 +1,4 @@
-"""playbooks/isolated_lab.yml changes nothing without its confirmation. The nodes' files are recorded for the test of the removal."""
+"""playbooks/isolated_lab.yml changes nothing without confirmation. The nodes' files are recorded for the test of the removal."""
 
 from __future__ import annotations
 
