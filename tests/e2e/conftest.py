@@ -1,4 +1,4 @@
-"""The real thing on stand-ins: what the end-to-end tests share."""
+"""The fixtures and helpers that the end-to-end tests share. They run playbooks on stand-ins."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ playbook = partial(play, inventory=[*INVENTORY, OVERLAY])
 ssh = partial(rehearsal.ssh, STATE)
 
 
-def still_there() -> list[str]:
-    """What is left of the stand-ins: containers, networks, loop devices."""
+def remaining_resources() -> list[str]:
+    """Return the containers, networks and loop devices of the demo's stand-ins that still exist."""
     found = []
     for command in (
         ["docker", "ps", "--all", "--filter", "label=bramble=e2e", "--format", "{{.Names}}"],
         ["docker", "network", "ls", "--filter", "label=bramble=e2e", "--format", "{{.Name}}"],
-        # By device and inode: in a stand-in the card has another name.
+        # losetup compares device and inode, since the card has another name in a stand-in.
         *(["losetup", "--associated", str(card)] for card in STATE.glob("cards/*.img")),
     ):
         found += subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
@@ -45,14 +45,15 @@ def still_there() -> list[str]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def nodes_of_the_demo() -> None:
+def limit_nodes() -> None:
+    """Make all servers but SERVERS spare."""
     os.environ["NODES"] = str(len(SERVERS))
 
 
 class ClusterScheduling(LoadScopeScheduling):
-    """Gives tests that share a cluster to one process: those of a file, and each scenario of Molecule by itself.
+    """Assigns tests that share a cluster to one process: the tests of a file, and each scenario of Molecule by itself.
 
-    xdist_group does not work: pytest-xdist 3.8.0 appends the group to Item._nodeid, which pytest 9.2 does not read.
+    The marker xdist_group does not work: pytest-xdist 3.8.0 appends the group to Item._nodeid, which pytest 9.2 does not read.
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -63,18 +64,18 @@ class ClusterScheduling(LoadScopeScheduling):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ClusterScheduling:
-    """Return the scheduler, whatever --dist says."""
+    """Return the scheduler. It replaces the one of the option --dist."""
     return ClusterScheduling(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the scenarios of Molecule first, as they take longest."""
+    """Run the scenarios of Molecule first, since they take longest."""
     items.sort(key=lambda item: item.path.name != SCENARIOS)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Power off and remove the demo's cards, however the tests ended."""
-    # Not while another process tests it. Without such a folder, the cluster of this name, if there is one, is another clone's.
+    """Power off the demo's nodes and remove their cards, even if tests have failed."""
+    # Only the main process does so, when the others have ended. Without the folder, a cluster of this name is another clone's.
     if not hasattr(session.config, "workerinput") and STATE.exists():
         os.environ["NODES"] = str(len(SERVERS))
         playbook("rehearse", variables={"cluster_state": "absent"})
@@ -83,16 +84,16 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session")
 def bookworm() -> dict[str, Any]:
-    """The image like-rpi-bookworm, as variables for the playbooks."""
+    """Return the image like-rpi-bookworm as variables for the playbooks."""
     return build_bookworm()
 
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """One whole run of the demo: its summary, its folder and what it printed."""
+    """Run the demo; return its summary, its folder, its standard output and the resources that it has left."""
     reports = tmp_path_factory.mktemp("reports")
     done = subprocess.run(
-        # The engine is the tests': scripts/test may have started it, and the demo would stop it.
+        # The tests still need the Docker engine, which the demo would stop.
         [sys.executable, ROOT / "scripts/demo", "--inventory", OVERLAY, "--reports", reports, "--keep-engine"],
         capture_output=True,
         text=True,
@@ -101,14 +102,14 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> dict:
     )
     logs = "\n".join(f"== {log.name}\n{log.read_text()[-6000:]}" for log in sorted(reports.glob("*/*.log")))
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{logs}"
-    left = still_there()
+    left = remaining_resources()
     folder = (reports / "latest").resolve()
     return {"summary": json.loads((folder / "summary.json").read_text()), "folder": folder, "stdout": done.stdout, "left": left}
 
 
 @pytest.fixture(scope="session")
 def cluster(demo: dict) -> Iterator[None]:
-    """The demo's nodes, powered on again from their cards."""
+    """Power on the demo's nodes again, from their cards."""
     playbook("rehearse", variables={"standin_cpus": 0})
     yield
     playbook("rehearse", variables={"cluster_state": "absent"})

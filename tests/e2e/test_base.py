@@ -1,7 +1,7 @@
-"""The role base on two distributions at once: dry, for real, again, broken on purpose, rebooted, and taken back.
+"""The role base on two distributions: a dry run, two runs, runs with faults, a reboot, and the removal.
 
-pi-01 is as Raspberry Pi OS bookworm, with OpenSSH 9.2 and dphys-swapfile; pi-02 is debian-trixie, with OpenSSH 10. The tests tell
-one story and run in their order.
+pi-01 is like Raspberry Pi OS bookworm, with OpenSSH 9.2 and dphys-swapfile; pi-02 is debian-trixie, with OpenSSH 10. The tests
+depend on each other and run in their order.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ LIMIT = "--limit pi-01,pi-02"
 
 playbook = partial(play, inventory=[*INVENTORY, OVERLAY])
 ssh = partial(rehearsal.ssh, STATE)
-told = partial(conftest.told, STATE)
+output = partial(conftest.told, STATE)
 
-# What base is to put right, before it has ever run. /sbin/dphys-swapfile is in the place of the real one.
-NEGLECTED = """
+# A shell script that removes what the role base must configure. It installs a substitute of /sbin/dphys-swapfile.
+UNCONFIGURE = """
 set -e
 sed -i 's/ fsck.repair=yes//' /boot/firmware/cmdline.txt
 printf '#!/bin/sh\\ntouch /run/dphys-swapfile-was-here\\n' >/sbin/dphys-swapfile
@@ -48,33 +48,33 @@ sed -i 's/defaults,noatime  0 1/defaults 0 0/' /etc/fstab
 echo '/var/swap none swap nofail 0 0' >>/etc/fstab
 mount -o remount,relatime /
 """
-# All that a dry run must leave alone.
-LOOK = (
+# A command that shows all that a dry run must not change.
+READ_STATE = (
     "sudo sh -c 'find /etc /boot /root -type f -exec sha256sum {} + | sort; findmnt -no OPTIONS /; systemctl show -P MainPID ssh'"
 )
-WAITS = "must reboot for what has changed"
-# How often sshd has read its files anew.
-RELOADS = "sudo journalctl -b -u ssh -o cat | grep -c '^Received SIGHUP'"
+REBOOT_REQUIRED = "must reboot for the changes to take effect"
+# A command that counts how often sshd was reloaded.
+COUNT_RELOADS = "sudo journalctl -b -u ssh -o cat | grep -c '^Received SIGHUP'"
 
 
 def base(variables: dict[str, Any] | None = None, arguments: str = "", check: bool = True) -> Play:
     return playbook("site", variables=variables, arguments=f"{LIMIT} --tags base {arguments}", check=check)
 
 
-def says(run: Play) -> str:
-    """What the playbook's messages and warnings are."""
+def messages(run: Play) -> str:
+    """Return the messages and warnings of a playbook."""
     return "\n".join(event.get("stdout", "") for event in run.events)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def nodes(bookworm: dict[str, Any]) -> Iterator[None]:
-    """Both have booted from fresh cards; powered off and removed, however the tests end."""
+    """Boot both nodes from new cards; power them off and remove them, even if tests have failed."""
     try:
         playbook("cards", variables=bookworm, arguments="--limit pi-01")
         playbook("cards", arguments="--limit pi-02")
         playbook("rehearse", arguments=LIMIT)
         for node in NODES:
-            told(node, f"sudo sh -c {shlex.quote(NEGLECTED)}")
+            output(node, f"sudo sh -c {shlex.quote(UNCONFIGURE)}")
         yield
     finally:
         playbook("rehearse", variables={"cluster_state": "absent"})
@@ -83,7 +83,7 @@ def nodes(bookworm: dict[str, Any]) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two key pairs of ada, `first` and `second`."""
+    """Return a folder with two key pairs of ada, `first` and `second`."""
     folder = tmp_path_factory.mktemp("keys")
     for name in ("first", "second"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
@@ -91,6 +91,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ada(keys: Path, key: str, sudo: bool) -> dict[str, Any]:
+    """Return the variables with which the role creates the user ada."""
     return {"base_users": [{"name": "ada", "sudo": sudo, "keys": [(keys / f"{key}.pub").read_text()]}]}
 
 
@@ -98,26 +99,26 @@ def login(keys: Path, key: str) -> subprocess.CompletedProcess[str]:
     return ssh("pi-01", "sudo --non-interactive id -un", "-l", "ada", "-i", str(keys / key))
 
 
-def test_a_dry_run_says_all_and_changes_nothing(keys: Path) -> None:
-    before = {node: told(node, LOOK) for node in NODES}
+def test_a_dry_run_shows_all_changes_and_makes_none(keys: Path) -> None:
+    before = {node: output(node, READ_STATE) for node in NODES}
     run = base(ada(keys, "first", sudo=True), "--check --diff")
     tasks = {change.split(": ")[-1] for change in run.changes()}
-    assert {"Reduce writes to the card", "Configure what is read at boot", "Create or remove the users"} <= tasks
-    assert "rootwait fsck.repair=yes" in says(run) and "+PermitRootLogin no" in says(run)
-    assert {node: told(node, LOOK) for node in NODES} == before
+    assert {"Reduce writes to the card", "Configure cmdline.txt and config.txt", "Create or remove the users"} <= tasks
+    assert "rootwait fsck.repair=yes" in messages(run) and "+PermitRootLogin no" in messages(run)
+    assert {node: output(node, READ_STATE) for node in NODES} == before
 
 
-def test_the_first_run_changes_all_and_the_second_nothing(keys: Path) -> None:
+def test_the_first_run_changes_everything_and_the_second_nothing(keys: Path) -> None:
     command = rehearsal.ssh_command(STATE, "pi-01", "until [ -e /tmp/go ]; do sleep 0.2; done; echo alive")
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as session:
         run = base(ada(keys, "first", sudo=True))
-        assert f"pi-01, pi-02 {WAITS}" in says(run)
-        told("pi-01", "touch /tmp/go")
-        # sshd was reloaded, and this login has lived through it.
+        assert f"pi-01, pi-02 {REBOOT_REQUIRED}" in messages(run)
+        output("pi-01", "touch /tmp/go")
+        # sshd was reloaded, and this session was not closed.
         assert session.communicate(timeout=30)[0] == "alive\n"
-    assert told("pi-01", RELOADS) == "1"
+    assert output("pi-01", COUNT_RELOADS) == "1"
     again = base(ada(keys, "first", sudo=True))
-    assert again.changes() == [] and f"pi-01, pi-02 {WAITS}" in says(again)
+    assert again.changes() == [] and f"pi-01, pi-02 {REBOOT_REQUIRED}" in messages(again)
 
 
 @pytest.mark.parametrize("node", NODES)
@@ -131,7 +132,7 @@ def test_old_algorithms_are_refused(node: str) -> None:
         assert ssh(node, "true", "-o", option).returncode == 0, option
 
 
-def test_more_users_come_and_go(keys: Path) -> None:
+def test_users_are_created_changed_and_removed(keys: Path) -> None:
     assert login(keys, "first").stdout == "root\n"
     base(ada(keys, "second", sudo=False))
     assert login(keys, "first").returncode == 255
@@ -140,39 +141,39 @@ def test_more_users_come_and_go(keys: Path) -> None:
     assert set(bad.failed) == set(NODES) and all("none may be root or pi" in text for text in bad.failed.values())
     base({"base_users": [{"name": "ada", "state": "absent"}]})
     assert login(keys, "second").returncode == 255
-    assert "ada" not in told("pi-01", "ls /home; sudo ls /etc/sudoers.d")
+    assert "ada" not in output("pi-01", "ls /home; sudo ls /etc/sudoers.d")
 
 
 BROKEN = {
     "pi-01": ("99-bad.conf", "Nonsense yes", "/etc/ssh/sshd_config.d/99-bad.conf"),
-    "pi-02": ("01-open.conf", "PasswordAuthentication yes", "sshd would still not say 'passwordauthentication no'"),
+    "pi-02": ("01-open.conf", "PasswordAuthentication yes", "sshd -T would not report 'passwordauthentication no'"),
 }
 
 
-def test_a_broken_sshd_is_reported_before_anything_is_reloaded() -> None:
-    look = f"cat /etc/ssh/sshd_config.d/05-bramble.conf; {RELOADS}"
-    before = {node: told(node, look) for node in NODES}
+def test_a_broken_sshd_configuration_is_reported_and_nothing_is_reloaded() -> None:
+    read_sshd_state = f"cat /etc/ssh/sshd_config.d/05-bramble.conf; {COUNT_RELOADS}"
+    before = {node: output(node, read_sshd_state) for node in NODES}
     try:
         for node, (name, content, _) in BROKEN.items():
-            told(node, f"echo {content} | sudo tee /etc/ssh/sshd_config.d/{name}")
+            output(node, f"echo {content} | sudo tee /etc/ssh/sshd_config.d/{name}")
         for arguments in ("--check", ""):
             run = base({"base_sshd_login_grace": 25}, arguments, check=False)
             for node, (_, _, message) in BROKEN.items():
                 assert message in run.failed[node] and "nothing was changed" in run.failed[node]
-                # And SSH still works.
-                assert told(node, look) == before[node]
+                # sshd still works.
+                assert output(node, read_sshd_state) == before[node]
     finally:
         for node, (name, _, _) in BROKEN.items():
-            told(node, f"sudo rm -f /etc/ssh/sshd_config.d/{name}")
+            output(node, f"sudo rm -f /etc/ssh/sshd_config.d/{name}")
     base({"base_sshd_login_grace": 25})
-    assert [told(node, "sudo sshd -T | grep logingrace") for node in NODES] == ["logingracetime 25"] * 2
+    assert [output(node, "sudo sshd -T | grep logingrace") for node in NODES] == ["logingracetime 25"] * 2
 
 
-def test_a_full_disk_stops_one_node_and_a_rerun_completes() -> None:
-    grace = "sudo sshd -T | grep logingrace"
-    before = told("pi-01", grace)
-    # First the journal gives back what it can: it would do so as soon as the disk is full. Then past the page cache, which takes
-    # more than there is room for, and has some left in the end.
+def test_a_full_disk_stops_one_node_and_another_run_completes() -> None:
+    read_grace = "sudo sshd -T | grep logingrace"
+    before = output("pi-01", read_grace)
+    # The journal is reduced first, since it would free space as soon as the disk is full. Then direct I/O fills the disk: writes
+    # to the page cache would succeed beyond the free space, and leave some of it free in the end.
     room = "$(($(stat -fc '%f * %S' /) - 67108864))"
     fill = f"journalctl --quiet --rotate --vacuum-time=1s; fallocate -l {room} /fill; "
     fill += "dd if=/dev/zero of=/fill2 bs=1M oflag=direct; dd if=/dev/zero of=/fill3 bs=4k oflag=direct"
@@ -180,35 +181,35 @@ def test_a_full_disk_stops_one_node_and_a_rerun_completes() -> None:
     try:
         run = base({"base_sshd_login_grace": 30}, check=False)
         assert list(run.failed) == ["pi-01"] and "No space left" in run.failed["pi-01"], run.failed
-        assert [told("pi-01", grace), told("pi-02", grace)] == [before, "logingracetime 30"]
+        assert [output("pi-01", read_grace), output("pi-02", read_grace)] == [before, "logingracetime 30"]
     finally:
-        told("pi-01", "sudo rm -f /fill /fill2 /fill3")
+        output("pi-01", "sudo rm -f /fill /fill2 /fill3")
     base({"base_sshd_login_grace": 30})
-    assert told("pi-01", grace) == "logingracetime 30"
+    assert output("pi-01", read_grace) == "logingracetime 30"
 
 
-def test_all_holds_after_the_reboot_it_asks_for() -> None:
-    boot_id = "cat /proc/sys/kernel/random/boot_id"
-    before = {node: told(node, boot_id) for node in NODES}
+def test_all_settings_are_in_effect_after_the_reboot() -> None:
+    read_boot_id = "cat /proc/sys/kernel/random/boot_id"
+    before = {node: output(node, read_boot_id) for node in NODES}
     run = base({"base_reboot": True})
-    assert WAITS not in says(run)
+    assert REBOOT_REQUIRED not in messages(run)
     for node in NODES:
-        assert told(node, boot_id) != before[node]
-        assert told(node, "systemctl is-system-running --wait") == "running"
-        assert told(node, "cat /proc/cmdline").split().count("fsck.repair=yes") == 1
-        assert "noatime" in told(node, "findmnt -no OPTIONS /").split(",")
-        assert told(node, "systemctl show -P RuntimeWatchdogUSec") == "15s"
-        assert "max 200" in told(node, "sudo journalctl -b -u systemd-journald -o cat | grep 'System Journal'")
-        fstab = told(node, "cat /etc/fstab").splitlines()
+        assert output(node, read_boot_id) != before[node]
+        assert output(node, "systemctl is-system-running --wait") == "running"
+        assert output(node, "cat /proc/cmdline").split().count("fsck.repair=yes") == 1
+        assert "noatime" in output(node, "findmnt -no OPTIONS /").split(",")
+        assert output(node, "systemctl show -P RuntimeWatchdogUSec") == "15s"
+        assert "max 200" in output(node, "sudo journalctl -b -u systemd-journald -o cat | grep 'System Journal'")
+        fstab = output(node, "cat /etc/fstab").splitlines()
         assert [line.split()[5] for line in fstab if line.startswith("PARTUUID")] == ["2", "1"]
         assert (
-            told(node, "systemctl list-units --all --no-legend --type swap; ls /run | grep -e dphys -e reboot-required || true")
+            output(node, "systemctl list-units --all --no-legend --type swap; ls /run | grep -e dphys -e reboot-required || true")
             == ""
         )
-        assert told(node, "systemctl is-enabled dphys-swapfile || true") == "masked"
-    after = {node: told(node, boot_id) for node in NODES}
+        assert output(node, "systemctl is-enabled dphys-swapfile || true") == "masked"
+    after = {node: output(node, read_boot_id) for node in NODES}
     assert base({"base_reboot": True}).changes() == []
-    assert {node: told(node, boot_id) for node in NODES} == after
+    assert {node: output(node, read_boot_id) for node in NODES} == after
 
 
 INSTALLED = (
@@ -217,14 +218,14 @@ INSTALLED = (
 )
 
 
-def test_it_can_be_taken_back() -> None:
-    told("pi-01", f"ls {INSTALLED}")
+def test_the_role_can_be_removed() -> None:
+    output("pi-01", f"ls {INSTALLED}")
     run = playbook("../tests/e2e/base/absent", arguments=LIMIT)
-    assert "these stay" in says(run)
+    assert "these stay" in messages(run)
     for node in NODES:
-        assert "fsck.repair" not in told(node, "cat /boot/firmware/cmdline.txt")
-        assert "/var/swap none swap nofail 0 0" in told(node, "cat /etc/fstab").splitlines()
-        assert told(node, f"ls {INSTALLED} 2>/dev/null || true") == ""
-        assert told(node, "systemctl show -P RuntimeWatchdogUSec") in ("0", "infinity")
+        assert "fsck.repair" not in output(node, "cat /boot/firmware/cmdline.txt")
+        assert "/var/swap none swap nofail 0 0" in output(node, "cat /etc/fstab").splitlines()
+        assert output(node, f"ls {INSTALLED} 2>/dev/null || true") == ""
+        assert output(node, "systemctl show -P RuntimeWatchdogUSec") in ("0", "infinity")
         assert ssh(node, "true", "-o", "Ciphers=aes128-ctr").returncode == 0
     assert playbook("../tests/e2e/base/absent", arguments=LIMIT).changes() == []

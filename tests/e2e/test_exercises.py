@@ -1,7 +1,7 @@
-"""The lab's exercises, each solved by a script on the client, then defended; what a node was before, it is afterwards.
+"""The lab's exercises: each is solved by a script on the client, then its defence is tested, then the nodes are as before.
 
-One story, in its order. The stand-ins' network has no way out, which is checked here; the proof that playbooks/isolated_lab.yml
-makes is written by the test, to see what happens without.
+The tests depend on each other and run in their order. The test writes the isolation proof itself, in place of
+playbooks/isolated_lab.yml, so that it can test what happens without one. It checks that the stand-ins have no default route.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ STATE = ROOT / ".state/h-exercises"
 NODES = ["pi-client", "pi-01"]
 TARGET = "10.77.124.101"
 PROOF = "/run/bramble-lab/proof.json"
-# Not compared: what any login, sudo or apt writes; and the base's own mirror, which the tools came by.
-PASSING = "|".join(
+# These paths are not compared: files that any login, sudo or apt writes, and the bundle server, from which the tools come.
+IGNORED_PATHS = "|".join(
     [
         *(
             "var/log",
@@ -51,40 +51,41 @@ PASSING = "|".join(
         *("etc/systemd/system/(multi-user.target.wants/)?bramble-bundle.service", "var/lib/bramble-bundle"),
     ]
 )
-FIND = f"-regextype posix-extended -regex '({PASSING})(/.*)?' -prune -o"
-LOOK = (
-    f"cd / && find etc home opt root usr var {FIND} -printf '%y %m %u %g %p %l\\n' | sort; "
-    f"find etc {FIND} -type f -print0 | sort -z | xargs -0 sha256sum; dpkg-query --show; ls /var/lib/bramble-bundle || true"
+FIND_OPTIONS = f"-regextype posix-extended -regex '({IGNORED_PATHS})(/.*)?' -prune -o"
+READ_STATE = (
+    f"cd / && find etc home opt root usr var {FIND_OPTIONS} -printf '%y %m %u %g %p %l\\n' | sort; "
+    f"find etc {FIND_OPTIONS} -type f -print0 | sort -z | xargs -0 sha256sum; "
+    "dpkg-query --show; ls /var/lib/bramble-bundle || true"
 )
 
-# A quarter of an hour where the machine is busy: `make test-slow` runs it.
+# The tests take up to a quarter of an hour, so only `make test-slow` runs them.
 pytestmark = pytest.mark.slow
 
 playbook = partial(play, inventory=[*INVENTORY, OVERLAY])
-told = partial(conftest.told, STATE)
+output = partial(conftest.told, STATE)
 
 
 def lab(tags: str = "all", check: bool = True, **variables: Any) -> Play:
     return playbook("../tests/e2e/exercises", variables=variables, arguments=f"--tags {tags}", check=check)
 
 
-def root(node: str, command: str) -> str:
-    return told(node, f"sudo sh -c {shlex.quote(command)}")
+def output_as_root(node: str, command: str) -> str:
+    return output(node, f"sudo sh -c {shlex.quote(command)}")
 
 
-def solve(name: str, *arguments: str) -> tuple[int, str]:
-    """Run a solution on the client; gives its exit code and what it said."""
+def run_solution(name: str, *arguments: str) -> tuple[int, str]:
+    """Run a solution on the client; return its exit code and its output."""
     command = f"sh /tmp/{name}.sh {shlex.join(arguments)}"
     done = rehearsal.ssh(STATE, "pi-client", command, timeout=240)
     return done.returncode, (done.stdout + done.stderr).strip()
 
 
-def prove(**changes: Any) -> None:
-    """Give each node a proof, as playbooks/isolated_lab.yml does."""
+def write_proof(**changes: Any) -> None:
+    """Write an isolation proof on each node, as playbooks/isolated_lab.yml does."""
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    said = {"at": at, "subnet": "10.77.124.0/24", "forbidden": 30, "reached": 0, "allowed": 6, "failed": 0, **changes}
+    proof = {"at": at, "subnet": "10.77.124.0/24", "forbidden": 30, "reached": 0, "allowed": 6, "failed": 0, **changes}
     for node in NODES:
-        root(node, f"mkdir -p /run/bramble-lab && printf %s {shlex.quote(json.dumps(said))} >{PROOF}")
+        output_as_root(node, f"mkdir -p /run/bramble-lab && printf %s {shlex.quote(json.dumps(proof))} >{PROOF}")
 
 
 def secrets(kind: str = "secrets") -> dict[str, Any]:
@@ -95,34 +96,34 @@ def secrets(kind: str = "secrets") -> dict[str, Any]:
 
 @pytest.fixture(scope="module", autouse=True)
 def before() -> Iterator[dict[str, str]]:
-    """The nodes are up; what they have. Removed however the tests end."""
+    """Boot the nodes; yield the state of each; remove them, even if tests have failed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NODES", "1")
         try:
             playbook("cards")
             playbook("rehearse")
             for node in NODES:
-                # The network of the stand-ins has no way out: this is the lab's network.
-                assert told(node, "ip route show default; ip -6 route show default") == ""
-                # Ansible's own folders, and apt's, are there before.
-                root(node, "mkdir -p /root/.ansible && apt-get -qq check")
+                # Without a default route the network of the stand-ins is isolated, as the lab's network is.
+                assert output(node, "ip route show default; ip -6 route show default") == ""
+                # These commands create the folders of Ansible and apt, so that they are not taken for changes later.
+                output_as_root(node, "mkdir -p /root/.ansible && apt-get -qq check")
             script: list[str | Path] = ["scp", "-q", "-F", STATE / "ssh/ssh_config", *SOLUTIONS.glob("*.sh"), "pi-client:/tmp"]
             subprocess.run(script, check=True)
-            yield {node: root(node, LOOK) for node in NODES}
+            yield {node: output_as_root(node, READ_STATE) for node in NODES}
         finally:
             playbook("rehearse", variables={"cluster_state": "absent"})
             shutil.rmtree(STATE, ignore_errors=True)
 
 
-def test_what_a_node_can_not_have_is_refused_before_anything_is_changed(before: dict[str, str]) -> None:
+def test_unsupported_tools_are_refused_before_anything_is_changed(before: dict[str, str]) -> None:
     run = lab("tools", check=False, lab_tools_set="kali")
     assert (
         "kali's own image" in run.failed["pi-client"] and "Nothing was changed" in run.failed["pi-client"] and run.changes() == []
     )
-    root("pi-client", "echo 'deb http://mirror.example/kali kali-rolling main' >/etc/apt/sources.list.d/kali.list")
+    output_as_root("pi-client", "echo 'deb http://mirror.example/kali kali-rolling main' >/etc/apt/sources.list.d/kali.list")
     run = lab("tools", check=False)
     assert "has the suite kali-rolling" in run.failed["pi-client"] and run.changes() == []
-    root("pi-client", "rm /etc/apt/sources.list.d/kali.list")
+    output_as_root("pi-client", "rm /etc/apt/sources.list.d/kali.list")
 
 
 def test_a_dry_run_changes_nothing(before: dict[str, str]) -> None:
@@ -130,16 +131,16 @@ def test_a_dry_run_changes_nothing(before: dict[str, str]) -> None:
         change.replace("lab_target : ", "") for change in lab("all --check").changes()
     ]
     for node in NODES:
-        assert root(node, LOOK) == before[node]
+        assert output_as_root(node, READ_STATE) == before[node]
 
 
-def test_tools_come_from_the_client_and_a_second_run_changes_nothing() -> None:
+def test_tools_are_installed_and_a_second_run_changes_nothing() -> None:
     lab("tools")
     assert lab("tools").changes() == []
 
 
-def test_every_name_is_one_that_debian_has() -> None:
-    """Also those that this test does not install, by the lists that the bundle was made from."""
+def test_every_package_is_in_debian() -> None:
+    """All packages are in apt's lists from which the bundle was made, including those that this test does not install."""
     lists = ROOT.glob(".cache/bundles/.lists-*-*/*_main_binary-*_Packages*")
     names: dict[str, set[str]] = {}
     for path in lists:
@@ -156,14 +157,14 @@ def test_every_name_is_one_that_debian_has() -> None:
         assert wanted - known <= ({"suricata"} if release == "bookworm" else set())
 
 
-def test_nothing_starts_and_no_tool_runs_without_a_fresh_proof() -> None:
+def test_no_target_starts_and_no_tool_runs_without_a_fresh_proof() -> None:
     run = lab("targets", check=False)
     assert "there is no isolation proof" in run.failed["pi-01"] and "No target was started" in run.failed["pi-01"]
-    assert solve("shop", f"{TARGET}:8080")[0] == 77
+    assert run_solution("shop", f"{TARGET}:8080")[0] == 77
     for changes in ({"reached": 1}, {"subnet": "10.0.0.0/8"}, {"at": "2026-01-01T00:00:00Z"}):
-        prove(**changes)
-        assert solve("desk", TARGET, "8081", "/tmp/desk")[0] == 77
-    prove()
+        write_proof(**changes)
+        assert run_solution("desk", TARGET, "8081", "/tmp/desk")[0] == 77
+    write_proof()
 
 
 @pytest.fixture(scope="module")
@@ -171,48 +172,48 @@ def targets() -> Play:
     return lab("targets")
 
 
-def test_targets_are_at_the_labs_address_only_and_come_up_by_themselves_never(targets: Play) -> None:
+def test_targets_listen_at_the_lab_address_only_and_are_not_enabled(targets: Play) -> None:
     assert lab("targets").changes() == []
-    listening = told("pi-01", "ss -Hltn 'sport > 2000'")
+    listening = output("pi-01", "ss -Hltn 'sport > 2000'")
     assert sorted(re.findall(r"(\S+):(2222|8080|8081)\b", listening)) == [(TARGET, port) for port in ("2222", "8080", "8081")]
     for unit in ("shop", "desk", "ssh"):
-        assert told("pi-01", f"systemctl is-enabled bramble-lab-{unit} || true") == "static"
-        assert told("pi-01", f"stat -c %U /proc/$(systemctl show -P MainPID bramble-lab-{unit})") != "root"
-        exposure = told("pi-01", f"systemd-analyze security --no-pager bramble-lab-{unit} | tail -n 1")
+        assert output("pi-01", f"systemctl is-enabled bramble-lab-{unit} || true") == "static"
+        assert output("pi-01", f"stat -c %U /proc/$(systemctl show -P MainPID bramble-lab-{unit})") != "root"
+        exposure = output("pi-01", f"systemd-analyze security --no-pager bramble-lab-{unit} | tail -n 1")
         assert float(re.findall(r"[0-9]+[.][0-9]", exposure)[0]) <= 2.5
-    # Neither are their secrets for everybody, nor can the intern log in to the node.
+    # Other users cannot read the secrets, and the intern cannot log in to the node.
     assert rehearsal.ssh(STATE, "pi-01", "cat /opt/bramble-lab/targets/*.json /opt/bramble-lab/targets/passwd").stdout == ""
-    assert "intern" not in root("pi-01", "cat /etc/passwd /etc/shadow")
-    root("pi-01", f"mv {PROOF} {PROOF}.away")
+    assert "intern" not in output_as_root("pi-01", "cat /etc/passwd /etc/shadow")
+    output_as_root("pi-01", f"mv {PROOF} {PROOF}.away")
     assert rehearsal.ssh(STATE, "pi-01", "sudo systemctl restart bramble-lab-shop").returncode != 0
-    root("pi-01", f"mv {PROOF}.away {PROOF} && systemctl restart bramble-lab-shop")
+    output_as_root("pi-01", f"mv {PROOF}.away {PROOF} && systemctl restart bramble-lab-shop")
 
 
-def test_the_tools_stay_inside() -> None:
+def test_the_tools_refuse_targets_outside_the_lab() -> None:
     for command in ("nmap 198.51.100.1", "nmap 10.77.124.0/23", "curl http://[fd00::1]/", "sqlmap -u http://198.51.100.1/?q=1"):
         done = rehearsal.ssh(STATE, "pi-client", f"lab {command}")
         assert done.returncode == 77 and "refused" in done.stderr
-    assert re.search(r"2222/tcp open", told("pi-client", f"lab nmap -p 2222 {TARGET}"))
-    # A target that comes by another way, as sqlmap takes them.
-    said = told(
+    assert re.search(r"2222/tcp open", output("pi-client", f"lab nmap -p 2222 {TARGET}"))
+    # sqlmap would also read targets from standard input.
+    sqlmap_output = output(
         "pi-client", f"echo http://198.51.100.1/?q=1 | lab sqlmap -u 'http://{TARGET}:8080/price?name=tea' -p name || true"
     )
-    assert "198.51.100.1" not in said
+    assert "198.51.100.1" not in sqlmap_output
 
 
 def test_the_exercises_are_solved(targets: Play, tmp_path: Path) -> None:
     known = secrets()
-    code, said = solve("shop", f"{TARGET}:8080")
-    assert code == 0 and said.splitlines()[-1] == known["shop"]["coupon"]
-    assert solve("ssh", TARGET, "2222") == (0, known["ssh"]["password"])
-    code, said = solve("desk", TARGET, "8081", "/tmp/desk")
-    assert (code, said) == (0, f"clerk:{known['desk']['password']}")
-    found = dict(line.split(":")[:2] for line in solve("hashes", "/tmp/desk")[1].splitlines())
+    code, answer = run_solution("shop", f"{TARGET}:8080")
+    assert code == 0 and answer.splitlines()[-1] == known["shop"]["coupon"]
+    assert run_solution("ssh", TARGET, "2222") == (0, known["ssh"]["password"])
+    code, answer = run_solution("desk", TARGET, "8081", "/tmp/desk")
+    assert (code, answer) == (0, f"clerk:{known['desk']['password']}")
+    found = dict(line.split(":")[:2] for line in run_solution("hashes", "/tmp/desk")[1].splitlines())
     assert found == known["solution"]["salted"]
-    assert solve("audit") == (0, "9")
+    assert run_solution("audit") == (0, "9")
 
-    # The control machine computes the tables.
-    digests = re.findall(r"^\w+:([0-9a-f]{32})$", told("pi-client", "cat /tmp/desk/unsalted.txt"), re.MULTILINE)
+    # The rainbow tables are computed on the control machine.
+    digests = re.findall(r"^\w+:([0-9a-f]{32})$", output("pi-client", "cat /tmp/desk/unsalted.txt"), re.MULTILINE)
 
     def rainbow(*words: str) -> str:
         command = [sys.executable, "-m", "bramble", "rainbow", *words, "--folder", "tables", "--on", "workstation"]
@@ -224,17 +225,17 @@ def test_the_exercises_are_solved(targets: Play, tmp_path: Path) -> None:
 
     rainbow("build", "--charset", "lower", "--length", "4", "--tables", "5", "--chain", "100")
     texts = re.findall(r"^[0-9a-f]{32}  '([a-z]{4})'$", rainbow("crack", *digests), re.MULTILINE)
-    # Tables find nearly all.
+    # Rainbow tables find nearly all of the passwords.
     assert len(texts) >= 4 and set(texts) <= set(known["solution"]["unsalted"].values())
 
 
 def test_the_defences_hold() -> None:
     lab("targets", lab_target_defended=True)
     known = secrets("secrets-defended")
-    code, said = solve("shop", f"{TARGET}:8080")
-    assert code != 0 and "do not appear to be injectable" in said and "BRAMBLE-" not in said
-    assert "BRAMBLE-" not in said
-    assert solve("ssh", TARGET, "2222")[1] != known["ssh"]["password"]
+    code, answer = run_solution("shop", f"{TARGET}:8080")
+    assert code != 0 and "do not appear to be injectable" in answer and "BRAMBLE-" not in answer
+    assert "BRAMBLE-" not in answer
+    assert run_solution("ssh", TARGET, "2222")[1] != known["ssh"]["password"]
     key: list[str | Path] = [
         "ssh",
         "-F",
@@ -253,17 +254,17 @@ def test_the_defences_hold() -> None:
         check=False,
     )
     assert inside.stdout == "intern\n" and "denied" in inside.stderr.lower()
-    assert solve("desk", TARGET, "8081", "/tmp/quiet") == (1, "nothing to be overheard")
-    assert "The desk answered the login with HTTP status 200" in told("pi-client", "journalctl -u bramble-lab-visit -n 1 -o cat")
-    root("pi-client", f"printf %s {shlex.quote(known['desk']['files']['salted.txt'])} >/tmp/quiet/salted.txt")
-    assert solve("hashes", "/tmp/quiet", "crypt") == (0, "")
-    assert solve("audit") == (0, "2")
+    assert run_solution("desk", TARGET, "8081", "/tmp/quiet") == (1, "no login was recorded")
+    assert "The desk answered the login with HTTP status 200" in output("pi-client", "journalctl -u bramble-lab-visit -n 1 -o cat")
+    output_as_root("pi-client", f"printf %s {shlex.quote(known['desk']['files']['salted.txt'])} >/tmp/quiet/salted.txt")
+    assert run_solution("hashes", "/tmp/quiet", "crypt") == (0, "")
+    assert run_solution("audit") == (0, "2")
 
 
-def test_everything_can_be_taken_back(before: dict[str, str]) -> None:
+def test_everything_can_be_removed(before: dict[str, str]) -> None:
     lab("targets", cluster_state="absent")
     lab("tools", cluster_state="absent")
     assert not (STATE / "lab").exists()
     for node in NODES:
-        was, now = (set(text.splitlines()) for text in (before[node], root(node, LOOK)))
-        assert (sorted(now - was), sorted(was - now)) == ([], []), node
+        old, new = (set(text.splitlines()) for text in (before[node], output_as_root(node, READ_STATE)))
+        assert (sorted(new - old), sorted(old - new)) == ([], []), node

@@ -1,4 +1,4 @@
-"""`molecule test` of each scenario: molecule/NAME says what it shows."""
+"""`molecule test` of each scenario. molecule/NAME/molecule.yml describes what it tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import ROOT
 
-# A quarter of an hour or more: `make test-slow` runs them.
+# These scenarios take a quarter of an hour or more, so only `make test-slow` runs them.
 SLOW = {"isolated_lab"}
 SCENARIOS = [
     pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
@@ -20,7 +20,7 @@ SCENARIOS = [
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_molecule(scenario: str, tmp_path: Path) -> None:
-    # By default Molecule keeps its state by the name of the project's folder, which other clones have as well.
+    # By default Molecule stores its state under the name of the project's folder, which other clones may have, too.
     environment = {**os.environ, "MOLECULE_EPHEMERAL_DIRECTORY": str(tmp_path)}
     command = ["molecule", "test", "--scenario-name", scenario]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=1700)

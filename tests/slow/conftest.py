@@ -1,4 +1,4 @@
-"""What takes too long for every run of the tests: see `make test-slow`."""
+"""The fixtures of the tests that take too long for every run: see `make test-slow`."""
 
 from __future__ import annotations
 
@@ -22,32 +22,35 @@ playbook = partial(play, inventory=[*INVENTORY, OVERLAY])
 
 
 def ssh(command: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run a command on the node, which takes its time."""
+    """Run a command on the node, with long timeouts, since the node is emulated."""
     return rehearsal.ssh(STATE, NODE, command, "-o", "ConnectTimeout=60", *options, timeout=600)
 
 
 @pytest.fixture(scope="session")
 def unpack(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Unpack a package of Debian trixie, with what it depends on: this machine's own may be too old."""
+    """Return a function that unpacks a package of Debian trixie and its dependencies, and returns the folder.
 
-    def one(package: str) -> Path:
+    The control machine's own version of the package may be too old.
+    """
+
+    def unpack_package(package: str) -> Path:
         tree = tmp_path_factory.mktemp(package) / "tree"
         options = ["--variant=extract", "--format=directory", f"--keyring={KEYRING}", f"--include={package}"]
         subprocess.run(["mmdebstrap", "--quiet", *options, "trixie", tree], check=True)
         return tree
 
-    return one
+    return unpack_package
 
 
 @pytest.fixture(scope="session")
 def image() -> list[int]:
-    """The arm64 image: what a first run changes, and a second one."""
+    """Provide the arm64 image twice; return the number of changes of each run."""
     return [sum(playbook("image").changed.values()) for _ in range(2)]
 
 
 @pytest.fixture
 def card(image: list[int]) -> Iterator[Path]:
-    """A freshly written card of the node."""
+    """Write a card for the node, yield its file, and remove it."""
     shutil.rmtree(STATE, ignore_errors=True)
     playbook("cards", arguments=f"--limit {NODE}")
     yield STATE / f"cards/{NODE}.img"

@@ -372,7 +372,11 @@ def test_images_are_imported_once(tmp_path: Path) -> None:
             info.size = len(data)
             file.addfile(info, io.BytesIO(data))
         log.write_text("")
-        given = {"__microk8s_image": str(tar), "__microk8s_command": str(program), "__microk8s_own": {"snaps": {"microk8s": {}}}}
+        given = {
+            "__microk8s_image": str(tar),
+            "__microk8s_command": str(program),
+            "__microk8s_node_facts": {"snaps": {"microk8s": {}}},
+        }
         done = run_locally(ROOT / "tests/unit/microk8s/image.yml", {**given, "ansible_become": False})
         assert done.returncode == 0, done.stdout + done.stderr
         return log.read_text().splitlines()

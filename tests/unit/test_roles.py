@@ -1,4 +1,4 @@
-"""Every role says what it takes, the same in its defaults and in its specification."""
+"""Every role describes its variables, and its defaults and its specification have the same ones."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ import yaml
 from tests.support import ROOT
 
 ROLES = sorted((ROOT / "roles").iterdir())
-# What they do, they do on the control machine and to cards.
+# Roles that change the control machine and cards, but no nodes.
 CONTROL_MACHINE = {"capture", "card", "identity", "image"}
 
 
 def entry_points(role: Path) -> dict:
+    """Return the entry points of a role, from its argument_specs.yml."""
     return yaml.safe_load((role / "meta/argument_specs.yml").read_text())["argument_specs"]
 
 
 def options(role: Path) -> dict:
-    """What the role takes, to install and to remove."""
+    """Return the variables of a role, for installation and removal."""
     found = entry_points(role)
     return {**found.get("absent", {}).get("options", {}), **found["main"].get("options", {})}
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
-def test_the_specification_is_the_defaults(role: Path) -> None:
+def test_the_specification_has_the_same_variables_as_the_defaults(role: Path) -> None:
     defaults = role / "defaults/main.yml"
     given = yaml.safe_load(defaults.read_text()) or {} if defaults.exists() else {}
     optional = {name for name, option in options(role).items() if not option.get("required")}
@@ -37,7 +38,7 @@ def test_the_specification_is_the_defaults(role: Path) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
-def test_everything_is_described(role: Path) -> None:
+def test_every_variable_is_described_and_the_readme_has_the_right_length(role: Path) -> None:
     for name, option in options(role).items():
         assert option["type"] and len(option["description"]) > 10, name
     lines = (role / "README.md").read_text().splitlines()
@@ -45,7 +46,7 @@ def test_everything_is_described(role: Path) -> None:
     assert lines[0] == f"# {role.name}"
 
 
-def test_playbooks_only_use_roles_that_exist() -> None:
+def test_playbooks_use_only_roles_that_exist() -> None:
     for path in (ROOT / "playbooks").rglob("*.yml"):
         for play in yaml.safe_load(path.read_text()):
             named = [role["role"] if isinstance(role, dict) else role for role in play.get("roles", [])]
@@ -55,8 +56,8 @@ def test_playbooks_only_use_roles_that_exist() -> None:
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
-def test_what_a_role_installs_its_tasks_absent_remove(role: Path) -> None:
-    """Playbooks choose between the two; no role has a variable for it."""
+def test_a_role_that_installs_something_has_tasks_that_remove_it(role: Path) -> None:
+    """Playbooks choose between tasks/main.yml and tasks/absent.yml, so no role has a variable for the state."""
     assert (role / "tasks/main.yml").exists() and "main" in entry_points(role)
     assert (role / "tasks/absent.yml").exists() == ("absent" in entry_points(role))
     if role.name not in CONTROL_MACHINE:
@@ -64,14 +65,14 @@ def test_what_a_role_installs_its_tasks_absent_remove(role: Path) -> None:
     assert [name for name in options(role) if name.endswith("_state")] == []
 
 
-def test_a_service_that_is_gone_is_tolerated_in_one_place() -> None:
+def test_only_the_role_service_ignores_a_unit_that_does_not_exist() -> None:
     files = [path for role in ROLES for path in role.rglob("*.yml")]
     found = [path for path in files if "Could not find" in path.read_text()]
     assert found == [ROOT / "roles/service/tasks/absent.yml"]
 
 
-def test_no_role_reads_what_is_another_ones_own() -> None:
-    """Names that begin with __ROLE_ are private to the role."""
+def test_no_role_reads_private_variables_of_another_role() -> None:
+    """Variables that begin with __ROLE_ are private to the role."""
     names = sorted((role.name for role in ROLES), key=len, reverse=True)
     private = re.compile(rf"__({'|'.join(names)})_\w+")
     found = []
@@ -79,6 +80,6 @@ def test_no_role_reads_what_is_another_ones_own() -> None:
         for path in (ROOT / folder).rglob("*"):
             if path.is_file() and path.suffix in (".yml", ".j2"):
                 name = path.relative_to(ROOT)
-                own = name.parts[1] if folder == "roles" else ""
-                found += [f"{name}: {match[0]}" for match in private.finditer(path.read_text()) if match[1] != own]
+                role_name = name.parts[1] if folder == "roles" else ""
+                found += [f"{name}: {match[0]}" for match in private.finditer(path.read_text()) if match[1] != role_name]
     assert found == []

@@ -1,4 +1,4 @@
-"""The scenarios of Molecule: each is described where people look, has its own addresses, and is what `molecule list` lists."""
+"""The scenarios of Molecule: each is described in CONTRIBUTING.md, has its own addresses, and is listed by `molecule list`."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def test_molecule_lists_every_scenario() -> None:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     command = ["molecule", "list", "--format", "plain"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    # Instance, driver, provisioner, scenario, created, converged.
+    # The columns are instance, driver, provisioner, scenario, created, converged.
     assert sorted({line.split()[3] for line in done.stdout.splitlines() if line}) == SCENARIOS
 
 
 def test_no_two_scenarios_share_a_cluster() -> None:
-    """Also with the other tests: all may run at once."""
+    """They do not share one with the other tests either, since all may run at the same time."""
     overlays = [*ROOT.glob("molecule/*/inventory/group_vars/all/*.yml"), *ROOT.glob("tests/**/group_vars/all/*.yml")]
     clusters = [yaml.safe_load(path.read_text()) for path in overlays]
     for name in ("cluster_name", "cluster_subnet"):
@@ -49,7 +49,7 @@ def test_a_cluster_has_the_name_of_its_scenario(scenario: str) -> None:
     assert yaml.safe_load(path.read_text())["cluster_name"] == f"molecule-{scenario}"
 
 
-def test_each_scenario_has_a_lane_and_other_tests_share_that_of_their_file() -> None:
+def test_each_scenario_is_one_unit_of_work_and_so_are_the_tests_of_another_file() -> None:
     scenario, other = "tests/e2e/test_molecule.py::test_molecule[swap]", "tests/e2e/test_ops.py"
     scheduling = object.__new__(ClusterScheduling)
     assert scheduling._split_scope(scenario) == scenario

@@ -1,7 +1,7 @@
-"""Cards of two kinds of images, booted: each node is who its card says, and nothing on the FAT partition is a secret.
+"""Cards of two kinds of images boot with the identity of their nodes, and have no secret on the FAT partition.
 
-like-rpi-bookworm has no cloud-init and the traps of Raspberry Pi OS bookworm and Kali; debian-trixie with networkd is as Ubuntu.
-The tests tell one story and run in their order.
+The image like-rpi-bookworm has no cloud-init, and the peculiarities of Raspberry Pi OS bookworm and Kali; debian-trixie with
+networkd is like Ubuntu. The tests depend on each other and run in their order.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import pytest
 from tests.support.card_content import CardContent, passwords
 from tests.support.nodes import build_bookworm, scenario
 
-# A long try would still wait for an answer to its first packet when the node is up.
+# The tries are short, because ssh could wait for the answer to a packet that it sent before the node was up.
 CLUSTER = scenario("cards", connect_timeout=3)
 STATE = CLUSTER.state
 SUBNET = "10.77.134"
-# Of the password "identity-test".
+# The hash of the password "identity-test".
 HASH = "$6$bramble$sW/cWbQ7B/zOhdDGTvZUtMduKB7k4AxX3V.A/zvXXXr2ZEJZamSQYG4KIw3uHMccJEm9WLy2pBOJKgJw3nGPo1"
 
 
@@ -28,7 +28,7 @@ def card(node: str) -> CardContent:
 
 
 def assert_no_secret_is_readable(node: str) -> None:
-    """Nothing that was ever on the FAT partition is a secret; the root file system is sound, its secrets root's."""
+    """Fail if a secret was ever written to the FAT partition, or if other users than root can read one on the root partition."""
     content = card(node)
     boot = content.boot_partition()
     keys = [(STATE / name).read_text() for name in ("ssh/id_ed25519", f"host_keys/{node}")]
@@ -41,18 +41,18 @@ def assert_no_secret_is_readable(node: str) -> None:
 
 @pytest.fixture(scope="module")
 def flashed() -> None:
-    """pi-01 has a card without cloud-init, in the place of the one that it had; none has booted yet."""
+    """Replace the card of pi-01 by one without cloud-init. No node has booted yet."""
     CLUSTER.playbook("cards", variables=build_bookworm(), arguments="--limit pi-01")
 
 
 @pytest.fixture(scope="module")
 def nodes(flashed: None) -> None:
-    """Both have booted from their cards as they came from the flasher, once."""
+    """Boot both nodes from their new cards, for the first time."""
     CLUSTER.playbook("rehearse", arguments="--limit pi-01,pi-02")
 
 
 @pytest.mark.usefixtures("flashed")
-def test_the_cards_as_they_were_flashed() -> None:
+def test_flashed_cards_have_no_readable_secret() -> None:
     for node in ("pi-01", "pi-02"):
         assert_no_secret_is_readable(node)
         assert card(node).stat("/etc/bramble/console-password") == ("0600", "0", "0")
@@ -62,8 +62,8 @@ def test_the_cards_as_they_were_flashed() -> None:
     assert bookworm.stat("/etc/bramble/first-boot") == ("0700", "0", "0")
 
 
-def is_itself(node: str, address: str) -> None:
-    """What must be so on every node after every boot."""
+def assert_identity(node: str, address: str) -> None:
+    """Fail if a node does not have its name, its address, its logins or its services."""
     assert CLUSTER.output(node, "hostname") == node
     assert CLUSTER.output(node, "systemctl is-system-running --wait") == "running"
     assert CLUSTER.output(node, "systemctl is-enabled ssh") == "enabled"
@@ -72,7 +72,7 @@ def is_itself(node: str, address: str) -> None:
     found = passwords(CLUSTER.output(node, "sudo cat /etc/shadow"))
     assert found.pop("pi") == HASH
     assert all(password[:1] in ("!", "*") for password in found.values()), found
-    # Neither a password nor root, and strictly with the key that was made for the card.
+    # Neither a password nor another user can log in. Host keys are checked strictly, against the key created for the card.
     for option in ("PreferredAuthentications=password", "User=root", "User=kali"):
         refused = CLUSTER.ssh(node, "true", "-o", option)
         assert refused.returncode == 255 and "Permission denied (publickey)" in refused.stderr
@@ -80,8 +80,8 @@ def is_itself(node: str, address: str) -> None:
     assert home == ["pi pi 700 .ssh", "pi pi 600 .ssh/authorized_keys", "1"]
 
 
-def without_cloud_init() -> None:
-    is_itself("pi-01", "10.77.134.101")
+def assert_node_without_cloud_init() -> None:
+    assert_identity("pi-01", "10.77.134.101")
     assert CLUSTER.output("pi-01", "ip route show default") == ""
     assert CLUSTER.output("pi-01", "nmcli --get-values NAME,DEVICE connection show --active | grep -v lo$") == "bramble-eth0:eth0"
     assert CLUSTER.output("pi-01", "cat /var/lib/userconf") == "pi *"
@@ -90,8 +90,8 @@ def without_cloud_init() -> None:
     assert CLUSTER.output("pi-01", "ls /etc/bramble; ls -d /etc/systemd/system/*bramble* || true").splitlines() == ["ssh"]
 
 
-def with_networkd() -> None:
-    is_itself("pi-02", "10.77.134.102")
+def assert_node_with_networkd() -> None:
+    assert_identity("pi-02", "10.77.134.102")
     assert CLUSTER.output("pi-02", "ip route show default").startswith("default via 10.77.134.1 dev eth0")
     assert "eth0" in CLUSTER.output("pi-02", "networkctl --no-legend list | grep configured")
     assert CLUSTER.output("pi-02", "sudo cloud-init status") == "status: done"
@@ -100,35 +100,35 @@ def with_networkd() -> None:
 
 
 @pytest.mark.usefixtures("nodes")
-def test_the_image_s_cloud_init_knows_every_word() -> None:
-    said = CLUSTER.ssh("pi-02", "sudo cloud-init schema --system")
-    assert said.returncode == 0, said.stdout + said.stderr
+def test_cloud_init_accepts_all_of_its_configuration() -> None:
+    result = CLUSTER.ssh("pi-02", "sudo cloud-init schema --system")
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 @pytest.mark.usefixtures("nodes")
-def test_after_the_first_boot_and_after_another() -> None:
+def test_nodes_have_their_identity_after_the_first_and_the_second_boot() -> None:
     boot = {}
-    for node, is_well in (("pi-01", without_cloud_init), ("pi-02", with_networkd)):
-        is_well()
+    for node, check in (("pi-01", assert_node_without_cloud_init), ("pi-02", assert_node_with_networkd)):
+        check()
         boot[node] = CLUSTER.output(node, "cat /proc/sys/kernel/random/boot_id")
         CLUSTER.ssh(node, "sudo systemctl reboot")
-    for node, is_well in (("pi-01", without_cloud_init), ("pi-02", with_networkd)):
+    for node, check in (("pi-01", assert_node_without_cloud_init), ("pi-02", assert_node_with_networkd)):
         end = time.monotonic() + 120
         while CLUSTER.ssh(node, "cat /proc/sys/kernel/random/boot_id").stdout.strip() in ("", boot[node]):
-            assert time.monotonic() < end, f"{node} did not come back"
+            assert time.monotonic() < end, f"{node} did not boot again within 120 s"
             time.sleep(0.5)
-        is_well()
+        check()
 
 
 @pytest.mark.usefixtures("nodes")
-def test_the_cards_after_their_boots() -> None:
+def test_booted_cards_have_no_readable_secret() -> None:
     CLUSTER.playbook("rehearse", variables={"cluster_state": "absent"}, arguments="--limit pi-01,pi-02")
     assert_no_secret_is_readable("pi-01")
     assert_no_secret_is_readable("pi-02")
 
 
-def test_a_captured_card_makes_another_node() -> None:
-    """From a card that was in use to one of its own for pi-01: small, nobody's on the way, and as large as its card again."""
+def test_a_captured_card_becomes_the_card_of_another_node() -> None:
+    """The image of a used card is small, has no node's identity, and grows to the size of the card on which pi-01 boots it."""
     capture = {"capture_dir": str(STATE / "captured"), "capture_name": "captured"}
     CLUSTER.playbook("capture", variables=capture, arguments="--limit pi-02")
     image = STATE / "captured/captured.img"
@@ -136,7 +136,7 @@ def test_a_captured_card_makes_another_node() -> None:
     captured = {"image_file": str(image), "image_sha256": hashlib.sha256(image.read_bytes()).hexdigest()}
     CLUSTER.playbook("cards", variables=captured, arguments="--limit pi-01")
     CLUSTER.playbook("rehearse", arguments="--limit pi-01")
-    is_itself("pi-01", "10.77.134.101")
+    assert_identity("pi-01", "10.77.134.101")
     assert int(CLUSTER.output("pi-01", "df --block-size=1 --output=size / | tail -n 1")) > 28e9
     assert CLUSTER.output("pi-01", "sudo cloud-init status") == "status: done"
     assert CLUSTER.output("pi-01", "grep -rl pi-02 /etc /var/log 2>/dev/null || true") == ""

@@ -1,4 +1,4 @@
-"""certificate, package_bundle, scheduler, worker, workloads: the engine works, and only for those who belong."""
+"""The roles certificate, package_bundle, scheduler, worker and workloads: the engine works, for members of the cluster only."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def test_all_services_are_hardened(node: Any) -> None:
         assert float(exposure.split(":")[1].split()[0]) <= 2.5, exposure
 
 
-def test_pages_are_read_on_the_client_alone(host: Any) -> None:
+def test_dask_pages_are_served_on_the_client_only(host: Any) -> None:
     listening = host.check_output("ss --no-header --listening --tcp --numeric 'sport = :8787' | awk '{print $4}'")
     assert listening == "127.0.0.1:8787"
     program = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8787/health', timeout=10).read().decode())"
     assert host.check_output("python3 -c %s", program) == "ok"
 
 
-def test_what_numba_compiled_is_kept(host: Any) -> None:
+def test_numba_has_a_persistent_cache(host: Any) -> None:
     worker = host.get_host("ssh://pi-01", ssh_config=host.backend.ssh_config)
     with worker.sudo():
         folder = worker.file("/var/cache/bramble-worker")
@@ -54,7 +54,7 @@ def test_what_numba_compiled_is_kept(host: Any) -> None:
         assert "NUMBA_CACHE_DIR=/var/cache/bramble-worker" in worker.file(f"/proc/{pid}/environ").content_string
 
 
-def test_the_private_key_is_kept(node: Any) -> None:
+def test_only_root_and_the_engine_can_read_the_private_key(node: Any) -> None:
     with node.sudo():
         key = node.file("/etc/bramble/tls/node.key")
         assert (key.user, key.group, key.mode) == ("root", "bramble", 0o640)
@@ -64,20 +64,20 @@ def test_the_private_key_is_kept(node: Any) -> None:
     assert node.check_output("hostname") in certificate
 
 
-def test_the_packages_came_without_internet(node: Any) -> None:
+def test_the_packages_are_installed_without_internet(node: Any) -> None:
     assert node.check_output("ip route show default") == ""
     assert node.check_output("ls /opt/bramble | wc -l") == "1"
     assert node.run("/opt/bramble/*/bin/python -c 'import distributed, numpy, bramble'").rc == 0
 
 
-def test_sixteen_jobs(host: Any) -> None:
+def test_sixteen_jobs_run_on_all_servers(host: Any) -> None:
     report = json.loads(host.check_output("bramble compute --on cluster --scale 0.05 --json -"))
     assert (report["jobs"], report["lost"]) == (16, 0)
     assert sorted(report["per_node"]) == SERVERS
 
 
-def test_a_stranger_is_refused(host: Any) -> None:
-    """Plain TCP, and TLS without a certificate, get nowhere."""
+def test_a_connection_without_a_certificate_is_refused(host: Any) -> None:
+    """TLS without a client certificate is refused by the scheduler and by a worker."""
     program = (
         "import socket, ssl, sys\n"
         "context = ssl.create_default_context(cafile='/etc/bramble/tls/ca.pem'); context.check_hostname = False\n"
@@ -104,7 +104,7 @@ def test_a_stranger_is_refused(host: Any) -> None:
     ],
 )
 def test_workloads_run_on_the_nodes(host: Any, command: str, words: str) -> None:
-    """Kernels in machine code, a library in C, a simulator of its own: each finds what it needs under the unit's restrictions."""
+    """Compiled kernels, a C library and a simulator work under the restrictions of the unit."""
     assert words in host.check_output(f"bramble {command} --json -")
 
 
@@ -130,11 +130,11 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("sudo", ["", "sudo "])
-def test_a_script_for_dispy_runs_as_it_is(host: Any, sudo: str) -> None:
-    """With the system's Python, as OctaPi's are started: no path, no environment; it asks for its address as they do."""
+def test_a_script_for_dispy_runs_unmodified(host: Any, sudo: str) -> None:
+    """The script runs with the system's Python, without a path or environment, and finds its address as OctaPi's scripts do."""
     host.check_output("cat > /tmp/octapi.py <<'END'\n" + OCTAPI + "\nEND")
-    said = host.run(f"{sudo}python3 /tmp/octapi.py")
-    assert said.rc == 0, said.stderr
+    result = host.run(f"{sudo}python3 /tmp/octapi.py")
+    assert result.rc == 0, result.stderr
     address = host.check_output("hostname -I").split()[0]
-    assert f"{address} True " in said.stdout
-    assert all(server in said.stdout for server in SERVERS)
+    assert f"{address} True " in result.stdout
+    assert all(server in result.stdout for server in SERVERS)

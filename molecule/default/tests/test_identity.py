@@ -1,4 +1,4 @@
-"""identity and card: what a node got from its card, before any other role."""
+"""The roles identity and card: what a node has from its card, before any other role."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_no_secret_is_on_the_boot_partition(host: Any) -> None:
     assert host.run("grep -rl 'PRIVATE KEY' /boot/firmware").stdout == ""
 
 
-def test_the_host_key_is_roots(host: Any) -> None:
+def test_only_root_can_read_the_host_key(host: Any) -> None:
     with host.sudo():
         key = host.file("/etc/bramble/ssh/ssh_host_ed25519_key")
         assert (key.user, key.group, key.mode) == ("root", "root", 0o600)
@@ -50,7 +50,7 @@ def test_instance_and_machine_ids_are_unique() -> None:
         assert len(set(ids)) == len(testinfra_hosts), ids
 
 
-def test_the_card_has_grown(host: Any) -> None:
+def test_the_root_file_system_has_grown_to_the_card(host: Any) -> None:
     size = int(host.check_output("df --block-size=1 --output=size / | tail -n 1"))
     assert size > 28e9
 

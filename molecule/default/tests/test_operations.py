@@ -1,4 +1,4 @@
-"""What the people who run a cluster do with it: look around, reboot. When something is wrong, see tests/e2e/test_ops.py."""
+"""The playbooks discover, status and reboot on a cluster without problems. tests/e2e/test_ops.py has those with problems."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def test_discover_finds_each_node_at_its_address() -> None:
     }
 
 
-def test_status_shows_a_cluster_that_is_well() -> None:
+def test_status_reports_no_problem() -> None:
     CLUSTER.playbook("status")
     nodes = json.loads((CLUSTER.state / "reports/status/status.json").read_text())["nodes"]
     assert nodes["pi-01"]["joined"] and nodes["pi-01"]["units"]["bramble-worker"]["active"] == "active"
-    # The clock is this machine's own.
+    # The node's clock is the control machine's.
     assert abs(nodes["pi-01"]["clock_offset"]) <= nodes["pi-01"]["clock_error"]
 
 
-def test_nodes_are_rebooted_one_by_one_and_compute_again() -> None:
-    look = "cat /proc/sys/kernel/random/boot_id"
-    boots = {node: CLUSTER.output(node, look) for node in SERVERS}
+def test_reboot_restarts_the_nodes_and_they_compute_again() -> None:
+    read_boot_id = "cat /proc/sys/kernel/random/boot_id"
+    boots = {node: CLUSTER.output(node, read_boot_id) for node in SERVERS}
     CLUSTER.playbook("reboot", arguments="--limit worker")
-    assert all(CLUSTER.output(node, look) != boot for node, boot in boots.items())
+    assert all(CLUSTER.output(node, read_boot_id) != boot for node, boot in boots.items())
     assert json.loads(CLUSTER.output(CLIENT, "bramble nodes --json -"))["nodes"].keys() == set(SERVERS)

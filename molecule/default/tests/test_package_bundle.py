@@ -1,4 +1,4 @@
-"""package_bundle: nodes with no way out have their packages, from the client and from nowhere else."""
+"""The role package_bundle: nodes without internet have their packages from the client."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ testinfra_hosts = [f"ssh://{name}" for name in (CLIENT, *SERVERS)]
 PORT = 8785
 
 
-def names(host: Any) -> set[str]:
-    """The Debian packages that are installed."""
+def installed_packages(host: Any) -> set[str]:
+    """Return the names of the Debian packages that are installed."""
     return set(host.check_output("dpkg-query --show --showformat='${Package}\n'").split())
 
 
 def test_every_node_has_the_debian_packages(host: Any) -> None:
-    assert {"chrony", "libprimesieve-dev"} <= names(host)
-    assert ("nmap" in names(host)) == (host.check_output("hostname") == CLIENT)
-    # Nothing half-installed, nothing with an unmet dependency.
+    assert {"chrony", "libprimesieve-dev"} <= installed_packages(host)
+    assert ("nmap" in installed_packages(host)) == (host.check_output("hostname") == CLIENT)
+    # No package is half-installed or has an unmet dependency.
     assert host.check_output("dpkg --audit") == ""
     assert host.run("apt-get --simulate --quiet check").rc == 0
 
 
-def test_there_is_no_way_out_and_the_nodes_own_sources_are_as_they_were(host: Any) -> None:
+def test_the_node_has_no_internet_and_its_apt_sources_are_unchanged(host: Any) -> None:
     assert host.check_output("ip route show default") == ""
     assert host.run("grep -rE 'bramble|8785' /etc/apt").rc == 1
     assert host.run("ls /var/lib/apt/lists | grep -i bramble").rc == 1
     assert host.run("ls -d /var/lib/bramble/fetched-*").rc != 0
 
 
-def test_the_environment_is_marked_with_the_manifest_that_is_served(host: Any) -> None:
+def test_the_environment_records_the_manifest_that_is_served(host: Any) -> None:
     (mark,) = host.check_output("ls /opt/bramble/*/installed").split()
     bundle = mark.split("/")[3]
     served = host.check_output(
@@ -48,7 +48,7 @@ def client(host: Any) -> Any:
     return host.get_host(f"ssh://{CLIENT}", ssh_config=host.backend.ssh_config)
 
 
-def test_bundles_are_served_in_the_cluster_only_by_nobody(client: Any) -> None:
+def test_the_bundle_server_listens_in_the_cluster_only_and_is_unprivileged(client: Any) -> None:
     listening = client.check_output(f"ss -Hltn 'sport = :{PORT}'").split()
     assert listening[3] == f"{client.interface('eth0').addresses[0]}:{PORT}"
     pid = client.check_output("systemctl show --value --property=MainPID bramble-bundle")
@@ -58,7 +58,7 @@ def test_bundles_are_served_in_the_cluster_only_by_nobody(client: Any) -> None:
     assert float(exposure.split(":")[1].split()[0]) <= 2.0, exposure
 
 
-def test_what_is_served_is_what_was_signed(client: Any) -> None:
+def test_the_served_files_match_the_signed_manifest(client: Any) -> None:
     folder = client.check_output("ls -d /var/lib/bramble-bundle/*/").split()[0]
     manifest = json.loads(client.file(f"{folder}manifest.json").content_string)
     sums = client.check_output(f"cd {folder} && sha256sum */*").splitlines()

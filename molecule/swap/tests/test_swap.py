@@ -1,4 +1,4 @@
-"""swap.yml: a node has a new card, its old place in the cluster, and nothing else has changed. One story, in its order."""
+"""swap.yml: a node with a new card is the same node, and nothing else has changed. The tests run in their order."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ CLUSTER = scenario("swap")
 STATE = CLUSTER.state
 
 
-def computing() -> set[str]:
-    """Return the nodes that take jobs."""
+def computing_nodes() -> set[str]:
+    """Return the names of the nodes that accept jobs."""
     return set(json.loads(CLUSTER.output(CLIENT, "bramble nodes --json -"))["nodes"])
 
 
@@ -19,12 +19,12 @@ def host_key(node: str) -> str:
     return (STATE / f"host_keys/{node}.pub").read_text()
 
 
-def test_the_new_card_has_the_place_of_the_old_one() -> None:
+def test_the_node_with_the_new_card_has_its_old_identity() -> None:
     assert host_key("pi-02") == (STATE / "host_key_before.pub").read_text()
     CLUSTER.output("pi-02", "test -f /etc/systemd/journald.conf.d/bramble.conf")
     assert json.loads((STATE / "cards.json").read_text())["pi-02"]["verdict"] == "verified"
     assert not (STATE / "swap/pi-02.json").exists()
-    assert computing() == set(SERVERS)
+    assert computing_nodes() == set(SERVERS)
     assert CLUSTER.playbook("site").changes() == []
 
 
@@ -33,8 +33,8 @@ def test_the_report_has_the_time_of_each_step() -> None:
     assert {"write the card", "boot", "set up", "health check", "Ansible's part"} <= set(seconds)
 
 
-def test_after_a_swap_with_a_new_key_the_old_card_is_worth_nothing() -> None:
-    """As for a card that was stolen: the node is still alive."""
+def test_after_a_swap_with_a_new_key_the_old_card_has_no_valid_key() -> None:
+    """The node is still alive when its card is replaced."""
     key = host_key("pi-01")
     authority = CLUSTER.output("pi-02", "sudo cat /etc/bramble/tls/ca.pem")
     written = json.loads((STATE / "cards.json").read_text())["pi-01"]["time"]
@@ -44,4 +44,4 @@ def test_after_a_swap_with_a_new_key_the_old_card_is_worth_nothing() -> None:
     assert CLUSTER.output("pi-02", "sudo cat /etc/bramble/tls/ca.pem") != authority
     assert json.loads((STATE / "cards.json").read_text())["pi-01"]["time"] != written
     assert not (STATE / "swap/pi-01.json").exists()
-    assert computing() == set(SERVERS)
+    assert computing_nodes() == set(SERVERS)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Exercise 5, docs/lab/audit.md: what does lynis say of this node's own SSH server? Prints the number of its suggestions.
+# Exercise 5, docs/lab/audit.md: audit this node's own SSH server with lynis. Prints the number of suggestions.
 set -eu
 lab --proof
 sudo lynis audit system --quick --no-colors --tests-from-group ssh >/dev/null 2>&1

