@@ -95,7 +95,9 @@ def test_none_of_a_thousand_short_jobs_is_lost() -> None:
 
 def write_file(node: str, path: str, content: bytes) -> None:
     """Write a file on a node as root."""
-    subprocess.run(rehearsal.ssh_command(STATE, node, f"sudo install -D /dev/stdin {path}"), input=content, check=True, timeout=60)
+    subprocess.run(
+        rehearsal.ssh_command(STATE, node, f"sudo install -D /dev/stdin {path}"), input=content, check=True, timeout=60
+    )
 
 
 def wait_for(node: str, command: str, seconds: float = 60) -> None:

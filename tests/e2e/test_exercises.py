@@ -255,7 +255,9 @@ def test_the_defences_hold() -> None:
     )
     assert inside.stdout == "intern\n" and "denied" in inside.stderr.lower()
     assert run_solution("desk", TARGET, "8081", "/tmp/quiet") == (1, "no login was recorded")
-    assert "The desk answered the login with HTTP status 200" in output("pi-client", "journalctl -u bramble-lab-visit -n 1 -o cat")
+    assert "The desk answered the login with HTTP status 200" in output(
+        "pi-client", "journalctl -u bramble-lab-visit -n 1 -o cat"
+    )
     output_as_root("pi-client", f"printf %s {shlex.quote(known['desk']['files']['salted.txt'])} >/tmp/quiet/salted.txt")
     assert run_solution("hashes", "/tmp/quiet", "crypt") == (0, "")
     assert run_solution("audit") == (0, "2")

@@ -1,6 +1,6 @@
 """Every error message of the project: what raises, fails, asserts or exits, in Python, YAML and shell.
 
-    scripts/reference      writes docs/messages.md, which tests/unit/test_messages.py compares
+scripts/reference      writes docs/messages.md, which tests/unit/test_messages.py compares
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ PAGE = ROOT / "docs/messages.md"
 INTRODUCTION = """\
 # Error messages
 
-Every message that ends a command of Bramble, by the file that it comes from. `{…}` stands for what is filled in. Search this page for the words
-that you see; what to do next is in the message itself.
+Every message that ends a command of Bramble, by the file that it comes from. `{…}` stands for what is filled in. Search this page
+for the words that you see; what to do next is in the message itself.
 
-`scripts/reference` writes this page. `tests/unit/test_messages.py` fails when it is out of date: read the new messages before you commit them.
+`scripts/reference` writes this page. `tests/unit/test_messages.py` fails when it is out of date: read the new messages before you
+commit them.
 """
 # Functions whose argument is a message: its keyword, or its place.
 CALLS: dict[str, str | int] = {"fail_json": "msg", "exit": 0, "error": 0, "fail": 0, "BadParameter": 0, "UsageError": 0}
@@ -51,7 +52,9 @@ def _text(node: ast.expr) -> str | None:
         case ast.Constant(value=str(text)):
             return text
         case ast.JoinedStr(values=parts):
-            return "".join(part.value if isinstance(part, ast.Constant) and isinstance(part.value, str) else "{…}" for part in parts)
+            return "".join(
+                part.value if isinstance(part, ast.Constant) and isinstance(part.value, str) else "{…}" for part in parts
+            )
         case ast.BinOp(left=left, op=ast.Add(), right=right):
             texts = [_text(side) for side in (left, right)]
             return None if texts == [None, None] else "".join("{…}" if text is None else text for text in texts)

@@ -16,7 +16,8 @@ PAGE = ROOT / "docs/variables.md"
 INTRODUCTION = """\
 # Variables
 
-Every variable that you can set, with its default: in `inventory/group_vars/`, for one node in `inventory/hosts.yml`, or with `-e` for one run.
+Every variable that you can set, with its default: in `inventory/group_vars/`, for one node in `inventory/hosts.yml`, or with `-e`
+for one run.
 
 `scripts/reference` writes this page from `roles/*/meta/argument_specs.yml` and `inventory/group_vars/all/`.
 """

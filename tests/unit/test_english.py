@@ -1,4 +1,4 @@
-"""What can be tested of plain English: task names that state a result, and words that the glossary (docs/glossary.md) replaces."""
+"""What can be tested of plain English: names of tasks that state a result, and words that docs/glossary.md replaces."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from tests.support import ROOT
 RIDDLE = re.compile(r"^\s*- name: [\"']?(Have|Say|Note|Let|Take|Give|Forget|Keep|See|Look|Judge)\b")
 # Metaphors, puns and former names, none of which is a word of something else.
 REPLACED = re.compile(
-    r"(?:^|_)(golden|boardrom|onpi|ears|drip|adrift|unsound|taken_back|deadman|dead_man|no_way_out|hearsay|homeward)(?:$|_)", re.IGNORECASE
+    r"(?:^|_)(golden|boardrom|onpi|ears|drip|adrift|unsound|taken_back|deadman|dead_man|no_way_out|hearsay|homeward)(?:$|_)",
+    re.IGNORECASE,
 )
 # Files that name what is wrong on purpose.
 HERE = Path(__file__).relative_to(ROOT).as_posix()
