@@ -156,7 +156,8 @@ def all_messages() -> list[Message]:
             source = file.read_text(encoding="utf-8")
         except UnicodeDecodeError:
             continue
-        found.update(Message(path, " ".join(text.split())) for text in messages_of(path, source))
+        texts = (" ".join(text.split()) for text in messages_of(path, source))
+        found.update(Message(path, text) for text in texts if text.strip("{…} "))
     return sorted(found)
 
 
