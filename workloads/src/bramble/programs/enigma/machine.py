@@ -85,7 +85,7 @@ def wiring(setting: Setting) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDAr
 
 @compiled("int64(uint8[:, :], uint8[:, :], int64[:], uint8[:], int64[:], int64[:], uint8[:], uint8[:], int64, uint8[:])")
 def _type_letters(forth, back, turnover, board, rings, start, cipher, crib, at, out):  # type: ignore[no-untyped-def]
-    """Type `cipher` and return how many letters, from number `at` on, agree with the crib before one differs.
+    """Type `cipher` and return the index of the first letter, from `at` on, that differs from the crib, or the length.
 
     If `out` is not empty, it gets the typed letters, and nothing is compared.
     """
