@@ -18,9 +18,9 @@ from typing import Any, Self
 
 import cloudpickle
 from bramble import BrambleError
+from bramble.engine.account import MAX_ATTEMPTS, Job, JobAccount
 from bramble.engine.cluster import Cluster
 from bramble.engine.config import load
-from bramble.engine.job_tracker import MAX_ATTEMPTS, Job, JobTracker
 
 from dispy import node as _node
 from dispy.exit import close_at_exit
@@ -96,7 +96,7 @@ class JobCluster:
         self._job_status, self._cluster_status = job_status or callback, cluster_status
 
         self._engine = _connect()
-        self._tracker = JobTracker[Task](self._engine)
+        self._account = JobAccount[Task](self._engine)
         self._dispy_nodes: dict[str, DispyNode] = {}
         self._chosen_nodes = self._choose_nodes(nodes)
         self.start_time = time.time()
@@ -144,13 +144,13 @@ class JobCluster:
 
         A job that has not started ends as Cancelled; one that runs is killed and ends as Terminated.
         """
-        task = self._tracker.unfinished.get(job._uid or "")
+        task = self._account.unfinished.get(job._uid or "")
         if task is None or task.is_cancelled:
             logger.warning("Job %s is invalid for cancellation!", job.id)
             return -1
         task.is_cancelled = True
         if job.status == DispyJob.Created:
-            self._tracker.cancel([task])
+            self._account.cancel([task])
             self._finish_task(task, None)
         else:
             self._run_on_workers(_node.stop_job, task.name)
@@ -199,14 +199,14 @@ class JobCluster:
         if not terminate and not self._complete.wait(timeout):
             return False
         self._is_open = False
-        for task in (tasks := list(self._tracker.unfinished.values())):
+        for task in (tasks := list(self._account.unfinished.values())):
             task.is_cancelled = True
-        self._tracker.cancel(tasks)
+        self._account.cancel(tasks)
         self._run_on_workers(_node.end_server, self._uid)
         for dispy_node in self._dispy_nodes.values():
             self._notify(DispyNode.Closed, dispy_node, None)
         self._submitted.put(None)
-        self._tracker.close()
+        self._account.close()
         self._calls.put(None)
         self._engine.close()
         return True
@@ -266,7 +266,7 @@ class JobCluster:
         job._uid = f"{self._uid}-{next(self._numbers)}"
         task = Task(name=job._uid, job=job, arguments=arguments, nodes=nodes)
         with self._lock:
-            self._tracker.add_job(task)
+            self._account.add_job(task)
             self._pending += 1
             self._complete.clear()
         self._notify(DispyJob.Created, None, job)
@@ -288,14 +288,14 @@ class JobCluster:
     def _submit_tasks(self, tasks: Sequence[Task], workers: Mapping[str, str]) -> None:
         """Submit tasks to dask: for all nodes, or only for their own nodes, by address in `workers`."""
         nodes = tasks[0].nodes
-        self._tracker.submit(
+        self._account.submit(
             tasks,
             partial(_node.run_job, self._uid, self._computation),
             [[task.name for task in tasks], [task.arguments for task in tasks]],
             [f"{self._name}-{task.name}-{task.attempts + 1}" for task in tasks],
             None if nodes is None else [address for address, node in workers.items() if node in nodes],
         )
-        self._tracker.cancel([task for task in tasks if task.is_cancelled])
+        self._account.cancel([task for task in tasks if task.is_cancelled])
 
     def _read_event(self, event: tuple[float, dict[str, Any]]) -> None:
         """Process a node's event that a job has started or has a provisional result.
@@ -303,7 +303,7 @@ class JobCluster:
         dask calls this in its own thread, so it must not block.
         """
         fields = event[1]
-        task = self._tracker.unfinished.get(fields["job"])
+        task = self._account.unfinished.get(fields["job"])
         if task is None or task.is_cancelled:
             return
         job = task.job
@@ -318,15 +318,15 @@ class JobCluster:
         """Fetch the results of ended jobs, and check the others when none ends, in a thread of its own."""
         idle_since = time.monotonic()
         while True:
-            ended = self._tracker.collect_ended(NODE_CHECK_DELAY)
-            if self._tracker.is_closed:
+            ended = self._account.collect_ended(NODE_CHECK_DELAY)
+            if self._account.is_closed:
                 return
-            finished = self._tracker.fetch_results(ended)
+            finished = self._account.fetch_results(ended)
             for task, reply in finished or []:
                 self._finish_task(task, reply)
-            for task, error in self._tracker.failed_jobs(ended):
+            for task, error in self._account.failed_jobs(ended):
                 self._finish_task(task, None, f"every node that ran it died: {error!r}")
-            if finished or not self._tracker.unfinished:
+            if finished or not self._account.unfinished:
                 idle_since = time.monotonic()
             else:
                 self._resubmit_or_abandon(time.monotonic() - idle_since)
@@ -335,7 +335,7 @@ class JobCluster:
         """Submit jobs again whose worker or scheduler was lost; abandon those that have had no node for ABANDON_DELAY."""
         workers = self._engine.workers()
         names = set(workers.values())
-        for task in list(self._tracker.unfinished.values()):
+        for task in list(self._account.unfinished.values()):
             if task.future is None or task.is_cancelled:
                 continue
             has_node = bool(names if task.nodes is None else names.intersection(task.nodes))
@@ -351,7 +351,7 @@ class JobCluster:
         job = task.job
         if self._job_status:
             time.sleep(max(0.0, job.submit_time + CALLBACK_DELAY - time.time()))
-        if not self._tracker.close_job(task):
+        if not self._account.close_job(task):
             return
         dispy_node, exception = None, abandon_reason
         status = DispyJob.Abandoned if abandon_reason else DispyJob.Cancelled

@@ -30,7 +30,7 @@ class DispyJob:
         self.finish = threading.Event()
         self._args, self._kwargs = args, kwargs
         self._uid: str | None = None
-        """Its name in the cluster's JobTracker, until it has ended."""
+        """Its name in the cluster's JobAccount, until it has ended."""
 
     def __call__(self, clear: bool = False) -> Any:
         self.finish.wait()

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bramble import ResultError
+from bramble.engine.account import MAX_ATTEMPTS, Job, JobAccount
 from bramble.engine.connection import Connection, Event
-from bramble.engine.job_tracker import MAX_ATTEMPTS, Job, JobTracker
 from bramble.engine.outcome import JobResult, Kernel, Outcome, call_on_worker
 
 GATHER_INTERVAL = 0.5
@@ -62,7 +62,7 @@ class ClusterMap:
         self.notify, self.job_timeout, self.max_in_flight = notify, job_timeout, max_in_flight
         self.node_names = ", ".join(nodes or all_nodes)
         """The names of the nodes that may run the jobs, for messages."""
-        self.tracker = JobTracker[MapJob](connection)
+        self.account = JobAccount[MapJob](connection)
         self.pending = deque(MapJob(name=str(index), index=index) for index in range(len(arguments)))
         """The jobs that have not been submitted."""
         self.suspects: deque[MapJob] = deque()
@@ -74,21 +74,21 @@ class ClusterMap:
 
     def outcomes(self) -> Iterator[Outcome]:
         """Yield the outcome of each job. Raises ResultError when a job raises an exception."""
-        tracker = self.tracker
+        account = self.account
         self.started_at = last_check = time.monotonic()
         last_gather, attempts = 0.0, 1
         self.connection.listeners.append(self.events)
         try:
             for job in self.pending:
-                tracker.add_job(job)
-            while tracker.unfinished:
+                account.add_job(job)
+            while account.unfinished:
                 self.submit_pending()
-                ended = tracker.collect_ended(self.check_interval, last_gather + GATHER_INTERVAL)
+                ended = account.collect_ended(self.check_interval, last_gather + GATHER_INTERVAL)
                 self.read_events()
                 finished: list[tuple[MapJob, JobResult]] | None = None
                 if ended:
                     yield from self.handle_killed_jobs(ended)
-                    finished = tracker.fetch_results(ended)
+                    finished = account.fetch_results(ended)
                     last_gather = time.monotonic()
                     for job, result in finished or []:
                         yield self.finish_job(job, result)
@@ -96,13 +96,13 @@ class ClusterMap:
                     yield from self.end_overdue_jobs(self.job_timeout)
                     last_check = time.monotonic()
 
-                forgotten = any(job.is_forgotten for job in tracker.submitted.values())
-                if tracker.submitted and (forgotten or (not finished and not self.has_worker())):
+                forgotten = any(job.is_forgotten for job in account.submitted.values())
+                if account.submitted and (forgotten or (not finished and not self.has_worker())):
                     has_returned = self.connection.wait_for_worker(self.nodes)
                     if has_returned and not forgotten and self.has_worker():
                         continue  # dask has kept the jobs
-                    unfinished = sorted(tracker.submitted.values(), key=lambda job: job.index)
-                    tracker.cancel(unfinished)
+                    unfinished = sorted(account.submitted.values(), key=lambda job: job.index)
+                    account.cancel(unfinished)
                     attempts += 1
                     if has_returned and attempts <= MAX_ATTEMPTS:
                         lost_part = "the scheduler" if forgotten else f"every worker of {self.node_names}"
@@ -114,7 +114,7 @@ class ClusterMap:
                         yield self.mark_lost(job, reason)
                     self.pending.clear()
         finally:
-            tracker.cancel(tracker.submitted.values())
+            account.cancel(account.submitted.values())
             self.connection.listeners.remove(self.events)
 
     @property
@@ -124,7 +124,7 @@ class ClusterMap:
 
     def submit_pending(self) -> None:
         """Submit as many pending jobs as may be on the cluster at once; when only suspects are left, one of them."""
-        submitted = len(self.tracker.submitted)
+        submitted = len(self.account.submitted)
         room = min(len(self.pending), (self.max_in_flight or len(self.pending)) - submitted)
         if room > 0:
             self.submit_jobs([self.pending.popleft() for _ in range(room)])
@@ -143,12 +143,12 @@ class ClusterMap:
         # dask's pickle sends functions that a script defines itself as code.
         pickled = [dumps((self.kernel, self.arguments[job.index])) for job in jobs]
         allowed = None if self.nodes is None else addresses
-        self.tracker.submit(jobs, call_on_worker, [pickled], self.kernel.__name__, allowed)
+        self.account.submit(jobs, call_on_worker, [pickled], self.kernel.__name__, allowed)
 
     def has_worker(self) -> bool:
         """Return whether every submitted job has a worker that may run it."""
         workers = self.connection.workers(self.nodes)
-        return all(job.has_worker(workers) for job in self.tracker.submitted.values())
+        return all(job.has_worker(workers) for job in self.account.submitted.values())
 
     def read_events(self) -> None:
         """Record from which nodes dask resubmitted jobs, by the events of workers that were removed."""
@@ -159,13 +159,13 @@ class ClusterMap:
                 self.connection.workers()
             elif event["action"] == "remove-worker":
                 node = self.connection.known_workers.get(str(event["worker"]), str(event["worker"]))
-                by_key = by_key or {str(job.future.key): job for job in self.tracker.submitted.values() if job.future}
+                by_key = by_key or {str(job.future.key): job for job in self.account.submitted.values() if job.future}
                 for key in {*event["processing-tasks"], *event["lost-computed-tasks"]} & by_key.keys():
                     by_key[key].retried.append(node)
 
     def finish_job(self, job: MapJob, result: JobResult) -> Outcome:
         """Close a job and return its outcome. Raises ResultError when its kernel raised an exception."""
-        self.tracker.close_job(job)
+        self.account.close_job(job)
         node = self.connection.node_of(result.worker)
         return result.to_outcome(job.index, self.arguments[job.index], node, job.ended_at - self.started_at, job.retried)
 
@@ -173,7 +173,7 @@ class ClusterMap:
         """Turn jobs that dask gave up because their workers died into suspects; yield those that already were, as lost."""
         from distributed import KilledWorker
 
-        for job, error in self.tracker.failed_jobs(ended):
+        for job, error in self.account.failed_jobs(ended):
             if not isinstance(error, KilledWorker):
                 raise ResultError(f"dask could not run job {job.index} with argument {self.arguments[job.index]!r}: {error!r}")
             if self.is_isolating_suspects:
@@ -182,7 +182,7 @@ class ClusterMap:
                     job, f"every worker that ran it died, most recently on {node}; it may need too much memory", node
                 )
             else:
-                self.tracker.withdraw(job)
+                self.account.withdraw(job)
                 self.suspects.append(job)
 
     def end_overdue_jobs(self, limit: float) -> Iterator[Outcome]:
@@ -190,12 +190,12 @@ class ClusterMap:
         running = self.connection.run_request(lambda: self.connection.client.run_on_scheduler(running_jobs)) or {}
         overdue = {
             job: running[key][0]
-            for job in self.tracker.submitted.values()
+            for job in self.account.submitted.values()
             if job.future and (key := str(job.future.key)) in running and running[key][1] > limit
         }
         if overdue:
             # Cancelled before the restart: dask would run them again.
-            self.tracker.cancel(overdue)
+            self.account.cancel(overdue)
             self.connection.restart_workers(set(overdue.values()))
         for job, address in overdue.items():
             node = self.connection.known_workers.get(address, address)
@@ -203,6 +203,6 @@ class ClusterMap:
 
     def mark_lost(self, job: MapJob, reason: str, node: str = "") -> Outcome:
         """Close a job that has no result and return its outcome."""
-        self.tracker.close_job(job)
+        self.account.close_job(job)
         after = time.monotonic() - self.started_at
         return Outcome(job.index, node=node, finished_after=after, lost=reason, retried=tuple(job.retried))

@@ -45,7 +45,7 @@ class Job:
 AnyJob = TypeVar("AnyJob", bound=Job)
 
 
-class JobTracker(Generic[AnyJob]):
+class JobAccount(Generic[AnyJob]):
     """The jobs of one computation on the cluster.
 
     `unfinished` holds all jobs that have not ended, by name; `submitted` those of them that dask has. A job's future may
@@ -105,7 +105,7 @@ class JobTracker(Generic[AnyJob]):
                 ended = self._ended.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 break
-            if ended is None:  # the tracker was closed
+            if ended is None:  # the account was closed
                 break
             job, future, ended_at = ended
             if self.submitted.get(job.name) is job and job.future is future:  # ignores an earlier attempt
