@@ -73,11 +73,11 @@ attributes:
 
 EXAMPLES = r"""
 - name: Enable memory limits of containers
-  boot_config:
+  bramble.cluster.boot_config:
     cmdline_present: [cgroup_enable=memory, cgroup_memory=1]
 
 - name: Disable the radios
-  boot_config:
+  bramble.cluster.boot_config:
     config_present:
       - setting: dtoverlay=disable-wifi
       - setting: dtoverlay=disable-bt

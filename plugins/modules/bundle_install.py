@@ -51,7 +51,7 @@ author: The Bramble team (!UNKNOWN)
 
 EXAMPLES = r"""
 - name: Install the packages
-  bundle_install:
+  bramble.cluster.bundle_install:
     id: 0cbca4d17510
     manifest: 8d3c6f…
     url: http://192.168.1.100:8785/0cbca4d17510

@@ -29,7 +29,7 @@ author: The Bramble team (!UNKNOWN)
 
 EXAMPLES = r"""
 - name: Pack the bundle
-  bundle_pack:
+  bramble.cluster.bundle_pack:
     src: .cache/bundles/0cbca4d17510
     dest: /tmp/0cbca4d17510.tar
     keys: ["{{ lookup('ansible.builtin.file', '.state/bundles/key.pub') }}"]

@@ -63,7 +63,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Capture a card
-  card_capture:
+  bramble.cluster.card_capture:
     slot: /dev/disk/by-path/pci-0000:00:14.0-usb-0:1.2:1.0-scsi-0:0:0:0
     folder: .cache/images
     name: octapi

@@ -26,7 +26,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Reduce writes to the card
-  card_care:
+  bramble.cluster.card_care:
     swap: false
 """
 

@@ -45,7 +45,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Measure the cards
-  card_facts:
+  bramble.cluster.card_facts:
     image: .cache/images/debian-trixie.img
     cards:
       - {node: pi-client, slot: /dev/disk/by-path/pci-0000:00:14.0-usb-0:1.1:1.0-scsi-0:0:0:0}

@@ -32,7 +32,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Record the numbers of the card and the Pi
-  card_ledger:
+  bramble.cluster.card_ledger:
     path: .state/octapi/cards.json
     nodes:
       pi-01: {cid: 03534453443332478000000000000000, mac: "dc:a6:32:00:00:01"}

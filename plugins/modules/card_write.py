@@ -104,7 +104,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Write the cards
-  card_write:
+  bramble.cluster.card_write:
     image: .cache/images/debian-trixie.img
     image_sha256: "{{ image_sha256 }}"
     cards:

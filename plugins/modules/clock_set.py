@@ -24,7 +24,7 @@ author: The Bramble team (!UNKNOWN)
 
 EXAMPLES = r"""
 - name: Set the clock to the control machine's time
-  clock_set:
+  bramble.cluster.clock_set:
     epoch: "{{ now().timestamp() }}"
 """
 

@@ -57,7 +57,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Update the catalog of images
-  image_catalog:
+  bramble.cluster.image_catalog:
     path: images/catalog.yml
 """
 

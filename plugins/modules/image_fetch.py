@@ -87,7 +87,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Fetch Raspberry Pi OS
-  image_fetch:
+  bramble.cluster.image_fetch:
     cache: .cache/images
     name: raspios-trixie-lite
     architecture: arm64
@@ -98,7 +98,7 @@ EXAMPLES = r"""
       sha256: 483db18a48da399b5b7022ffae9a07bc6d99daab30e593aedac09b69ff422843
 
 - name: Provide the image in a file
-  image_fetch:
+  bramble.cluster.image_fetch:
     cache: .cache/images
     name: mine
     architecture: arm64

@@ -26,7 +26,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Disable all network interfaces except the wired port
-  lab_links:
+  bramble.cluster.lab_links:
     kind: links
     keep: [eth0]
 """
@@ -46,10 +46,18 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 
 SYS = Path("/sys/class")
 RECORDS_FOLDER = Path("/var/lib/bramble-isolation")
 IFF_UP = 0x1
+
+
+SPEC: dict[str, Any] = {
+    "kind": {"type": "str", "choices": ["links", "radios"], "required": True},
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "keep": {"type": "list", "elements": "str", "default": []},
+}
 
 
 def read_line(path: Path) -> str:
@@ -117,18 +125,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
-        argument_spec={
-            "kind": {"type": "str", "choices": ["links", "radios"], "required": True},
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-            "keep": {"type": "list", "elements": "str", "default": []},
-        },
-        supports_check_mode=True,
-    )
-    try:
-        module.exit_json(**run(module))
-    except (OSError, ValueError) as error:
-        module.fail_json(msg=str(error))
+    run_module(SPEC, run, errors=(OSError, ValueError))
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Probe a web server outside the lab
-  lab_probe:
+  bramble.cluster.lab_probe:
     interface: eth0
     rows: [{kind: tcp, host: 198.51.100.80, port: 80}]
 """
@@ -67,6 +67,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 from ansible_collections.bramble.cluster.plugins.module_utils.lab import host, probe
 
 CAPTURE_UNIT = "bramble-lab-capture"
@@ -123,34 +124,36 @@ def hostile_root(module: AnsibleModule) -> Iterator[None]:
         run(["systemctl", "stop", f"{ROLLBACK_UNIT}.timer"])
 
 
+SPEC: dict[str, Any] = {
+    "rows": {"type": "list", "elements": "dict", "default": []},
+    "interface": {"type": "str", "required": True},
+    "hostile": {"type": "bool", "default": False},
+    "gateways": {"type": "list", "elements": "str", "default": []},
+    "capture": {"type": "str", "choices": ["start", "stop"]},
+    "uplink": {"type": "str", "default": ""},
+    "program": {"type": "str"},
+    "networks": {"type": "list", "elements": "str", "default": []},
+}
+
+
+def run(module: AnsibleModule) -> dict[str, Any]:
+    """Run the probes; return the result of the module. Raises OSError, ValueError."""
+    wanted: dict[str, Any] = module.params
+    host_facts = host.host_facts(wanted["interface"], wanted["uplink"])
+    with hostile_root(module) if wanted["hostile"] else contextlib.nullcontext():
+        rows = probe.run_probes(wanted["rows"])
+    frames: dict[str, int] = {}
+    if wanted["capture"] == "start" and host_facts["uplink"]:
+        start_capture(module, host_facts["uplink"])
+    if wanted["capture"] == "stop" and FRAMES.exists():
+        frames = stop_capture(module)
+    return {"rows": rows, "host_facts": host_facts, "frames": frames}
+
+
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
-        argument_spec={
-            "rows": {"type": "list", "elements": "dict", "default": []},
-            "interface": {"type": "str", "required": True},
-            "hostile": {"type": "bool", "default": False},
-            "gateways": {"type": "list", "elements": "str", "default": []},
-            "capture": {"type": "str", "choices": ["start", "stop"]},
-            "uplink": {"type": "str", "default": ""},
-            "program": {"type": "str"},
-            "networks": {"type": "list", "elements": "str", "default": []},
-        },
-        required_if=[("capture", "start", ["program"])],
-    )
-    wanted: dict[str, Any] = module.params
-    try:
-        host_facts = host.host_facts(wanted["interface"], wanted["uplink"])
-        with hostile_root(module) if wanted["hostile"] else contextlib.nullcontext():
-            rows = probe.run_probes(wanted["rows"])
-        frames: dict[str, int] = {}
-        if wanted["capture"] == "start" and host_facts["uplink"]:
-            start_capture(module, host_facts["uplink"])
-        if wanted["capture"] == "stop" and FRAMES.exists():
-            frames = stop_capture(module)
-        module.exit_json(changed=False, rows=rows, host_facts=host_facts, frames=frames)
-    except (OSError, ValueError) as error:
-        module.fail_json(msg=str(error))
+    required = [("capture", "start", ["program"])]
+    run_module(SPEC, run, errors=(OSError, ValueError), supports_check_mode=False, required_if=required)
 
 
 if __name__ == "__main__":

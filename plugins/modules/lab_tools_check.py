@@ -35,7 +35,7 @@ author: The Bramble team (!UNKNOWN)
 
 EXAMPLES = r"""
 - name: Check that this node can have the tools
-  lab_tools_check:
+  bramble.cluster.lab_tools_check:
     set: debian
     groups: [scanning]
     known: [scanning, web]
@@ -50,29 +50,35 @@ distribution:
 
 import platform
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 from ansible_collections.bramble.cluster.plugins.module_utils.lab.tool_sets import choice_problems, node_problems, read_release
 
+STRINGS = {"type": "list", "elements": "str", "required": True}
+SPEC: dict[str, Any] = {
+    "set": {"type": "str", "required": True},
+    "groups": STRINGS,
+    "known": STRINGS,
+    "root": {"type": "path", "default": "/"},
+}
 
-def main() -> None:
-    """Run the module."""
-    strings = {"type": "list", "elements": "str", "required": True}
-    module = AnsibleModule(
-        argument_spec={
-            "set": {"type": "str", "required": True},
-            "groups": strings,
-            "known": strings,
-            "root": {"type": "path", "default": "/"},
-        },
-        supports_check_mode=True,
-    )
+
+def run(module: AnsibleModule) -> dict[str, Any]:
+    """Check the set and the node; return the result of the module. Raises BrambleError."""
     wanted, root = module.params["set"], Path(module.params["root"])
     problems = choice_problems(wanted, module.params["groups"], module.params["known"])
     problems = problems or node_problems(wanted, root, platform.machine())
     if problems:
-        module.fail_json(msg=" ".join(f"{problem[:1].upper()}{problem[1:]}." for problem in [*problems, "nothing was changed"]))
-    module.exit_json(changed=False, distribution=read_release(root).id)
+        raise BrambleError(" ".join(f"{problem[:1].upper()}{problem[1:]}." for problem in [*problems, "nothing was changed"]))
+    return {"distribution": read_release(root).id}
+
+
+def main() -> None:
+    """Run the module."""
+    run_module(SPEC, run)
 
 
 if __name__ == "__main__":

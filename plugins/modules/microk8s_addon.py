@@ -27,12 +27,15 @@ attributes:
 
 EXAMPLES = r"""
 - name: Enable name resolution for services
-  microk8s_addon:
+  bramble.cluster.microk8s_addon:
     name: dns
 """
 
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import microk8s
 
 
@@ -47,28 +50,29 @@ def parse_addons(answer: str) -> dict[str, bool]:
         raise BrambleError(f"`microk8s status --format yaml` did not print add-ons but: {answer[:200]!r}") from error
 
 
-def main() -> None:
-    """Run the module."""
-    module = AnsibleModule(
-        argument_spec={
-            "name": {"type": "str", "required": True},
-            "state": {"type": "str", "choices": ["enabled", "disabled"], "default": "enabled"},
-        },
-        supports_check_mode=True,
-    )
+SPEC: dict[str, Any] = {
+    "name": {"type": "str", "required": True},
+    "state": {"type": "str", "choices": ["enabled", "disabled"], "default": "enabled"},
+}
+
+
+def run(module: AnsibleModule) -> dict[str, Any]:
+    """Enable or disable the add-on; return the result of the module. Raises BrambleError."""
     words, state = module.params["name"], module.params["state"]
     name = words.split(":")[0].split("/")[-1]
-    try:
-        before = parse_addons(microk8s.run_microk8s(module.run_command, "status", "--format", "yaml"))
-        if name not in before:
-            raise BrambleError(f"This release of MicroK8s has no add-on {name}. Its add-ons are: {', '.join(sorted(before))}")
-        changed = before[name] != (state == "enabled")
-        if changed and not module.check_mode:
-            microk8s.run_microk8s(module.run_command, *(["enable", words] if state == "enabled" else ["disable", name]))
-    except BrambleError as error:
-        module.fail_json(msg=str(error))
+    before = parse_addons(microk8s.run_microk8s(module.run_command, "status", "--format", "yaml"))
+    if name not in before:
+        raise BrambleError(f"This release of MicroK8s has no add-on {name}. Its add-ons are: {', '.join(sorted(before))}")
+    changed = before[name] != (state == "enabled")
+    if changed and not module.check_mode:
+        microk8s.run_microk8s(module.run_command, *(["enable", words] if state == "enabled" else ["disable", name]))
     diff = {"before": f"{name}: {before[name]}\n", "after": f"{name}: {state == 'enabled'}\n"} if changed else {}
-    module.exit_json(changed=changed, diff=diff)
+    return {"changed": changed, "diff": diff}
+
+
+def main() -> None:
+    """Run the module."""
+    run_module(SPEC, run)
 
 
 if __name__ == "__main__":

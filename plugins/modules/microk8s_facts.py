@@ -31,7 +31,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Gather what the node offers to Kubernetes
-  microk8s_facts:
+  bramble.cluster.microk8s_facts:
     host: true
     clock: "{{ now().timestamp() }}"
   become: true
@@ -83,6 +83,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import microk8s, snapd
 
 ROOT = Path("/")
@@ -184,18 +185,17 @@ def cluster_details(module: AnsibleModule, role: str) -> dict[str, Any]:
     return found
 
 
-def main() -> None:
-    """Run the module."""
-    module = AnsibleModule(
-        argument_spec={
-            "clock": {"type": "float"},
-            "store_channel": {"type": "str"},
-            "host": {"type": "bool", "default": False},
-            "details": {"type": "bool", "default": False},
-        },
-        supports_check_mode=True,
-    )
-    result: dict[str, Any] = {"changed": False, "snaps": {}, "role": "", "nodes": {}, "problem": ""}
+SPEC: dict[str, Any] = {
+    "clock": {"type": "float"},
+    "store_channel": {"type": "str"},
+    "host": {"type": "bool", "default": False},
+    "details": {"type": "bool", "default": False},
+}
+
+
+def run(module: AnsibleModule) -> dict[str, Any]:
+    """Return the result of the module; what MicroK8s fails with is in `problem`."""
+    result: dict[str, Any] = {"snaps": {}, "role": "", "nodes": {}, "problem": ""}
     if module.params["host"]:
         result["host"] = host_facts(module)
     with contextlib.suppress(BrambleError):
@@ -207,7 +207,12 @@ def main() -> None:
                 result["details"] = cluster_details(module, result["role"])
         except BrambleError as error:
             result["problem"] = str(error)
-    module.exit_json(**result)
+    return result
+
+
+def main() -> None:
+    """Run the module."""
+    run_module(SPEC, run)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ options: {}
 
 EXAMPLES = r"""
 - name: Remove what Kubernetes has left behind
-  microk8s_leftovers:
+  bramble.cluster.microk8s_leftovers:
 """
 
 RETURN = r"""
@@ -34,8 +34,10 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 
 ROOT = Path("/")
 # The interfaces of Calico, flannel and the bridge plugin. tunl0 is not among them, because the kernel makes it.
@@ -67,9 +69,8 @@ def kubernetes_mounts(table: str) -> list[str]:
     return sorted((mount_point for mount_point in mount_points if mount_point.startswith(folders)), reverse=True)
 
 
-def main() -> None:
-    """Run the module."""
-    module = AnsibleModule(argument_spec={}, supports_check_mode=True)
+def run(module: AnsibleModule) -> dict[str, Any]:
+    """Remove what is left; return the result of the module. Raises OSError."""
     links = sorted(name for name in os.listdir(ROOT / "sys/class/net") if KUBERNETES_LINK.fullmatch(name))
     mounts = kubernetes_mounts((ROOT / "proc/mounts").read_text())
     files = [path for name in KUBERNETES_FILES if os.path.lexists(path := ROOT / name)]
@@ -98,7 +99,12 @@ def main() -> None:
             else:
                 path.unlink()
     diff = {"before": "".join(f"{line}\n" for line in removed), "after": ""}
-    module.exit_json(changed=bool(removed), removed=removed, diff=diff if removed else {})
+    return {"changed": bool(removed), "removed": removed, "diff": diff if removed else {}}
+
+
+def main() -> None:
+    """Run the module."""
+    run_module({}, run)
 
 
 if __name__ == "__main__":

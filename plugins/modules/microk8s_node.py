@@ -34,7 +34,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Drain the node
-  microk8s_node:
+  bramble.cluster.microk8s_node:
     name: pi-05
     state: drained
 """
@@ -51,6 +51,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import microk8s
 
 
@@ -98,28 +99,29 @@ def change_node(module: AnsibleModule, node: dict[str, Any]) -> dict[str, Any]:
     return after and {**node, **after}
 
 
+SPEC: dict[str, Any] = {
+    "name": {"type": "str", "required": True},
+    "state": {"type": "str", "required": True, "choices": ["ready", "drained", "schedulable", "absent"]},
+    "timeout": {"type": "int", "default": 300},
+}
+
+
+def run(module: AnsibleModule) -> dict[str, Any]:
+    """Wait for the node, or change it; return the result of the module. Raises BrambleError."""
+    state = module.params["state"]
+    if state == "ready":
+        return {"node": {} if module.check_mode else wait_until_ready(module)}
+    node = read_node(module)
+    if not node and state != "absent":
+        raise BrambleError(f"The cluster has no node {module.params['name']}. List its nodes: microk8s kubectl get nodes")
+    needed = {"absent": bool(node), "drained": node.get("schedulable"), "schedulable": not node.get("schedulable")}[state]
+    after = change_node(module, node) if needed else node
+    return {"changed": bool(needed), "node": node, "diff": {"before": node, "after": after} if needed else {}}
+
+
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
-        argument_spec={
-            "name": {"type": "str", "required": True},
-            "state": {"type": "str", "required": True, "choices": ["ready", "drained", "schedulable", "absent"]},
-            "timeout": {"type": "int", "default": 300},
-        },
-        supports_check_mode=True,
-    )
-    state = module.params["state"]
-    try:
-        if state == "ready":
-            module.exit_json(changed=False, node={} if module.check_mode else wait_until_ready(module))
-        node = read_node(module)
-        if not node and state != "absent":
-            raise BrambleError(f"The cluster has no node {module.params['name']}. List its nodes: microk8s kubectl get nodes")
-        needed = {"absent": bool(node), "drained": node.get("schedulable"), "schedulable": not node.get("schedulable")}[state]
-        after = change_node(module, node) if needed else node
-    except BrambleError as error:
-        module.fail_json(msg=str(error))
-    module.exit_json(changed=bool(needed), node=node, diff={"before": node, "after": after} if needed else {})
+    run_module(SPEC, run)
 
 
 if __name__ == "__main__":

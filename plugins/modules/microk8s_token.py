@@ -29,7 +29,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Create a token
-  microk8s_token:
+  bramble.cluster.microk8s_token:
     address: 192.168.1.101
   register: __token
   no_log: true
@@ -42,39 +42,39 @@ url:
   type: str
 """
 
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import read_text, write_text
 from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import microk8s
+
+SPEC: dict[str, Any] = {
+    "address": {"type": "str"},
+    "ttl": {"type": "int", "default": 600, "no_log": False},
+    "url": {"type": "str", "no_log": True},
+}
+
+
+def run(module: AnsibleModule) -> dict[str, Any]:
+    """Create or revoke a token; return the result of the module. Raises BrambleError, OSError."""
+    wanted = module.params
+    if wanted["url"]:
+        before = read_text(microk8s.TOKENS_FILE)
+        after = microk8s.remove_token(before, wanted["url"].split("/")[1])
+        if before != after and not module.check_mode:
+            write_text(microk8s.TOKENS_FILE, after)
+        return {"changed": before != after}
+    if module.check_mode:
+        return {"changed": True}
+    words = ["add-node", "--token-ttl", str(wanted["ttl"]), "--format", "json"]
+    return {"changed": True, "url": microk8s.find_join_url(microk8s.run_microk8s(module.run_command, *words), wanted["address"])}
 
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
-        argument_spec={
-            "address": {"type": "str"},
-            "ttl": {"type": "int", "default": 600, "no_log": False},
-            "url": {"type": "str", "no_log": True},
-        },
-        mutually_exclusive=[["address", "url"]],
-        required_one_of=[["address", "url"]],
-        supports_check_mode=True,
-    )
-    wanted = module.params
-    try:
-        if wanted["url"]:
-            before = read_text(microk8s.TOKENS_FILE)
-            after = microk8s.remove_token(before, wanted["url"].split("/")[1])
-            if before != after and not module.check_mode:
-                write_text(microk8s.TOKENS_FILE, after)
-            module.exit_json(changed=before != after)
-        if module.check_mode:
-            module.exit_json(changed=True)
-        words = ["add-node", "--token-ttl", str(wanted["ttl"]), "--format", "json"]
-        url = microk8s.find_join_url(microk8s.run_microk8s(module.run_command, *words), wanted["address"])
-        module.exit_json(changed=True, url=url)
-    except (BrambleError, OSError) as error:
-        module.fail_json(msg=str(error))
+    either = [["address", "url"]]
+    run_module(SPEC, run, mutually_exclusive=either, required_one_of=either)
 
 
 if __name__ == "__main__":

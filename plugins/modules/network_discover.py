@@ -58,7 +58,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Find the hosts on the cluster's network
-  network_discover:
+  bramble.cluster.network_discover:
     subnet: 192.168.1.0/24
     nodes:
       pi-client: {address: 192.168.1.100, spare: false}

@@ -60,7 +60,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Set the static network
-  network_static:
+  bramble.cluster.network_static:
     interface: eth0
     port: {addresses: [192.168.1.103/24]}
     files: "{{ {'addresses': ['192.168.1.103/24']} | port_files('eth0', uuid) }}"
@@ -69,7 +69,7 @@ EXAMPLES = r"""
   register: network
 
 - name: Confirm the change
-  network_static:
+  bramble.cluster.network_static:
     state: confirmed
     change: "{{ network.change }}"
     interface: eth0

@@ -31,7 +31,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Accept packets only from the client
-  nft_table:
+  bramble.cluster.nft_table:
     name: bramble_lab
     rules: |
       chain input { type filter hook input priority filter; policy drop; ip saddr 192.168.1.100 accept; }
@@ -48,13 +48,19 @@ import os
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 
 # A reboot removes the table, so it must remove this file, too: hence /run.
 ROLLBACK_FILE = "/run/bramble-nft-{name}.undo"
 
 
-class TableError(Exception):
-    """The table cannot be changed; the message tells why."""
+SPEC: dict[str, Any] = {
+    "name": {"type": "str", "required": True},
+    "rules": {"type": "str"},
+    "state": {"type": "str", "choices": ["present", "absent", "confirmed"], "default": "present"},
+    "timeout": {"type": "int", "default": 90},
+}
 
 
 def replacement_script(name: str, table: str) -> str:
@@ -74,30 +80,30 @@ class Table:
         self._list_command = ["nft", "--stateless", "list", "table", "inet", self.name]
 
     def loaded_rules(self) -> str:
-        """Return the loaded table as nft prints it; empty if there is none. Raises TableError without nft."""
+        """Return the loaded table as nft prints it; empty if there is none. Raises BrambleError without nft."""
         code, out, err = self.module.run_command(self._list_command, handle_exceptions=False)
         if code and "No such file" not in err:
-            raise TableError(f"nft cannot list the table {self.name}: {err.strip()} Check that nftables is installed.")
+            raise BrambleError(f"nft cannot list the table {self.name}: {err.strip()} Check that nftables is installed.")
         return "" if code else out
 
     def wanted_rules(self) -> str:
-        """Return the wanted table as nft prints it. Raises TableError when nft refuses it."""
+        """Return the wanted table as nft prints it. Raises BrambleError when nft refuses it."""
         command = ["unshare", "--net", "sh", "-c", f"nft --file - && {' '.join(self._list_command)}"]
         code, out, err = self.module.run_command(command, data=f"table inet {self.name} {{\n{self.module.params['rules']}\n}}\n")
         if code:
-            raise TableError(f"nft refuses the table {self.name}. Nothing was changed. Its message: {err.strip()}")
+            raise BrambleError(f"nft refuses the table {self.name}. Nothing was changed. Its message: {err.strip()}")
         return str(out)
 
     def run_script(self, script: str) -> None:
-        """Run a script of nft, which applies all of it or nothing. Raises TableError."""
+        """Run a script of nft, which applies all of it or nothing. Raises BrambleError."""
         code, _, err = self.module.run_command(["nft", "--file", "-"], data=script)
         if code:
-            raise TableError(f"nft did not load the table {self.name}, and nothing was changed. Its message: {err.strip()}")
+            raise BrambleError(f"nft did not load the table {self.name}, and nothing was changed. Its message: {err.strip()}")
 
     def start_rollback(self, before: str) -> None:
         """Start the rollback timer.
 
-        Raises TableError, OSError.
+        Raises BrambleError, OSError.
 
         :param before: the table to restore, as nft prints it; empty for none
         """
@@ -113,7 +119,7 @@ class Table:
         code, _, err = self.module.run_command(timer)
         if code:
             os.unlink(self.rollback_file)
-            raise TableError(f"The table {self.name} was not loaded, because the rollback timer did not start: {err.strip()}")
+            raise BrambleError(f"The table {self.name} was not loaded, because the rollback timer did not start: {err.strip()}")
 
     def stop_rollback(self) -> None:
         """Stop the rollback timer. Raises OSError."""
@@ -122,12 +128,12 @@ class Table:
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
-    """Load, remove or confirm the table; return the result of the module. Raises TableError, OSError."""
+    """Load, remove or confirm the table; return the result of the module. Raises BrambleError, OSError."""
     table, state = Table(module), module.params["state"]
     pending = os.path.exists(table.rollback_file)
     if state == "confirmed":
         if not pending:
-            raise TableError(
+            raise BrambleError(
                 f"The table {table.name} was rolled back, because the change was not confirmed in time. Run the same "
                 "playbook again."
             )
@@ -147,20 +153,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
-        argument_spec={
-            "name": {"type": "str", "required": True},
-            "rules": {"type": "str"},
-            "state": {"type": "str", "choices": ["present", "absent", "confirmed"], "default": "present"},
-            "timeout": {"type": "int", "default": 90},
-        },
-        required_if=[("state", "present", ["rules"])],
-        supports_check_mode=True,
-    )
-    try:
-        module.exit_json(**run(module))
-    except (TableError, OSError) as error:
-        module.fail_json(msg=str(error))
+    run_module(SPEC, run, required_if=[("state", "present", ["rules"])])
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Limit the size of the journal
-  node_files:
+  bramble.cluster.node_files:
     files:
       - path: /etc/systemd/journald.conf.d/bramble.conf
         content: |

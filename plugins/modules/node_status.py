@@ -30,7 +30,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Gather the status of the node
-  node_status:
+  bramble.cluster.node_status:
     units: [bramble-worker]
   become: true  # only root can read the kernel's journal
 """

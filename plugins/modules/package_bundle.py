@@ -78,7 +78,7 @@ author: The Bramble team (!UNKNOWN)
 
 EXAMPLES = r"""
 - name: Make the bundle for Raspberry Pis with Debian trixie
-  package_bundle:
+  bramble.cluster.package_bundle:
     images: [.cache/images/debian-trixie-arm64.json]
     requirements: workloads/requirements.txt
     source: workloads

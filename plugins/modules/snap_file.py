@@ -46,7 +46,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Install MicroK8s
-  snap_file:
+  bramble.cluster.snap_file:
     name: microk8s
     src: /var/tmp/microk8s_7731.snap
     assertion: /var/tmp/microk8s_7731.assert
@@ -63,9 +63,11 @@ needed:
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 from ansible_collections.bramble.cluster.plugins.module_utils.kubernetes import snapd
 
 
@@ -87,40 +89,40 @@ def change_snap(module: AnsibleModule) -> None:
         module.run_command(command, check_rc=True)
 
 
-def main() -> None:
-    """Run the module."""
-    module = AnsibleModule(
-        argument_spec={
-            "name": {"type": "str", "required": True},
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-            "sha256": {"type": "str"},
-            "src": {"type": "path"},
-            "assertion": {"type": "path"},
-            "dangerous": {"type": "bool", "default": False},
-            "classic": {"type": "bool", "default": False},
-        },
-        required_if=[["state", "present", ["sha256", "src"]]],
-        supports_check_mode=True,
-    )
+SPEC: dict[str, Any] = {
+    "name": {"type": "str", "required": True},
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "sha256": {"type": "str"},
+    "src": {"type": "path"},
+    "assertion": {"type": "path"},
+    "dangerous": {"type": "bool", "default": False},
+    "classic": {"type": "bool", "default": False},
+}
+
+
+def run(module: AnsibleModule) -> dict[str, Any]:
+    """Install or remove the snap; return the result of the module. Raises BrambleError, OSError."""
     name, sha256 = module.params["name"], module.params["sha256"]
     if sha256 and not (module.params["assertion"] or module.params["dangerous"]):
-        module.fail_json(
-            msg=f"The snap {name} has no assertion, so its origin cannot be checked. Nothing was changed. "
+        raise BrambleError(
+            f"The snap {name} has no assertion, so its origin cannot be checked. Nothing was changed. "
             "Give an assertion, or set dangerous."
         )
-    try:
-        snap = snapd.installed_snaps().get(name)
-        if module.params["state"] == "absent":
-            needed = snap is not None
-        else:
-            needed = snap is None or snapd.snap_sha256(name, snap["revision"]) != sha256
-        if needed and not module.check_mode:
-            change_snap(module)
-    except (BrambleError, OSError) as error:
-        module.fail_json(msg=str(error))
+    snap = snapd.installed_snaps().get(name)
+    if module.params["state"] == "absent":
+        needed = snap is not None
+    else:
+        needed = snap is None or snapd.snap_sha256(name, snap["revision"]) != sha256
+    if needed and not module.check_mode:
+        change_snap(module)
     before = f"{snap['version']} ({snap['revision']})\n" if snap else ""
     after = f"sha256 {sha256}\n" if sha256 else ""
-    module.exit_json(changed=needed, needed=needed, diff={"before": before, "after": after} if needed else {})
+    return {"changed": needed, "needed": needed, "diff": {"before": before, "after": after} if needed else {}}
+
+
+def main() -> None:
+    """Run the module."""
+    run_module(SPEC, run, required_if=[["state", "present", ["sha256", "src"]]])
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Disable forwarding
-  sysctl_file:
+  bramble.cluster.sysctl_file:
     path: /etc/sysctl.d/90-no-forwarding.conf
     settings: {net.ipv4.ip_forward: 0}
 """
@@ -44,10 +44,18 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import read_text, write_text
 
 PROC = Path("/proc/sys")
 PREVIOUS_VALUE = re.compile(r"^# (\S+) was (.*)$", re.MULTILINE)
+
+
+SPEC: dict[str, Any] = {
+    "path": {"type": "path", "required": True},
+    "settings": {"type": "dict", "required": True},
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+}
 
 
 def kernel_file(name: str) -> Path:
@@ -93,18 +101,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
-        argument_spec={
-            "path": {"type": "path", "required": True},
-            "settings": {"type": "dict", "required": True},
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-        },
-        supports_check_mode=True,
-    )
-    try:
-        module.exit_json(**run(module))
-    except OSError as error:
-        module.fail_json(msg=str(error))
+    run_module(SPEC, run)
 
 
 if __name__ == "__main__":
