@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
@@ -17,7 +18,9 @@ INVALID_CALLS = {
     "plugins/modules/card_write.py": "card_ledger.NoSuchName(1, 2)",
     "plugins/action/card_write.py": "CardAction.no_such_name(1, 2)",
     "plugins/filter/cluster.py": "ipaddress.NoSuchName(1, 2)",
+    "plugins/lookup/microk8s_snap_files.py": "subprocess.NoSuchName(1, 2)",
     "roles/lab_tools/files/lab.py": "subprocess.NoSuchName(1, 2)",
+    "roles/lab_target/files/targets.py": "import lab; lab.no_such_name(1, 2)",
     "workloads/src/dispy/cluster.py": "threading.NoSuchName(1, 2)",
     "workloads/src/bramble/cli.py": "typer.NoSuchName(1, 2)",
     "images/debian/build.py": "argparse.NoSuchName(1, 2)",
@@ -64,9 +67,41 @@ def test_invalid_call_is_found_everywhere(copy: Path) -> None:
     assert not missed, f"{missed}\n{found}"
 
 
-def test_import_of_a_higher_layer_fails(copy: Path) -> None:
+PLUGINS = "ansible_collections.bramble.cluster.plugins"
+FORBIDDEN_IMPORTS = {
+    "plugins/module_utils/core/text.py": f"{PLUGINS}.module_utils.card.image",
+    "plugins/module_utils/capture/tools.py": f"{PLUGINS}.module_utils.lab.probe",
+    "plugins/module_utils/lab/probe.py": f"{PLUGINS}.module_utils.network.port",
+    "plugins/module_utils/card/guard.py": "bramble.engine.config",
+    "plugins/modules/card_write.py": f"{PLUGINS}.modules.card_ledger",
+    "plugins/modules/card_facts.py": f"{PLUGINS}.plugin_utils.card_progress",
+    "plugins/action/card_write.py": f"{PLUGINS}.modules.card_write",
+    "plugins/filter/swap.py": f"{PLUGINS}.filter.cluster",
+    "workloads/src/bramble/engine/local.py": f"{PLUGINS}.module_utils.core.text",
+    "workloads/src/bramble/engine/config.py": "bramble.study.record",
+    "workloads/src/bramble/programs/pi/bbp.py": "bramble.engine.local",
+    "workloads/src/bramble/programs/pi/montecarlo.py": "distributed",
+    "workloads/src/bramble/programs/primes/run.py": "bramble.programs.pi.run",
+    "workloads/src/dispy/cluster.py": "bramble.programs.pi.run",
+    "workloads/src/dispy/node.py": "bramble.engine.local",
+}
+
+
+@pytest.mark.parametrize(("name", "imported"), FORBIDDEN_IMPORTS.items())
+def test_import_against_the_layers_fails(name: str, imported: str, copy: Path) -> None:
     assert lint_imports(copy) == 0
-    forbidden_import = "import ansible_collections.bramble.cluster.plugins.module_utils.card.image\n"
-    with (copy / "plugins/module_utils/core/text.py").open("a") as file:
-        file.write(forbidden_import)
+    with (copy / name).open("a") as file:
+        file.write(f"import {imported}\n")
     assert lint_imports(copy) == 1
+
+
+def test_modules_import_of_ansible_only_what_it_sends_to_a_node() -> None:
+    """As the test `import` of ansible-test does, which needs environments of its own."""
+    for path in [*ROOT.glob("plugins/modules/*.py"), *ROOT.glob("plugins/module_utils/**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            wrong = [
+                name for name in names if name.partition(".")[0] == "ansible" and not name.startswith("ansible.module_utils")
+            ]
+            assert not wrong, (path, wrong)

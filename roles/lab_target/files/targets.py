@@ -168,7 +168,7 @@ def log_in(address: tuple[str, int], secrets: dict[str, Any], certificate: Path 
 
 def main(arguments: Sequence[str]) -> int:
     """Run a target or the visitor; return the exit code."""
-    import lab  # type: ignore[import-not-found]  # roles/lab_tools/files/lab.py, which is installed as a module
+    import lab  # roles/lab_tools/files/lab.py, which is installed as a module
 
     if len(arguments) not in (4, 5) or arguments[0] not in ("shop", "desk", "visit") or arguments[4:] not in ([], ["--defended"]):
         print(__doc__, file=sys.stderr)
