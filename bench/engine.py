@@ -104,7 +104,6 @@ def run_dispy(count: int, seconds: float) -> dict[str, float]:
 def measure_tasks(rounds: int) -> dict[str, Any]:
     """Return jobs per second and lost jobs of bramble.engine, bare dask and dispy, with two jobs at once, of the best round."""
     from bramble.engine import places
-
     from workloads.tests.conftest import start_cluster
 
     def run_bramble(count: int, seconds: float) -> dict[str, float]:

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ansible_collections.bramble.cluster.plugins.module_utils.core.text import text_table
+
 # Bit -> description, from 16 on since the node booted: https://www.raspberrypi.com/documentation/computers/os.html#get_throttled
 THROTTLED = {
     0: "under-voltage",
@@ -260,8 +262,7 @@ def cluster_status(
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return the lines of a table, one for each row."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return text_table(rows, right_aligned=()).splitlines()
 
 
 class FilterModule:

@@ -108,7 +108,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     """Return the facts of each slot. Raises BrambleError."""
     image = module.params["image"]
     if image and not os.path.isfile(image):
-        raise BrambleError(f"The image {image} does not exist. Next: ansible-playbook playbooks/image.yml")
+        raise BrambleError(f"The image {image or 'for the cards'} does not exist. Next: ansible-playbook playbooks/image.yml")
     needed = os.path.getsize(image) if image else module.params["needed_bytes"]
     batch = Guard(image).facts(module.params["cards"], needed)
     for warning in controller_warnings(batch):

@@ -324,7 +324,9 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     if len(set(nodes)) < len(nodes):
         raise BrambleError("A node is named twice in this batch. Nothing was written.")
     if not os.path.isfile(path):
-        raise BrambleError(f"The image {path} does not exist. Nothing was written. Next: ansible-playbook playbooks/image.yml")
+        raise BrambleError(
+            f"The image {path or 'for the cards'} does not exist. Nothing was written. Next: ansible-playbook playbooks/image.yml"
+        )
 
     batch = Guard(path).facts(cards, os.path.getsize(path))
     measured: dict[str, Any] = {"cards": [facts.report() for facts in batch], "table": table(batch)}

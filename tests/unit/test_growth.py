@@ -95,7 +95,7 @@ def test_adding_a_node_changes_one_file(clone: Clone, tmp_path: Path) -> None:
 
 def add_role(clone: Clone) -> None:
     """Add a role for every node between two other roles."""
-    clone.write("roles/fan/README.md", "# fan\n\nSets the speed of the fan.\n")
+    clone.write("roles/fan/README.md", "# fan\n\n" + "Sets the speed of the fan.\n" * 10)
     clone.write("roles/fan/meta/argument_specs.yml", "argument_specs: {main: {options: {}}, absent: {options: {}}}\n")
     for name in ("main", "absent"):
         tasks = [{"name": "Set the speed", "ansible.builtin.debug": {"msg": name}}]

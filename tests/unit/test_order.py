@@ -83,6 +83,13 @@ def test_every_playbook_applies_the_roles_in_the_same_order() -> None:
     check_order(ROOT)
 
 
+def test_microk8s_applies_the_roles_that_every_profile_has() -> None:
+    path = ROOT / "playbooks/parts/microk8s_present.yml"
+    (included,) = [task for task in task_includes(path) if task.get("ansible.builtin.include_tasks") == "../tasks/node.yml"]
+    assert included["vars"] == {"profile_name": "microk8s", "node_roles": "{{ cluster_node_roles }}"}
+    assert [play["ansible.builtin.import_playbook"] for play in playbook_imports(path)] == ["nodes.yml"]
+
+
 def test_microk8s_removes_the_engine_in_reverse_order() -> None:
     (removal,) = [task for task in task_includes(ROOT / "playbooks/parts/microk8s_present.yml") if "loop" in task]
     assert removal["loop"] == "{{ (cluster_engine_roles + cluster_comparison_roles) | reverse }}"

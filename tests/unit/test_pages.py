@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
-from bramble.cli import app
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from bramble.cli import app
 from tests.support import ROOT, variables
 
 # Names of other projects: SQLite's, and those of OctaPi's scripts.

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import distributed
 import pytest
+
 from bramble import ClusterError, ResultError, UsageError
 from bramble.engine import cluster_map, connection, places
 from bramble.engine.base import Engine

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from bramble import ResultError
 from bramble.programs.compare import run
 from bramble.programs.registry import comparisons

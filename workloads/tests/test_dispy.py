@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-import dispy
 import numpy
 import pytest
+
+import dispy
 from bramble.engine import connection
 from dispy import DispyJob, DispyNode
 from dispy import cluster as dispy_cluster

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from bramble import UsageError
 from bramble.programs.fibonacci import prices, run, swings
 from bramble.study import report, runs

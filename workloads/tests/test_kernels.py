@@ -8,6 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from bramble import ResultError, UsageError
 from bramble.engine import config, places
 from bramble.engine.base import Place
@@ -30,8 +33,6 @@ from bramble.programs.pi.montecarlo import (
 )
 from bramble.study import report, runs
 from bramble.study.record import write_record
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from .conftest import write_config
 

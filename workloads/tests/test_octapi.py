@@ -5,6 +5,9 @@ import math
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from bramble import ResultError, UsageError, cli
 from bramble.engine.local import Local
 from bramble.programs.ciphers.teaching import EXPONENT, explain_rsa, guess_key, make_key, shift
@@ -16,8 +19,6 @@ from bramble.programs.primality import run as primality
 from bramble.programs.primality.kernel import METHODS, Chunk, count, is_prime
 from bramble.study import report
 from bramble.study.program import Run
-from hypothesis import given
-from hypothesis import strategies as st
 
 from .conftest import Bramble
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import flint
 import pytest
+
 from bramble import ResultError
 from bramble.programs.pi import bbp, chudnovsky, run
 from bramble.study import report, runs

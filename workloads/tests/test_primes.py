@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from bramble import ResultError, UsageError
 from bramble.programs.primes import KNOWN, kernel, run, sieve
 from bramble.study import report, runs
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 LIBRARY = sieve.library()
 

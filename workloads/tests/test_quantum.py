@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from qiskit import QuantumCircuit
+from qiskit.circuit.library import QFTGate
+from qiskit.quantum_info import Statevector
+from qiskit_aer import AerSimulator
+
 from bramble import ResultError, UsageError
 from bramble.programs.quantum import run, shor, simulator
 from bramble.programs.quantum.programs import PROGRAMS
 from bramble.programs.quantum.simulator import Job, sample, state
 from bramble.study import report, runs
-from qiskit import QuantumCircuit
-from qiskit.circuit.library import QFTGate
-from qiskit.quantum_info import Statevector
-from qiskit_aer import AerSimulator
 
 from .conftest import Bramble
 from .test_cli import assert_error

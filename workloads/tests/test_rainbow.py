@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from bramble import ResultError, UsageError
 from bramble.engine import places
 from bramble.engine.local import Local
@@ -14,8 +17,6 @@ from bramble.programs.rainbow import kernel, md5, run
 from bramble.programs.rainbow import table as files
 from bramble.study import report, runs
 from bramble.study.record import write_record
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 HERE = runs.Request(on="local")
 SCREEN = report.Screen("-")

@@ -15,6 +15,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
+
 from bramble import UsageError, cli, pod
 from bramble.study import share
 

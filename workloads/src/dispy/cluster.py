@@ -17,11 +17,11 @@ from functools import partial
 from typing import Any, Self
 
 import cloudpickle
+
 from bramble import BrambleError
 from bramble.engine.account import MAX_ATTEMPTS, Job, JobAccount
 from bramble.engine.cluster import Cluster
 from bramble.engine.config import load
-
 from dispy import node as _node
 from dispy.exit import close_at_exit
 from dispy.job import ClusterStatus, DispyJob, DispyNode, NodeAllocate

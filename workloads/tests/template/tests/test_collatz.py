@@ -1,6 +1,7 @@
 """Collatz: the longest sequences below powers of ten (OEIS A284668 and A284669)."""
 
 import pytest
+
 from bramble import ResultError
 from bramble.programs.collatz import Interval, longest
 from bramble.programs.collatz.workload import check, collatz

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
 from bramble.study.options import whole_number
 from bramble.study.workload import Workload
 
@@ -35,7 +36,8 @@ def collatz(
     jobs = [Interval(lower, min(lower + size - 1, last)) for lower in range(1, last + 1, size)]
 
     def compute(run: "Run") -> tuple[int, int]:
-        return max(run.map(longest, jobs), key=lambda found: (found[0], -found[1]))
+        steps_and_start: tuple[int, int] = max(run.map(longest, jobs), key=lambda found: (found[0], -found[1]))
+        return steps_and_start
 
     return Program(
         "collatz",
