@@ -105,3 +105,13 @@ def test_modules_import_of_ansible_only_what_it_sends_to_a_node() -> None:
                 name for name in names if name.partition(".")[0] == "ansible" and not name.startswith("ansible.module_utils")
             ]
             assert not wrong, (path, wrong)
+
+
+def test_template_of_a_workload_passes_the_linters_where_it_is_copied_to(copy: Path) -> None:
+    """workloads/README.md tells people to copy it."""
+    for folder in ("src", "tests"):
+        shutil.copytree(copy / "workloads/tests/template" / folder, copy / "workloads" / folder, dirs_exist_ok=True)
+    commands = [line for line in (copy / "scripts/types").read_text().splitlines() if "workloads/pyproject.toml" in line]
+    for command in [*commands, "ruff check workloads", "ruff format --check workloads"]:
+        done = run(copy, "bash", "-c", command)
+        assert done.returncode == 0, done.stdout + done.stderr
