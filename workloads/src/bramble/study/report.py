@@ -1,10 +1,8 @@
 """The output of a run: metrics, lines and a progress bar on the screen, and JSON files."""
 
 import json
-import os
 import platform
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bramble import UsageError, __version__
+from bramble.atomic import replaced
 from bramble.engine.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -63,16 +62,8 @@ def write_json(record: dict[str, Any], target: str) -> None:
         return
     path = Path(target)
     try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as draft:
-            try:
-                draft.write(text)
-                draft.flush()
-                os.fsync(draft.fileno())
-                os.fchmod(draft.fileno(), 0o644)
-                os.replace(draft.name, path)
-            except BaseException:
-                os.unlink(draft.name)
-                raise
+        with replaced(path) as file:
+            file.write(text.encode())
     except OSError as error:
         raise UsageError(f"the result cannot be written to {target}: {error.strerror}; choose another --json FILE") from None
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bramble import ResultError, UsageError
+from bramble.atomic import replaced
 from bramble.engine import memory
 from bramble.programs.primes import KNOWN, sieve
 from bramble.programs.primes.kernel import Found, find_primes, intervals, merge_found
@@ -81,15 +82,13 @@ def primes(begin: int, end: int, twins: bool = False, gaps: bool = False, listed
 
 def write_primes(parts: list[Found], path: Path) -> None:
     """Write the listed primes of all intervals, one per line. Raises UsageError if they cannot be written."""
-    draft = path.with_name(f".{path.name}.part")
     try:
-        with draft.open("w", encoding="ascii") as file:
+        with replaced(path) as file:
             for part in parts:
                 if part.first:
                     steps = np.frombuffer(part.steps, "<u2").astype(np.uint64)
                     found = np.cumsum(np.concatenate([np.array([part.first], np.uint64), steps]))
-                    file.write("\n".join(map(str, found.tolist())) + "\n")
-        draft.replace(path)
+                    file.write(("\n".join(map(str, found.tolist())) + "\n").encode())
     except OSError as error:
         raise UsageError(f"the primes cannot be written to {path}: {error.strerror}; choose another --list FILE") from None
 

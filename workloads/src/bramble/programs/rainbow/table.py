@@ -11,13 +11,13 @@ The SHA-256 of each is in the header. Both are mapped into memory, so that a tab
 import hashlib
 import json
 import math
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from bramble import ResultError, UsageError
+from bramble.atomic import replaced
 from bramble.programs.rainbow.kernel import Keys
 
 FORMAT = "bramble rainbow table 1"
@@ -97,14 +97,10 @@ def write_table(path: Path, plan: Plan, ends: np.ndarray) -> str:
     arrays = {"ends": unique.astype("<u8"), "starts": first.astype("<u4")}
     sums = {name: hashlib.sha256(array.data).hexdigest() for name, array in arrays.items()}
     header = json.dumps({"format": FORMAT, "plan": asdict(plan), "rows": len(unique), "sha256": sums})
-    draft = path.with_name(f".{path.name}.part")
-    with draft.open("wb") as file:
+    with replaced(path) as file:
         file.write(header.encode().ljust(HEADER))
         for array in arrays.values():
-            array.tofile(file)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+            file.write(array.data)
     return hashlib.sha256(json.dumps(sums).encode()).hexdigest()
 
 
