@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,9 @@ from tests.support.nodes import booted, build_bookworm, stranger, switch, told
 from tests.support.rehearsal import INVENTORY, play
 
 __all__ = ["booted", "stranger", "switch", "told"]
+
+# A shell has its background jobs ignore Ctrl-C, and what a test starts would inherit that: signal(2), bash(1).
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 OVERLAY = Path(__file__).parent / "inventory"
 STATE = ROOT / ".state/e2e"

@@ -125,13 +125,13 @@ def test_liquid_is_installed_kept_and_removed(play, tmp_path: Path) -> None:  # 
     assert code and "Read LICENSE.md" in output and not file_contents(node)
     accepted = paths | {"liquid_accept_license": True}
     code, output = play("liquid", **accepted, liquid_source=str(tmp_path))
-    assert code and "linux/Liquid.exe is not there" in output
+    assert code and "linux/Liquid.exe does not exist" in output
     (tmp_path / "bin").mkdir()
     mono = tmp_path / "bin/mono"
     mono.write_text("#!/bin/sh\nexit 1\n")
     mono.chmod(0o755)
     code, output = play("liquid", **accepted, liquid_source=str(clone))
-    assert code and "has no Mono. Add mono-complete" in output and not file_contents(node)
+    assert code and "does not have Mono. Add mono-complete" in output and not file_contents(node)
 
     mono.write_text('#!/bin/sh\necho "$@"\n')
     code, output = play("liquid", "--check", **accepted, liquid_source=str(clone))

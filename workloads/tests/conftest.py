@@ -17,6 +17,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+# A shell has its background jobs ignore Ctrl-C, and what a test starts would inherit that: signal(2), bash(1).
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "workloads/src"
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{SOURCE}:{ROOT}", "COLUMNS": "200"}
