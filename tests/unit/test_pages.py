@@ -277,6 +277,12 @@ def test_the_page_of_variables_is_up_to_date() -> None:
     assert variables.PAGE.read_text(encoding="utf-8") == variables.page(), "Run scripts/reference, and read what changed."
 
 
+def test_every_variable_has_a_description() -> None:
+    rows = [line.split(" | ") for line in variables.page().splitlines() if line.startswith("| `")]
+    assert len(rows) > 200
+    assert [row[0] for row in rows if len(row[2].strip(" |")) < 10] == []
+
+
 def test_readme_names_every_role_and_playbook() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [path.name for path in (ROOT / "roles").iterdir() if f"roles/{path.name}" not in text] == []
