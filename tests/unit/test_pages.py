@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+import bramble
 from bramble.cli import app
 from tests.support import ROOT, variables
 
@@ -287,6 +289,15 @@ def test_readme_names_every_role_and_playbook() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [path.name for path in (ROOT / "roles").iterdir() if f"roles/{path.name}" not in text] == []
     assert [path.stem for path in (ROOT / "playbooks").glob("*.yml") if not re.search(rf"\b{path.stem}\b", text)] == []
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    versions = {
+        yaml.safe_load((ROOT / "galaxy.yml").read_text())["version"],
+        tomllib.loads((ROOT / "workloads/pyproject.toml").read_text())["project"]["version"],
+        bramble.__version__,
+    }
+    assert len(versions) == 1 and versions.pop() in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_contributing_names_every_scenario() -> None:
