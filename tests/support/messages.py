@@ -22,7 +22,7 @@ INTRODUCTION = """\
 # Error messages
 
 Every message that ends a command of Bramble, by the file that it comes from. `{…}` stands for what is filled in. Search this page
-for the words that you see; what to do next is in the message itself.
+for the words that you see; most messages also name the next step.
 
 `scripts/reference` writes this page. `tests/unit/test_messages.py` fails when it is out of date: read the new messages before you
 commit them.
