@@ -128,7 +128,8 @@ def _system_problems(node: str, answer: Mapping[str, Any], limits: Mapping[str, 
     if abs(offset) - answer.get("clock_error", 0.0) > limits["clock_offset"]:
         found.append(
             f"{node}'s clock is {abs(offset):.0f} s {'ahead of' if offset > 0 else 'behind'} the control machine's "
-            f"(status_max_clock_offset is {limits['clock_offset']:g}). Set it: ansible-playbook playbooks/site.yml --tags time_sync"
+            f"(status_max_clock_offset is {limits['clock_offset']:g}). "
+            "Set it: ansible-playbook playbooks/site.yml --tags time_sync"
         )
     own_units = answer.get("units", {})
     for name in answer.get("failed_units", []):

@@ -17,8 +17,8 @@ INTRODUCTION = """\
 # Variables
 
 All variables of the cluster and of its roles, with their defaults. Set them in `inventory/group_vars/`, for one node in
-`inventory/hosts.yml`, or with `-e` for one run. The options of a single playbook (such as `node` and `swap_new_key` of `swap.yml`)
-are in the comment at its top.
+`inventory/hosts.yml`, or with `-e` for one run. The options of a single playbook (such as `node` and `swap_new_key` of
+`swap.yml`) are in the comment at its top.
 
 `scripts/reference` writes this page from `roles/*/meta/argument_specs.yml` and `inventory/group_vars/all/`.
 """
