@@ -221,7 +221,7 @@ INSTALLED = (
 def test_the_role_can_be_removed() -> None:
     output("pi-01", f"ls {INSTALLED}")
     run = playbook("../tests/e2e/base/absent", arguments=LIMIT)
-    assert "these stay" in messages(run)
+    assert "These settings stay" in messages(run)
     for node in NODES:
         assert "fsck.repair" not in output(node, "cat /boot/firmware/cmdline.txt")
         assert "/var/swap none swap nofail 0 0" in output(node, "cat /etc/fstab").splitlines()

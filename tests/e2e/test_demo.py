@@ -60,7 +60,7 @@ def test_a_second_run_changes_nothing() -> None:
 @powered_on
 def test_a_workload_that_does_not_exist_is_refused() -> None:
     run = playbook("run", variables={"workload": "nonsense"}, check=False)
-    assert any("Say which workload" in message for message in run.failed.values())
+    assert any("Choose one with -e workload=NAME" in message for message in run.failed.values())
 
 
 @powered_on

@@ -90,7 +90,7 @@ def test_the_first_node_dies_and_gets_a_new_card() -> None:
 def test_an_upgrade_is_done_node_by_node_and_skips_no_release() -> None:
     build.build(SNAPS, "1.38.0")
     run = playbook("microk8s", check=False)
-    assert "First go to 1.37" in failures(run) and run.changes() == []
+    assert "First upgrade to 1.37" in failures(run) and run.changes() == []
     build.build(SNAPS, "1.37.0")
     run = playbook("microk8s", arguments="--tags microk8s")
     steps = ["Drain the node", "Install the snap", "Make the node schedulable"]
