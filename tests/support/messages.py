@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tests.support import ROOT
+from tests.support.files import project_texts
 
 PAGE = ROOT / "docs/messages.md"
 INTRODUCTION = """\
@@ -104,8 +103,10 @@ def _mappings(node: Any) -> Iterator[dict[str, Any]]:
     """Yield every mapping of a YAML document."""
     if isinstance(node, dict):
         yield node
-    for value in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
-        yield from _mappings(value)
+        node = list(node.values())
+    if isinstance(node, list):
+        for value in node:
+            yield from _mappings(value)
 
 
 def yaml_messages(source: str) -> Iterator[str]:
@@ -146,18 +147,11 @@ def messages_of(path: str, source: str) -> Iterator[str]:
 
 def all_messages() -> list[Message]:
     """Return the messages of all files that git knows, each once per file, sorted."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     found = set[Message]()
-    for path in filter(None, listed.split("\0")):
-        file = ROOT / path
-        if path.startswith(NOT_USERS) or not file.is_file() or file.is_symlink():
-            continue
-        try:
-            source = file.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            continue
-        texts = (" ".join(text.split()) for text in messages_of(path, source))
-        found.update(Message(path, text) for text in texts if text.strip("{…} "))
+    for path, source in project_texts():
+        if not path.startswith(NOT_USERS):
+            texts = (" ".join(text.split()) for text in messages_of(path, source))
+            found.update(Message(path, text) for text in texts if text.strip("{…} "))
     return sorted(found)
 
 
@@ -171,4 +165,4 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    Path(PAGE).write_text(page(), encoding="utf-8")
+    PAGE.write_text(page(), encoding="utf-8")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 from tests.support import ROOT
+from tests.support.files import project_texts
 
 # "Have it", "See who is there": what results from these?
 RIDDLE = re.compile(r"^\s*- name: [\"']?(Have|Say|Note|Let|Take|Give|Forget|Keep|See|Look|Judge)\b")
@@ -23,14 +23,7 @@ EXCEPT = {HERE, "tests/unit/test_messages.py", "CHANGELOG.md"}
 
 
 def files(*patterns: str) -> Iterator[tuple[str, str]]:
-    listed = subprocess.run(["git", "ls-files", "-z", *patterns], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    for path in filter(None, listed.split("\0")):
-        file = ROOT / path
-        if file.is_file() and not file.is_symlink() and path not in EXCEPT:
-            try:
-                yield path, file.read_text(encoding="utf-8")
-            except UnicodeDecodeError:
-                continue
+    return ((path, text) for path, text in project_texts(*patterns) if path not in EXCEPT)
 
 
 def test_task_names_state_a_result() -> None:

@@ -20,6 +20,7 @@ from markdown_it.token import Token
 import bramble
 from bramble.cli import app
 from tests.support import ROOT, variables
+from tests.support.files import project_files, project_texts
 
 # Names of other projects: SQLite's, and those of OctaPi's scripts.
 OCTAPI = """brute_force_factor bruteforce_octapi cluster_action compute_pi_canonical compute_pi_efficient compute_pi_standalone
@@ -29,13 +30,8 @@ FOREIGN = {"docs/lab/shop.md": {"sqlite_master"}, "docs/octapi.md": set(re.finda
 HISTORY = {"CHANGELOG.md", "docs/messages.md", "workloads/tests/template/README.md"}
 
 
-@cache
-def tracked() -> list[str]:
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    return [path for path in listed.split("\0") if path and (ROOT / path).exists()]
-
-
-PAGES = [path for path in tracked() if path.endswith(".md") and path not in HISTORY]
+FILES = project_files()
+PAGES = [path for path in FILES if path.endswith(".md") and path not in HISTORY]
 
 
 def tokens(text: str) -> Iterator[Token]:
@@ -93,25 +89,19 @@ def words_of(command: str) -> list[str]:
 
 
 @cache
-def sources() -> str:
-    """Return the text of everything but pages."""
-    return "\n".join(
-        (ROOT / path).read_text(encoding="utf-8", errors="replace")
-        for path in tracked()
-        if not path.endswith((".md", ".png", ".svg")) and not (ROOT / path).is_dir()
-    )
-
-
-@cache
 def names() -> set[str]:
-    """Return every word that is in the sources, or names a file."""
-    return set(re.findall(r"[A-Za-z_][A-Za-z0-9_]*", sources())) | {part for path in tracked() for part in re.split(r"\W+", path)}
+    """Return every word that is in a file other than a page or a picture, or in the path of a file."""
+    found = {part for path in FILES for part in re.split(r"\W+", path)}
+    for path, text in project_texts():
+        if not path.endswith((".md", ".svg")):
+            found.update(re.findall(r"[A-Za-z_][A-Za-z0-9_]*", text))
+    return found
 
 
 @cache
 def tags() -> set[str]:
     found = {path.name for path in (ROOT / "roles").iterdir()} | {"all", "always", "never", "untagged"}
-    for path in tracked():
+    for path in FILES:
         if path.startswith(("playbooks/", "roles/")) and path.endswith(".yml"):
             for values in re.findall(r"^\s*(?:- |tags: )?tags: \[(.*)\]", (ROOT / path).read_text(), re.MULTILINE):
                 found |= {value.strip() for value in values.split(",")}
@@ -213,7 +203,7 @@ def command_problems(text: str) -> list[str]:
     return found
 
 
-TOP = {path.partition("/")[0] for path in tracked() if "/" in path}
+TOP = {path.partition("/")[0] for path in FILES if "/" in path}
 
 
 def missing_files(path: str, text: str) -> list[str]:
@@ -225,7 +215,7 @@ def missing_files(path: str, text: str) -> list[str]:
             if is_placeholder(word) or word.partition("/")[0] not in TOP or any(file.exists() for file in near):
                 continue
             # meta/argument_specs.yml is a file of every role.
-            if not any(other.endswith(f"/{word}") for other in tracked()):
+            if not any(other.endswith(f"/{word}") for other in FILES):
                 found.append(word)
     return found
 
