@@ -54,7 +54,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
-from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
+from ansible_collections.bramble.cluster.plugins.module_utils.core.module import as_sentence, run_module
 from ansible_collections.bramble.cluster.plugins.module_utils.lab.tool_sets import choice_problems, node_problems, read_release
 
 STRINGS = {"type": "list", "elements": "str", "required": True}
@@ -72,7 +72,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     problems = choice_problems(wanted, module.params["groups"], module.params["known"])
     problems = problems or node_problems(wanted, root, platform.machine())
     if problems:
-        raise BrambleError(" ".join(f"{problem[:1].upper()}{problem[1:]}." for problem in [*problems, "nothing was changed"]))
+        raise BrambleError(" ".join(map(as_sentence, [*problems, "nothing was changed"])))
     return {"distribution": read_release(root).id}
 
 

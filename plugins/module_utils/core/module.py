@@ -9,8 +9,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 
 
-def as_sentence(error: Exception) -> str:
-    """Return the message of an error as a sentence: with a capital letter at its start and a full stop at its end."""
+def as_sentence(error: Exception | str) -> str:
+    """Return an error, or its message, as a sentence: with a capital letter at its start and a full stop at its end."""
     message = str(error)
     return f"{message[:1].upper()}{message[1:]}{'' if message.endswith(('.', '?')) else '.'}"
 

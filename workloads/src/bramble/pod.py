@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 from bramble import BrambleError, UsageError
+from bramble.atomic import replaced
 
 REPORT = Path(os.environ.get("BRAMBLE_REPORT", "/report"))
 KEEP_SECONDS = 600.0
@@ -55,10 +56,8 @@ def run_command(arguments: list[str]) -> int:
 
         signal.signal(signal.SIGTERM, delete)
         code = process.wait()
-    # Renamed when it is complete, since `fetch` waits for it.
-    draft = exit_code_path().with_suffix(".part")
-    draft.write_text(str(code))
-    draft.rename(exit_code_path())
+    with replaced(exit_code_path()) as file:  # `fetch` waits for it, and must not read a part
+        file.write(str(code).encode())
     deleted.wait(KEEP_SECONDS)
     return code
 
