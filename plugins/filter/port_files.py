@@ -150,18 +150,18 @@ def port_files(port: Mapping[str, Any], interface: str, uuid: str) -> dict[str, 
     }
 
 
-def rollback_outcome(before: str, undone: Mapping[str, Any], back: Mapping[str, Any]) -> str:
+def rollback_outcome(before: str, rolled_back: Mapping[str, Any], back: Mapping[str, Any]) -> str:
     """Return a sentence that tells how a change that was not confirmed has ended.
 
     :param before: the addresses that the node had before
-    :param undone: the result of the module network_static with state undone
+    :param rolled_back: the result of the module network_static with state rolled_back
     :param back: the result of waiting for the node at its old address, which has a message if the node did not answer
     """
-    if "why" in undone:
-        return f"The change was undone ({undone['why']}): the node has {before} again."
+    if "why" in rolled_back:
+        return f"The change was rolled back ({rolled_back['why']}): the node has {before} again."
     if "msg" in back:
-        return "The node does not answer at its old address yet. Restart the node, which also undoes the change."
-    return f"The node answers at its old address, but the outcome is unknown: {undone.get('msg', 'no answer')}"
+        return "The node does not answer at its old address yet. Restart the node, which also rolls back the change."
+    return f"The node answers at its old address, but the outcome is unknown: {rolled_back.get('msg', 'no answer')}"
 
 
 class FilterModule:

@@ -1,15 +1,15 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Ansible module: update the catalog of images to the newest releases of their publishers."""
+"""Ansible module: update the catalogue of images to the newest releases of their publishers."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: image_catalog
-short_description: Update the catalog of images to the newest releases
+short_description: Update the catalogue of images to the newest releases
 description:
-  - The catalog is a lock file, which pins the URL and the SHA-256 of each image that is downloaded.
-  - Reads Raspberry Pi Imager's catalogue (version 4, with all lists that it links to) and Ubuntu's signed SHA256SUMS, and updates
+  - The catalogue is a lock file, which pins the URL and the SHA-256 of each image that is downloaded.
+  - Reads Raspberry Pi Imager's OS list (version 4, with all lists that it links to) and Ubuntu's signed SHA256SUMS, and updates
     the entries of the lock file that have a C(source). Comments, order and all other entries are kept.
   - Uses https unless I(allow_http) is set. Ubuntu's SHA256SUMS must be signed by the key that the entry names.
   - If one image cannot be updated, none is.
@@ -17,7 +17,7 @@ author: The Bramble team (!UNKNOWN)
 requirements: [ruamel.yaml, gpgv]
 options:
   path:
-    description: The file of the catalog.
+    description: The file of the catalogue.
     type: path
     required: true
   names:
@@ -26,7 +26,7 @@ options:
     elements: str
     default: []
   raspberrypi_url:
-    description: The URL of Raspberry Pi Imager's catalogue.
+    description: The URL of Raspberry Pi Imager's OS list.
     type: str
     default: https://downloads.raspberrypi.com/os_list_imagingutility_v4.json
   ubuntu_url:
@@ -52,11 +52,11 @@ options:
     default: 30
 attributes:
   check_mode: {support: full, description: "Reads the published data, and writes nothing."}
-  diff_mode: {support: full, description: Shows the catalog before and after.}
+  diff_mode: {support: full, description: Shows the catalogue before and after.}
 """
 
 EXAMPLES = r"""
-- name: Update the catalog of images
+- name: Update the catalogue of images
   bramble.cluster.image_catalog:
     path: images/catalog.yml
 """
@@ -77,7 +77,7 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.bramble.cluster.plugins.module_utils.core.atomic import replace_file
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
-from ansible_collections.bramble.cluster.plugins.module_utils.image.catalogue import Catalogue
+from ansible_collections.bramble.cluster.plugins.module_utils.image.os_list import OsList
 from ansible_collections.bramble.cluster.plugins.module_utils.image.http import HttpClient
 from ansible_collections.bramble.cluster.plugins.module_utils.image.release import Release
 from ansible_collections.bramble.cluster.plugins.module_utils.image.signature import public_key
@@ -110,7 +110,7 @@ SPEC = {
 
 
 def read_catalog(path: str) -> tuple[Any, str, Any]:
-    """Return the YAML parser, the text of the catalog, and its content. Raises BrambleError."""
+    """Return the YAML parser, the text of the catalogue, and its content. Raises BrambleError."""
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096
@@ -120,21 +120,21 @@ def read_catalog(path: str) -> tuple[Any, str, Any]:
         document = yaml.load(text)
         entries = document["images"].items()
     except (YAMLError, AttributeError, LookupError, TypeError) as error:
-        raise BrambleError(f"{path} is not a catalog of images: {error}. Nothing was changed") from None
+        raise BrambleError(f"{path} is not a catalogue of images: {error}. Nothing was changed") from None
     if not all(isinstance(entry, dict) for _, entry in entries):
-        raise BrambleError(f"{path} is not a catalog of images, as each image must be a mapping. Nothing was changed")
+        raise BrambleError(f"{path} is not a catalogue of images, as each image must be a mapping. Nothing was changed")
     return yaml, text, document
 
 
-def newest_release(source: dict, options: dict, catalogue: Catalogue, http: HttpClient) -> Release:
+def newest_release(source: dict, options: dict, os_list: OsList, http: HttpClient) -> Release:
     """Return the newest release of an image. Raises BrambleError."""
     try:
         if source["publisher"] == "raspberrypi":
-            return catalogue.newest(source["url"])
+            return os_list.newest(source["url"])
         if source["publisher"] == "ubuntu":
             key = public_key(options["keyring"], options["key_url"], source["signer"], http)
             found = newest_ubuntu(options["ubuntu_url"], source["folder"], source["file"], source["signer"], key, http)
-            return catalogue.with_extracted(found)
+            return os_list.with_extracted(found)
     except (LookupError, TypeError) as error:
         raise BrambleError(f"its source is invalid: {error} is missing") from None
     raise BrambleError(f"its publisher {source['publisher']!r} is unknown; use raspberrypi or ubuntu")
@@ -168,7 +168,7 @@ def _display_value(value: Any) -> str:
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
-    """Read all releases, then update the catalog. Raises BrambleError."""
+    """Read all releases, then update the catalogue. Raises BrambleError."""
     if not HAS_RUAMEL:
         raise BrambleError(missing_required_lib("ruamel.yaml"))
     options = module.params
@@ -180,11 +180,11 @@ def run(module: AnsibleModule) -> dict[str, Any]:
             known = ", ".join(name for name, entry in images.items() if "source" in entry)
             raise BrambleError(f"{options['path']} has no image {name} with a source. Images with a source: {known}")
     http = HttpClient(options["allow_http"], options["ca_path"], options["timeout"])
-    catalogue = Catalogue(options["raspberrypi_url"], http)
+    os_list = OsList(options["raspberrypi_url"], http)
     changes, errors = list[str](), list[str]()
     for name in names:
         try:
-            release = newest_release(images[name]["source"], options, catalogue, http)
+            release = newest_release(images[name]["source"], options, os_list, http)
             changes += [f"{name}: {change}" for change in update_entry(images[name], release)]
         except BrambleError as error:
             errors.append(f"{name}: {error}")

@@ -72,7 +72,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.lab import host, p
 
 CAPTURE_UNIT = "bramble-lab-capture"
 FRAMES = Path("/run/bramble-lab-frames.json")
-ROLLBACK_UNIT = "bramble-lab-hostile-undo"
+ROLLBACK_UNIT = "bramble-lab-hostile-rollback"
 ROLLBACK_SECONDS = 120  # longer than the probes take
 
 

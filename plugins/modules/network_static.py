@@ -22,12 +22,12 @@ options:
     description:
       - V(present) changes the network if it differs.
       - V(confirmed) confirms a change, after it has checked that the port is configured.
-      - V(undone) returns why a change was undone. It changes nothing.
+      - V(rolled_back) returns why a change was rolled back. It changes nothing.
     type: str
-    choices: [present, confirmed, undone]
+    choices: [present, confirmed, rolled_back]
     default: present
   change:
-    description: The change to confirm, or that was undone, as O(state=present) has returned it.
+    description: The change to confirm, or that was rolled back, as O(state=present) has returned it.
     type: str
   interface:
     description: The wired port. Required by V(present) and V(confirmed).
@@ -47,11 +47,11 @@ options:
     description: The text of C(/etc/hosts).
     type: str
   timeout:
-    description: The time in seconds after which a change is undone unless it is confirmed.
+    description: The time in seconds after which a change is rolled back unless it is confirmed.
     type: int
     default: 90
   program:
-    description: The text of network/rollback.py, which undoes a change. By default Python reads it, which fails under mitogen.
+    description: The text of network/rollback.py, which rolls back a change. By default Python reads it, which fails under mitogen.
     type: str
 attributes:
   check_mode: {support: full, description: "Reports what it would change, and changes nothing. Sends no ARP probes."}
@@ -93,8 +93,8 @@ before:
   returned: with C(state=present)
   type: str
 why:
-  description: Why a change was undone.
-  returned: with C(state=undone)
+  description: Why a change was rolled back.
+  returned: with C(state=rolled_back)
   type: str
 """
 
@@ -329,7 +329,7 @@ class Node:
         if is_applied and not ipv4_differences(self.port, self.state):
             return str(plan["name"])
         raise RollbackError(
-            "A change of an earlier run was not confirmed, and is undone within two minutes. Then run the same command again."
+            "A change of an earlier run was not confirmed, and is rolled back within two minutes. Then run the same command again."
         )
 
     def wait_until_configured(self) -> None:
@@ -338,7 +338,7 @@ class Node:
         while problem := ipv4_differences(self.port, read_port_state(self.interface)):
             if time.monotonic() > end:
                 raise BrambleError(
-                    f"{self.interface} is not configured: {'; '.join(problem)}. The rollback timer undoes the change."
+                    f"{self.interface} is not configured: {'; '.join(problem)}. The rollback timer rolls back the change."
                 )
             time.sleep(0.5)
 
@@ -383,7 +383,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     name = module.params["change"] or ""
     if module.params["state"] == "present":
         return apply_present(module)
-    if module.params["state"] == "undone":
+    if module.params["state"] == "rolled_back":
         outcome = PendingChange().outcome(name)
         return {"changed": False, "change": "", "why": "; ".join(filter(None, [outcome["why"], outcome["wrong"]]))}
     node = Node(module.params, module.warn)
@@ -397,7 +397,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
 def main() -> None:
     """Run the module."""
     spec = {
-        "state": {"type": "str", "choices": ["present", "confirmed", "undone"], "default": "present"},
+        "state": {"type": "str", "choices": ["present", "confirmed", "rolled_back"], "default": "present"},
         "change": {"type": "str"},
         "interface": {"type": "str"},
         "port": {"type": "dict"},
@@ -410,7 +410,7 @@ def main() -> None:
     needed = [
         ("state", "present", ["interface", "port", "files", "uuid", "hosts"]),
         ("state", "confirmed", ["change", "interface", "port"]),
-        ("state", "undone", ["change"]),
+        ("state", "rolled_back", ["change"]),
     ]
     run_module(spec, run, errors=(BrambleError, RollbackError, OSError), required_if=needed)
 

@@ -52,7 +52,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.error import 
 from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 
 # A reboot removes the table, so it must remove this file, too: hence /run.
-ROLLBACK_FILE = "/run/bramble-nft-{name}.undo"
+ROLLBACK_FILE = "/run/bramble-nft-{name}.rollback"
 
 
 SPEC: dict[str, Any] = {
@@ -76,7 +76,7 @@ class Table:
 
     def __init__(self, module: AnsibleModule) -> None:
         self.module, self.name = module, module.params["name"]
-        self.rollback_file, self.rollback_unit = ROLLBACK_FILE.format(name=self.name), f"bramble-nft-{self.name}-undo"
+        self.rollback_file, self.rollback_unit = ROLLBACK_FILE.format(name=self.name), f"bramble-nft-{self.name}-rollback"
         self._list_command = ["nft", "--stateless", "list", "table", "inet", self.name]
 
     def loaded_rules(self) -> str:

@@ -34,11 +34,6 @@ def output(node: str, command: str, status: int = 0) -> str:
     return done.stdout.strip()
 
 
-def write_file(node: str, path: str, text: str) -> None:
-    """Write a file on a node."""
-    output(node, f"mkdir -p $(dirname {path}) && printf %s {shlex.quote(text)} >{path}")
-
-
 @pytest.fixture(scope="module", autouse=True)
 def powered_off() -> Iterator[None]:
     """Power off the nodes and remove their cards, even if tests have failed."""
@@ -148,8 +143,8 @@ def test_a_bundle_that_another_key_has_signed_is_refused(missing_bundle: str, si
     manifest = (BUNDLES / missing_bundle / "manifest.json").read_bytes()
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "other"], check=True)
     command: list[str | Path] = ["ssh-keygen", "-q", "-Y", "sign", "-n", "bramble-bundle", "-f", tmp_path / "other"]
-    signature = subprocess.run(command, input=manifest, capture_output=True, check=True).stdout.decode()
-    write_file("pi-client", f"{folder}/manifest.json.sig", signature)
+    signature = subprocess.run(command, input=manifest, capture_output=True, check=True).stdout
+    rehearsal.write_file(STATE, "pi-client", f"{folder}/manifest.json.sig", signature)
     assert "signed neither by the control machine" in refusal(site(check=False))
     output("pi-client", f"rm {folder}/manifest.json.sig")
     assert "manifest.json.sig is missing" in refusal(site(check=False))
@@ -168,4 +163,4 @@ def test_a_bundle_that_is_altered_on_the_control_machine_is_not_sent(missing_bun
 
 def test_a_node_with_an_older_release_than_the_client_computes(site: Any) -> None:
     site("", package_bundle_send=True)
-    assert output("pi-client", "bramble prove pi-01").startswith("pi-01 computes")
+    assert output("pi-client", "bramble health-check pi-01").startswith("pi-01 computes")

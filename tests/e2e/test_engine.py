@@ -93,13 +93,6 @@ def test_none_of_a_thousand_short_jobs_is_lost() -> None:
     assert each_ended_once(outcomes, 1000) and not any(outcome["lost"] for outcome in outcomes)
 
 
-def write_file(node: str, path: str, content: bytes) -> None:
-    """Write a file on a node as root."""
-    subprocess.run(
-        rehearsal.ssh_command(STATE, node, f"sudo install -D /dev/stdin {path}"), input=content, check=True, timeout=60
-    )
-
-
 def wait_for(node: str, command: str, seconds: float = 60) -> None:
     """Wait until a command on a node succeeds."""
     deadline = time.monotonic() + seconds
@@ -111,25 +104,27 @@ def wait_for(node: str, command: str, seconds: float = 60) -> None:
 def test_a_worker_joins_when_its_clock_is_corrected() -> None:
     """A Pi's clock has no battery. No certificate is valid in 1970; all are valid in 2020, and systemd never starts earlier."""
     (library,) = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
-    write_file("pi-01", "/usr/local/lib/libfaketime.so.1", library.read_bytes())
+    rehearsal.write_file(STATE, "pi-01", "/usr/local/lib/libfaketime.so.1", library.read_bytes())
     fake = "LD_PRELOAD=/usr/local/lib/libfaketime.so.1 DONT_FAKE_MONOTONIC=1"
     joined = f"journalctl -u bramble-scheduler --since=@{{}} | grep -q 'Register worker.*{NET}.101'"
     settings = f"{fake} FAKETIME_NO_CACHE=1 FAKETIME_TIMESTAMP_FILE=/etc/faketime"
-    write_file("pi-01", "/run/systemd/system/bramble-worker.service.d/fake.conf", f"[Service]\nEnvironment={settings}\n".encode())
+    rehearsal.write_file(
+        STATE, "pi-01", "/run/systemd/system/bramble-worker.service.d/fake.conf", f"[Service]\nEnvironment={settings}\n".encode()
+    )
     try:
-        write_file("pi-01", "/etc/faketime", b"@1970-01-02 00:00:00\n")
+        rehearsal.write_file(STATE, "pi-01", "/etc/faketime", b"@1970-01-02 00:00:00\n")
         started = int(time.time())
         output_of("pi-01", "sudo systemctl daemon-reload && sudo systemctl restart bramble-worker")
         wait_for("pi-01", f"sudo journalctl -u bramble-worker --since=@{started} | grep -q 'not yet valid'")
         assert rehearsal.ssh(STATE, "pi-client", f"sudo {joined.format(started)}").returncode
-        write_file("pi-01", "/etc/faketime", b"@2020-06-01 00:00:00\n")
+        rehearsal.write_file(STATE, "pi-01", "/etc/faketime", b"@2020-06-01 00:00:00\n")
         wait_for("pi-client", f"sudo {joined.format(started)}")
     finally:
         output_of(
             "pi-01", "sudo rm -r /run/systemd/system/bramble-worker.service.d /etc/faketime /usr/local/lib/libfaketime.so.1"
         )
         output_of("pi-01", "sudo systemctl daemon-reload && sudo systemctl restart bramble-worker")
-    output_of("pi-client", "bramble prove pi-01")
+    output_of("pi-client", "bramble health-check pi-01")
 
 
 def switch_port(node: str) -> str:
@@ -173,7 +168,7 @@ def test_every_job_ends_once_when_nodes_fail() -> None:
     assert any("the scheduler was lost and came back" in line for line in messages)
     assert all(output_of(node, "systemctl is-active sshd bramble-worker || true") for node in SERVERS)
     # All worker processes of both nodes come back.
-    output_of("pi-client", "bramble prove pi-01 && bramble prove pi-02")
+    output_of("pi-client", "bramble health-check pi-01 && bramble health-check pi-02")
     deadline = time.monotonic() + 60
     while (present := json.loads(output_of("pi-client", "bramble nodes --json -"))["nodes"]) and time.monotonic() < deadline:
         if {name: node["threads"] for name, node in present.items()} == {"pi-01": 4, "pi-02": 4}:
@@ -250,7 +245,7 @@ def test_a_revoked_certificate_is_refused(stranger: list[str], tmp_path: Path) -
     stolen = [str(shutil.copy(STATE / f"pki/nodes/pi-02.{end}", tmp_path)) for end in ("pem", "key")]
     shutil.rmtree(STATE / "pki")
     playbook("site", arguments="--tags scheduler,worker,workloads")
-    output_of("pi-client", "bramble prove pi-01 && bramble prove pi-02")
+    output_of("pi-client", "bramble health-check pi-01 && bramble health-check pi-02")
     new = [str(STATE / f"pki/nodes/pi-02.{end}") for end in ("pem", "key")]
     answers = identify(stranger, {"new": new, "revoked": stolen})
     assert answers.pop("new")["scheduler"] == "Scheduler"

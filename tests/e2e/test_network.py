@@ -127,7 +127,7 @@ def test_a_network_that_locks_the_control_machine_out_is_rolled_back_and_reporte
     for node in NODES:
         message = run.failed[node]
         assert f"was given {address(node)}/27" in message
-        assert f"undone (it was not confirmed in time): the node has {address(node)}/24 again" in message
+        assert f"rolled back (it was not confirmed in time): the node has {address(node)}/24 again" in message
         assert "Check cluster_subnet" in message
         assert addresses(node) == [f"{address(node)}/24"]
         assert output(node, "hostname") == node

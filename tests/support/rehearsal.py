@@ -61,6 +61,11 @@ def ssh(state: Path, node: str, command: str, *options: str, timeout: float = 12
     )
 
 
+def write_file(state: Path, node: str, path: str, content: bytes) -> None:
+    """Write a file on a node as root, and create its folder. The state is that of `ssh_command`."""
+    subprocess.run(ssh_command(state, node, f"sudo install -D /dev/stdin {path}"), input=content, check=True, timeout=60)
+
+
 def _message(result: dict[str, Any]) -> str:
     message = result.get("msg", result)
     items = [item.get("msg") for item in result.get("results", []) if isinstance(item, dict) and item.get("failed")]

@@ -136,13 +136,13 @@ def test_adding_an_image_changes_one_file(clone: Clone, site: Site, run_module: 
     lines = yaml.safe_dump({"raspios-trixie-full": image}, sort_keys=False).splitlines(keepends=True)
     clone.write("images/catalog.yml", text + "\n" + "".join("  " + line for line in lines))
     assert len(clone.written) <= 3
-    catalogue = publish(site, "/v4.json", entry(url.format("2026-11-10")))
+    os_list = publish(site, "/v4.json", entry(url.format("2026-11-10")))
     result = run_module(
         "image_catalog",
         {
             "path": str(clone.root / "images/catalog.yml"),
             "names": ["raspios-trixie-full"],
-            "raspberrypi_url": catalogue,
+            "raspberrypi_url": os_list,
             "ubuntu_url": site.url,
             "keyring": "/nowhere",
             "key_url": site.url,

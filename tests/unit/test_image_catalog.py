@@ -1,4 +1,4 @@
-"""Update the catalog of images: the lists, signatures and mistakes of publishers."""
+"""Update the catalogue of images: the lists, signatures and mistakes of publishers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
-from ansible_collections.bramble.cluster.plugins.module_utils.image import catalogue as image_catalogue
-from ansible_collections.bramble.cluster.plugins.module_utils.image.catalogue import Catalogue, parse_catalogue, parse_release
+from ansible_collections.bramble.cluster.plugins.module_utils.image import os_list
+from ansible_collections.bramble.cluster.plugins.module_utils.image.os_list import OsList, parse_os_list, parse_release
 from ansible_collections.bramble.cluster.plugins.module_utils.image.http import HttpClient
 from ansible_collections.bramble.cluster.plugins.module_utils.image.release import Release
 from ansible_collections.bramble.cluster.plugins.module_utils.image.signature import check_signature, dearmor
@@ -38,7 +38,7 @@ UBUNTU = "ubuntu-24.04.10-preinstalled-server-arm64+raspi.img.xz"
 
 
 def entry(url: str, digit: str = "a", **fields: Any) -> dict[str, Any]:
-    """Return an entry of a catalogue for an image."""
+    """Return an entry of an OS list for an image."""
     return {
         "name": "an image",
         "url": url,
@@ -55,7 +55,7 @@ def entry(url: str, digit: str = "a", **fields: Any) -> dict[str, Any]:
 
 
 def publish(site: Site, path: str, *items: Any) -> str:
-    """Publish a catalogue at a path, and return its URL."""
+    """Publish an OS list at a path, and return its URL."""
     return site.add(path, json.dumps({"imager": {"latest_version": "2"}, "os_list": items}).encode())
 
 
@@ -103,59 +103,59 @@ def gpg_home() -> Iterator[Path]:
     shutil.rmtree(home)
 
 
-class TestCatalogue:
+class TestOsList:
     def test_nested_and_linked_lists(self, site: Site) -> None:
         publish(site, "/far/sub.json", entry("https://x/3"), {"name": "up", "subitems_url": "../top.json"})
         site.add("/moved.json", location="/far/sub.json")
         deep = {"name": "d", "subitems": [{"name": "e", "subitems": [entry("https://x/2")]}]}
         url = publish(site, "/top.json", entry("https://x/1"), deep, {"name": "f", "subitems_url": f"{site.url}/moved.json"})
-        catalogue = Catalogue(url, HTTP)
-        assert sorted(item["url"] for item in catalogue.images) == ["https://x/1", "https://x/2", "https://x/3"]
-        assert catalogue.unreadable == []
+        os_list = OsList(url, HTTP)
+        assert sorted(item["url"] for item in os_list.images) == ["https://x/1", "https://x/2", "https://x/3"]
+        assert os_list.unreadable == []
 
     def test_each_document_is_read_once(self, site: Site) -> None:
         publish(site, "/b", {"subitems_url": "/a"}, {"subitems_url": "/b"})
         url = publish(site, "/a", {"subitems_url": "/b"}, {"subitems_url": "/b"}, {"subitems_url": "/a"})
-        Catalogue(url, HTTP)
+        OsList(url, HTTP)
         assert [path for _, path, _ in site.requests] == ["/a", "/b"]
 
     def test_number_of_documents_is_limited(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(image_catalogue, "MAX_DOCUMENTS", 5)
+        monkeypatch.setattr(os_list, "MAX_DOCUMENTS", 5)
         for number in range(9):
             publish(site, f"/{number}", {"subitems_url": f"/{number + 1}"})
-        assert Catalogue(f"{site.url}/0", HTTP).unreadable == ["1 more lists"]
+        assert OsList(f"{site.url}/0", HTTP).unreadable == ["1 more lists"]
         assert len(site.requests) == 5
 
     def test_unreadable_list_is_skipped(self, site: Site) -> None:
         site.add("/b", b"<html>")
         links = [{"subitems_url": link} for link in ("/gone", "/b", "http://[", "ftp://x/y", "/c", 5)]
         publish(site, "/c", entry("https://x/1"))
-        catalogue = Catalogue(publish(site, "/a", *links), HTTP)
-        assert [item["url"] for item in catalogue.images] == ["https://x/1"]
-        assert [reason.split(":")[0] for reason in catalogue.unreadable] == ["http", "http", "http", "ftp"]
+        os_list = OsList(publish(site, "/a", *links), HTTP)
+        assert [item["url"] for item in os_list.images] == ["https://x/1"]
+        assert [reason.split(":")[0] for reason in os_list.unreadable] == ["http", "http", "http", "ftp"]
         with pytest.raises(BrambleError, match=r"no image in .* has a URL that matches https://y(.|\n)*/gone"):
-            catalogue.newest("https://y")
+            os_list.newest("https://y")
 
     @pytest.mark.parametrize("data", [b"", b"<html>", b"[]", b'{"os_list": {}}', b"\xff\xfe\xff", b"[" * 100_000, b"1" * 10_000])
-    def test_first_document_must_be_a_catalogue(self, site: Site, data: bytes) -> None:
+    def test_first_document_must_be_an_os_list(self, site: Site, data: bytes) -> None:
         with pytest.raises(BrambleError, match="cannot be used"):
-            Catalogue(site.add("/a", data), HTTP)
+            OsList(site.add("/a", data), HTTP)
 
     def test_depth_and_entries_are_limited(self, monkeypatch: pytest.MonkeyPatch) -> None:
         nested: list = []
         for _ in range(100):
             nested = [{"subitems": nested}]
         with pytest.raises(BrambleError, match="too large"):
-            parse_catalogue(json.dumps({"os_list": nested}).encode())
+            parse_os_list(json.dumps({"os_list": nested}).encode())
         with pytest.raises(BrambleError, match="too large"):
-            parse_catalogue(json.dumps({"os_list": [0] * 20_001}).encode())
+            parse_os_list(json.dumps({"os_list": [0] * 20_001}).encode())
 
     def test_newest_matching_image(self, site: Site) -> None:
         dates = ["2026-06-18", "2026-11-10", "2026-09-15"]
         other = "https://evil.example/raspios-trixie-arm64-lite.img.xz"
         items = [entry(PI.format(date), digit, release_date=date) for date, digit in zip(dates, "abc", strict=True)]
-        catalogue = Catalogue(publish(site, "/a", *items, entry(other, "f", release_date="2027-01-01")), HTTP)
-        found = catalogue.newest(yaml.safe_load(CATALOG.read_text())["images"]["raspios-trixie-lite"]["source"]["url"])
+        os_list = OsList(publish(site, "/a", *items, entry(other, "f", release_date="2027-01-01")), HTTP)
+        found = os_list.newest(yaml.safe_load(CATALOG.read_text())["images"]["raspios-trixie-lite"]["source"]["url"])
         assert (found.url, found.download_sha256, found.init_format) == (PI.format("2026-11-10"), "b" * 64, "cloudinit-rpi")
 
     @pytest.mark.parametrize(
@@ -203,9 +203,9 @@ JSON = st.recursive(
         st.binary(),
     )
 )
-def test_any_json_is_a_catalogue_or_raises_bramble_error(data: bytes) -> None:
+def test_any_json_is_an_os_list_or_raises_bramble_error(data: bytes) -> None:
     try:
-        images, further = parse_catalogue(data)
+        images, further = parse_os_list(data)
     except BrambleError:
         return
     assert all(isinstance(url, str) for url in further)
@@ -263,14 +263,14 @@ class TestSignature:
 
 @pytest.fixture
 def published(site: Site, signers: tuple[Signer, Signer], tmp_path: Path) -> dict[str, Any]:
-    """Options of the module: all publishers on one site, and a copy of the catalog."""
+    """Options of the module: all publishers on one site, and a copy of the catalogue."""
     publisher, _ = signers
     publish(site, "/kali.json", entry(KALI, "9", init_format="systemd", release_date="2026-09-01"))
     bookworm = entry(BOOKWORM.format("2026-11-10"), "8", init_format="systemd")
     ubuntu = entry(
         "https://elsewhere.example/u.img.xz", "7", extract_size=8192, extract_sha256="6" * 64, release_date="2026-10-30"
     )
-    catalogue = publish(
+    os_list = publish(
         site, "/v4.json", {"subitems": [entry(PI.format("2026-11-10")), bookworm]}, {"subitems_url": "/kali.json"}, ubuntu
     )
     lines = [f"{digit * 64} *{name}" for digit, name in (("5", UBUNTU.replace("10", "9")), ("7", UBUNTU), ("4", "other.iso"))]
@@ -284,7 +284,7 @@ def published(site: Site, signers: tuple[Signer, Signer], tmp_path: Path) -> dic
     path.chmod(0o640)
     return {
         "path": str(path),
-        "raspberrypi_url": catalogue,
+        "raspberrypi_url": os_list,
         "ubuntu_url": f"{site.url}/u",
         "keyring": str(tmp_path / "none"),
         "key_url": f"{site.url}/key?",
@@ -331,7 +331,7 @@ class TestUpdate:
         ubuntu = found["ubuntu-24.04-server"]
         assert ubuntu["url"] == f"{published['ubuntu_url']}/24.04/release/{UBUNTU}"
         assert ubuntu["download"] == {"bytes": 1234, "sha256": "7" * 64}
-        # The catalogue of Raspberry Pi Imager has the values of the image in the same download.
+        # The OS list of Raspberry Pi Imager has the values of the image in the same download.
         assert ubuntu["extracted"] == {"bytes": 8192, "sha256": "6" * 64} and ubuntu["release_date"] == "2026-10-30"
         assert "raspios-trixie-lite: download.bytes: 550,466,056 -> 1,000" in result["changes"]
         assert "kali: verified: second-hand -> by its publisher" in result["changes"]
@@ -435,7 +435,7 @@ class TestRefusals:
         self.fails(run_module, published, "kali: no image", "raspios-bookworm-lite: no image")
 
     @pytest.mark.parametrize("status", [404, 500])
-    def test_catalogue_that_cannot_be_read(self, published: dict, site: Site, run_module: Run, status: int) -> None:
+    def test_os_list_that_cannot_be_read(self, published: dict, site: Site, run_module: Run, status: int) -> None:
         site.pages["/v4.json"].status = status
         self.fails(run_module, published, str(status), "/v4.json")
 

@@ -196,7 +196,7 @@ class TestRefusals:
         self.fails(
             run_module,
             wanted,
-            "the catalog has wrong values for the image in it",
+            "the catalogue has wrong values for the image in it",
             sha256(IMAGE) if "sha256" in extracted else f"{extracted['bytes']:,}",
         )
         assert names(cache) == KEPT, "the verified download is kept"

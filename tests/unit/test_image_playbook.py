@@ -32,7 +32,7 @@ def xz(image: Path) -> bytes:
 
 @pytest.fixture
 def lock(site: Site, image: Path, xz: bytes, tmp_path: Path) -> Path:
-    """A catalog of one image on the site, whose catalogue has a newer release."""
+    """A catalogue of one image on the site, whose OS list has a newer release."""
     entry = {
         "description": "tiny",
         "architectures": ["arm64"],
@@ -53,7 +53,7 @@ def lock(site: Site, image: Path, xz: bytes, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(site: Site, lock: Path, tmp_path: Path) -> Run:
-    """A function that runs a playbook with this catalog and an empty cache."""
+    """A function that runs a playbook with this catalogue and an empty cache."""
     variables = {
         "cluster_image": "tiny",
         "cluster_architecture": "arm64",
@@ -96,7 +96,7 @@ def test_fetch(run: Run, site: Site, image: Path, tmp_path: Path) -> None:
 def test_update(run: Run, lock: Path, site: Site) -> None:
     before = lock.read_text()
     dry = run(arguments="--check --diff -e image_update=true")
-    assert dry.changes() == ["localhost: Update the catalog to the newest releases"]
+    assert dry.changes() == ["localhost: Update the catalogue to the newest releases"]
     assert lock.read_text() == before
     done = run(arguments="--diff", image_update=True)
     assert "-    release_date: '2026-10-06'" in output_of(done) and '+    release_date: "2026-11-10"' in output_of(done)
@@ -104,7 +104,7 @@ def test_update(run: Run, lock: Path, site: Site) -> None:
     assert yaml.safe_load(lock.read_text())["images"]["tiny"]["url"] == f"{site.url}/tiny-2.img.xz"
     assert lock.read_text().startswith("# A comment.\n") and "second-hand" not in lock.read_text()
     again = run(image_update=True)
-    assert again.changes() == [] and "The catalog is up to date." in output_of(again)
+    assert again.changes() == [] and "The catalogue is up to date." in output_of(again)
     assert "second-hand" not in output_of(run())
 
 

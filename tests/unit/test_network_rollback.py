@@ -89,7 +89,7 @@ def test_confirmed_change_stays(node: Node) -> None:
     assert node.tree() == after and not node.is_pending() and node.calls() == ["down", "new"]
 
 
-def test_unconfirmed_change_is_undone(node: Node) -> None:
+def test_unconfirmed_change_is_rolled_back(node: Node) -> None:
     before = node.tree()
     node.stage()
     node.change.apply()
@@ -97,9 +97,9 @@ def test_unconfirmed_change_is_undone(node: Node) -> None:
     assert node.tree() == before and not node.is_pending()
     assert node.calls() == ["down", "new", "down", "old"]
     assert node.change.outcome("x")["why"] == "it was not confirmed in time"
-    with pytest.raises(RollbackError, match="undone already: it was not confirmed in time"):
+    with pytest.raises(RollbackError, match="rolled back already: it was not confirmed in time"):
         node.change.confirm("x")
-    with pytest.raises(RollbackError, match="not undone"):
+    with pytest.raises(RollbackError, match="not rolled back"):
         node.change.outcome("another")
 
 
@@ -119,10 +119,10 @@ class PowerCutError(BaseException):
 
 
 @pytest.mark.parametrize("step", range(60))
-def test_power_cut_leaves_the_old_files_or_a_change_that_is_undone(
+def test_power_cut_leaves_the_old_files_or_a_change_that_is_rolled_back(
     node: Node, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    """A power cut before each rename, link and removal while a change is staged, applied and undone."""
+    """A power cut before each rename, link and removal while a change is staged, applied and rolled back."""
     before = node.tree()
     count = 0
 

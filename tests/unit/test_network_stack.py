@@ -388,7 +388,7 @@ def test_any_frame_is_parsed(frame: bytes) -> None:
 def test_outcome_of_a_change_that_was_not_confirmed() -> None:
     assert (
         rollback_outcome("10.0.0.1/24", {"why": "reboot"}, {})
-        == "The change was undone (reboot): the node has 10.0.0.1/24 again."
+        == "The change was rolled back (reboot): the node has 10.0.0.1/24 again."
     )
     assert "Restart the node" in rollback_outcome("10.0.0.1/24", {"skipped": True}, {"msg": "timed out"})
     assert rollback_outcome("10.0.0.1/24", {}, {}).endswith("is unknown: no answer")

@@ -41,7 +41,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.fixture
 def table(node: Path, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs the module with its rollback file in the test's folder."""
-    monkeypatch.setattr(nft_table, "ROLLBACK_FILE", f"{node}/{{name}}.undo")
+    monkeypatch.setattr(nft_table, "ROLLBACK_FILE", f"{node}/{{name}}.rollback")
 
     def run(check: bool = False, **options: object) -> dict:
         return run_module("nft_table", {"name": "lab", **options}, check=check, diff=True)
@@ -60,11 +60,11 @@ def test_table_is_loaded_once_and_pending_until_it_is_confirmed(node: Path, tabl
     done = table(rules=RULES, timeout=45)
     assert done["changed"] and done["pending"] and done["diff"]["after"] == loaded_rules(node) == dry["diff"]["after"]
     calls = (node / "calls").read_text()
-    assert "--on-active=45" in calls and f"nft --file {node}/lab.undo" in calls
+    assert "--on-active=45" in calls and f"nft --file {node}/lab.rollback" in calls
     waiting = table(rules=RULES)
     assert not waiting["changed"] and waiting["pending"]
     assert table(state="confirmed")["changed"]
-    assert "stop bramble-nft-lab-undo.timer" in (node / "calls").read_text()
+    assert "stop bramble-nft-lab-rollback.timer" in (node / "calls").read_text()
     again = table(rules=RULES)
     assert not again["changed"] and not again["pending"]
     late = table(state="confirmed")
@@ -73,16 +73,16 @@ def test_table_is_loaded_once_and_pending_until_it_is_confirmed(node: Path, tabl
 
 def test_rollback_restores_the_previous_table_or_none(node: Path, table: Run) -> None:
     table(rules=RULES)
-    subprocess.run([node / "bin/nft", "--file", node / "lab.undo"], check=True)
+    subprocess.run([node / "bin/nft", "--file", node / "lab.rollback"], check=True)
     assert loaded_rules(node) == ""
-    (node / "lab.undo").unlink()
+    (node / "lab.rollback").unlink()
     table(rules=RULES)
     table(state="confirmed")
     before = loaded_rules(node)
     # The values of counters do not count as a difference.
     table(rules=OTHER)
     assert loaded_rules(node) == before.replace("22", "23")
-    subprocess.run([node / "bin/nft", "--file", node / "lab.undo"], check=True)
+    subprocess.run([node / "bin/nft", "--file", node / "lab.rollback"], check=True)
     assert loaded_rules(node) == before
 
 
@@ -96,7 +96,7 @@ def test_other_table_stays_and_manual_rule_is_removed(node: Path, table: Run) ->
     assert loaded_rules(node).count("accept") == 1
     gone = table(state="absent")
     assert gone["changed"] and loaded_rules(node) == "table inet other {\n}\n"
-    assert not (node / "lab.undo").exists()
+    assert not (node / "lab.rollback").exists()
     assert not table(state="absent")["changed"]
 
 
@@ -106,4 +106,4 @@ def test_refused_table_and_table_without_rollback_are_not_loaded(node: Path, tab
     (node / "broken").touch()
     wrong = table(rules=RULES)
     assert wrong["failed"] and "the rollback timer did not start" in wrong["msg"]
-    assert loaded_rules(node) == "" and not (node / "lab.undo").exists()
+    assert loaded_rules(node) == "" and not (node / "lab.rollback").exists()

@@ -325,10 +325,10 @@ def test_a_drained_node_ends_its_jobs_and_is_then_stopped(fragile_cluster: Loopb
     assert indices(outcomes) == list(range(20)) and all(outcome.lost is None for outcome in outcomes)
 
 
-def test_drain_and_prove(bramble: Bramble) -> None:
-    proved = bramble("prove", "pi-02")
-    assert proved.returncode == 0 and proved.stdout.startswith("pi-02 computes: 784870 of"), proved
-    missing = bramble("prove", "pi-09", "--timeout", "1")
+def test_drain_and_health_check(bramble: Bramble) -> None:
+    checked = bramble("health-check", "pi-02")
+    assert checked.returncode == 0 and checked.stdout.startswith("pi-02 computes: 784870 of"), checked
+    missing = bramble("health-check", "pi-09", "--timeout", "1")
     assert missing.returncode == 3 and "pi-09 did not report" in missing.stderr
     absent = bramble("drain", "pi-09")
     assert absent.returncode == 0 and "nothing to do" in absent.stdout

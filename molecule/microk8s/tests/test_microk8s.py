@@ -122,4 +122,4 @@ def test_the_removal_leaves_nothing_and_the_engine_is_installed_again() -> None:
         assert json.loads(output(node, "cat /etc/ansible/facts.d/bramble.fact")) == {"profile": "base"}
     playbook("site")
     for node in SERVERS:
-        output("pi-client", f"bramble prove {node}")
+        output("pi-client", f"bramble health-check {node}")

@@ -84,7 +84,7 @@ def capture(card: Card, source: SourceCard, request: CaptureRequest, progress: P
 
 
 def _init_format(root: RootFileSystem) -> str:
-    """Return how a card of this system gets its identity, as an init_format of the catalog of images."""
+    """Return how a card of this system gets its identity, as an init_format of the catalogue of images."""
     if not root.exists("/usr/bin/cloud-init"):
         return "systemd"
     return "cloudinit-rpi" if root.exists("/etc/rpi-issue") else "cloudinit"

@@ -31,7 +31,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.image.pin import M
 from ansible_collections.bramble.cluster.plugins.module_utils.image.progress import Report
 from ansible_collections.bramble.cluster.plugins.module_utils.image.space import ASSUMED_EXPANSION, check_space
 
-UPDATE_HINT = "To update the catalog to the newest release: ansible-playbook playbooks/image.yml -e image_update=true"
+UPDATE_HINT = "To update the catalogue to the newest release: ansible-playbook playbooks/image.yml -e image_update=true"
 Manifest = dict[str, Any]
 """The description of an image: name, architecture, file (relative to the cache, or absolute), sha256, bytes, init_format, recipe
 and built; for an image that was not built here also source, source_sha256, release_date, inode and mtime_ns."""
@@ -84,7 +84,7 @@ class ImageCache:
             return None
         if not state.items() <= facts.items() and image_decode.hash_file(image, self._report) != sha256:
             return None
-        # These values come from the catalog, and may change while the image stays the same.
+        # These values come from the catalogue, and may change while the image stays the same.
         described = {
             "name": pin.name,
             "architecture": pin.architecture,
@@ -191,7 +191,7 @@ class ImageCache:
                 image, sha256 = self._decode(stem, provided or download, pin)
             except WrongImage as error:
                 raise BrambleError(
-                    f"{error}\nThe download itself has the pinned SHA-256, so the catalog has wrong values for the image in it.\n"
+                    f"{error}\nThe download itself has the pinned SHA-256, so the catalogue has wrong values for the image in it.\n"
                     f"{UPDATE_HINT}"
                 ) from None
             found = self._add_manifest(manifest, pin, image, sha256, pin.url, pin.download_sha256)

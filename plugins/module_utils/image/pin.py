@@ -1,4 +1,4 @@
-"""An image as the catalog pins it, and as it is in the cache. Sizes are in bytes."""
+"""An image as the catalogue pins it, and as it is in the cache. Sizes are in bytes."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ This file is also a program that systemd runs on the node, so it imports only th
 copy of it beside the change. A pending change is the folder STATE/change. While it exists, the change is rolled back when the
 rollback timer ends (systemd-run(1)), and at the next boot, before the network is set up.
 
-    python3 rollback.py apply|undo
+    python3 rollback.py apply|roll-back
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 STATE = "/var/lib/bramble/network"
-UNIT = "bramble-network-undo"
+UNIT = "bramble-network-rollback"
 UNITS = "/etc/systemd/system"
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 SERVICE = f"""\
@@ -37,7 +37,7 @@ Before=shutdown.target
 
 [Service]
 Type=oneshot
-ExecStart=/usr/bin/python3 {STATE}/change/rollback.py undo
+ExecStart=/usr/bin/python3 {STATE}/change/rollback.py roll-back
 
 [Install]
 WantedBy=multi-user.target
@@ -286,7 +286,7 @@ class PendingChange:
                 problem = run_commands(plan["commands"]["old"])
                 if problem:
                     run_commands(plan["commands"]["last"])
-            self._record_outcome(name=plan["name"], undone=True, why=why, wrong=problem)
+            self._record_outcome(name=plan["name"], rolled_back=True, why=why, wrong=problem)
             self._discard()
             if not booting:
                 self._stop_timer()
@@ -296,7 +296,7 @@ class PendingChange:
         with self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB):
             plan = self.plan()
             if not plan or plan["name"] != name:
-                raise RollbackError(f"The change is undone already: {self._read_outcome().get('why', 'the reason is unknown')}.")
+                raise RollbackError(f"The change was rolled back already: {self._read_outcome().get('why', 'the reason is unknown')}.")
             if (old := self._read_outcome().get("old_connections")) is None:
                 raise RollbackError("The change is not applied yet. Try again in a few seconds.")
             if ssh_client_port(os.getpid()) in (0, *old):
@@ -310,8 +310,8 @@ class PendingChange:
     def outcome(self, name: str) -> dict[str, Any]:
         """Return the outcome of a rolled back change: `why`, and what went `wrong` then. Raises RollbackError for others."""
         outcome = self._read_outcome()
-        if not outcome.get("undone") or outcome["name"] != name:
-            raise RollbackError("The change is not undone.")
+        if not outcome.get("rolled_back") or outcome["name"] != name:
+            raise RollbackError("The change was not rolled back.")
         return outcome
 
     @staticmethod
@@ -344,15 +344,15 @@ class PendingChange:
 
     @contextlib.contextmanager
     def _lock(self, how: int) -> Iterator[None]:
-        """Hold the lock of undo and confirm (flock(2)). Raises RollbackError if another process has it and `how` has LOCK_NB."""
+        """Hold the lock of roll-back and confirm (flock(2)). Raises RollbackError if another process has it and `how` has LOCK_NB."""
         os.makedirs(self.state, mode=0o700, exist_ok=True)
         with open(f"{self.state}/lock", "w", encoding="ascii") as lock:
             try:
                 fcntl.flock(lock, how)
             except BlockingIOError:
-                raise RollbackError("The change is being undone. Wait a minute, then try again.") from None
+                raise RollbackError("The change is being rolled back. Wait a minute, then try again.") from None
             yield
 
 
 if __name__ == "__main__":
-    {"apply": PendingChange().apply, "undo": PendingChange().roll_back}[sys.argv[1]]()
+    {"apply": PendingChange().apply, "roll-back": PendingChange().roll_back}[sys.argv[1]]()

@@ -156,11 +156,11 @@ def drain(
 
 
 @app.command()
-def prove(
+def health_check(
     node: Annotated[str, typer.Argument(metavar="NODE", help="The node's name, such as pi-05.")],
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the node's worker.")] = 60.0,
 ) -> None:
-    """Health check: a node computes a small job, and its result is compared with this machine's."""
+    """Let a node compute a small job, and compare its result with this machine's."""
     from bramble import ResultError
     from bramble.engine import places
     from bramble.programs.pi.montecarlo import Chunk, count_inside

@@ -82,5 +82,5 @@ def check(record: dict[str, Any]) -> None:
         if setting["text"][record["at"] :][: len(record["crib"])] != record["crib"]:
             raise ResultError(
                 f"{setting} does not yield the crib on this machine, so a node computes wrongly; "
-                "run `bramble prove NODE` for each node"
+                "run `bramble health-check NODE` for each node"
             )

@@ -35,7 +35,7 @@ def program(number: int, width: int | None) -> Program:
                 return sorted(factors(run, found) + factors(run, number // found))
         raise ResultError(
             f"no divisor of {number} was found, but it is not prime, so a node computes wrongly; "
-            "run `bramble prove NODE` for each node"
+            "run `bramble health-check NODE` for each node"
         )
 
     def compute(run: Run) -> list[int]:
@@ -57,5 +57,5 @@ def check(record: dict[str, Any]) -> None:
     if math.prod(record["factors"]) != record["number"] or not all(map(is_prime, record["factors"])):
         raise ResultError(
             f"{record['factors']} are not the prime factors of {record['number']}, so a node computes wrongly; "
-            "run `bramble prove NODE` for each node"
+            "run `bramble health-check NODE` for each node"
         )

@@ -125,7 +125,7 @@ def bbp(position: int, count: int) -> Program:
             found[name] = formulas.digits(total, count)
         if found["bbp"] != found["bellard"]:
             raise ResultError(
-                f"two formulas give different digits, {found}, so a node computes wrongly: run `bramble prove NODE` for each "
+                f"two formulas give different digits, {found}, so a node computes wrongly: run `bramble health-check NODE` for each "
                 "node, and check its memory and power supply"
             )
         return found["bbp"]
@@ -167,10 +167,10 @@ def check(record: dict[str, Any]) -> None:
         if off >= SIGMAS:
             raise ResultError(
                 f"pi = {record['pi']} is {off:.1f} sigma off (limit {SIGMAS}); try another --seed, and if that fails too, "
-                "a node computes wrongly: run `bramble prove NODE` for each node"
+                "a node computes wrongly: run `bramble health-check NODE` for each node"
             )
     elif record["method"] == "chudnovsky" and (known := KNOWN_TAILS.get(record["digits"])) not in (None, record["tail"]):
         raise ResultError(
-            f"the last digits are {record['tail']}, must be {known}, so a node computes wrongly: run `bramble prove NODE` for "
+            f"the last digits are {record['tail']}, must be {known}, so a node computes wrongly: run `bramble health-check NODE` for "
             "each node, and check its memory and power supply"
         )

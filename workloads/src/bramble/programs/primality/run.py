@@ -42,5 +42,5 @@ def check(record: dict[str, Any]) -> None:
     if known is not None and (passed < known or (passed > known and record["method"] != "fermat")):
         raise ResultError(
             f"{passed} numbers pass, but there are {known} primes up to {record['upper']}, so a node computes wrongly; "
-            "run `bramble prove NODE` for each node"
+            "run `bramble health-check NODE` for each node"
         )

@@ -112,5 +112,5 @@ def check(record: dict[str, Any]) -> None:
         if count not in (None, record["count"]):
             raise ResultError(
                 f"{record['count']} primes were counted, but there are {count} ({source}), so a node computes wrongly; "
-                "run `bramble prove NODE` for each node, and check its memory"
+                "run `bramble health-check NODE` for each node, and check its memory"
             )

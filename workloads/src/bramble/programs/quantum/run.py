@@ -130,12 +130,12 @@ def check(record: dict[str, Any]) -> None:
             raise ResultError(
                 f"{each['series']} at {each['x']:.4g}: {each['hits']} of {each['shots']} shots, and theory predicts "
                 f"{each['theory']:.4%}; try another --seed, and if that fails too, a node computes wrongly: run "
-                "`bramble prove NODE` for each node"
+                "`bramble health-check NODE` for each node"
             )
     if record["program"] == "bell" and abs(record["chsh"] - record["chsh_theory"]) > 5 * record["chsh_sigma"]:
         raise ResultError(
             f"CHSH is {record['chsh']:.4f}, and theory predicts {record['chsh_theory']:.4f}; try another --seed, and if that "
-            "fails too, a node computes wrongly: run `bramble prove NODE` for each node"
+            "fails too, a node computes wrongly: run `bramble health-check NODE` for each node"
         )
     if record["program"] == "shor":
         if not record["factors"]:
@@ -145,7 +145,7 @@ def check(record: dict[str, Any]) -> None:
         if math.prod(record["factors"]) != record["number"]:
             raise ResultError(
                 f"{record['factors']} are not factors of {record['number']}, so a node computes wrongly; "
-                "run `bramble prove NODE` for each node"
+                "run `bramble health-check NODE` for each node"
             )
 
 

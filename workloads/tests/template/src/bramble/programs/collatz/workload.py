@@ -19,7 +19,7 @@ def check(record: dict[str, Any]) -> None:
     if steps(record["start"]) != record["steps"]:
         raise ResultError(
             f"{record['start']} takes {steps(record['start'])} steps, not {record['steps']}, so a node computes wrongly; "
-            "run `bramble prove NODE` for each node"
+            "run `bramble health-check NODE` for each node"
         )
 
 

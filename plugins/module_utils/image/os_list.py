@@ -1,4 +1,4 @@
-"""The newest images in the catalogue of Raspberry Pi Imager, and in the lists that it links to. Sizes are in bytes."""
+"""The newest images in the OS list of Raspberry Pi Imager, and in the lists that it links to. Sizes are in bytes."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from ansible_collections.bramble.cluster.plugins.module_utils.image.http import 
 from ansible_collections.bramble.cluster.plugins.module_utils.image.pin import MAX_IMAGE_BYTES
 from ansible_collections.bramble.cluster.plugins.module_utils.image.release import INIT_FORMATS, Release
 
-# The limits of a catalogue; the real one has a few dozen lists with some hundred images.
+# The limits of an OS list; the real one has a few dozen lists with some hundred images.
 MAX_BYTES = 16 * 2**20
 MAX_DOCUMENTS = 64
 MAX_DEPTH = 16
 MAX_ENTRIES = 20_000
 
 
-def parse_catalogue(data: bytes) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the images in one document of a catalogue, at any level, and the URLs of further documents.
+def parse_os_list(data: bytes) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the images in one document of an OS list, at any level, and the URLs of further documents.
 
     The format is {"os_list": [IMAGE | {"subitems": [...]} | {"subitems_url": URL}, ...]}; an image has a "url". Other items are
-    ignored, as third parties write them, too. Raises BrambleError for a document that is not a catalogue, or too large.
+    ignored, as third parties write them, too. Raises BrambleError for a document that is not an OS list, or too large.
     """
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise BrambleError(f"it is not JSON: {error}") from None
     if not isinstance(document, dict) or not isinstance(document.get("os_list"), list):
-        raise BrambleError('it is not a catalogue of Raspberry Pi Imager: it has no list "os_list"')
+        raise BrambleError('it is not an OS list of Raspberry Pi Imager: it has no list "os_list"')
     images: list[dict[str, Any]] = []
     further: list[str] = []
     lists, entries = [(document["os_list"], 1)], 0
@@ -54,8 +54,8 @@ def parse_catalogue(data: bytes) -> tuple[list[dict[str, Any]], list[str]]:
     return images, further
 
 
-class Catalogue:
-    """The images of a catalogue and of all documents that it links to.
+class OsList:
+    """The images of an OS list and of all documents that it links to.
 
     `unreadable` has the documents that could not be read, each with its reason. Raises BrambleError when the first document
     cannot be read.
@@ -68,10 +68,10 @@ class Catalogue:
         seen = [url]
         for address in seen:
             try:
-                images, further = parse_catalogue(http.read(address, MAX_BYTES))
+                images, further = parse_os_list(http.read(address, MAX_BYTES))
             except BrambleError as error:
                 if address == url:
-                    raise BrambleError(f"The catalogue {url} cannot be used: {error}") from None
+                    raise BrambleError(f"The OS list {url} cannot be used: {error}") from None
                 self.unreadable.append(f"{address}: {error}")
                 continue
             http = replace(http, attempts=1)  # lists of third parties are often unavailable
@@ -93,7 +93,7 @@ class Catalogue:
         return max(map(parse_release, matching), key=lambda release: (release.release_date, release.url))
 
     def with_extracted(self, release: Release) -> Release:
-        """Return a release with the size, hash and date that the catalogue has for the same download, if it has it."""
+        """Return a release with the size, hash and date that the OS list has for the same download, if it has it."""
         for item in self.images:
             if str(item.get("image_download_sha256")).lower() == release.download_sha256:
                 known = parse_release(item)
@@ -111,7 +111,7 @@ def _join(base: str, link: str) -> str:
 
 
 def parse_release(item: Mapping[str, Any]) -> Release:
-    """Return the release that an entry of a catalogue describes. Raises BrambleError when the entry is invalid."""
+    """Return the release that an entry of an OS list describes. Raises BrambleError when the entry is invalid."""
     url = item.get("url")
     if not isinstance(url, str) or not re.fullmatch("[!-~]{8,1000}", url):
         raise BrambleError(f"the url of an image is invalid: {url!r:.200}")
