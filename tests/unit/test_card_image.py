@@ -1,4 +1,4 @@
-"""Images: partition tables, block maps, and the overlay of a node."""
+"""Images: partition tables and block maps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import os
 import struct
-import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,6 @@ from pathlib import Path
 import pytest
 from ansible_collections.bramble.cluster.plugins.module_utils.card.content import Content
 from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
-from ansible_collections.bramble.cluster.plugins.module_utils.card.overlay import OverlayBuilder, RootFile
 from ansible_collections.bramble.cluster.plugins.module_utils.card.partition import boot_and_root, parse_mbr
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import BLOCK, CHUNK, PAGE, SECTOR
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
@@ -23,14 +21,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.tiny_image import BOOT_SIZE, BOOT_START, ROOT_SIZE, ROOT_START
-
-KEY = RootFile("/etc/ssh/ssh_host_ed25519_key", "-----BEGIN OPENSSH PRIVATE KEY-----\nnot really\n", 0o600)
-FILES = [
-    KEY,
-    RootFile("/var/lib/new/deep.conf", "a = 1\n", 0o4755),
-    RootFile("/etc/hostname", "pi-01\n", 0o644),  # replaces an existing file
-    RootFile("/lib/systemd/empty.conf", "", 0o644),  # through a symbolic link to an existing folder
-]
 
 
 def mbr(*entries: tuple[int, int, int]) -> bytes:
@@ -157,95 +147,6 @@ def test_changed_image_is_detected(card: Callable[..., Path]) -> None:
 
 
 # Overlays
-
-
-def test_overlay_is_the_same_every_time_and_reads_back(image: Path, tmp_path: Path) -> None:
-    boot = {"user-data": "#cloud-config\nhostname: pi-01\n", "cmdline.txt": "console=tty1\n"}
-    with Image(str(image)) as opened, OverlayBuilder(opened, str(tmp_path)) as builder:
-        first = builder.build(boot, FILES)
-        builder.build({"user-data": "another node\n" * 9999}, [RootFile("/etc/hostname", "pi-02\n", 0o644)])
-        assert builder.build(boot, FILES) == first
-        assert builder.build({}, []) == {}
-        copy = tmp_path / "copy.img"
-        content = Content(opened, first)
-        copy.write_bytes(os.urandom(content.size))  # unused space can have any content
-        with copy.open("r+b") as file:
-            for run in content.runs():
-                os.pwrite(file.fileno(), content.read(run.offset, run.length), run.offset)
-        with OverlayBuilder(opened, str(tmp_path)) as other:
-            assert Content(opened, other.build(boot, FILES)).fingerprint == content.fingerprint
-        assert Content(opened, {}).fingerprint != content.fingerprint
-    assert 0 < sum(map(len, first.values())) < 256 * 1024
-    assert os.listdir(tmp_path) == ["copy.img"]  # no working copy is left
-
-    def output(*command: str) -> str:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-    for name, text in boot.items():
-        assert output("mtype", "-i", f"{copy}@@{BOOT_START}", f"::{name}") == text
-    for root_file in FILES:
-        assert output("debugfs", "-R", f"cat {root_file.path}", f"{copy}?offset={ROOT_START}") == root_file.content
-        stat = output("debugfs", "-R", f"stat {root_file.path}", f"{copy}?offset={ROOT_START}")
-        assert f"{root_file.mode:04o} " in stat and "User:     0   Group:     0" in stat
-    for folder in ("/var", "/var/lib/new"):
-        assert "Mode:  0755" in output("debugfs", "-R", f"stat {folder}", f"{copy}?offset={ROOT_START}")
-    output("e2fsck", "-fn", f"{copy}?offset={ROOT_START}")
-
-
-def test_root_file_does_not_change_the_boot_partition(image: Path, tmp_path: Path) -> None:
-    with Image(str(image)) as opened, OverlayBuilder(opened, str(tmp_path)) as builder:
-        assert min(builder.build({}, [KEY])) >= ROOT_START
-
-
-@pytest.mark.parametrize(
-    ("boot", "root", "complaint"),
-    [
-        ({"../user-data": ""}, [], "boot file name '../user-data'"),
-        ({"overlays/x.dtbo": ""}, [], "no folders"),
-        ({"a.txt": "", "A.TXT": ""}, [], "Two files have the same name: a.txt"),
-        ({}, [KEY, KEY], "Two files have the same name: /etc/ssh"),
-        ({}, [RootFile("etc/motd", "", 0o644)], "absolute"),
-        ({}, [RootFile("/etc/../x", "", 0o644)], "absolute"),
-        ({}, [RootFile("/etc/a b", "", 0o644)], "absolute"),
-        ({}, [RootFile("/etc/x\nrm /etc/hostname", "", 0o644)], "absolute"),
-        ({}, [RootFile("/etc/x", "", 0o200000)], "mode 200000"),
-        ({}, [RootFile("/etc", "a folder", 0o644)], "root file /etc cannot be written"),
-        ({}, [RootFile("/etc/hostname/x", "a file above", 0o644)], "root file /etc/hostname/x cannot be written"),
-        ({}, [RootFile("/lib/new/x", "/lib is a symbolic link", 0o644)], "is not a directory"),
-        ({"big": "x" * BOOT_SIZE}, [], "boot file big cannot be written .*No space left"),
-        ({}, [RootFile("/big", "x" * ROOT_SIZE, 0o644)], "root file /big cannot be written"),
-    ],
-)
-def test_files_that_cannot_be_written(
-    image: Path, tmp_path: Path, boot: dict[str, str], root: list[RootFile], complaint: str
-) -> None:
-    with (
-        Image(str(image)) as opened,
-        OverlayBuilder(opened, str(tmp_path)) as builder,
-        pytest.raises(BrambleError, match=complaint),
-    ):
-        builder.build(boot, root)
-
-
-def test_root_file_system_must_be_clean(image: Path, tmp_path: Path) -> None:
-    broken = tmp_path / "broken.img"
-    content = bytearray(image.read_bytes())
-    bitmap = ROOT_START + 4096 * int.from_bytes(content[ROOT_START + 4096 :][:4], "little")  # of group 0
-    content[bitmap : bitmap + 64] = bytes(64)
-    broken.write_bytes(content)
-    with Image(str(broken)) as opened, OverlayBuilder(opened, str(tmp_path)) as builder, pytest.raises(BrambleError):
-        builder.build({}, [KEY])
-
-
-def test_missing_tool_is_named(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "ansible_collections.bramble.cluster.plugins.module_utils.card.overlay._TOOL_ENV", {"PATH": str(tmp_path)}
-    )
-    with Image(str(image)) as opened, OverlayBuilder(opened, str(tmp_path)) as builder:
-        with pytest.raises(BrambleError, match="apt install mtools"):
-            builder.build({"user-data": ""}, [])
-        with pytest.raises(BrambleError, match="apt install e2fsprogs"):
-            builder.build({}, [KEY])
 
 
 def test_format_bytes() -> None:

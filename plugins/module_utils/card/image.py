@@ -150,6 +150,10 @@ class Image:
         except BrambleError as error:
             raise BrambleError(f"the image {self.path}: {error}") from None
 
+    def read(self, offset: int, length: int) -> bytes:
+        """Return `length` bytes at an offset."""
+        return read_exactly(self.fd, offset, length)
+
     def check_untouched(self) -> None:
         """Check that the image was not written to since it was opened. Raises BrambleError."""
         now = os.stat(self.path)
