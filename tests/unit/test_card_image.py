@@ -331,9 +331,11 @@ def test_map_of_another_state_is_ignored(
     map_path = str(tmp_path / "map")
     index = ["dev", "ino", "size", "mtime_ns", "ctime_ns"].index(other)
     real = Image._file_state
-    Image(str(image), map_path).__exit__()
+    with Image(str(image), map_path) as opened:
+        assert real(opened)[index] == getattr(image.stat(), f"st_{other}")
     monkeypatch.setattr(Image, "_file_state", lambda self: [value + (at == index) for at, value in enumerate(real(self))])
-    Image(str(image), map_path).__exit__()
+    with Image(str(image), map_path):
+        pass
     assert len(is_scanned) == 2
 
 

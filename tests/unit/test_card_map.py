@@ -240,8 +240,10 @@ def test_damage_that_only_e2fsck_sees(disk: Make, tmp_path: Path) -> None:
     assert len(used(path, size, EXT, check=False)) > 1
 
 
-def test_damage_that_only_fsck_vfat_sees(disk: Make, tmp_path: Path) -> None:
-    """A chain of clusters without a file, in both copies of the FAT."""
+def test_damage_that_only_fsck_vfat_sees(disk: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chain of clusters without a file, in both copies of the FAT. No copy is left."""
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
     make_fat(tmp_path / "part", 20 * MIB, "-F", "16")
     fat = Fat.parse((tmp_path / "part").read_bytes()[:SECTOR])
     path, size = disk(tmp_path / "part")
@@ -249,7 +251,13 @@ def test_damage_that_only_fsck_vfat_sees(disk: Make, tmp_path: Path) -> None:
         patch(path, (fat.reserved_sectors + copy * fat.table) * SECTOR + 200, b"\xff\xff")
     assert "FAT file system is damaged; Reclaimed 1 unused cluster" in reason(path, size, FAT)
     assert len(used(path, size, FAT, check=False)) > 1
-    assert not list(Path("/var/tmp").glob("tmp*"))
+    assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_fat_that_cannot_be_checked(disk: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "missing"))
+    make_fat(tmp_path / "part", 20 * MIB)
+    assert "cannot be copied for fsck.vfat: No such file or directory" in reason(*disk(tmp_path / "part"), FAT)
 
 
 @pytest.mark.parametrize(
@@ -389,6 +397,11 @@ def test_range_list_keeps_any_ranges(steps: list[tuple[int, int]]) -> None:
     assert compact.total == sum(length for _, length in steps)
     holes = list(gaps(compact, at + 1))
     assert sum(high - low for low, high in holes) + compact.total == at + 1
+
+
+def test_gaps_between_overlapping_ranges() -> None:
+    assert list(gaps([(2, 9), (3, 4), (6, 7), (11, 12)], 15)) == [(0, 2), (9, 11), (12, 15)]
+    assert list(gaps([(0, 9), (2, 15)], 15)) == []
 
 
 @pytest.mark.parametrize("ranges", [[(1, 1)], [(2, 1)], [(-1, 1)], [(0, 5), (4, 6)], [(5, 6), (0, 1)]])
