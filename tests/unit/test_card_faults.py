@@ -21,9 +21,9 @@ from typing import Any
 import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.bramble.cluster.plugins.module_utils.card.batch import write_batch
-from ansible_collections.bramble.cluster.plugins.module_utils.card.content import TAIL, Content
+from ansible_collections.bramble.cluster.plugins.module_utils.card.content import Content
 from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import Guard
-from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
+from ansible_collections.bramble.cluster.plugins.module_utils.card.image import TAIL, Image
 from ansible_collections.bramble.cluster.plugins.module_utils.card.ledger import Ledger, describe_verdict
 from ansible_collections.bramble.cluster.plugins.module_utils.card.overlay import build_overlay
 from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Progress

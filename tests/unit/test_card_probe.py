@@ -10,10 +10,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from ansible_collections.bramble.cluster.plugins.module_utils.card.content import TAIL, Content
+from ansible_collections.bramble.cluster.plugins.module_utils.card.content import Content
 from ansible_collections.bramble.cluster.plugins.module_utils.card.device import Card
 from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import Facts
-from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
+from ansible_collections.bramble.cluster.plugins.module_utils.card.image import TAIL, Image
 from ansible_collections.bramble.cluster.plugins.module_utils.card.probe import (
     FILLER,
     MAX_MARKS,

@@ -9,12 +9,8 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
+from ansible_collections.bramble.cluster.plugins.module_utils.card.image import TAIL, Image
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import BLOCK, CHUNK
-
-# At the end of a card are the marks of other uses, which would be taken for its content: the superblocks of md (format 0.9 within
-# the last 128 KiB, 1.0 within the last 12 KiB), ZFS labels (512 KiB) and the backup GPT (17 KiB). See md(4), and libblkid.
-TAIL = 1024 * 1024
 
 Overlay = dict[int, bytes]
 """Bytes that replace those of the image, by offset. Offsets are multiples of PAGE; values have at most PAGE bytes."""

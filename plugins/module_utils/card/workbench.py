@@ -119,7 +119,7 @@ class Workbench:
         for partition in (self.boot, self.root):
             if self.image.needed_blocks.issuperset(range(partition.start // BLOCK, -(-partition.end // BLOCK))):
                 continue
-            for low, high in used_ranges(self.fd, partition.start, partition.size, strict=True):
+            for low, high in used_ranges(self.fd, partition, strict=True, check=False):
                 for block in range(low // BLOCK, -(-high // BLOCK)):
                     if block not in self.image.needed_blocks:
                         for at in range(max(low, block * BLOCK) // PAGE * PAGE, min(high, (block + 1) * BLOCK), PAGE):
