@@ -17,8 +17,10 @@ description:
 author: The Bramble team (!UNKNOWN)
 options:
   slot:
-    description: The slot of the card, as for M(bramble.cluster.card_facts).
-    type: path
+    description: >-
+      The slot of the card, as for M(bramble.cluster.card_facts). This path must be absolute. It and all others are taken
+      literally, without expansion of C(~) and C($).
+    type: str
     required: true
   node:
     description: The name of the card in messages.
@@ -26,7 +28,7 @@ options:
     default: card
   folder:
     description: The folder of the image. During the capture, it needs free space of three times the used bytes of the card.
-    type: path
+    type: str
     required: true
   name:
     description: The name of the image, without C(.img). The default is the node and the time.
@@ -55,7 +57,7 @@ options:
     default: {}
   progress_file:
     description: A file to which events are appended, as lines of JSON with node, phase, done and total (in bytes), and time.
-    type: path
+    type: str
 attributes:
   check_mode: {support: full, description: "Returns how many bytes of the card would be read, and writes nothing."}
   diff_mode: {support: none, description: An image has no earlier state to compare with.}
@@ -119,28 +121,31 @@ from ansible_collections.bramble.cluster.plugins.module_utils.capture.capture im
 from ansible_collections.bramble.cluster.plugins.module_utils.capture.request import CaptureRequest
 from ansible_collections.bramble.cluster.plugins.module_utils.capture.source_card import inspect_card, open_card
 from ansible_collections.bramble.cluster.plugins.module_utils.capture.tools import check_tools
+from ansible_collections.bramble.cluster.plugins.module_utils.card.paths import check_paths, check_slots
 from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Progress
 from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 
 SPEC = {
-    "slot": {"type": "path", "required": True},
+    "slot": {"type": "str", "required": True},
     "node": {"type": "str", "default": "card"},
-    "folder": {"type": "path", "required": True},
+    "folder": {"type": "str", "required": True},
     "name": {"type": "str", "default": ""},
     "compression": {"type": "str", "choices": ["zst", "xz"], "default": "zst"},
     "card_bytes": {"type": "int", "default": 30_400_000_000},
     "architecture": {"type": "str", "default": ""},
     "init_format": {"type": "str", "default": ""},
     "boot_files": {"type": "dict", "default": {}},
-    "progress_file": {"type": "path"},
+    "progress_file": {"type": "str"},
 }
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
     """Check the card, then capture it. Raises BrambleError when nothing was captured."""
     options = module.params
+    check_slots([options])
+    check_paths(options, "folder", "progress_file")
     request = CaptureRequest(
-        folder=Path(os.path.abspath(options["folder"])),
+        folder=Path(os.getcwd(), options["folder"]),
         name=options["name"] or f"{options['node']}-{time.strftime('%Y%m%d-%H%M%S')}",
         compression=options["compression"],
         max_bytes=options["card_bytes"],

@@ -48,6 +48,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.boot import fstab
+from ansible_collections.bramble.cluster.plugins.module_utils.card.sysfs import active_swaps
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text_file import read_text, write_text
@@ -67,7 +68,7 @@ def active_swap(swaps: str) -> list[str]:
 
     In a stand-in, this file lists the swap of the control machine, whose paths do not exist there and are left out.
     """
-    return [path for line in swaps.splitlines()[1:] if os.path.exists(path := line.split()[0])]
+    return [path for path in active_swaps(swaps) if os.path.exists(path)]
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:

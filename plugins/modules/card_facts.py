@@ -22,8 +22,9 @@ options:
       slot:
         description: >-
           The card, as a whole disk, a file (a virtual card), or a loop device. For a disk, use its name in C(/dev/disk/by-path),
-          which belongs to the slot and not to the card.
-        type: path
+          which belongs to the slot and not to the card; a disk that is named in C(/dev/disk/by-id) may also be a fixed disk, and
+          larger than I(max_bytes). The path must be absolute, and is taken literally, without expansion of C(~) and C($).
+        type: str
         required: true
       virtual_bytes:
         description: >-
@@ -32,12 +33,20 @@ options:
         type: int
         default: 0
   image:
-    description: The raw image for the cards. They need at least its size; without an image, any size is accepted.
-    type: path
+    description: >-
+      The raw image for the cards. They need at least its size; without an image, any size is accepted. The path is
+      taken literally, without expansion of C(~) and C($).
+    type: str
   needed_bytes:
     description: The size that the cards need, in bytes, for when the image is not on the machine that has the cards.
     type: int
     default: 0
+  max_bytes:
+    description: >-
+      The size of the largest card, in bytes. A larger disk is more likely someone's backup. This does not apply to virtual cards,
+      and not to a disk that the slot names by model and serial number, below C(/dev/disk/by-id).
+    type: int
+    default: 260000000000
 attributes:
   check_mode: {support: full, description: The module never changes anything.}
   diff_mode: {support: none, description: The module never changes anything.}
@@ -99,18 +108,21 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import OK, controller_warnings, table
-from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import Guard
+from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import LARGEST_CARD, Guard
+from ansible_collections.bramble.cluster.plugins.module_utils.card.paths import check_paths, check_slots
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
     """Return the facts of each slot. Raises BrambleError."""
+    check_slots(module.params["cards"])
+    check_paths(module.params, "image")
     image = module.params["image"]
     if image and not os.path.isfile(image):
         raise BrambleError(f"The image {image or 'for the cards'} does not exist. Next: ansible-playbook playbooks/image.yml")
     needed = os.path.getsize(image) if image else module.params["needed_bytes"]
-    batch = Guard(image).facts(module.params["cards"], needed)
+    batch = Guard(image, max_bytes=module.params["max_bytes"]).facts(module.params["cards"], needed)
     for warning in controller_warnings(batch):
         module.warn(warning)
     return {
@@ -124,13 +136,14 @@ def main() -> None:
     """Run the module."""
     card = {
         "node": {"type": "str", "required": True},
-        "slot": {"type": "path", "required": True},
+        "slot": {"type": "str", "required": True},
         "virtual_bytes": {"type": "int", "default": 0},
     }
     spec = {
         "cards": {"type": "list", "elements": "dict", "required": True, "options": card},
-        "image": {"type": "path"},
+        "image": {"type": "str"},
         "needed_bytes": {"type": "int", "default": 0},
+        "max_bytes": {"type": "int", "default": LARGEST_CARD},
     }
     run_module(spec, run)
 

@@ -14,8 +14,9 @@ description:
 author: The Bramble team (!UNKNOWN)
 options:
   path:
-    description: The file of the ledger. It is created if it is missing.
-    type: path
+    description: >-
+      The file of the ledger. It is created if it is missing. The path is taken literally, without expansion of C(~) and C($).
+    type: str
     required: true
   nodes:
     description: The values to add, as objects of values by name, by node.
@@ -50,12 +51,14 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.card.ledger import Entries, Ledger, merge_entry, table
+from ansible_collections.bramble.cluster.plugins.module_utils.card.paths import check_paths
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
     """Record the values, and return the entries. Raises BrambleError, OSError."""
+    check_paths(module.params, "path")
     ledger, fresh = Ledger(module.params["path"]), module.params["fresh"]
     before = ledger.read()
     known: Entries = {}
@@ -79,7 +82,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
 def main() -> None:
     """Run the module."""
     spec = {
-        "path": {"type": "path", "required": True},
+        "path": {"type": "str", "required": True},
         "nodes": {"type": "dict", "required": True},
         "fresh": {"type": "bool", "default": False},
     }

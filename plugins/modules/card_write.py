@@ -19,8 +19,10 @@ description:
 author: The Bramble team (!UNKNOWN)
 options:
   image:
-    description: The raw image, with an MBR, a FAT partition 1 and an ext4 partition 2. It can be a sparse file.
-    type: path
+    description: >-
+      The raw image, with an MBR, a FAT partition 1 and an ext4 partition 2. It can be a sparse file. This path and all others are
+      taken literally, without expansion of C(~) and C($).
+    type: str
     required: true
   image_sha256:
     description: The SHA-256 of the image, as hexadecimal digits.
@@ -34,8 +36,8 @@ options:
     suboptions:
       node: {description: The node that the card is for., type: str, required: true}
       slot:
-        description: The slot of the card, as for M(bramble.cluster.card_facts).
-        type: path
+        description: The slot of the card, as for M(bramble.cluster.card_facts). The path must be absolute.
+        type: str
         required: true
       virtual_bytes:
         description: >-
@@ -88,15 +90,19 @@ options:
       all over the card and reads them back, which takes seconds and finds cards that hold less than they report.
     type: bool
     default: false
+  max_bytes:
+    description: The size of the largest card, in bytes, as for M(bramble.cluster.card_facts).
+    type: int
+    default: 260000000000
   ledger:
     description: The file of the ledger, which records the result of every card as a JSON object by node.
-    type: path
+    type: str
   map_file:
     description: A file for the SHA-256 and the block map of the image, so that an unchanged image need not be read again.
-    type: path
+    type: str
   progress_file:
     description: A file to which events are appended, as lines of JSON with node, phase, done and total (in bytes), and time.
-    type: path
+    type: str
 attributes:
   check_mode: {support: full, description: "Measures, verifies and compares, but writes no card."}
   diff_mode: {support: full, description: "Names the files that are written to the card, and never shows their content."}
@@ -173,9 +179,10 @@ from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import 
     controller_warnings,
     table,
 )
-from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import Guard
+from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import LARGEST_CARD, Guard
 from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
 from ansible_collections.bramble.cluster.plugins.module_utils.card.overlay import build_overlay
+from ansible_collections.bramble.cluster.plugins.module_utils.card.paths import check_paths, check_slots
 from ansible_collections.bramble.cluster.plugins.module_utils.card.preflight import check_space, create_virtual_cards
 from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Progress
 from ansible_collections.bramble.cluster.plugins.module_utils.card.result import FAILED, SKIPPED, WRITTEN, Result
@@ -188,7 +195,7 @@ SLOW_MB_S = 10  # the minimum of speed class 10: SD specification, part 1
 MIN_MEASURED_BYTES = 64 * 2**20  # with less, the measured speed of a card is not meaningful
 RETRY_COMMAND = "ansible-playbook playbooks/cards.yml --limit {}"
 SPEC = {
-    "image": {"type": "path", "required": True},
+    "image": {"type": "str", "required": True},
     "image_sha256": {"type": "str", "required": True},
     "cards": {
         "type": "list",
@@ -196,7 +203,7 @@ SPEC = {
         "required": True,
         "options": {
             "node": {"type": "str", "required": True},
-            "slot": {"type": "path", "required": True},
+            "slot": {"type": "str", "required": True},
             "virtual_bytes": {"type": "int", "default": 0},
             "boot_files": {"type": "dict", "default": {}, "no_log": True},
             "root_files": {
@@ -215,9 +222,10 @@ SPEC = {
     "only_good": {"type": "bool", "default": False},
     "confirm": {"type": "bool", "default": False},
     "full_test": {"type": "bool", "default": False},
-    "ledger": {"type": "path"},
-    "map_file": {"type": "path"},
-    "progress_file": {"type": "path"},
+    "max_bytes": {"type": "int", "default": LARGEST_CARD},
+    "ledger": {"type": "str"},
+    "map_file": {"type": "str"},
+    "progress_file": {"type": "str"},
 }
 
 
@@ -343,16 +351,18 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     """Check everything, write the cards, and return the results. Raises BrambleError when a card or the batch failed."""
     options = module.params
     cards, path = options["cards"], options["image"]
+    check_slots(cards)
+    check_paths(options, "image", "ledger", "map_file", "progress_file")
     nodes = [card["node"] for card in cards]
-    if len(set(nodes)) < len(nodes):
-        raise BrambleError("A node is named twice in this batch. Nothing was written.")
+    if twice := sorted({node for node in nodes if nodes.count(node) > 1}):
+        raise BrambleError(f"{', '.join(twice)} is named twice in this batch. Nothing was written. Name each node once.")
     if not os.path.isfile(path):
         raise BrambleError(
             f"The image {path or 'for the cards'} does not exist. Nothing was written. Next: ansible-playbook playbooks/image.yml"
         )
 
     ledger = card_ledger.Ledger(options["ledger"])
-    batch = Guard(path).facts(cards, os.path.getsize(path))
+    batch = Guard(path, max_bytes=options["max_bytes"]).facts(cards, os.path.getsize(path))
     mark_cards_being_written(batch, ledger)
     measured: dict[str, Any] = {"cards": [facts.report() for facts in batch], "table": table(batch)}
     bad = [facts for facts in batch if facts.verdict != OK]

@@ -166,7 +166,8 @@ class CardAction(ActionBase):
             return result | self._execute_module(module_args=arguments, task_vars=task_vars)
         given_path = arguments.get("progress_file")
         if given_path:
-            path = os.path.abspath(os.path.expanduser(given_path))
+            # The path is taken literally; the module refuses one with a leading "~".
+            path = given_path if given_path.startswith("~") else os.path.join(os.getcwd(), given_path)
             start = os.path.getsize(path) if os.path.exists(path) else 0
         else:
             handle, path = tempfile.mkstemp(prefix="cards-", suffix=".jsonl", dir=LOCAL_TMP)

@@ -9,11 +9,13 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import itertools
 import mmap
 import os
 import stat
 from collections.abc import Iterator
 
+from ansible_collections.bramble.cluster.plugins.module_utils.card import exclusive
 from ansible_collections.bramble.cluster.plugins.module_utils.card.content import Content, Run
 from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import Facts
 from ansible_collections.bramble.cluster.plugins.module_utils.card.probe import (
@@ -61,23 +63,24 @@ class Card:
     def __init__(self, facts: Facts, writable: bool = True) -> None:
         self.facts, self.written = facts, 0
         self.is_file = facts.kind == "file"
-        mode = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW | (0 if self.is_file else os.O_EXCL)
+        flags = os.O_RDWR if writable else os.O_RDONLY
         try:
             try:
-                self.fd = os.open(facts.device, mode | os.O_DIRECT)
+                self.fd = exclusive.open_card(facts.device, flags | os.O_DIRECT, not self.is_file)
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
-                self.fd = os.open(facts.device, mode)
+                self.fd = exclusive.open_card(facts.device, flags, not self.is_file)
         except OSError as error:
             raise BrambleError(f"{facts.device} cannot be opened: {error.strerror}") from error
         self._buffer = mmap.mmap(-1, CHUNK)  # an anonymous mapping is aligned to pages, as O_DIRECT requires
         try:
             self.check_same_card()
-            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # this also keeps udev from probing the card
+            exclusive.claim(self.fd, facts.device)
+            self.check_same_card()
         except OSError as error:
             self.close()
-            raise BrambleError(f"{facts.device} is being written by another process") from error
+            raise BrambleError(f"{facts.device} cannot be locked: {error.strerror}") from error
         except BrambleError:
             self.close()
             raise
@@ -88,23 +91,50 @@ class Card:
         self._buffer.close()
 
     def check_same_card(self) -> None:
-        """Check that this still is the card that the guard saw, with the same size. Raises BrambleError."""
+        """Check that this still is the card that the guard saw, with the same size and under its name. Raises BrambleError."""
+        try:
+            problem = next(itertools.chain(self._changes(), self._changes_of_name()), "")
+        except OSError as error:
+            problem = f"its state cannot be read ({error.strerror})"
+        if problem:
+            raise BrambleError(
+                f"{self.facts.device} is not the card that was checked before: {problem}. Check the slots, then run the same "
+                "command again"
+            )
+
+    def _changes(self) -> Iterator[str]:
+        """Yield how what is open differs from the card that the guard saw. Raises OSError."""
         status, size = os.fstat(self.fd), os.lseek(self.fd, 0, os.SEEK_END)
-        kind_matches = stat.S_ISREG(status.st_mode) if self.is_file else stat.S_ISBLK(status.st_mode)
-        same = kind_matches and size == self.facts.bytes
-        same = same and os.path.realpath(self.facts.slot) == self.facts.device
+        if not (stat.S_ISREG(status.st_mode) if self.is_file else stat.S_ISBLK(status.st_mode)):
+            yield "it is of another kind"
+        if size != self.facts.bytes:
+            yield f"it has {size:,} bytes, and had {self.facts.bytes:,}"
         if self.facts.identity[0] == "block":
             node = os.path.realpath(f"/sys/dev/block/{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}")
-            same = same and find_reader(node).serial == self.facts.serial
+            if find_reader(node).serial != self.facts.serial:
+                yield "it is in another reader"
             with contextlib.suppress(FileNotFoundError), open(f"{node}/diskseq", encoding="ascii") as file:
-                same = same and file.read().strip() == self.facts.identity[2]
+                if file.read().strip() != self.facts.identity[2]:
+                    yield "the card was exchanged"
         else:
-            behind = (status.st_dev, status.st_ino) if self.is_file else loop_backing_file(self.facts.device)
-            same = same and behind == self.facts.identity[1:]
-        if not same:
-            raise BrambleError(
-                f"{self.facts.device} is not the card that was checked before: check the slots, then run the same command again"
-            )
+            behind = (status.st_dev, status.st_ino) if self.is_file else loop_backing_file(f"/proc/self/fd/{self.fd}")
+            if behind != self.facts.identity[1:]:
+                yield "it is another file"
+        if self.is_file and self.facts.birth and exclusive.file_status(fd=self.fd).birth != self.facts.birth:
+            yield "the file was deleted and created again"
+
+    def _changes_of_name(self) -> Iterator[str]:
+        """Yield why the name of the slot no longer leads to what is open. Raises OSError."""
+        if (leads_to := os.path.realpath(self.facts.slot)) != self.facts.device:
+            yield f"{self.facts.slot} now leads to {leads_to}"
+        try:
+            status, opened = os.stat(self.facts.device, follow_symlinks=False), os.fstat(self.fd)
+        except FileNotFoundError:
+            yield f"{self.facts.slot} was deleted or renamed"
+            return
+        is_same = os.path.samestat(status, opened) if self.is_file else status.st_rdev == opened.st_rdev
+        if not is_same or stat.S_IFMT(status.st_mode) != stat.S_IFMT(opened.st_mode):
+            yield f"{self.facts.slot} is now the name of another file or device"
 
     def _disable_direct_io(self, error: OSError) -> bool:
         """Return whether a transfer failed because of O_DIRECT, which is then disabled: the caller can try again."""

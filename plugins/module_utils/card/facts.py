@@ -40,13 +40,15 @@ class Facts:
     reason: str = ""
     # Identifies the card, to check that it is still the same one when it is opened for writing.
     identity: tuple[str | int, ...] = ()
+    # When the file of a virtual card was created, in nanoseconds; 0 if unknown. A new file can have the inode of a deleted one.
+    birth: int = 0
     # Whether this is a virtual card that does not exist yet.
     is_new: bool = False
 
     def report(self) -> dict[str, object]:
         """Return the facts as a module returns them, with the size in GB and GiB added."""
         report = asdict(self)
-        del report["identity"], report["is_new"]
+        del report["identity"], report["birth"], report["is_new"]
         return {**report, "gb": round(self.bytes / 1e9, 2), "gib": round(self.bytes / 2**30, 2)}
 
 
@@ -64,12 +66,17 @@ def controller_warnings(batch: Sequence[Facts]) -> list[str]:
     ]
 
 
+def printable(name: str) -> str:
+    """Return a name with escapes for characters that would break a line of a table, such as a line feed."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in name)
+
+
 def table(batch: Sequence[Facts]) -> str:
     """Return the batch as a table for the user, one line per slot."""
     rows = [("node", "slot", "bus", "bytes", "GB", "GiB", "needed", "verdict")]
     for facts in batch:
         size = (f"{facts.bytes:,}", f"{facts.bytes / 1e9:.2f}", f"{facts.bytes / 2**30:.2f}") if facts.bytes else ("-",) * 3
         separator = " " if facts.verdict == TOO_SMALL else ": "
-        verdict = separator.join(part for part in (facts.verdict, facts.reason) if part)
-        rows.append((facts.node, facts.slot, facts.bus or "-", *size, f"{facts.needed_bytes:,}", verdict))
+        verdict = printable(separator.join(part for part in (facts.verdict, facts.reason) if part))
+        rows.append((facts.node, printable(facts.slot), facts.bus or "-", *size, f"{facts.needed_bytes:,}", verdict))
     return text_table(rows, range(3, 7))

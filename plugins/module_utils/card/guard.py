@@ -1,6 +1,7 @@
 """Decide whether the card in each slot may be overwritten. The guard only reads.
 
-It fails closed: a card whose state it cannot establish from /sys and /proc is refused. All sizes are in bytes.
+It fails closed: a card whose state it cannot establish from /sys and /proc, or that it cannot open exclusively, is refused. All
+sizes are in bytes.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ import errno
 import os
 import re
 import stat
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ansible_collections.bramble.cluster.plugins.module_utils.card import exclusive
 from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import (
     ABSENT,
     IN_USE,
@@ -25,21 +28,27 @@ from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import 
     TOO_SMALL,
     Facts,
 )
+from ansible_collections.bramble.cluster.plugins.module_utils.card.mounts import Mounts, Pool
 from ansible_collections.bramble.cluster.plugins.module_utils.card.sysfs import (
-    Mount,
+    active_swaps,
     find_reader,
     loop_backing_file,
+    read_line,
     read_text,
-    unescape_field,
 )
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import SECTOR
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.process import run_program
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text import format_bytes
 
-LARGEST_CARD = 256 * 10**9  # a larger disk is more likely someone's backup than a card for a cluster
+# A larger disk is more likely someone's backup than a card for a cluster. Cards sold as 256 GB have a little more than that.
+LARGEST_CARD = 260 * 10**9
+_NAMED_DISKS = "/dev/disk/by-id"
+_CARD_BUSES = frozenset({"mmc", "usb"})
+_DISK_BUSES = frozenset({"ata", "nvme", "nvme-subsystem", "scsi"})  # nvme-subsystem: an NVMe disk that may have several paths
 # A file in one of these folders is never a card. For example, when a device node disappears, a plain file can take its name.
 _SYSTEM_FOLDERS = ("/boot", "/dev", "/etc", "/proc", "/sys", "/usr")
 _SYSTEM_PATHS = ("/", "/boot", "/home")
-_NOT_ON_A_DISK = frozenset({"9p", "ceph", "cifs", "nfs", "nfs4", "ramfs", "smb3", "tmpfs", "virtiofs"})
 Finding = tuple[str, str]
 """A verdict (one of the constants of card.facts), and its reason for the user."""
 
@@ -47,36 +56,56 @@ Finding = tuple[str, str]
 class Guard:
     """Evaluates slots by the state of this machine, which it reads once: create a new Guard to evaluate them again.
 
-    `sys` and `proc` are the paths of /sys and /proc; `image` is the file from which cards will be written.
+    `sys` and `proc` are the paths of /sys and /proc; `image` is the file from which cards will be written; `max_bytes` is the
+    size of the largest card, except for a disk that its slot names by model and serial number.
     """
 
-    def __init__(self, image: str | None = None, sys: str = "/sys", proc: str = "/proc") -> None:
-        self._sys, self._image = sys, image
-        self._mounts = [
-            Mount(fields[2], unescape_field(fields[4]), tail[0], unescape_field(tail[1]))
-            for line in read_text(proc, "self/mountinfo").splitlines()
-            for fields, tail in [[part.split() for part in line.split(" - ", 1)]]
-        ]
-        self._swaps = [unescape_field(line.split()[0]) for line in read_text(proc, "swaps").splitlines()[1:]]
-        paths = [*_SYSTEM_PATHS, *([os.path.realpath(image)] if image else [])]
-        self._system_disks = [(path, self._disks_holding(path)) for path in paths]
+    def __init__(self, image: str | None = None, sys: str = "/sys", proc: str = "/proc", max_bytes: int = LARGEST_CARD) -> None:
+        self._sys, self._image, self._max_bytes = sys, image, max_bytes
+        self._mounts = Mounts(sys, proc)
+        self._swaps = active_swaps(read_text(proc, "swaps"))
+        paths = [*_SYSTEM_PATHS, *([image] if image else [])]
+        self._system_disks = [(os.path.realpath(path), self._mounts.holders(path)) for path in paths]
 
     def facts(self, cards: Sequence[Mapping[str, Any]], needed: int = 0) -> list[Facts]:
         """Return the facts of each card ({node, slot, virtual_bytes}) of a batch; each must hold `needed` bytes."""
         batch = [self._inspect(card["node"], card["slot"], needed, card.get("virtual_bytes") or 0) for card in cards]
+        self._refuse_cards_in_use([facts for facts in batch if facts.verdict == OK and not facts.is_new])
         for facts in batch:
             same = [other.node for other in batch if other is not facts and facts.identity and other.identity == facts.identity]
             if same:
                 facts.verdict, facts.reason = SAME_TWICE, f"also the card of {', '.join(same)}: {facts.device}"
         return batch
 
+    @staticmethod
+    def _refuse_cards_in_use(batch: Sequence[Facts]) -> None:
+        """Set the verdict of the cards that another program uses. All are watched together, as some uses last only a moment."""
+        end = time.monotonic() + exclusive.PATIENCE
+        while batch:
+            busy, processes = [], exclusive.Processes()
+            for facts in batch:
+                try:
+                    if reason := exclusive.inspect(facts.device, facts.kind == "block", processes):
+                        facts.verdict, facts.reason = IN_USE, reason
+                        busy.append(facts)
+                    else:
+                        facts.verdict, facts.reason = OK, ""
+                except OSError as error:
+                    facts.verdict, facts.reason = NOT_REMOVABLE, f"it cannot be opened, so it is not written: {error}"
+            if time.monotonic() >= end:
+                return
+            batch = busy
+            time.sleep(exclusive.INTERVAL if busy else 0)
+
     def _inspect(self, node: str, slot: str, needed: int, virtual_bytes: int = 0) -> Facts:
         """Return the facts of one slot."""
         facts = Facts(node, slot, device=os.path.realpath(slot), needed_bytes=needed)
         try:
-            status = os.stat(facts.device)
+            # The slot itself is asked for, not its device: realpath also removes the ".." after a folder that does not exist.
+            status = os.stat(slot)
         except OSError as error:
-            if error.errno == errno.ENOENT and virtual_bytes and not os.path.lexists(slot):
+            is_new = virtual_bytes and not os.path.lexists(slot) and ".." not in slot.split("/")
+            if error.errno == errno.ENOENT and is_new:
                 return self._inspect_new_card(facts, virtual_bytes)
             missing = (
                 "no such device; to list the card readers: ls -l /dev/disk/by-path"
@@ -92,6 +121,7 @@ class Guard:
                 facts.kind, facts.bus = "file", "file"
                 facts.bytes = status.st_size if stat.S_ISREG(status.st_mode) else 0
                 facts.identity = ("file", status.st_dev, status.st_ino)
+                facts.birth = exclusive.file_status(facts.device).birth
                 facts.verdict, facts.reason = next(self._file_findings(facts.device, needed), (OK, ""))
         except (OSError, ValueError) as error:
             facts.verdict, facts.reason = NOT_REMOVABLE, f"its state cannot be read, so it is not written: {error}"
@@ -118,17 +148,10 @@ class Guard:
         for field, value in asdict(find_reader(self._sysfs_folder(name))).items():
             setattr(facts, field, value)
         facts.identity = ("block", number, read_text(self._sys, "class/block", name, "diskseq"))
-        facts.verdict, facts.reason = self.evaluate_disk(name, facts.needed_bytes)
+        is_named = os.path.dirname(facts.slot) == _NAMED_DISKS
+        facts.verdict, facts.reason = self.evaluate_disk(name, facts.needed_bytes, is_named)
         if facts.bus == "loop" and facts.bytes:
             facts.identity = ("file", *loop_backing_file(facts.device))
-        if facts.verdict == OK:
-            # A program in another mount namespace (a container) that uses the device is found only by opening it exclusively.
-            try:
-                os.close(os.open(facts.device, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
-            except OSError as error:
-                if error.errno != errno.EBUSY:
-                    raise
-                facts.verdict, facts.reason = IN_USE, "another program has it open; it may run in a container"
 
     # Disks. `name` is the name that the kernel gives them: sda, mmcblk0, loop3.
 
@@ -156,25 +179,28 @@ class Guard:
         """Return the vendor and model that a disk reports, or the file behind a loop device; may be empty."""
         folder = self._sysfs_folder(name)
         words = [read_text(folder, "device", field) for field in ("vendor", "model", "name")]
-        return " ".join(word for word in words if word and not word.startswith("0x")) or read_text(folder, "loop/backing_file")
+        return " ".join(word for word in words if word and not word.startswith("0x")) or read_line(folder, "loop/backing_file")
 
-    def evaluate_disk(self, name: str, needed: int) -> Finding:
-        """Return the verdict on a disk, from /sys and /proc. Raises OSError when they cannot be read."""
-        return next(self._disk_findings(name, needed), (OK, ""))
+    def evaluate_disk(self, name: str, needed: int, is_named: bool = False) -> Finding:
+        """Return the verdict on a disk, from /sys and /proc. Raises OSError when they cannot be read.
 
-    def _disk_findings(self, name: str, needed: int) -> Iterator[Finding]:
+        :param is_named: whether the inventory names the disk below /dev/disk/by-id
+        """
+        return next(self._disk_findings(name, needed, is_named and self._is_one_disk(name)), (OK, ""))
+
+    def _is_one_disk(self, name: str) -> bool:
+        """Return whether the name of a disk in /dev/disk/by-id is that of the disk, and not of a reader with any card in it."""
+        return self.bus(name) == "mmc" or read_text(self._sysfs_folder(name), "removable") == "0"
+
+    def _disk_findings(self, name: str, needed: int, is_named: bool) -> Iterator[Finding]:
         """Yield all reasons not to write to a disk, the most serious first."""
         folder = self._sysfs_folder(name)
         if not read_text(folder, "size"):
             yield NOT_REMOVABLE, "the kernel reports nothing about it, so it is not written"
-        for path, disks in self._system_disks:
-            if disks is None:
-                yield SYSTEM_DISK, f"it may be: the disk that holds {path} cannot be determined on this machine"
-            elif disks & self._whole_disks(name):
-                yield SYSTEM_DISK, f"it holds {path}"
+        yield from self._system_findings(name)
         if os.path.exists(os.path.join(folder, "partition")):
             yield NOT_A_CARD, f"a partition; the card is /dev/{os.path.basename(os.path.dirname(folder))}"
-        yield from self._bus_findings(name)
+        yield from self._bus_findings(name, is_named)
         if not self.size(name):
             yield ABSENT, "no card in the reader"
         if (sector := int(read_text(folder, "queue/logical_block_size") or 0)) != SECTOR:
@@ -183,23 +209,44 @@ class Guard:
         if read_text(folder, "ro") != "0":
             yield READ_ONLY, "look at the card's lock switch"
         yield from self._use_findings(name)
-        if self.size(name) > LARGEST_CARD:
-            yield NOT_A_CARD, f"{format_bytes(self.size(name))} is more than {LARGEST_CARD // 10**9} GB"
+        if self.size(name) > self._max_bytes and not is_named:
+            yield (
+                NOT_A_CARD,
+                f"it has {format_bytes(self.size(name))}, more than the {format_bytes(self._max_bytes)} of card_max_bytes. If it "
+                f"is a card, increase that: -e card_max_bytes={self.size(name)}",
+            )
         yield from _size_findings(self.size(name), needed)
 
-    def _bus_findings(self, name: str) -> Iterator[Finding]:
+    def _system_findings(self, name: str) -> Iterator[Finding]:
+        """Yield which parts of this machine's system a disk holds."""
+        if not self._mounts.all:
+            yield SYSTEM_DISK, "it may be one: the mounts of this machine cannot be read (/proc/self/mountinfo)"
+        disks, pools = self._mounts.whole_disks(name), set[str]()
+        if any(isinstance(holder, Pool) for _, holders in self._system_disks for holder in holders):
+            pools = set[str]().union(*(zfs_pools(f"/dev/{member}") for member in self._members(name)))
+        for path, holders in self._system_disks:
+            if holders & (disks | {Pool(pool) for pool in pools}):
+                yield SYSTEM_DISK, f"it holds {path}"
+
+    def _bus_findings(self, name: str, is_named: bool) -> Iterator[Finding]:
         """Yield the reasons not to write to a disk on its bus: soldered memory, and buses that have no cards."""
         bus, kind = self.bus(name), read_text(self._sysfs_folder(name), "device/type")
         if bus == "loop":
             yield from self._loop_findings(name)
-        elif bus not in ("usb", "mmc"):
+        elif bus in _DISK_BUSES and not is_named:
+            yield (
+                NOT_REMOVABLE,
+                f"it is on the {bus} bus; cards are on usb or mmc. If this disk is for a node, set card_slot to its name with "
+                f"model and serial number: ls -l {_NAMED_DISKS}",
+            )
+        elif bus not in _CARD_BUSES | _DISK_BUSES:
             yield NOT_REMOVABLE, f"it is on the {bus} bus; cards are on usb or mmc"
         elif bus == "mmc" and kind != "SD":
             yield NOT_REMOVABLE, f"{kind or 'unknown'} memory that is soldered in, not an SD card"
 
     def _loop_findings(self, name: str) -> Iterator[Finding]:
         """Yield the reasons not to write to a loop device: those of the file behind it."""
-        path = read_text(self._sysfs_folder(name), "loop/backing_file")
+        path = read_line(self._sysfs_folder(name), "loop/backing_file")
         if not path:
             yield ABSENT, "no file is behind this loop device"
         status = os.stat(path)
@@ -210,20 +257,23 @@ class Guard:
 
     def _use_findings(self, name: str) -> Iterator[Finding]:
         """Yield how a disk is in use: mounted, as swap, or as part of a RAID, LVM or encrypted device."""
-        folder = self._sysfs_folder(name)
-        members = {name: folder}
-        members |= {part: os.path.join(folder, part) for part in os.listdir(folder) if read_text(folder, part, "partition")}
-        for member, place in members.items():
+        for member, place in self._members(name).items():
             number = read_text(place, "dev")
             if not number:
                 yield IN_USE, f"it may be: the kernel reports too little about {member}"
-            for mount in self._mounts:
-                if mount.device == number or mount.source == f"/dev/{member}":
+            for mount in self._mounts.all:
+                if mount.device == number or f"/dev/{member}" in mount.source.split(":"):
                     yield IN_USE, f"{member} is mounted on {mount.point}: umount {mount.point}"
             if any(os.path.basename(os.path.realpath(swap)) == member for swap in self._swaps):
                 yield IN_USE, f"{member} is swap: swapoff /dev/{member}"
             for holder in os.listdir(os.path.join(place, "holders")):
                 yield IN_USE, f"{member} is part of {holder} ({self._holder_kind(holder)})"
+
+    def _members(self, name: str) -> dict[str, str]:
+        """Return the folders in /sys of a disk and its partitions, by name."""
+        folder = self._sysfs_folder(name)
+        parts = {part: os.path.join(folder, part) for part in os.listdir(folder) if read_text(folder, part, "partition")}
+        return {name: folder, **parts}
 
     def _holder_kind(self, name: str) -> str:
         """Return what kind of device a holder is, for the user."""
@@ -237,7 +287,7 @@ class Guard:
         path = os.path.realpath(path)
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
-            mounted = next((mount.source for mount in reversed(self._mounts) if mount.point == path), "")
+            mounted = next((mount.source for mount in reversed(self._mounts.all) if mount.point == path), "")
             yield NOT_A_CARD, f"a folder where {mounted} is mounted" if mounted else "a folder"
         if not stat.S_ISREG(status.st_mode):
             yield NOT_A_CARD, "neither a disk nor a plain file"
@@ -248,6 +298,9 @@ class Guard:
             yield IN_USE, "it is the image itself"
         if any(os.path.realpath(swap) == path for swap in self._swaps):
             yield IN_USE, f"it is swap: swapoff {path}"
+        for mount in self._mounts.all:
+            if mount.source == path:
+                yield IN_USE, f"it is mounted on {mount.point}: umount {mount.point}"
         for name in self._loop_devices_on(status):
             if name != except_loop:
                 yield IN_USE, f"/dev/{name} uses it. If a stand-in runs from this card, power it off first"
@@ -256,7 +309,7 @@ class Guard:
     def _loop_devices_on(self, status: os.stat_result) -> Iterator[str]:
         """Yield the loop devices on a file, found by device and inode, as the file has another name in a container."""
         for name in sorted(os.listdir(os.path.join(self._sys, "block"))):
-            path = read_text(self._sys, "block", name, "loop/backing_file") if name.startswith("loop") else ""
+            path = read_line(self._sys, "block", name, "loop/backing_file") if name.startswith("loop") else ""
             if not path:
                 continue
             try:
@@ -271,29 +324,19 @@ class Guard:
             if backing == (status.st_dev, status.st_ino):
                 yield name
 
-    # The disks of the system.
 
-    def _disks_holding(self, path: str) -> set[str] | None:
-        """Return the whole disks that hold a path; None when they cannot be determined."""
-        above = [mount for mount in self._mounts if mount.point == "/" or f"{path}/".startswith(f"{mount.point}/")]
-        if not above:
-            return None
-        mount = max(enumerate(above), key=lambda item: (len(item[1].point), item[0]))[1]
-        name = os.path.basename(os.path.realpath(os.path.join(self._sys, "dev/block", mount.device)))
-        if not read_text(self._sysfs_folder(name), "size") and mount.source.startswith("/dev/"):  # btrfs
-            name = os.path.basename(os.path.realpath(mount.source))
-        if not read_text(self._sysfs_folder(name), "size"):
-            return set() if mount.kind in _NOT_ON_A_DISK else None
-        return self._whole_disks(name)
+def zfs_pools(device: str) -> set[str]:
+    """Return the name of the ZFS pool that a disk or partition belongs to, from its signature; nothing without one.
 
-    def _whole_disks(self, name: str) -> set[str]:
-        """Return the disk of a partition, or all disks below a RAID, LVM or encrypted device."""
-        folder = self._sysfs_folder(name)
-        if os.path.exists(os.path.join(folder, "partition")):
-            return self._whole_disks(os.path.basename(os.path.dirname(folder)))
-        slaves = os.path.join(folder, "slaves")
-        below = os.listdir(slaves) if os.path.isdir(slaves) else []
-        return {name}.union(*(self._whole_disks(slave) for slave in below))
+    What blkid cannot tell, the exclusive opening of the disk does: ZFS holds the disks of its pools.
+    """
+    try:
+        found = run_program(["blkid", "--probe", "--usages", "filesystem", "--output", "export", device], exit_codes=None)
+    except BrambleError:
+        return set()
+    lines = found.stdout.decode(errors="surrogateescape").splitlines()
+    tags = dict(line.split("=", 1) for line in lines if "=" in line)
+    return {tags["LABEL"]} if tags.get("TYPE") == "zfs_member" and "LABEL" in tags else set()
 
 
 def _size_findings(size: int, needed: int) -> Iterator[Finding]:

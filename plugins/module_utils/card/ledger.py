@@ -85,7 +85,7 @@ class Ledger:
     """The ledger in a file; without a path, nothing is recorded. Raises BrambleError when the file is not a ledger."""
 
     def __init__(self, path: str | None) -> None:
-        self.path = os.path.abspath(path) if path else ""
+        self.path = os.path.join(os.getcwd(), path) if path else ""
         self.read()
 
     def read(self) -> Entries:

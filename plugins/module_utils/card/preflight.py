@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from ansible_collections.bramble.cluster.plugins.module_utils.card.exclusive import file_status
 from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import Facts
 from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import BLOCK, data_extents
@@ -20,12 +21,12 @@ def create_virtual_cards(batch: Sequence[Facts]) -> None:
             fd = os.open(facts.device, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with os.fdopen(fd, "wb") as file:
                 file.truncate(facts.bytes)
-                status = os.fstat(file.fileno())
+                status, birth = os.fstat(file.fileno()), file_status(fd=file.fileno()).birth
         except OSError as error:
             raise BrambleError(
                 f"{facts.node}: the virtual card {facts.slot} cannot be created: {error}. Nothing was written."
             ) from error
-        facts.identity, facts.is_new = ("file", status.st_dev, status.st_ino), False
+        facts.identity, facts.birth, facts.is_new = ("file", status.st_dev, status.st_ino), birth, False
 
 
 def check_space(image: Image, batch: Sequence[Facts], extra: int, folder: str) -> None:

@@ -1,4 +1,4 @@
-"""Read from /sys and /proc: mounts, the file behind a loop device, and the USB reader of a card."""
+"""Read from /sys and /proc: the file behind a loop device, the USB reader of a card, and fields of their text files."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ _LOOP_GET_STATUS64 = 0x4C05  # linux/loop.h
 _LOOP_INFO64 = 232  # sizeof(struct loop_info64); it begins with lo_device and lo_inode, both 64 bit
 
 
-@dataclass(frozen=True)
-class Mount:
-    """One line of /proc/self/mountinfo; see proc(5)."""
-
-    device: str
-    point: str
-    kind: str
-    source: str
-
-
 def read_text(*path: str) -> str:
-    """Return the text of a file in /sys or /proc; "" if it does not exist. Raises OSError for any other error."""
+    """Return the text of a file in /sys or /proc, without white space at its ends; "" if the file does not exist.
+
+    Raises OSError for any other error.
+    """
+    return read_line(*path).strip()
+
+
+def read_line(*path: str) -> str:
+    """Return the text of a file in /sys or /proc without its final line feed; "" if the file does not exist.
+
+    Unlike `read_text`, this keeps the spaces at the end of a file name. Raises OSError for any other error.
+    """
     try:
-        with open(os.path.join(*path), encoding="utf-8", errors="surrogateescape") as file:
-            return file.read().strip()
+        with open(os.path.join(*path), encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+            return file.read().removesuffix("\n")
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENXIO, errno.ENODEV):
             return ""
@@ -36,8 +37,13 @@ def read_text(*path: str) -> str:
 
 
 def unescape_field(field: str) -> str:
-    """Return a field of mountinfo without its octal escapes."""
+    """Return a field of a file in /proc without its octal escapes, such as \\040 for a space."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
+
+
+def active_swaps(text: str) -> list[str]:
+    """Return the files and devices in the text of /proc/swaps."""
+    return [unescape_field(re.split("[ \t]", line)[0]) for line in text.split("\n")[1:] if line]
 
 
 def loop_backing_file(device: str) -> tuple[int, int]:
