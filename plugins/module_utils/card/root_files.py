@@ -50,7 +50,13 @@ def write_root_files(bench: Workbench, files: Sequence[RootFile]) -> None:
     finally:
         for fd in sources:
             os.close(fd)
-    notes = "; ".join(result.stderr.decode(errors="replace").splitlines()[1:])  # the first line is the version
+    lines = result.stderr.decode(errors="replace").splitlines()[1:]  # the first line is the version
+    if any("Filesystem not open" in line for line in lines):
+        raise BrambleError(
+            f"debugfs cannot write to partition 2 of {bench.image.path}: {lines[0].removeprefix(bench.root_device + ': ')}. "
+            "Nothing was written. Use an image whose root file system has no unusual features"
+        )
+    notes = "; ".join(lines)
     for file in files:
         expected = rf"Type: regular\s+Mode:\s+0*{file.mode:o}\s.*User:\s+0\s+Group:\s+0\s"
         stat = ask_debugfs(f"stat {file.path}").decode(errors="replace")
