@@ -19,8 +19,10 @@ description:
 author: The Bramble team (!UNKNOWN)
 options:
   image:
-    description: The raw image, with an MBR, a FAT partition 1 and an ext4 partition 2. It can be a sparse file.
-    type: path
+    description: >-
+      The raw image, with an MBR, a FAT partition 1 and an ext4 partition 2. It can be a sparse file. C(~) and C($NAME) in the
+      path are not expanded, as a user's image can have any name.
+    type: str
     required: true
   image_sha256:
     description: The SHA-256 of the image, as hexadecimal digits.
@@ -178,7 +180,7 @@ SLOW_MB_S = 10  # the minimum of speed class 10: SD specification, part 1
 MIN_MEASURED_BYTES = 64 * 2**20  # with less, the measured speed of a card is not meaningful
 RETRY_COMMAND = "ansible-playbook playbooks/cards.yml --limit {}"
 SPEC = {
-    "image": {"type": "path", "required": True},
+    "image": {"type": "str", "required": True},
     "image_sha256": {"type": "str", "required": True},
     "cards": {
         "type": "list",
