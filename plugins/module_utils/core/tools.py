@@ -25,6 +25,7 @@ PACKAGES = {
     "fsck.vfat": "dosfstools",
     "gpgv": "gpgv",
     "gzip": "gzip",
+    "lz4": "lz4",
     "mcopy": "mtools",
     "mke2fs": "e2fsprogs",
     "mkfs.vfat": "dosfstools",
