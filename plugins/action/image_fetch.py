@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -22,18 +23,23 @@ LINE_INTERVAL = 5.0  # seconds between two lines about one phase
 def progress_line(first: dict[str, Any], last: dict[str, Any]) -> str:
     """Return a line for the user about a phase, from its first and its last event: progress, speed, and remaining time."""
     done, total = last["done"], last["total"]
-    words = [f"image  {last['image']}", last["phase"]]
+    words = [f"image  {_printable(last['image'])}", last["phase"]]
     if total:
         words.append(f"{100 * done // total} % of {total / 1e6:,.0f} MB")
     elif done:
         words.append(f"{done / 1e6:,.0f} MB")
-    seconds = last["time"] - first["time"]
+    seconds = last["seconds"] - first["seconds"]
     rate = (done - first["done"]) / seconds if seconds > 0 else 0.0
     if rate > 0:
         words.append(f"{rate / 1e6:.1f} MB/s")
         if total > done:
             words.append(f"eta {(total - done) / rate:.0f} s")
     return "  ".join(words)
+
+
+def _printable(name: str) -> str:
+    """Return a name with escapes for what a terminal cannot show: control characters, and bytes that are not UTF-8."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in name)
 
 
 def show_progress(path: str, display: Display, stop: threading.Event) -> None:
@@ -70,6 +76,15 @@ class ActionModule(ActionBase):
         """Run the module. With a progress_file of the caller, the events are only written to this file."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         arguments = dict(self._task.args)
+        if arguments.get("src") and self._connection.transport == "local":
+            # The module need not run in the folder where ansible-playbook was started, which is that of this process.
+            source = os.fsencode(os.path.join(os.getcwd(), str(arguments.pop("src"))))
+            try:
+                arguments["src"] = source.decode()
+            except UnicodeDecodeError:
+                arguments["src_base64"] = base64.b64encode(source).decode()
+        # An argument can only be UTF-8.
+        arguments["name"] = str(arguments.get("name", "")).encode(errors="backslashreplace").decode()
         if self._connection.transport != "local" or arguments.get("progress_file"):
             return result | self._execute_module(module_args=arguments, task_vars=task_vars)
         handle, path = tempfile.mkstemp(prefix="image-", suffix=".jsonl", dir=LOCAL_TMP)

@@ -20,8 +20,8 @@ author: The Bramble team (!UNKNOWN)
 options:
   image:
     description: >-
-      The raw image, with an MBR, a FAT partition 1 and an ext4 partition 2. It can be a sparse file. This path and all others are
-      taken literally, without expansion of C(~) and C($).
+      The raw image, with an MBR or a GPT, a FAT partition 1 and an ext4 partition 2. It can be a sparse file. This path and all
+      others are taken literally, without expansion of C(~) and C($).
     type: str
     required: true
   image_sha256:

@@ -10,9 +10,11 @@ short_description: Provide a card image in the cache, verified and decoded
 description:
   - Downloads an image, resuming an interrupted download, and compares it with its pinned SHA-256 before it is decoded. Or uses a
     file of the user, which can be compressed; no network is needed then.
-  - Decodes it (xz, zst, gz, bz2 or zip, recognised by the first bytes of the file) into a sparse file of at most the pinned size,
-    and compares this with the pinned SHA-256, too. The image gets its name only when it is complete and verified; the download is
-    removed then.
+  - Decodes it (xz, zst, gz, bz2, lz4, lzma or zip, recognised by the first bytes of the file) into a sparse file of at most the
+    pinned size, and compares this with the pinned SHA-256, too. The image gets its name only when it is complete and verified,
+    and the download is removed then.
+  - Refuses what M(bramble.cluster.card_write) would refuse, at once, such as an archive of another kind, the disk of a virtual
+    machine, or an image without a boot and a root partition.
   - Does not read an image again that was not changed since it was verified.
   - Fails before the first byte if there is too little space for the download and the image.
   - The action plugin of the same name shows the progress while the module runs.
@@ -49,8 +51,15 @@ options:
       sha256: {description: The SHA-256 of the download., type: str}
       bytes: {description: The size of the download., type: int}
   src:
-    description: A card image of the user, raw or compressed. A raw image is used in place.
-    type: path
+    description: >-
+      A card image of the user, raw or compressed. A raw image is used in place, by a link in I(cache). The path is taken
+      literally, so C(~) and C($NAME) are not expanded. A relative path begins in the folder where ansible-playbook was started.
+    type: str
+  src_base64:
+    description: >-
+      The bytes of I(src) in base64. The action plugin sets this instead of I(src) for a name that is not UTF-8, as Ansible sends
+      only UTF-8 to a module.
+    type: str
   sha256:
     description: With I(src), the SHA-256 of that file, or of the image in it.
     type: str
@@ -78,7 +87,8 @@ options:
     default: 30
   progress_file:
     description: >-
-      A file to which events are appended, as lines of JSON with image, phase, done and total (in bytes; 0 if unknown), and time.
+      A file to which events are appended, as lines of JSON with image, phase, done and total (in bytes; 0 if unknown), time, and
+      seconds (since the module began, by a clock that is never set).
     type: path
 attributes:
   check_mode: {support: full, description: "Returns whether something would change, without using the network. Writes nothing."}
@@ -108,8 +118,8 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-path:
-  description: The path of the raw image.
+image:
+  description: The path of the raw image. In check mode, it is I(src) itself for a raw image, unless its name is not UTF-8.
   returned: when the image exists
   type: str
 sha256:
@@ -123,12 +133,14 @@ bytes:
 manifest:
   description: >-
     The path of the description of the image in JSON, with name, architecture, file, sha256, bytes, init_format, recipe, built,
-    source, source_sha256, release_date, inode and mtime_ns.
+    source, source_sha256, release_date, device, inode, mtime_ns and ctime_ns.
   returned: when the image exists
   type: str
 """
 
+import base64
 import json
+import os
 import re
 import time
 from typing import Any
@@ -150,7 +162,8 @@ SPEC = {
     "release_date": {"type": "str", "default": ""},
     "url": {"type": "str"},
     "download": PINNED_VALUES,
-    "src": {"type": "path"},
+    "src": {"type": "str"},
+    "src_base64": {"type": "str"},
     "sha256": {"type": "str"},
     "extracted": PINNED_VALUES,
     "verified": {"type": "str", "choices": ["publisher", "second-hand"], "default": "publisher"},
@@ -166,14 +179,15 @@ class Progress:
 
     def __init__(self, image: str, path: str | None) -> None:
         self._image, self._path = image, path
-        self._phase, self._reported_at = "", 0.0
+        self._phase, self._reported_at, self._began_at = "", 0.0, time.monotonic()
 
     def report(self, phase: str, done: int, total: int) -> None:
         """Append an event when a phase begins, when it is done, and every EVENT_INTERVAL in between."""
-        now = time.time()
+        now = time.monotonic()
         if self._path and (phase != self._phase or now >= self._reported_at + EVENT_INTERVAL or done == total):
             self._phase, self._reported_at = phase, now
-            event = {"image": self._image, "phase": phase, "done": done, "total": total, "time": now}
+            event = {"image": self._image, "phase": phase, "done": done, "total": total, "time": time.time()}
+            event["seconds"] = now - self._began_at
             with open(self._path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(event) + "\n")
 
@@ -187,6 +201,11 @@ def read_sha256(options: dict, name: str) -> str:
     if text and not re.fullmatch("[0-9a-f]{64}", text):
         raise BrambleError(f"{name} is not a SHA-256 (64 hexadecimal digits): {text!r}. Nothing was changed.")
     return text
+
+
+def replace_invalid(text: str) -> str:
+    """Return text for the user, with escapes for bytes of file names that are not UTF-8, as Ansible shows no others."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
@@ -204,18 +223,20 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         bytes=extracted.get("bytes"),
         release_date=options["release_date"],
     )
-    for part in (pin.name, pin.architecture):
+    # The cache names the image of a file by its SHA-256, and the name of a user's file is not restricted.
+    source = os.fsdecode(base64.b64decode(options["src_base64"])) if options["src_base64"] else options["src"]
+    for part in () if source else (pin.name, pin.architecture):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", part):
             raise BrambleError(f"{part!r} cannot be part of a file name, which may have letters, digits and . _ - only")
     cache = ImageCache(options["cache"], Progress(pin.name, options["progress_file"]).report, module.check_mode)
-    if options["src"]:
+    if source:
         wanted = read_sha256(options, "image_sha256")
         if not wanted:
             raise BrambleError(
-                f"{options['src']} needs an image_sha256. Nothing was changed. Set image_sha256 to the SHA-256 that its "
+                f"{source} needs an image_sha256. Nothing was changed. Set image_sha256 to the SHA-256 that its "
                 "publisher gives for the file or the image in it."
             )
-        image = cache.import_file(pin, options["src"], wanted)
+        image = cache.import_file(pin, source, wanted)
     else:
         if not pin.download_sha256:
             raise BrambleError(f"{pin.name} has no download.sha256, and an image that cannot be verified is not downloaded")
@@ -225,8 +246,12 @@ def run(module: AnsibleModule) -> dict[str, Any]:
                 "ansible-playbook playbooks/image.yml -e image_update=true"
             )
         image = cache.fetch(pin, HttpClient(options["allow_http"], options["ca_path"], options["timeout"]))
+    for note in cache.notes:
+        module.warn(replace_invalid(note))
     if image:
-        outcome = {"path": image.path, "sha256": image.sha256, "bytes": image.bytes, "manifest": image.manifest}
+        outcome = {"sha256": image.sha256, "bytes": image.bytes, "manifest": image.manifest}
+        if image.path == replace_invalid(image.path):
+            outcome["image"] = image.path
         return {"changed": image.changed, **outcome}
     return {"changed": True}
 
@@ -236,9 +261,10 @@ def main() -> None:
     run_module(
         SPEC,
         run,
-        required_one_of=[("url", "src")],
-        mutually_exclusive=[("url", "src")],
-        required_by={"src": ("sha256",)},
+        explain=lambda error: replace_invalid(str(error)),
+        required_one_of=[("url", "src", "src_base64")],
+        mutually_exclusive=[("url", "src", "src_base64")],
+        required_by={"src": ("sha256",), "src_base64": ("sha256",)},
     )
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
+import itertools
 import json
 import lzma
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import namedtuple
@@ -25,16 +29,29 @@ from ansible_collections.bramble.cluster.plugins.module_utils.image import space
 from ansible_collections.bramble.cluster.plugins.module_utils.image.cache import ImageCache
 from ansible_collections.bramble.cluster.plugins.module_utils.image.http import HttpClient
 from ansible_collections.bramble.cluster.plugins.module_utils.image.pin import PinnedImage
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 
+from tests.support.load_plugin import load_plugin
 from tests.support.web import Site
 
 from .conftest import Run
 
 pytestmark = pytest.mark.usefixtures("no_retry_delay")
 MIB = 2**20
-IMAGE = bytes(510) + b"\x55\xaa" + bytes(4 * MIB - 512) + os.urandom(2 * MIB) + bytes(2 * MIB)
+
+
+def mbr(*partitions: tuple[int, int, int]) -> bytes:
+    """Return a partition table, from the type, the first sector and the number of sectors of each partition."""
+    entries = b"".join(struct.pack("<4xB3xII", *partition) for partition in partitions)
+    return bytes(446) + entries.ljust(64, b"\0") + b"\x55\xaa"
+
+
+MBR = mbr((0x0C, 8, 8), (0x83, 16, 8))
+SMALL = MBR + bytes(16 * 1024 - 512)
+IMAGE = MBR + bytes(4 * MIB - 512) + os.urandom(2 * MIB) + bytes(2 * MIB)
 XZ = lzma.compress(IMAGE, preset=0)
-OTHER = lzma.compress(bytes(510) + b"\x55\xaa" + os.urandom(MIB), preset=0)
+OTHER = lzma.compress(MBR + os.urandom(MIB), preset=0)
 DOWNLOAD = "/images/pi%20os.img.xz"
 
 
@@ -64,6 +81,18 @@ def wanted(site: Site, cache: Path) -> dict[str, Any]:
     }
 
 
+def free_space(size: int) -> Any:
+    """Return the result of shutil.disk_usage for a disk with some free bytes."""
+    usage = namedtuple("usage", "free")
+    return usage(size)
+
+
+def user_options(cache: Path, path: str, wanted: str) -> dict[str, Any]:
+    """Return the options of the module for a file of the user."""
+    options = {"cache": str(cache), "name": "mine", "architecture": "arm64", "init_format": "cloudinit"}
+    return options | {"src": path, "sha256": wanted}
+
+
 def names(cache: Path) -> list[str]:
     return sorted(path.name for path in cache.iterdir() if path.name != ".lock") if cache.exists() else []
 
@@ -78,7 +107,7 @@ class TestFetch:
         result = run_module("image_fetch", wanted)
         assert result["changed"] and names(cache) == COMPLETE
         image = cache / f"{STEM}.img"
-        assert (result["path"], result["sha256"], result["bytes"]) == (str(image), sha256(IMAGE), len(IMAGE))
+        assert (result["image"], result["sha256"], result["bytes"]) == (str(image), sha256(IMAGE), len(IMAGE))
         assert image.read_bytes() == IMAGE
         assert image.stat().st_blocks * 512 <= 3 * MIB
         assert image.stat().st_mode & 0o777 == 0o644
@@ -103,12 +132,12 @@ class TestFetch:
         monkeypatch.setattr(image_decode, "hash_file", lambda *_: pytest.fail("the image was read"))
         for check in (False, True):
             again = run_module("image_fetch", wanted, check=check)
-            assert not again["changed"] and again["sha256"] == first["sha256"] and again["path"] == first["path"]
+            assert not again["changed"] and again["sha256"] == first["sha256"] and again["image"] == first["image"]
         assert len(site.requests) == count
 
     def test_check_mode_writes_nothing(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
         result = run_module("image_fetch", wanted, check=True)
-        assert result["changed"] and "path" not in result
+        assert result["changed"] and "image" not in result
         assert not cache.exists() and site.requests == []
 
     def test_unknown_values_are_recorded(self, wanted: dict, cache: Path, run_module: Run) -> None:
@@ -203,7 +232,7 @@ class TestRefusals:
 
     def test_image_larger_than_pinned(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
         """gzip does not state the decoded size, which is known only after decoding."""
-        archive = gzip.compress(bytes(510) + b"\x55\xaa" + bytes(64 * MIB))
+        archive = gzip.compress(MBR + bytes(64 * MIB))
         wanted |= {"url": site.add("/b", archive), "download": {"sha256": sha256(archive)}, "extracted": {"bytes": 20 * MIB}}
         self.fails(run_module, wanted, "more than the expected 20,971,520 bytes")
         assert [name for name in names(cache) if "download" not in name] == []
@@ -211,10 +240,29 @@ class TestRefusals:
     def test_image_larger_than_a_card(
         self, wanted: dict, site: Site, cache: Path, run_module: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(image_cache, "MAX_IMAGE_BYTES", 20 * MIB)
-        for archive in (gzip.compress(bytes(510) + b"\x55\xaa" + bytes(64 * MIB)), lzma.compress(bytes(64 * MIB))):
+        monkeypatch.setattr(image_space, "MAX_CARD_BYTES", 20 * MIB)
+        for archive in (gzip.compress(MBR + bytes(64 * MIB)), lzma.compress(bytes(64 * MIB))):
             wanted |= {"url": site.add("/b", archive), "download": {"sha256": sha256(archive)}, "extracted": {}}
-            self.fails(run_module, wanted, "more than the expected" if archive[0] == 0x1F else "too large for a card")
+            reason = "more than 20,971,520 bytes, which is more than any card has"
+            self.fails(run_module, wanted, reason if archive[0] == 0x1F else "but a card has at most 20,971,520 bytes")
+            assert [name for name in names(cache) if name.endswith((".img", ".decoding"))] == []
+
+    def test_image_larger_than_the_free_space(
+        self, wanted: dict, site: Site, cache: Path, run_module: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A file of unknown size that decodes to zeros takes no space, but would take for ever."""
+        archive = gzip.compress(MBR + bytes(64 * MIB))
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: free_space(20 * MIB + image_space.RESERVED_BYTES))
+        wanted |= {"url": site.add("/b", archive), "download": {"sha256": sha256(archive)}, "extracted": {}}
+        self.fails(run_module, wanted, f"decodes to more than 20,971,520 bytes, which are free in {cache}. Free space there")
+        assert [name for name in names(cache) if name.endswith((".img", ".decoding"))] == []
+
+    def test_image_of_more_than_64_gb(self, wanted: dict, cache: Path, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A sparse file, which only its size makes large: the free space decides."""
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: free_space(200 * 10**9))
+        assert image_space.size_limit(str(cache)).bytes > 199 * 10**9
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: free_space(10**13))
+        assert image_space.size_limit(str(cache)).bytes == 2**41
 
     def test_no_space(self, wanted: dict, site: Site, cache: Path, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         usage = namedtuple("usage", "free")
@@ -384,8 +432,8 @@ class TestUserFile:
         result = run_module("image_fetch", user_file)
         stem = f"file-{given[:12].lower()}"
         assert names(cache) == [f"{stem}.img", f"{stem}.json"]
-        assert (result["sha256"], result["path"]) == (sha256(IMAGE), str(cache / f"{stem}.img"))
-        assert Path(result["path"]).read_bytes() == IMAGE
+        assert (result["sha256"], result["image"]) == (sha256(IMAGE), str(cache / f"{stem}.img"))
+        assert Path(result["image"]).read_bytes() == IMAGE
         monkeypatch.setattr(image_decode, "hash_file", lambda *_: pytest.fail("the image was read"))
         assert not run_module("image_fetch", user_file)["changed"]
 
@@ -394,10 +442,10 @@ class TestUserFile:
     ) -> None:
         user_file |= {"src": user_file["src"].replace(".bin", ".img"), "sha256": sha256(IMAGE)}
         dry = run_module("image_fetch", user_file, check=True)
-        assert dry["changed"] and dry["path"] == user_file["src"] and not cache.exists()
+        assert dry["changed"] and dry["image"] == user_file["src"] and not cache.exists()
         result = run_module("image_fetch", user_file)
-        assert result["path"] == user_file["src"]
-        assert names(cache) == [f"file-{sha256(IMAGE)[:12]}.json"]
+        assert os.readlink(result["image"]) == user_file["src"]
+        assert names(cache) == [f"file-{sha256(IMAGE)[:12]}.img", f"file-{sha256(IMAGE)[:12]}.json"]
         with monkeypatch.context() as patch:
             patch.setattr(image_decode, "hash_file", lambda *_: pytest.fail("the image was read"))
             assert not run_module("image_fetch", user_file)["changed"]
@@ -425,13 +473,299 @@ class TestUserFile:
         assert "needs an image_sha256" in run_module("image_fetch", user_file | {"sha256": ""})["msg"]
 
 
+class TestFileNames:
+    """Any name that the file system allows is fine for a file of the user."""
+
+    NAMES = (
+        "pi os (2026) [x].img",
+        "Grüße+ÄÖÜ.img",
+        'it\'s "quoted".img',
+        "-rf.img",
+        "$HOME.img",
+        "${HOME}.img",
+        "~",
+        "~root",
+        "`id`;&|<>*?.img",
+        "line\nbreak\t\x1b[31m.img",
+        "{{ 1 }}{% x %}{# y #}",
+        ".img",
+        "%2e%s",
+        "n" * 255,
+    )
+
+    @pytest.mark.parametrize("name", NAMES)
+    @pytest.mark.parametrize("kind", ["raw", "xz"])
+    def test_any_name(self, name: str, kind: str, cache: Path, tmp_path: Path, run_module: Run) -> None:
+        content = IMAGE if kind == "raw" else XZ
+        (tmp_path / name).write_bytes(content)
+        options = user_options(cache, str(tmp_path / name), sha256(content))
+        options["name"] = name
+        assert run_module("image_fetch", options, check=True)["changed"]
+        result = run_module("image_fetch", options)
+        assert result["image"] == str(cache / f"file-{sha256(content)[:12]}.img"), result
+        assert Path(result["image"]).read_bytes() == IMAGE
+        facts = json.loads(Path(result["manifest"]).read_text())
+        assert facts["source"] == str(tmp_path / name) and facts["name"] == name
+        assert not run_module("image_fetch", options)["changed"]
+        assert not run_module("image_fetch", options, check=True)["changed"]
+
+    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(name=st.text(st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"]), min_size=1, max_size=255))
+    def test_every_name_of_the_file_system(self, name: str, tmp_path: Path, run_module: Run) -> None:
+        with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+            try:
+                Path(folder, name).write_bytes(SMALL)
+            except (OSError, ValueError):
+                assume(False)
+            options = user_options(Path(folder, "cache of test"), f"{folder}/{name}", sha256(SMALL))
+            result = run_module("image_fetch", options)
+            assert Path(result["image"]).read_bytes() == SMALL, result
+            assert os.path.samefile(result["image"], f"{folder}/{name}")
+
+    def test_bytes_that_are_not_utf_8(self, cache: Path, tmp_path: Path, run_module: Run) -> None:
+        """The action plugin sends them in base64, as Ansible sends only UTF-8."""
+        for content in (IMAGE, XZ):
+            path = os.fsencode(tmp_path) + b"/\xff\xfe \xfc.img"
+            Path(os.fsdecode(path)).write_bytes(content)
+            options = user_options(cache, "", sha256(content)) | {"src_base64": base64.b64encode(path).decode()}
+            del options["src"]
+            dry = run_module("image_fetch", options, check=True)
+            assert dry.get("changed") and "image" not in dry, dry
+            result = run_module("image_fetch", options)
+            assert Path(result["image"]).read_bytes() == IMAGE
+            assert json.loads(Path(result["manifest"]).read_text())["source"] == f"{tmp_path}/\\udcff\\udcfe \\udcfc.img"
+            assert not run_module("image_fetch", options)["changed"]
+        assert "/\\udcff\\udcfe \\udcfc.img does not have" in run_module("image_fetch", options | {"sha256": "0" * 64})["msg"]
+
+    def test_relative_name(self, cache: Path, tmp_path: Path, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "-x.img").write_bytes(IMAGE)
+        monkeypatch.chdir(tmp_path)
+        result = run_module("image_fetch", user_options(cache, "-x.img", sha256(IMAGE)))
+        assert os.readlink(result["image"]) == str(tmp_path / "-x.img")
+
+    def test_null_character(self, cache: Path, run_module: Run) -> None:
+        assert "is not a file" in run_module("image_fetch", user_options(cache, "x\0y", sha256(IMAGE)))["msg"]
+
+
+class TestNotCardImages:
+    """The module refuses what card_write refuses, and says why."""
+
+    def refuse(self, run_module: Run, cache: Path, path: Path, wanted: str) -> str:
+        """Return the message of both modes, which is the same; nothing is left in the cache."""
+        options = user_options(cache, str(path), wanted)
+        messages = {str(run_module("image_fetch", options, check=check)["msg"]) for check in (True, False)}
+        assert len(messages) == 1 and names(cache) == [], messages
+        return messages.pop()
+
+    @pytest.mark.parametrize(
+        ("content", "words"),
+        [
+            (b"", "is empty"),
+            (b"7z\xbc\xaf\x27\x1c" + bytes(MIB), "a 7z archive. Unpack it, and set image_file to the image in it: 7z x"),
+            (b"QFI\xfb" + bytes(MIB), "qemu-img convert -O raw"),
+            (b"sha256  pi.img\n", "a text file"),
+            (bytes(MIB), "does not begin with a partition table (MBR)"),
+            (gzip.compress(bytes(257) + b"ustar\x0000" + bytes(MIB)), "it contains a tar archive"),
+        ],
+    )
+    @pytest.mark.parametrize("is_pinned", [True, False])
+    def test_other_formats(
+        self, content: bytes, words: str, is_pinned: bool, cache: Path, tmp_path: Path, run_module: Run
+    ) -> None:
+        (tmp_path / "x").write_bytes(content)
+        wanted = sha256(content) if is_pinned else "0" * 64
+        message = self.refuse(run_module, cache, tmp_path / "x", wanted)
+        assert words in message and "does not have the SHA-256" not in message
+
+    def test_what_is_not_a_file(self, cache: Path, tmp_path: Path, run_module: Run) -> None:
+        os.mkfifo(tmp_path / "fifo")
+        (tmp_path / "loop").symlink_to("loop")
+        for name, words in {
+            "": "is a folder, not",
+            "fifo": "is a named pipe, not",
+            "none": "No such file",
+            "loop": "symbolic link",
+        }.items():
+            assert words in self.refuse(run_module, cache, tmp_path / name, "0" * 64)
+        assert "is a device, not" in self.refuse(run_module, cache, Path("/dev/null"), "0" * 64)
+
+    def test_a_disk(self, machine: Any, cache: Path, tmp_path: Path, run_module: Run) -> None:
+        (tmp_path / "disk").write_bytes(IMAGE)
+        device = machine.loop(tmp_path / "disk")
+        assert f"playbooks/capture.yml -e capture_slot={device}" in self.refuse(run_module, cache, device, sha256(IMAGE))
+
+    LAYOUTS = {  # noqa: RUF012
+        "good": (SMALL, ""),
+        "half a sector": (SMALL + bytes(100), "which is not a whole number of 512-byte sectors"),
+        "no partition": (bytes(510) + b"\x55\xaa" + bytes(MIB), "partition 1, the FAT boot partition, is missing"),
+        "no root": (mbr((0x0C, 8, 8)) + bytes(MIB), "partition 2, the Linux root partition, is missing"),
+        "another type": (mbr((0x83, 8, 8), (0x83, 16, 8)) + bytes(MIB), "partition 1 has type 0x83"),
+        "too short": (mbr((0x0C, 8, 8), (0x83, 16, 9000)) + bytes(MIB), "beyond the end at"),
+        "overlap": (mbr((0x0C, 8, 9), (0x83, 16, 8)) + bytes(MIB), "overlap"),
+        "not a table": (bytes([7]) * 510 + b"\x55\xaa" + bytes(MIB), "this is not a partition table"),
+    }
+
+    @pytest.mark.parametrize("name", LAYOUTS)
+    @pytest.mark.parametrize("compression", ["raw", "gz"])
+    def test_both_modules_say_the_same(self, name: str, compression: str, cache: Path, tmp_path: Path, run_module: Run) -> None:
+        image, words = self.LAYOUTS[name]
+        content = image if compression == "raw" else gzip.compress(image)
+        (tmp_path / "x").write_bytes(content)
+        (tmp_path / "image").write_bytes(image)
+        result = run_module("image_fetch", user_options(cache, str(tmp_path / "x"), sha256(content)))
+        card = {"node": "pi-01", "slot": str(tmp_path / "card"), "virtual_bytes": 32 * MIB}
+        other = run_module("card_write", {"image": str(tmp_path / "image"), "image_sha256": sha256(image), "cards": [card]})
+        assert ("failed" in result, "failed" in other) == (bool(words), bool(words)), (result, other)
+        assert words in result.get("msg", "") and words in other.get("msg", "")
+        if words:
+            assert [name for name in names(cache) if not name.startswith(".")] == []
+
+    def test_not_a_card_image_in_a_download(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
+        data = gzip.compress(mbr((0x0C, 8, 8)) + bytes(MIB))
+        wanted |= {"url": site.add("/b", data), "download": {"sha256": sha256(data)}, "extracted": {}}
+        assert "partition 2, the Linux root partition, is missing" in run_module("image_fetch", wanted)["msg"]
+        assert [name for name in names(cache) if name.endswith((".img", ".json", ".decoding"))] == []
+
+
+class TestDataAfterTheEnd:
+    @pytest.mark.parametrize("given", ["file", "image"])
+    @pytest.mark.parametrize("compression", ["gz", "xz"])
+    def test_pinned_image(self, given: str, compression: str, cache: Path, tmp_path: Path, run_module: Run) -> None:
+        content = (gzip.compress(IMAGE) if compression == "gz" else XZ) + b"-----BEGIN SIGNATURE-----"
+        (tmp_path / "x").write_bytes(content)
+        options = user_options(cache, str(tmp_path / "x"), sha256(content if given == "file" else IMAGE))
+        result = run_module("image_fetch", options)
+        assert result["sha256"] == sha256(IMAGE), result
+        assert f"after the end of the compressed image in {tmp_path}/x cannot be decoded" in str(result["warnings"])
+        assert not run_module("image_fetch", options)["changed"]
+
+    def test_other_image(self, cache: Path, tmp_path: Path, run_module: Run) -> None:
+        (tmp_path / "x").write_bytes(gzip.compress(IMAGE) + b"-----BEGIN SIGNATURE-----")
+        message = run_module("image_fetch", user_options(cache, str(tmp_path / "x"), "0" * 64))["msg"]
+        assert (
+            "does not have the SHA-256 that image_sha256 gives" in message and "after the end of the compressed image" in message
+        )
+        assert names(cache) == []
+
+    def test_download(self, wanted: dict, site: Site, cache: Path, run_module: Run) -> None:
+        data = gzip.compress(IMAGE) + b"-----BEGIN SIGNATURE-----"
+        wanted |= {"url": site.add("/b", data), "download": {"sha256": sha256(data)}, "extracted": {}}
+        result = run_module("image_fetch", wanted)
+        assert result["sha256"] == sha256(IMAGE) and f"compressed image in {cache}" in str(result["warnings"])
+
+
+class TestChangedFiles:
+    """A change is noticed also if the size, the inode and the mtime are as before, as after rsync --inplace --times."""
+
+    @staticmethod
+    def change_in_place(path: Path) -> None:
+        """Change a byte of a file, and put its times back."""
+        before = path.stat()
+        with path.open("r+b") as file:
+            file.seek(5 * MIB)
+            file.write(bytes([before.st_ino % 255 + 1]) * 9)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert (path.stat().st_mtime_ns, path.stat().st_size) == (before.st_mtime_ns, before.st_size)
+
+    def test_raw_file(self, cache: Path, tmp_path: Path, run_module: Run) -> None:
+        (tmp_path / "x").write_bytes(IMAGE)
+        options = user_options(cache, str(tmp_path / "x"), sha256(IMAGE))
+        assert run_module("image_fetch", options)["changed"]
+        self.change_in_place(tmp_path / "x")
+        assert "does not have the SHA-256 that image_sha256 gives" in run_module("image_fetch", options)["msg"]
+
+    def test_decoded_image(self, wanted: dict, cache: Path, run_module: Run) -> None:
+        run_module("image_fetch", wanted)
+        self.change_in_place(cache / f"{STEM}.img")
+        assert run_module("image_fetch", wanted)["changed"]
+        assert (cache / f"{STEM}.img").read_bytes() == IMAGE
+
+    @pytest.mark.parametrize("missing", [["ctime_ns", "device"], ["inode"]])
+    def test_manifest_of_an_earlier_version(
+        self, wanted: dict, site: Site, cache: Path, run_module: Run, missing: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The image is verified once, and is then known."""
+        run_module("image_fetch", wanted)
+        manifest, count = cache / f"{STEM}.json", len(site.requests)
+        facts = json.loads(manifest.read_text())
+        assert facts["device"] == (cache / f"{STEM}.img").stat().st_dev
+        manifest.write_text(json.dumps({name: value for name, value in facts.items() if name not in missing}))
+        assert not run_module("image_fetch", wanted)["changed"] and len(site.requests) == count
+        assert json.loads(manifest.read_text()) == facts
+        monkeypatch.setattr(image_decode, "hash_file", lambda *_: pytest.fail("the image was read"))
+        assert not run_module("image_fetch", wanted)["changed"]
+
+    def test_raw_file_of_an_earlier_version(self, cache: Path, tmp_path: Path, run_module: Run) -> None:
+        """Its manifest had the path of the file instead of a link."""
+        (tmp_path / "x").write_bytes(IMAGE)
+        options = user_options(cache, str(tmp_path / "x"), sha256(IMAGE))
+        manifest = Path(run_module("image_fetch", options)["manifest"])
+        manifest.with_suffix(".img").unlink()
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"file": str(tmp_path / "x")}))
+        result = run_module("image_fetch", options)
+        assert os.readlink(result["image"]) == str(tmp_path / "x")
+
+    def test_another_file_with_the_same_image(self, cache: Path, tmp_path: Path, run_module: Run) -> None:
+        """A raw file and a compressed one, with the SHA-256 of the image, in turn."""
+        (tmp_path / "x").write_bytes(IMAGE)
+        (tmp_path / "y").write_bytes(XZ)
+        for name in "xyxy":
+            result = run_module("image_fetch", user_options(cache, str(tmp_path / name), sha256(IMAGE)))
+            assert result["changed"] and Path(result["image"]).is_symlink() == (name == "x")
+            assert Path(result["image"]).read_bytes() == (tmp_path / "x").read_bytes() == IMAGE
+
+    @pytest.mark.parametrize("phase", ["verify", "decode"])
+    @pytest.mark.parametrize("content", [IMAGE, XZ], ids=["raw", "xz"])
+    def test_change_while_it_is_read(
+        self, phase: str, content: bytes, cache: Path, tmp_path: Path, run_module: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if (phase, content) == ("decode", IMAGE):
+            pytest.skip("a raw image is not decoded")
+        path = tmp_path / "x"
+        path.write_bytes(content)
+
+        def report(self: Any, reported: str, *_: int) -> None:
+            if reported == phase:
+                os.utime(path, ns=(0, path.stat().st_mtime_ns))
+
+        monkeypatch.setattr(load_plugin("modules", "image_fetch").Progress, "report", report)
+        time.sleep(0.02)  # the resolution of the times of a file
+        assert (
+            "was changed while it was read" in run_module("image_fetch", user_options(cache, str(path), sha256(content)))["msg"]
+        )
+        assert names(cache) == []
+
+
+class TestClock:
+    def test_clock_that_is_set_back(self, wanted: dict, run_module: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Events go on, and have the time of the clock for the user, and seconds that never go back."""
+        clock = iter(range(10**6, 0, -1000))
+        monkeypatch.setattr(time, "time", lambda: float(next(clock)))
+        module = load_plugin("modules", "image_fetch")
+        progress, moments = module.Progress("x", str(tmp_path / "events")), iter(range(100))
+        monkeypatch.setattr(module.time, "monotonic", lambda: float(next(moments)))
+        for done in range(5):
+            progress.report("decode", done, 9)
+        events = [json.loads(line) for line in (tmp_path / "events").read_text().splitlines()]
+        assert [event["done"] for event in events] == list(range(5))
+        assert [event["time"] for event in events] == [10**6 - 1000 * number for number in range(5)]
+        assert [later["seconds"] - event["seconds"] for event, later in itertools.pairwise(events)] == [1] * 4
+        assert "1.0 MB/s" in image_fetch_action.progress_line(
+            events[0] | {"done": 0}, events[4] | {"done": 4 * 10**6, "total": 10**7}
+        )
+
+    def test_no_code_measures_by_the_wall_clock(self) -> None:
+        sources = [*Path(image_cache.__file__).parent.glob("*.py"), Path(image_fetch_action.__file__)]
+        assert [path.name for path in sources if "time.time(" in path.read_text()] == []
+
+
 class TestProgress:
     action = image_fetch_action
 
     def test_progress_line(self) -> None:
-        first = {"image": "pi-os", "phase": "download", "done": 100_000_000, "total": 500_000_000, "time": 10.0}
+        first = {"image": "pi-os", "phase": "download", "done": 100_000_000, "total": 500_000_000, "seconds": 10.0}
         assert self.action.progress_line(first, first) == "image  pi-os  download  20 % of 500 MB"
-        last = first | {"done": 200_000_000, "time": 20.0}
+        last = first | {"done": 200_000_000, "seconds": 20.0}
         assert self.action.progress_line(first, last) == "image  pi-os  download  40 % of 500 MB  10.0 MB/s  eta 30 s"
         unknown = {"phase": "decode", "done": 0, "total": 0}
         assert self.action.progress_line(first | unknown, first | unknown) == "image  pi-os  decode"
@@ -450,14 +784,16 @@ class TestProgress:
     def test_shown_lines(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(self.action, "POLL_INTERVAL", 0.01)
         path, stop, shown = tmp_path / "events", threading.Event(), list[str]()
-        event = {"image": "pi-os", "phase": "download", "done": 1_000_000, "total": 9_000_000, "time": 1.0}
-        path.write_text(json.dumps(event) + "\n" + json.dumps(event | {"done": 2_000_000, "time": 2.0})[:20])
+        event = {"image": "pi-os", "phase": "download", "done": 1_000_000, "total": 9_000_000, "seconds": 1.0}
+        path.write_text(json.dumps(event) + "\n" + json.dumps(event | {"done": 2_000_000, "seconds": 2.0})[:20])
         display = type("Display", (), {"display": staticmethod(shown.append)})
         thread = threading.Thread(target=self.action.show_progress, args=(str(path), display, stop))
         thread.start()
         while not shown:
             stop.wait(0.01)
-        path.write_text("".join(json.dumps(event | {"done": done, "time": done / 1e6}) + "\n" for done in (1_000_000, 9_000_000)))
+        path.write_text(
+            "".join(json.dumps(event | {"done": done, "seconds": done / 1e6}) + "\n" for done in (1_000_000, 9_000_000))
+        )
         stop.set()
         thread.join()
         assert shown == ["image  pi-os  download  11 % of 9 MB", "image  pi-os  download  100 % of 9 MB  1.0 MB/s"]

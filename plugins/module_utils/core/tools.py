@@ -26,6 +26,7 @@ PACKAGES = {
     "fsck.vfat": "dosfstools",
     "gpgv": "gpgv",
     "gzip": "gzip",
+    "lz4": "lz4",
     "mcopy": "mtools",
     "mdir": "mtools",
     "mke2fs": "e2fsprogs",

@@ -1,7 +1,8 @@
 """The cache of images: find an image, or download, verify and decode it. All sizes are in bytes.
 
-NAME.img         the image; it gets this name when it is complete and verified
-NAME.json        its manifest, which is written last; it has the state of the image when it was verified (inode, mtime)
+NAME.img         the image; it gets this name when it is complete and verified. For a raw image of the user, it is a link to their
+                 file, so that all later readers meet a plain name, whatever that file is called
+NAME.json        its manifest, which is written last; it has the state of the image when it was verified (inode, mtime, ctime)
 NAME.download    a download, which can be incomplete; it is removed when the image, or a newer one, is in the cache
 NAME.decoding    an image that is being decoded, or was when the power failed
 """
@@ -15,6 +16,8 @@ import glob
 import json
 import os
 import re
+import shlex
+import stat
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -26,22 +29,30 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.error import 
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text import format_bytes
 from ansible_collections.bramble.cluster.plugins.module_utils.image import decode as image_decode
 from ansible_collections.bramble.cluster.plugins.module_utils.image.error import BadStatus, Unreachable, WrongImage
+from ansible_collections.bramble.cluster.plugins.module_utils.image.formats import RAW
 from ansible_collections.bramble.cluster.plugins.module_utils.image.http import HttpClient, discard
-from ansible_collections.bramble.cluster.plugins.module_utils.image.pin import MAX_IMAGE_BYTES, CachedImage, PinnedImage
+from ansible_collections.bramble.cluster.plugins.module_utils.image.layout import check_card_image
+from ansible_collections.bramble.cluster.plugins.module_utils.image.pin import CachedImage, PinnedImage
 from ansible_collections.bramble.cluster.plugins.module_utils.image.progress import Report
-from ansible_collections.bramble.cluster.plugins.module_utils.image.space import ASSUMED_EXPANSION, check_space
+from ansible_collections.bramble.cluster.plugins.module_utils.image.space import (
+    ASSUMED_EXPANSION,
+    check_card_size,
+    check_space,
+    size_limit,
+)
 
 UPDATE_HINT = "To update the catalogue to the newest release: ansible-playbook playbooks/image.yml -e image_update=true"
 Manifest = dict[str, Any]
-"""The description of an image: name, architecture, file (relative to the cache, or absolute), sha256, bytes, init_format, recipe
-and built; for an image that was not built here also source, source_sha256, release_date, inode and mtime_ns."""
+"""The description of an image: name, architecture, file (in the cache), sha256, bytes, init_format, recipe and built. If it was
+not built here, also source, source_sha256, release_date, and the state of its file: device, inode, mtime_ns and ctime_ns."""
 
 
 class ImageCache:
-    """A folder of images. In check mode, nothing in it is changed."""
+    """A folder of images. In check mode, nothing in it is changed. `notes` are warnings for the user."""
 
     def __init__(self, folder: str, report: Report, check_mode: bool = False) -> None:
         self.folder, self._report, self._check_mode = os.path.abspath(folder), report, check_mode
+        self.notes: list[str] = []
 
     def _path(self, name: str) -> str:
         """Return the path of a file in the cache."""
@@ -82,7 +93,7 @@ class ImageCache:
         state = _file_state(image)
         if state["bytes"] != facts.get("bytes"):
             return None
-        if not state.items() <= facts.items() and image_decode.hash_file(image, self._report) != sha256:
+        if not state.items() <= facts.items() and self._hash_unchanged(image, state) != sha256:
             return None
         # These values come from the catalogue, and may change while the image stays the same.
         described = {
@@ -95,25 +106,33 @@ class ImageCache:
             self._write_manifest(path, facts | state | described)
         return CachedImage(image, str(sha256), state["bytes"], path, not described.items() <= facts.items())
 
+    def _hash_unchanged(self, path: str, state: Manifest) -> str:
+        """Return the SHA-256 of a file in a known state. Raises BrambleError when the file was changed since then."""
+        sha256 = image_decode.hash_file(path, self._report)
+        _check_unchanged(path, state)
+        return sha256
+
     def _write_manifest(self, path: str, facts: Manifest) -> None:
         """Replace a manifest in one step."""
         replace_file(path, json.dumps(facts, indent=2) + "\n", mode=0o644)
 
-    def _add_manifest(self, path: str, pin: PinnedImage, image: str, sha256: str, source: str, source_sha256: str) -> CachedImage:
-        """Write the manifest of a new image, and return the image."""
-        is_in_cache = os.path.dirname(image) == self.folder
+    def _add_manifest(
+        self, path: str, pin: PinnedImage, image: str, sha256: str, source: str, source_sha256: str, state: Manifest
+    ) -> CachedImage:
+        """Write the manifest of a new image in the cache, which was verified in a state, and return the image."""
         facts = {
             "name": pin.name,
             "architecture": pin.architecture,
-            "file": os.path.basename(image) if is_in_cache else image,
+            "file": os.path.basename(image),
             "sha256": sha256,
             "init_format": pin.init_format,
             "recipe": "",
             "built": datetime.now(UTC).isoformat(timespec="seconds"),
-            "source": source,
+            # Roles read this with from_json, which refuses what is not UTF-8.
+            "source": source.encode("utf-8", "backslashreplace").decode(),
             "source_sha256": source_sha256,
             "release_date": pin.release_date,
-            **_file_state(image),
+            **state,
         }
         self._write_manifest(path, facts)
         return CachedImage(image, sha256, facts["bytes"], path, True)
@@ -124,25 +143,37 @@ class ImageCache:
         if pin.bytes is not None and decoded not in (None, pin.bytes):
             raise WrongImage(f"{source} decodes to {decoded:,} bytes, but {pin.bytes:,} were expected")
         size = decoded if pin.bytes is None else pin.bytes
-        if size is not None and size > MAX_IMAGE_BYTES:
-            raise WrongImage(f"{source} decodes to {size:,} bytes, which is too large for a card")
+        check_card_size(size or 0, source)
         guess = os.path.getsize(source) * ASSUMED_EXPANSION
         check_space(self.folder, guess if size is None else size, f"the image in {source}")
         return size
 
-    def _decode(self, stem: str, source: str, pin: PinnedImage) -> tuple[str, str]:
-        """Decode a file into the cache, and return the path and SHA-256. Raises BrambleError if it is not the pinned image."""
+    def _decode(self, stem: str, source: str, pin: PinnedImage, state: Manifest) -> tuple[str, str]:
+        """Decode a file in a known state into the cache, and return the path and SHA-256 of the image.
+
+        Raises BrambleError if it is not the pinned image, or was changed meanwhile.
+        """
         temporary, image = self._path(f"{stem}.decoding"), self._path(f"{stem}.img")
         for leftover in glob.glob("*.decoding", root_dir=self.folder):
             os.unlink(self._path(leftover))
         expected = self._expected_size(source, pin)
         try:
-            with open(temporary, "xb") as file:
-                _, sha256 = image_decode.decode(source, file, expected, MAX_IMAGE_BYTES, self._report)
-                if pin.sha256 not in ("", sha256):
+            with open(temporary, "x+b") as file:
+                decoded = image_decode.decode(source, file, expected, size_limit(self.folder), self._report, pin.sha256)
+                _check_unchanged(source, state)
+                if pin.sha256 not in ("", decoded.sha256):
                     raise WrongImage(
-                        f"{source} decodes to an image with another SHA-256:\n  found     {sha256}\n  expected  {pin.sha256}"
+                        "\n".join(
+                            [
+                                f"{source} decodes to an image with another SHA-256:",
+                                f"  found     {decoded.sha256}",
+                                f"  expected  {pin.sha256}",
+                                *decoded.notes,
+                            ]
+                        )
                     )
+                is_decoded = image_decode.detect_compression(source) != RAW
+                check_card_image(file.fileno(), source, is_decoded)
                 os.fsync(file.fileno())
             os.chmod(temporary, 0o644)
             os.replace(temporary, image)
@@ -156,7 +187,8 @@ class ImageCache:
                 ) from None
             raise
         sync_folder(self.folder)
-        return image, sha256
+        self.notes += [f"{note} The image before it has the expected SHA-256, and is used." for note in decoded.notes]
+        return image, decoded.sha256
 
     def _link(self, link: str, manifest: str) -> bool:
         """Set a link to a manifest, and return whether this changed it (in check mode, would change it)."""
@@ -187,14 +219,15 @@ class ImageCache:
                 return None
             if not provided:
                 self._download(download, pin, http)
+            source = provided or download
             try:
-                image, sha256 = self._decode(stem, provided or download, pin)
+                image, sha256 = self._decode(stem, source, pin, _file_state(source))
             except WrongImage as error:
                 raise BrambleError(
                     f"{error}\nThe download itself has the pinned SHA-256, so the catalogue has wrong values for the image in it."
                     f"\n{UPDATE_HINT}"
                 ) from None
-            found = self._add_manifest(manifest, pin, image, sha256, pin.url, pin.download_sha256)
+            found = self._add_manifest(manifest, pin, image, sha256, pin.url, pin.download_sha256, _file_state(image))
             self._link(link, manifest)
             for leftover in glob.glob(f"{pin.name}-{pin.architecture}-{'?' * 12}.download", root_dir=self.folder):
                 discard(self._path(leftover))
@@ -228,7 +261,8 @@ class ImageCache:
         try:
             self._check_download_space(pin.download_bytes or _content_length(pin.url, http), path, pin)
             for _ in range(2):
-                is_resumed = http.download(pin.url, path, pin.download_bytes, MAX_IMAGE_BYTES, self._report)
+                limit = size_limit(self.folder).bytes + (os.path.getsize(path) if os.path.exists(path) else 0)
+                is_resumed = http.download(pin.url, path, pin.download_bytes, limit, self._report)
                 found = image_decode.hash_file(path, self._report)
                 if found == pin.download_sha256:
                     return
@@ -253,36 +287,48 @@ class ImageCache:
         )
 
     def import_file(self, pin: PinnedImage, source: str, wanted: str) -> CachedImage | None:
-        """Return the image in a file of the user. A compressed image is decoded into the cache; a raw one is used in place.
+        """Return the image in a file of the user. A compressed image is decoded into the cache, which has a link to a raw one.
 
         In check mode, return None if the image is not decoded yet. Raises BrambleError.
 
         :param wanted: the SHA-256 of the file, or of the image in it
         """
-        stem, source = f"file-{wanted[:12]}", os.path.realpath(source)
-        if not os.path.isfile(source):
-            raise BrambleError(f"{source} is not a file. Set image_file to the path of a card image")
-        manifest, is_raw = self._path(f"{stem}.json"), image_decode.detect_compression(source) == image_decode.RAW
+        stem, source = f"file-{wanted[:12]}", _user_file(source)
+        manifest, link = self._path(f"{stem}.json"), self._path(f"{stem}.img")
+        is_raw = image_decode.detect_compression(source) == RAW
         with contextlib.nullcontext() if self._check_mode else self._locked():
             found = self._find_cached(manifest, wanted, pin)
-            if found and (found.path == source or not is_raw):
+            is_link = os.path.islink(link)
+            if found and found.path == link and (is_link and os.path.realpath(link) == source if is_raw else not is_link):
                 return found
-            hashed = image_decode.hash_file(source, self._report)
+            state = _file_state(source)
+            # A file of another format is refused before it is read to its end.
+            image_decode.check_content(source)
+            if is_raw:
+                with open(source, "rb") as file:
+                    check_card_image(file.fileno(), source, False)
+            hashed = self._hash_unchanged(source, state)
             if is_raw:
                 if hashed != wanted:
                     raise BrambleError(_wrong_file_message(source, f"  found     {hashed}\n  expected  {wanted}"))
                 if self._check_mode:
-                    return CachedImage(source, hashed, os.path.getsize(source), manifest, True)
-                return self._add_manifest(manifest, pin, source, hashed, source, wanted)
+                    return CachedImage(source, hashed, state["bytes"], manifest, True)
+                replace_link(link, source)
+                return self._add_manifest(manifest, pin, link, hashed, source, wanted, state)
             pin = pin if hashed == wanted else replace(pin, sha256=wanted)
             if self._check_mode:
                 self._expected_size(source, pin)
                 return None
             try:
-                image, sha256 = self._decode(stem, source, pin)
+                image, sha256 = self._decode(stem, source, pin, state)
             except WrongImage as error:
+                if hashed == wanted:
+                    raise BrambleError(
+                        f"{error}. Nothing was changed. The file has the SHA-256 that image_sha256 gives, so the fault is in "
+                        "its publisher's file: use another image"
+                    ) from None
                 raise BrambleError(_wrong_file_message(source, f"{error}\nThe SHA-256 of the file itself is {hashed}.")) from None
-            return self._add_manifest(manifest, pin, image, sha256, source, wanted)
+            return self._add_manifest(manifest, pin, image, sha256, source, wanted, _file_state(image))
 
 
 def _file_name(url: str) -> str:
@@ -306,7 +352,44 @@ def _wrong_file_message(source: str, reason: str) -> str:
     )
 
 
+def _user_file(path: str) -> str:
+    """Return the absolute path of a file of the user, without links. Raises BrambleError for what is not a file.
+
+    The path is taken literally: $NAME and ~ are part of the name.
+    """
+    try:
+        path = os.path.realpath(path)
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:  # ValueError: a name with a null character
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise BrambleError(f"{path} is not a file ({reason}). Set image_file to the path of a card image") from None
+    if stat.S_ISBLK(mode):
+        raise BrambleError(
+            f"{path} is a disk, not a file. To make an image of the card in it: ansible-playbook playbooks/capture.yml "
+            f"-e capture_slot={shlex.quote(path)}"
+        )
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device"}
+        raise BrambleError(f"{path} is {kinds[stat.S_IFMT(mode)]}, not a file. Set image_file to the path of a card image")
+    return path
+
+
 def _file_state(path: str) -> Manifest:
-    """Return values that change when a file is written to."""
+    """Return values that change when a file is written to, also if its mtime is put back then, as by rsync --inplace --times."""
     status = os.stat(path)
-    return {"bytes": status.st_size, "inode": status.st_ino, "mtime_ns": status.st_mtime_ns}
+    return {
+        "bytes": status.st_size,
+        "device": status.st_dev,
+        "inode": status.st_ino,
+        "mtime_ns": status.st_mtime_ns,
+        "ctime_ns": status.st_ctime_ns,
+    }
+
+
+def _check_unchanged(path: str, state: Manifest) -> None:
+    """Check that a file is in the state in which it was before it was read. Raises BrambleError."""
+    if _file_state(path) != state:
+        raise BrambleError(
+            f"{path} was changed while it was read, so it is not used. Wait until no other program writes to it, then run the "
+            "same command again"
+        )

@@ -9,6 +9,10 @@ class WrongImage(BrambleError):
     """An image is not the expected one: it has another size or hash, or is damaged."""
 
 
+class NotCardImage(BrambleError):
+    """A file has no card image: it has another format, or no partitions for a Raspberry Pi. Its hash can be the expected one."""
+
+
 class Unreachable(BrambleError):
     """The server does not answer, or closes the connection early. Another attempt may succeed."""
 

@@ -12,8 +12,8 @@ from urllib.parse import urljoin
 
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.image.http import HttpClient
-from ansible_collections.bramble.cluster.plugins.module_utils.image.pin import MAX_IMAGE_BYTES
 from ansible_collections.bramble.cluster.plugins.module_utils.image.release import INIT_FORMATS, Release
+from ansible_collections.bramble.cluster.plugins.module_utils.image.space import MAX_CARD_BYTES
 
 # The limits of an OS list; the real one has a few dozen lists with some hundred images.
 MAX_BYTES = 16 * 2**20
@@ -124,7 +124,7 @@ def parse_release(item: Mapping[str, Any]) -> Release:
 
     def size(name: str) -> int | None:
         value = item.get(name)
-        if value is not None and not (type(value) is int and 0 < value <= MAX_IMAGE_BYTES):
+        if value is not None and not (type(value) is int and 0 < value <= MAX_CARD_BYTES):
             raise BrambleError(f"{url}: {name} is invalid: {value!r:.200}")
         return value
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MAX_IMAGE_BYTES = 64 * 10**9  # the limit of images and their downloads, as an image must fit a card
-
 
 @dataclass(frozen=True)
 class PinnedImage:
