@@ -148,6 +148,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         init_format=options["init_format"],
         seeds={name: str(text) for name, text in options["boot_files"].items()},
     )
+    request.check_name()
     check_tools()
     with open_card(options["node"], options["slot"]) as card:
         source = inspect_card(card, request.max_bytes)

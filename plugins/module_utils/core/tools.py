@@ -15,6 +15,7 @@ TOOL_ENV = {
 }
 PACKAGES = {
     "apt-get": "apt",
+    "blkid": "util-linux",
     "bzip2": "bzip2",
     "debugfs": "e2fsprogs",
     "dpkg-deb": "dpkg",
