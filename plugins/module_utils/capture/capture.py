@@ -51,7 +51,6 @@ def capture(card: Card, source: SourceCard, request: CaptureRequest, progress: P
         grow, init_format = grow_method(root), request.init_format or _init_format(root)
         try:
             cleaned = remove_boot_identity(boot, request.seeds) + remove_identity(root, grow, work)
-            root.check()
             progress.report(node, "shrink")
             size = shrink(root)
         except BrambleError as error:

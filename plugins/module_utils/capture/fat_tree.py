@@ -262,7 +262,9 @@ class FatTree:
             raise BrambleError(
                 f"its boot partition has no space for the {len(data):,} bytes of {file.name}: remove files from the partition"
             )
-        for cluster, following in zip(chain, [*chain[1:], self._end_mark | 7], strict=True):
+        for cluster, following in zip(
+            chain, [*chain[1:], self._end_mark | 7], strict=False
+        ):  # without content, there is no chain
             self._set_next(cluster, following)
         file.set_content(chain[0] if chain else 0, len(data))
         self._write(file, data)

@@ -20,7 +20,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.error import 
 _MAX_LINKS = 40  # path_resolution(7)
 _MAX_LINE = 4096  # of a script of debugfs, which reads 8,192 bytes (BUFSIZ of glibc)
 # "/INODE/MODE/UID/GID/NAME/SIZE/"; a name can have any character but a slash.
-_ENTRY = re.compile(r"/\d+/(?P<mode>\d{6})/\d+/\d+/(?P<name>[^/]*)/\d*/\n")
+_ENTRY = re.compile(r"/(?P<inode>\d+)/(?P<mode>\d{6})/\d+/\d+/(?P<name>[^/]*)/\d*/\n")
 _NO_FOLDER = re.compile(r"not a directory|not found by ext2_lookup|Too many symbolic links")
 # The flag EXT4_ENCRYPT_FL of an inode: https://docs.kernel.org/filesystems/ext4/inodes.html
 _ENCRYPTED = 0x800
@@ -78,7 +78,8 @@ class RootFileSystem:
         _, _, text = self.run_debugfs(f"ls -p {quote_path(folder or '/')}").partition("\n")
         found, at = dict[str, int](), 0
         while entry := _ENTRY.match(text, at):
-            found[entry["name"]] = int(entry["mode"], 8)
+            if entry["inode"] != "0":  # debugfs also shows the deleted first entry of a folder within an inode (inline_data)
+                found[entry["name"]] = int(entry["mode"], 8)
             at = entry.end()
         if rest := text[at:].strip():
             if found or not _NO_FOLDER.search(rest):
@@ -126,7 +127,10 @@ class RootFileSystem:
         return found[1] if found else self._cat(path)
 
     def _cat(self, path: str) -> str:
-        return self.run_debugfs(f"cat {quote_path(path)}").partition("\n")[2]
+        """Return the text of a file or symbolic link. debugfs (1.47) also shows the unused space of one within its inode."""
+        text = self.run_debugfs(f"cat {quote_path(path)}").partition("\n")[2]
+        size = re.search(r"  Size: (\d+)$", self.run_debugfs(f"stat {quote_path(path)}"), re.MULTILINE)
+        return text.encode(errors="surrogateescape")[: int(size[1]) if size else None].decode(errors="surrogateescape")
 
     def exists(self, path: str) -> bool:
         """Return whether a path exists, after symbolic links."""
@@ -215,9 +219,8 @@ class RootFileSystem:
         if failed:
             notes = [line for line in output.splitlines()[1:] if line and not line.startswith("debugfs: ")]
             raise BrambleError(f"{', '.join(failed[:5])} on the root file system cannot be changed: {'; '.join(notes[:5])}")
-        if self.features & {"ea_inode", "quota"}:
-            # debugfs does not count for quotas, nor the blocks of attributes in inodes of their own.
-            run_tool("e2fsck", "-fp", self.path, exit_codes=(0, 1))
+        # debugfs neither releases the blocks with extended attributes of what it removes, nor counts for quotas.
+        run_tool("e2fsck", "-fp", self.path, exit_codes=(0, 1))
         return [*files, *links]
 
     def _attribute_names(self, path: str) -> list[str]:
