@@ -52,13 +52,13 @@ def job(seconds):
 if __name__ == "__main__":
     count, seconds, limit = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
     cluster = dispy.JobCluster(job, nodes=["127.0.0.1"], host="127.0.0.1")
-    begin = time.time()
+    begin = time.monotonic()
     jobs = [cluster.submit(seconds) for _ in range(count)]
     last, done = begin, 0
-    while done < count and time.time() - begin < limit and time.time() - last < 20:
+    while done < count and time.monotonic() - begin < limit and time.monotonic() - last < 20:
         ended = sum(job.status in (dispy.DispyJob.Finished, dispy.DispyJob.Terminated, dispy.DispyJob.Cancelled) for job in jobs)
         if ended > done:
-            done, last = ended, time.time()
+            done, last = ended, time.monotonic()
         time.sleep(0.05)
     good = sum(job.status == dispy.DispyJob.Finished and job.result == 1 for job in jobs)
     print(json.dumps({"seconds": last - begin, "lost": count - good}), flush=True)

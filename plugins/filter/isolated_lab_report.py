@@ -63,9 +63,10 @@ def panel(phase: Phase) -> dict[str, Any]:
         colour = "good" if is_allowed and through == tried else "open" if is_allowed or through else "shut"
         if start == end:
             left, top, width = BOXES[start]
-            label = f"{'lab ports' if is_allowed else 'ssh'}: {label}"
+            label = f"{'lab ports' if is_allowed else 'ssh'} between {start}: {label}"
             place: dict[str, float] = {"x": left + width / 2, "y": top + BOX_HEIGHT + (58 if is_allowed else 34)}
         else:
+            label = f"{'needed' if is_allowed else 'forbidden'}: {label}"
             place = _way_line(start, end, is_allowed)
         shown.append({**place, "label": label, "colour": colour, "dashed": not through})
     when = "before the isolation" if phase["phase"] == "before" else None

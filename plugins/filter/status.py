@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ansible_collections.bramble.cluster.plugins.module_utils.card.ledger import WRITING, describe_verdict, running_writer
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text import text_table
 
 # Bit -> description, from 16 on since the node booted: https://www.raspberrypi.com/documentation/computers/os.html#get_throttled
@@ -112,6 +113,16 @@ def _card_problems(node: str, answer: Mapping[str, Any], limits: Mapping[str, fl
     ]
 
 
+def _writing_problems(node: str, entry: Mapping[str, Any]) -> list[str]:
+    """Return one sentence if the writing of a node's new card has not ended; an empty list otherwise."""
+    if running_writer(entry):
+        return [f"The new card of {node} is not finished: {describe_verdict(entry)}. Wait for this process."]
+    if entry.get("verdict") == WRITING:
+        again = f"ansible-playbook playbooks/cards.yml --limit {node} -e card_confirm=true"
+        return [f"The new card of {node} is not finished: {describe_verdict(entry)}. To write it again: {again}"]
+    return []
+
+
 def _system_problems(node: str, answer: Mapping[str, Any], limits: Mapping[str, float]) -> list[str]:
     """Return the problems of a node's load, memory, clock and services."""
     found = []
@@ -203,6 +214,7 @@ def cluster_status(
     answered = not problems
     rows = [["node", "up", "load", "°C", "power", "disk", "card", "clock", "worker"]]
     for node, answer in answers.items():
+        problems += _writing_problems(node, ledger.get(node, {}))
         if answer.get("unreachable") or "uptime" not in answer:
             rows.append([node, "DOWN", *[""] * 7])
             lines = str(answer.get("msg") or "").strip().splitlines()

@@ -158,19 +158,29 @@ entries:
 
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.card import ledger as card_ledger
 from ansible_collections.bramble.cluster.plugins.module_utils.card.batch import write_batch
 from ansible_collections.bramble.cluster.plugins.module_utils.card.content import Content
-from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import OK, TOO_SMALL, Facts, controller_warnings, table
+from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import (
+    IN_USE,
+    OK,
+    TOO_SMALL,
+    Facts,
+    controller_warnings,
+    table,
+)
 from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import Guard
 from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
-from ansible_collections.bramble.cluster.plugins.module_utils.card.overlay import OverlayBuilder, RootFile
+from ansible_collections.bramble.cluster.plugins.module_utils.card.overlay import build_overlay
 from ansible_collections.bramble.cluster.plugins.module_utils.card.preflight import check_space, create_virtual_cards
 from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Progress
 from ansible_collections.bramble.cluster.plugins.module_utils.card.result import FAILED, SKIPPED, WRITTEN, Result
+from ansible_collections.bramble.cluster.plugins.module_utils.card.root_files import RootFile
+from ansible_collections.bramble.cluster.plugins.module_utils.card.workbench import Workbench
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
 
@@ -223,17 +233,24 @@ def root_files(card: dict) -> list[RootFile]:
     return files
 
 
-def build_contents(image: Image, cards: list[dict], folder: str, progress: Progress) -> dict[str, Content]:
-    """Return the content of each card, by node. Raises BrambleError."""
+def build_contents(
+    image: Image, cards: list[dict], sizes: Mapping[str, int], folder: str, progress: Progress
+) -> dict[str, Content]:
+    """Return the content of each card, by node.
+
+    :param sizes: the sizes of the cards by node, in bytes
+    :param folder: where the working copy of the image is made
+    :raises BrambleError: when a file cannot be written
+    """
     if not any(card["boot_files"] or card["root_files"] or card["arguments"] for card in cards):
-        return {card["node"]: Content(image, {}) for card in cards}
+        return {card["node"]: Content(image, {}, sizes[card["node"]]) for card in cards}
     contents = {}
-    with OverlayBuilder(image, folder) as builder:
+    with Workbench(image, folder) as bench:
         for card in cards:
             progress.report(card["node"], "prepare")
             boot_files = {name: str(text) for name, text in card["boot_files"].items()}
-            overlay = builder.build(boot_files, root_files(card), card["arguments"])
-            contents[card["node"]] = Content(image, overlay)
+            overlay = build_overlay(bench, boot_files, root_files(card), card["arguments"])
+            contents[card["node"]] = Content(image, overlay, sizes[card["node"]])
     return contents
 
 
@@ -275,6 +292,17 @@ def check_options(options: dict, good: list[Facts], text: str, check_mode: bool)
         )
 
 
+def mark_cards_being_written(batch: Sequence[Facts], ledger: card_ledger.Ledger) -> None:
+    """Mark the cards of nodes that an earlier run is still writing as in use, whatever their slot. Raises BrambleError."""
+    entries = ledger.read()
+    for facts in batch:
+        if pid := card_ledger.running_writer(entries.get(facts.node, {})):
+            facts.verdict = IN_USE
+            facts.reason = (
+                f"process {pid} has been writing it since {entries[facts.node]['time']}: wait for it, or end it with kill {pid}"
+            )
+
+
 def write_cards(module: AnsibleModule, good: list[Facts], ledger: card_ledger.Ledger) -> list[Result]:
     """Write the usable cards, and return a result for each. In check mode, return what would be written.
 
@@ -297,6 +325,7 @@ def write_cards(module: AnsibleModule, good: list[Facts], ledger: card_ledger.Le
             for card in chosen
         )
         check_space(image, good, extra + 2**20, folder)
+        sizes = {facts.node: facts.bytes for facts in good}
         new_cards = [facts for facts in good if facts.is_new]
         new: list[Result] = []
         if module.check_mode:
@@ -305,14 +334,8 @@ def write_cards(module: AnsibleModule, good: list[Facts], ledger: card_ledger.Le
             good = [facts for facts in good if not facts.is_new]
         else:
             create_virtual_cards(new_cards)
-        contents = build_contents(image, chosen, folder, progress)
+        contents = build_contents(image, chosen, sizes, folder, progress)
         done = write_batch(good, contents, progress, module.check_mode, options["only_good"], options["full_test"], ledger)
-        try:
-            image.check_untouched()
-        except BrambleError as error:
-            for result in done:
-                result.result, result.error = FAILED, str(error)
-                ledger.record(result.node, {"verdict": card_ledger.FAILED, "reason": str(error)})
     return done + new
 
 
@@ -328,7 +351,9 @@ def run(module: AnsibleModule) -> dict[str, Any]:
             f"The image {path or 'for the cards'} does not exist. Nothing was written. Next: ansible-playbook playbooks/image.yml"
         )
 
+    ledger = card_ledger.Ledger(options["ledger"])
     batch = Guard(path).facts(cards, os.path.getsize(path))
+    mark_cards_being_written(batch, ledger)
     measured: dict[str, Any] = {"cards": [facts.report() for facts in batch], "table": table(batch)}
     bad = [facts for facts in batch if facts.verdict != OK]
     good = [facts for facts in batch if facts.verdict == OK]
@@ -346,7 +371,6 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     for warning in controller_warnings(good):
         module.warn(warning)
 
-    ledger = card_ledger.Ledger(options["ledger"])
     done = write_cards(module, good, ledger)
     by_node = {result.node: result for result in done}
     by_node |= {facts.node: Result(facts.node, facts.slot, SKIPPED, error=f"{facts.verdict} {facts.reason}") for facts in bad}

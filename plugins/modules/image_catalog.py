@@ -77,8 +77,8 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.bramble.cluster.plugins.module_utils.core.atomic import replace_file
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
-from ansible_collections.bramble.cluster.plugins.module_utils.image.os_list import OsList
 from ansible_collections.bramble.cluster.plugins.module_utils.image.http import HttpClient
+from ansible_collections.bramble.cluster.plugins.module_utils.image.os_list import OsList
 from ansible_collections.bramble.cluster.plugins.module_utils.image.release import Release
 from ansible_collections.bramble.cluster.plugins.module_utils.image.signature import public_key
 from ansible_collections.bramble.cluster.plugins.module_utils.image.ubuntu import newest_ubuntu

@@ -80,7 +80,7 @@ findings:
     verdict:
       description: >-
         C(up), C(missing), C(wrong address), C(duplicate), C(not itself) (another SSH host key at a node's address), C(unknown),
-        C(spare) or C(this machine).
+        C(spare) or C(control machine).
       type: str
     address: {description: "The address of the host; of a missing node the address that it should have.", type: str}
     macs: {description: The hardware addresses that answer there., type: list}

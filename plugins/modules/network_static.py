@@ -51,7 +51,7 @@ options:
     type: int
     default: 90
   program:
-    description: The text of network/rollback.py, which rolls back a change. By default Python reads it, which fails under mitogen.
+    description: The text of network/rollback.py, which rolls back a change. By default, Python reads it; not with mitogen.
     type: str
 attributes:
   check_mode: {support: full, description: "Reports what it would change, and changes nothing. Sends no ARP probes."}
@@ -329,7 +329,7 @@ class Node:
         if is_applied and not ipv4_differences(self.port, self.state):
             return str(plan["name"])
         raise RollbackError(
-            "A change of an earlier run was not confirmed, and is rolled back within two minutes. Then run the same command again."
+            "A change of an earlier run was not confirmed. It is rolled back within two minutes; then run the same command again."
         )
 
     def wait_until_configured(self) -> None:

@@ -54,7 +54,7 @@ class ProgressReader:
             card = self._cards.setdefault(event["node"], {"passed": 0, "done": 0, "phase": ""})
             if event["phase"] != card["phase"]:
                 card["passed"] += card["done"]
-                card["since"] = event["time"]
+                card["since"] = event["monotonic"]
             card |= event
 
     def summary_line(self, now: float) -> str:
@@ -95,7 +95,7 @@ class ProgressReader:
     @staticmethod
     def _rate(card: dict[str, Any]) -> float:
         """Return the speed of a card in its present phase, in bytes per second."""
-        return float(card["done"] / (card["time"] - card["since"])) if card["time"] > card["since"] else 0.0
+        return float(card["done"] / (card["monotonic"] - card["since"])) if card["monotonic"] > card["since"] else 0.0
 
     @staticmethod
     def _state(card: dict[str, Any]) -> str:

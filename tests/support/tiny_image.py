@@ -1,4 +1,4 @@
-"""Build a card image small enough for a test: an MBR, a FAT partition, an ext4 partition with a few files, an empty end."""
+"""Build a card image small enough for a test: a FAT partition, an ext4 partition with a few files, an empty end."""
 
 from __future__ import annotations
 
@@ -11,18 +11,24 @@ MIB = 1024 * 1024
 SIZE = 22 * MIB
 BOOT_START, BOOT_SIZE = 1 * MIB, 4 * MIB
 ROOT_START, ROOT_SIZE = 5 * MIB, 16 * MIB
+# The types of both partitions, by the label of the table in sfdisk.
+TYPES = {
+    "dos": ("c", "83"),
+    "gpt": ("C12A7328-F81F-11D2-BA4B-00A0C93EC93B", "B921B045-1DF0-41C3-AF44-4C6F280D3FAE"),
+}
 
 
-def build(path: Path, root_size: int = ROOT_SIZE, blob: int = 3 * MIB) -> None:
+def build(path: Path, root_size: int = ROOT_SIZE, blob: int = 3 * MIB, label: str = "dos") -> None:
     """Write a sparse image. Its size depends on that of the root partition.
 
     :param blob: the size of a file with random bytes in the root file system
+    :param label: the kind of the partition table: "dos" (MBR) or "gpt"
     """
     size = ROOT_START + root_size + MIB
     table = f"""
-        label: dos
-        start={BOOT_START // 512}, size={BOOT_SIZE // 512}, type=c
-        start={ROOT_START // 512}, size={root_size // 512}, type=83
+        label: {label}
+        start={BOOT_START // 512}, size={BOOT_SIZE // 512}, type={TYPES[label][0]}
+        start={ROOT_START // 512}, size={root_size // 512}, type={TYPES[label][1]}
     """
     with tempfile.TemporaryDirectory() as folder:
         boot, files = Path(folder, "boot"), Path(folder, "files")

@@ -22,6 +22,8 @@ All variables of the cluster and of its roles, with their defaults. Set them in 
 
 `scripts/reference` writes this page from `roles/*/meta/argument_specs.yml` and `inventory/group_vars/all/`.
 """
+# https://docs.ansible.com/ansible/latest/dev_guide/ansible_markup.html
+MARKUP = re.compile(r"\b[CVO]\(([^)]*)\)")
 LONGEST_DEFAULT = 60  # characters; a longer one is better read in the file
 
 
@@ -56,8 +58,9 @@ def _written(source: str) -> dict[str, tuple[str, str]]:
 
 
 def _description(option: dict[str, Any]) -> str:
+    """Return the description of an option, with Ansible's markup for code, values and options as code in Markdown."""
     text = option.get("description", "")
-    return " ".join(text) if isinstance(text, list) else str(text)
+    return MARKUP.sub(r"`\1`", " ".join(text) if isinstance(text, list) else str(text))
 
 
 def page() -> str:

@@ -1,36 +1,34 @@
-"""Images: partition tables, block maps, and the overlay of a node."""
+"""Images: partition tables and block maps."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
+import random
 import struct
 import subprocess
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from ansible_collections.bramble.cluster.plugins.module_utils.card.content import Content
-from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
-from ansible_collections.bramble.cluster.plugins.module_utils.card.overlay import OverlayBuilder, RootFile
+from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image, ImageChanged
+from ansible_collections.bramble.cluster.plugins.module_utils.card.overlay import build_overlay
 from ansible_collections.bramble.cluster.plugins.module_utils.card.partition import boot_and_root, parse_mbr
+from ansible_collections.bramble.cluster.plugins.module_utils.card.root_files import RootFile
+from ansible_collections.bramble.cluster.plugins.module_utils.card.workbench import Workbench
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import BLOCK, CHUNK, PAGE, SECTOR
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text import format_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.tiny_image import BOOT_SIZE, BOOT_START, ROOT_SIZE, ROOT_START
+from tests.support import tiny_image
+from tests.support.tiny_image import BOOT_SIZE, BOOT_START, MIB, ROOT_SIZE, ROOT_START, SIZE
 
-KEY = RootFile("/etc/ssh/ssh_host_ed25519_key", "-----BEGIN OPENSSH PRIVATE KEY-----\nnot really\n", 0o600)
-FILES = [
-    KEY,
-    RootFile("/var/lib/new/deep.conf", "a = 1\n", 0o4755),
-    RootFile("/etc/hostname", "pi-01\n", 0o644),  # replaces an existing file
-    RootFile("/lib/systemd/empty.conf", "", 0o644),  # through a symbolic link to an existing folder
-]
+KEY = RootFile("/etc/ssh/ssh_host_ed25519_key", "a host key\n", 0o600)
 
 
 def mbr(*entries: tuple[int, int, int]) -> bytes:
@@ -54,7 +52,7 @@ def test_partitions_of_the_image(image: Path) -> None:
     [
         (bytes(512), "no partition table"),
         (b"\x55\xaa", "no partition table"),
-        (mbr((0xEE, 1, 99)), "GPT"),
+        (mbr((0xEE, 1, 99)), "GPT, not an MBR"),
         (mbr((0x0C, 8, 8), (0x83, 16, 90)), "ends at byte 54,272, beyond the end at 51,200"),
         (mbr((0x0C, 8, 9), (0x83, 16, 8)), "1 and 2 overlap"),
         (mbr((0x0C, 0, 8)), "partition 1 is invalid"),
@@ -147,105 +145,193 @@ def test_image_must_be_whole_sectors(tmp_path: Path) -> None:
             Image(str(tmp_path / name))
 
 
-def test_changed_image_is_detected(card: Callable[..., Path]) -> None:
-    path = card("image", fill=b"x" * BLOCK)
+def blocks(start: int, end: int) -> set[int]:
+    """Return the numbers of the blocks of a range of bytes."""
+    return set(range(start // BLOCK, -(-end // BLOCK)))
+
+
+@pytest.mark.parametrize("label", ["dos", "gpt"])
+def test_map_of_an_image_with_either_table(tmp_path: Path, label: str) -> None:
+    """The table, the gaps, and the last MiB of each partition and of the image are needed, and most of the free space is not."""
+    path = tmp_path / "tiny.img"
+    tiny_image.build(path, label=label)
     with Image(str(path)) as image:
-        image.check_untouched()
-        path.write_bytes(b"y")
-        with pytest.raises(BrambleError, match="was changed"):
-            image.check_untouched()
+        boot, root = image.partitions()
+        assert ((boot.start, boot.size), (root.start, root.size)) == ((BOOT_START, BOOT_SIZE), (ROOT_START, ROOT_SIZE))
+        for start, end in ((0, BOOT_START), (ROOT_START - MIB, ROOT_START), (SIZE - 2 * MIB, SIZE)):
+            assert blocks(start, end) <= image.needed_blocks
+        assert len(image.needed_blocks) * BLOCK < 14 * MIB
+        copy = bytearray(os.urandom(SIZE))
+        for run in Content(image, {}).runs():
+            copy[run.offset : run.end] = image.read(run.offset, run.length)
+        # The file systems and the tables, with the backup at the end of a GPT, are complete.
+        card = tmp_path / "card.img"
+        card.write_bytes(copy)
+        subprocess.run(["sfdisk", "--verify", card], check=True, capture_output=True)
+        subprocess.run(["e2fsck", "-fn", f"{card}?offset={ROOT_START}"], check=True, capture_output=True)
+        assert copy[:BOOT_START] == path.read_bytes()[:BOOT_START] and copy[-MIB:] == path.read_bytes()[-MIB:]
+        with Workbench(image, str(tmp_path)) as bench:
+            assert min(build_overlay(bench, {}, [KEY])) >= ROOT_START
 
 
-# Overlays
+def test_contradicting_entry_of_a_hybrid_mbr_is_copied_whole(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.img"
+    tiny_image.build(path, label="gpt")
+    with Image(str(path)) as image:
+        free = blocks(ROOT_START, ROOT_START + ROOT_SIZE) - image.needed_blocks
+        assert free
+    entries = (0x0C, BOOT_START // SECTOR, BOOT_SIZE // SECTOR), (0x07, ROOT_START // SECTOR, 2**31), (0xEE, 1, 2047)
+    with path.open("r+b") as file:
+        file.write(mbr(*entries))
+    with Image(str(path)) as image:
+        assert free <= image.needed_blocks
+        assert [partition.start for partition in image.partitions()] == [BOOT_START, ROOT_START]
 
 
-def test_overlay_is_the_same_every_time_and_reads_back(image: Path, tmp_path: Path) -> None:
-    boot = {"user-data": "#cloud-config\nhostname: pi-01\n", "cmdline.txt": "console=tty1\n"}
-    with Image(str(image)) as opened, OverlayBuilder(opened, str(tmp_path)) as builder:
-        first = builder.build(boot, FILES)
-        builder.build({"user-data": "another node\n" * 9999}, [RootFile("/etc/hostname", "pi-02\n", 0o644)])
-        assert builder.build(boot, FILES) == first
-        assert builder.build({}, []) == {}
-        copy = tmp_path / "copy.img"
-        content = Content(opened, first)
-        copy.write_bytes(os.urandom(content.size))  # unused space can have any content
-        with copy.open("r+b") as file:
-            for run in content.runs():
-                os.pwrite(file.fileno(), content.read(run.offset, run.length), run.offset)
-        with OverlayBuilder(opened, str(tmp_path)) as other:
-            assert Content(opened, other.build(boot, FILES)).fingerprint == content.fingerprint
-        assert Content(opened, {}).fingerprint != content.fingerprint
-    assert 0 < sum(map(len, first.values())) < 256 * 1024
-    assert os.listdir(tmp_path) == ["copy.img"]  # no working copy is left
-
-    def output(*command: str) -> str:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-    for name, text in boot.items():
-        assert output("mtype", "-i", f"{copy}@@{BOOT_START}", f"::{name}") == text
-    for root_file in FILES:
-        assert output("debugfs", "-R", f"cat {root_file.path}", f"{copy}?offset={ROOT_START}") == root_file.content
-        stat = output("debugfs", "-R", f"stat {root_file.path}", f"{copy}?offset={ROOT_START}")
-        assert f"{root_file.mode:04o} " in stat and "User:     0   Group:     0" in stat
-    for folder in ("/var", "/var/lib/new"):
-        assert "Mode:  0755" in output("debugfs", "-R", f"stat {folder}", f"{copy}?offset={ROOT_START}")
-    output("e2fsck", "-fn", f"{copy}?offset={ROOT_START}")
+def test_table_that_is_not_understood_is_copied_whole(image: Path, tmp_path: Path) -> None:
+    path = tmp_path / "broken.img"
+    path.write_bytes(mbr((0xEE, 1, 99)) + image.read_bytes()[SECTOR:])
+    with Image(str(path)) as opened:
+        assert opened.needed_blocks == blocks(0, SIZE)
+        with pytest.raises(BrambleError, match="GPT partition table is damaged"):
+            opened.partitions()
 
 
-def test_root_file_does_not_change_the_boot_partition(image: Path, tmp_path: Path) -> None:
-    with Image(str(image)) as opened, OverlayBuilder(opened, str(tmp_path)) as builder:
-        assert min(builder.build({}, [KEY])) >= ROOT_START
+# Digests of blocks
 
 
-@pytest.mark.parametrize(
-    ("boot", "root", "complaint"),
-    [
-        ({"../user-data": ""}, [], "boot file name '../user-data'"),
-        ({"overlays/x.dtbo": ""}, [], "no folders"),
-        ({"a.txt": "", "A.TXT": ""}, [], "Two files have the same name: a.txt"),
-        ({}, [KEY, KEY], "Two files have the same name: /etc/ssh"),
-        ({}, [RootFile("etc/motd", "", 0o644)], "absolute"),
-        ({}, [RootFile("/etc/../x", "", 0o644)], "absolute"),
-        ({}, [RootFile("/etc/a b", "", 0o644)], "absolute"),
-        ({}, [RootFile("/etc/x\nrm /etc/hostname", "", 0o644)], "absolute"),
-        ({}, [RootFile("/etc/x", "", 0o200000)], "mode 200000"),
-        ({}, [RootFile("/etc", "a folder", 0o644)], "root file /etc cannot be written"),
-        ({}, [RootFile("/etc/hostname/x", "a file above", 0o644)], "root file /etc/hostname/x cannot be written"),
-        ({}, [RootFile("/lib/new/x", "/lib is a symbolic link", 0o644)], "is not a directory"),
-        ({"big": "x" * BOOT_SIZE}, [], "boot file big cannot be written .*No space left"),
-        ({}, [RootFile("/big", "x" * ROOT_SIZE, 0o644)], "root file /big cannot be written"),
-    ],
-)
-def test_files_that_cannot_be_written(
-    image: Path, tmp_path: Path, boot: dict[str, str], root: list[RootFile], complaint: str
+def change(path: Path, offset: int, data: bytes) -> None:
+    """Overwrite bytes of a file, and keep its time of change, as a program does that maps it into its memory."""
+    times = path.stat()
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(data)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+@settings(deadline=None, max_examples=40)
+@given(SPARSE, st.integers(0, 127), st.integers(0, 2**32))
+def test_changed_block_is_never_returned(pattern: list[str], tail: int, seed: int) -> None:
+    path, plain = build(pattern, tail)
+    generator = random.Random(seed)
+    try:
+        with Image(path) as image:
+            for _ in range(4):
+                start, end = sorted(generator.randrange(len(plain) + 1) for _ in range(2))
+                assert image.read(start, end - start) == plain[start:end]
+            at = generator.randrange(len(plain))
+            change(Path(path), at, bytes([plain[at] ^ 1 << generator.randrange(8)]))
+            first = at // BLOCK * BLOCK
+            for start, end in ((0, len(plain)), (at, at + 1), (first, first + 1)):
+                with pytest.raises(
+                    ImageChanged, match=rf"was changed since it was verified, at byte {first:,}: write the cards again"
+                ):
+                    image.read(start, end - start)
+            assert image.read(0, first) == plain[:first]
+            assert image.read(first + BLOCK, 0) == b"" if first + BLOCK <= len(plain) else True
+            change(Path(path), at, plain[at : at + 1])
+            assert image.read(0, len(plain)) == plain
+            os.truncate(path, first)
+            with pytest.raises(ImageChanged, match=f"at byte {first:,}"):
+                image.read(at, 1)
+    finally:
+        os.unlink(path)
+
+
+@pytest.mark.parametrize(("offset", "length"), [(-1, 2), (0, SIZE + 1), (SIZE, 1), (5, -1)])
+def test_bytes_outside_the_image(image: Path, offset: int, length: int) -> None:
+    with Image(str(image)) as opened, pytest.raises(ValueError, match="not within the image"):
+        opened.read(offset, length)
+
+
+def test_image_that_changes_during_the_scan(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, map_path = tmp_path / "tiny.img", tmp_path / "map"
+    path.write_bytes(image.read_bytes())
+    scan = Image._scan
+
+    def scan_and_change(self: Image) -> object:
+        result = scan(self)
+        with path.open("r+b") as file:
+            file.seek(SIZE - 1)
+            file.write(b"x")
+        return result
+
+    monkeypatch.setattr(Image, "_scan", scan_and_change)
+    with pytest.raises(ImageChanged, match="was changed while it was read: run the same command again"):
+        Image(str(path), str(map_path))
+    assert not map_path.exists()
+
+
+def state(image: Image) -> tuple[object, ...]:
+    """Return all that an image knows from its scan."""
+    return image.sha256, image.needed_blocks, image.data_blocks, image._filled_blocks, image._digests
+
+
+@pytest.fixture
+def is_scanned(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """A list that gets an item for each image that is scanned."""
+    scans: list[bool] = []
+    scan = Image._scan
+
+    def count_scan(self: Image) -> object:
+        scans.append(True)
+        return scan(self)
+
+    monkeypatch.setattr(Image, "_scan", count_scan)
+    return scans
+
+
+def test_saved_map_is_the_same(image: Path, tmp_path: Path, is_scanned: list[bool]) -> None:
+    map_path = str(tmp_path / "map")
+    with Image(str(image), map_path, save_map=False) as opened:
+        first = state(opened)
+    assert not os.path.exists(map_path)
+    for scans in (2, 2, 2):
+        with Image(str(image), map_path) as opened:
+            assert state(opened) == first and len(is_scanned) == scans
+            assert opened.read(ROOT_START, MIB) == image.read_bytes()[ROOT_START : ROOT_START + MIB]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "edited", "bit", "empty", "old", "binary", "short digests"])
+def test_damaged_map_is_ignored(image: Path, tmp_path: Path, is_scanned: list[bool], damage: str) -> None:
+    map_path = tmp_path / "map"
+    with Image(str(image), str(map_path)) as opened:
+        first = state(opened)
+    text = map_path.read_text()
+    checksum, _, body = text.partition("\n")
+    known = json.loads(body)
+    assert hashlib.sha256(body.encode()).hexdigest() == checksum
+    short = json.dumps(known | {"digests": known["digests"][:-12]})
+    old = json.dumps(known | {"version": 1})
+    damaged = {
+        "truncated": text[:-20].encode(),
+        "edited": text.replace("[0, ", "[1, ", 1).encode(),
+        "bit": (text[:-9] + chr(ord(text[-9]) ^ 1) + text[-8:]).encode(),
+        "empty": b"",
+        "old": f"{hashlib.sha256(old.encode()).hexdigest()}\n{old}".encode(),
+        "binary": b"\xff" * 99,
+        "short digests": f"{hashlib.sha256(short.encode()).hexdigest()}\n{short}".encode(),
+    }[damage]
+    assert damaged != text.encode()
+    map_path.write_bytes(damaged)
+    with Image(str(image), str(map_path)) as opened:
+        assert state(opened) == first
+    assert len(is_scanned) == 2 and map_path.read_text() == text
+
+
+@pytest.mark.parametrize("other", ["dev", "ino", "size", "mtime_ns", "ctime_ns"])
+def test_map_of_another_state_is_ignored(
+    image: Path, tmp_path: Path, is_scanned: list[bool], monkeypatch: pytest.MonkeyPatch, other: str
 ) -> None:
-    with (
-        Image(str(image)) as opened,
-        OverlayBuilder(opened, str(tmp_path)) as builder,
-        pytest.raises(BrambleError, match=complaint),
-    ):
-        builder.build(boot, root)
-
-
-def test_root_file_system_must_be_clean(image: Path, tmp_path: Path) -> None:
-    broken = tmp_path / "broken.img"
-    content = bytearray(image.read_bytes())
-    bitmap = ROOT_START + 4096 * int.from_bytes(content[ROOT_START + 4096 :][:4], "little")  # of group 0
-    content[bitmap : bitmap + 64] = bytes(64)
-    broken.write_bytes(content)
-    with Image(str(broken)) as opened, OverlayBuilder(opened, str(tmp_path)) as builder, pytest.raises(BrambleError):
-        builder.build({}, [KEY])
-
-
-def test_missing_tool_is_named(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "ansible_collections.bramble.cluster.plugins.module_utils.card.overlay._TOOL_ENV", {"PATH": str(tmp_path)}
-    )
-    with Image(str(image)) as opened, OverlayBuilder(opened, str(tmp_path)) as builder:
-        with pytest.raises(BrambleError, match="apt install mtools"):
-            builder.build({"user-data": ""}, [])
-        with pytest.raises(BrambleError, match="apt install e2fsprogs"):
-            builder.build({}, [KEY])
+    map_path = str(tmp_path / "map")
+    index = ["dev", "ino", "size", "mtime_ns", "ctime_ns"].index(other)
+    real = Image._file_state
+    with Image(str(image), map_path) as opened:
+        assert real(opened)[index] == getattr(image.stat(), f"st_{other}")
+    monkeypatch.setattr(Image, "_file_state", lambda self: [value + (at == index) for at, value in enumerate(real(self))])
+    with Image(str(image), map_path):
+        pass
+    assert len(is_scanned) == 2
 
 
 def test_format_bytes() -> None:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.bramble.cluster.plugins.module_utils.card.ledger import Ledger, table
+from ansible_collections.bramble.cluster.plugins.module_utils.card.ledger import (
+    Ledger,
+    _start_ticks,
+    describe_verdict,
+    running_writer,
+    table,
+    this_writer,
+)
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 
 from .test_card_writer import results_by_node, write_arguments
@@ -90,6 +99,41 @@ def test_failed_and_interrupted_cards_are_recorded(
     assert seen == ["writing"]
     entry = Ledger(str(path)).read()["pi-01"]
     assert (entry["verdict"], entry["reason"]) == ("failed", "reading failed at byte 7")
+
+
+def test_card_that_another_run_is_writing(
+    image: Path, sha256: str, card: Callable[..., Path], run_module: RunModule, tmp_path: Path
+) -> None:
+    """A writer goes on when its terminal is closed. Ledger and second run say so, whatever slot is used now."""
+    path = tmp_path / "cards.json"
+    ledger, arguments = Ledger(str(path)), {**write_arguments(image, sha256, pi_01=card("one"), pi_02=card("two"))}
+    with subprocess.Popen(["sleep", "60"]) as process:
+        writer = this_writer() | {"pid": process.pid, "start_ticks": _start_ticks(process.pid)}
+        ledger.record("pi-01", {"verdict": "writing", "time": "2026-12-01T08:00:00Z", "writer": writer}, fresh=True)
+        outcome = run_module("card_write", arguments | {"ledger": str(path)})
+        assert f"IN USE: process {process.pid} has been writing it since 2026-12-01T08:00:00Z" in outcome["msg"]
+        assert f"kill {process.pid}" in outcome["msg"] and "1 of 2 cards cannot be used" in outcome["msg"]
+        assert f"writing: process {process.pid} is still writing it" in table(ledger.read())
+        process.kill()
+        process.wait()
+        assert "interrupted: write it again" in table(ledger.read())
+    assert results_by_node(run_module("card_write", arguments | {"ledger": str(path)})) == {
+        "pi-01": "written",
+        "pi-02": "written",
+    }
+    assert "writer" not in ledger.read()["pi-01"]
+
+
+def test_writer_of_another_machine_or_an_earlier_boot() -> None:
+    entry = {"verdict": "writing", "writer": this_writer()}
+    assert running_writer(entry) == os.getpid() and not running_writer({**entry, "verdict": "verified"})
+    assert not running_writer({}) and not running_writer({"verdict": "writing"})
+    entry["writer"] = this_writer() | {"start_ticks": 1}  # another process has the number now
+    assert not running_writer(entry) and describe_verdict(entry) == "interrupted: write it again"
+    entry["writer"] = this_writer() | {"boot_id": "another"}
+    assert not running_writer(entry) and describe_verdict(entry) == "interrupted: write it again"
+    entry["writer"] = this_writer() | {"boot_id": "another", "host": "pi-client", "pid": 7}
+    assert describe_verdict(entry) == "writing: process 7 on pi-client has begun"
 
 
 def test_module(tmp_path: Path, run_module: RunModule) -> None:

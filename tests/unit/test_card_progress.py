@@ -23,7 +23,7 @@ SECRET = "-----BEGIN OPENSSH PRIVATE KEY-----\nnever to be seen\n"
 
 def event(node: str, phase: str, done: int = 0, total: int = 0) -> str:
     """Return a line of a progress file."""
-    return json.dumps({"node": node, "phase": phase, "done": done, "total": total, "time": 0}) + "\n"
+    return json.dumps({"node": node, "phase": phase, "done": done, "total": total, "time": 0, "monotonic": 0}) + "\n"
 
 
 def test_summary_line(tmp_path: Path) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import json
 import os
+import shutil
+import struct
 import subprocess
 import tempfile
 import threading
@@ -25,6 +28,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.card.progress impo
 from ansible_collections.bramble.cluster.plugins.module_utils.card.result import Result
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import BLOCK, CHUNK, PAGE
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.plugin_utils.card_progress import ProgressReader
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -98,7 +102,7 @@ def test_written_then_unchanged(image: Path, sha256: str, card: Callable[..., Pa
     for node, path in (("pi-01", clean), ("pi-02", dirty)):
         assert read_identity(path) == (f"#cloud-config\nhostname: {node}\n", SECRET + node)
         subprocess.run(["e2fsck", "-fn", f"{path}?offset={ROOT_START}"], check=True, capture_output=True)
-    assert dirty.read_bytes()[SIZE : 24 * MIB] == dirt[SIZE:]  # nothing is written beyond the image
+    assert dirty.read_bytes()[SIZE : SIZE + MIB] == dirt[SIZE : SIZE + MIB]  # between the marks, old content stays
     assert clean.stat().st_blocks * 512 < 8 * MIB  # a virtual card stays sparse
     again = run_module("card_write", arguments)
     assert not again["changed"] and results_by_node(again) == {"pi-01": "unchanged", "pi-02": "unchanged"}
@@ -244,6 +248,89 @@ def test_space_of_an_existing_card_counts(image: Path, card: Callable[..., Path]
             check_space(opened, inspect_cards(image, used, fresh), 0, str(used.parent))
 
 
+def test_marks_of_other_uses_are_removed(
+    image: Path, sha256: str, card: Callable[..., Path], machine: Any, run_module: RunModule
+) -> None:
+    """A flashed card is no longer taken for a part of a RAID, of ZFS, or for a GPT disk, whose marks are at its end."""
+    path = card("card", size=64 * MIB)
+    subprocess.run(["sfdisk", "-q", path], input=b"label: gpt\n", check=True)
+    with path.open("r+b") as file:
+        # An md superblock of format 1.0 (linux/raid/md_p.h): 8 to 12 KiB from the end.
+        file.seek((64 * MIB // 512 - 16) // 8 * 8 * 512)
+        file.write(struct.pack("<II", 0xA92B4EFC, 1) + bytes(248))
+    signatures = ["wipefs", "--no-act", "--output", "TYPE", "--noheadings", path]
+    assert "gpt" in subprocess.run(signatures, capture_output=True, text=True, check=True).stdout
+    disk = machine.loop(path)
+    assert results_by_node(run_module("card_write", write_arguments(image, sha256, pi_01=disk))) == {"pi-01": "written"}
+    assert subprocess.run(signatures, capture_output=True, text=True, check=True).stdout.split() == ["dos"]
+    assert not any(path.read_bytes()[-MIB:])
+    assert results_by_node(run_module("card_write", write_arguments(image, sha256, pi_01=disk))) == {"pi-01": "unchanged"}
+    with path.open("r+b") as file:
+        file.seek(-512, os.SEEK_END)
+        file.write(b"EFI PART")
+    assert results_by_node(run_module("card_write", write_arguments(image, sha256, pi_01=disk))) == {"pi-01": "written"}
+
+
+@pytest.mark.parametrize("moment", ["write", "verify"])
+def test_image_that_changes_while_it_is_written(
+    image: Path,
+    sha256: str,
+    card: Callable[..., Path],
+    run_module: RunModule,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
+) -> None:
+    """As by `rsync --inplace --times`, which puts the modification time back."""
+    changing, path = tmp_path / "changing.img", card("card")
+    shutil.copyfile(image, changing)
+    before, method = changing.stat(), f"{moment}_content" if moment == "write" else moment
+    real = getattr(Card, method)
+
+    def change_first(self: Card, *arguments: Any) -> None:
+        with changing.open("r+b") as file:
+            file.seek(ROOT_START + 4096)
+            file.write(os.urandom(512))
+        os.utime(changing, ns=(before.st_atime_ns, before.st_mtime_ns))
+        real(self, *arguments)
+
+    monkeypatch.setattr(Card, method, change_first)
+    outcome = run_module("card_write", write_arguments(changing, sha256, pi_01=path))
+    assert results_by_node(outcome) == {"pi-01": "failed"}
+    assert f"the image {changing} was changed since it was verified" in outcome["msg"]
+    assert not any(path.read_bytes()[:512])
+
+
+def test_image_that_is_removed_while_it_is_written(
+    image: Path, sha256: str, card: Callable[..., Path], run_module: RunModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer still has the file, so the card is complete."""
+    removed, path, write = tmp_path / "removed.img", card("card"), Card.write_content
+    shutil.copyfile(image, removed)
+
+    def remove_first(self: Card, *arguments: Any) -> None:
+        removed.unlink()
+        write(self, *arguments)
+
+    monkeypatch.setattr(Card, "write_content", remove_first)
+    assert results_by_node(run_module("card_write", write_arguments(removed, sha256, pi_01=path))) == {"pi-01": "written"}
+    assert read_identity(path)[1] == SECRET + "pi-01"
+
+
+def test_clock_that_is_set_back_does_not_stop_the_progress(
+    image: Path, sha256: str, card: Callable[..., Path], run_module: RunModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events, clock = tmp_path / "events", itertools.count(2**31, -3600)
+    monkeypatch.setattr("time.time", lambda: float(next(clock)))
+    arguments = write_arguments(image, sha256, pi_01=card("card")) | {"progress_file": str(events)}
+    assert results_by_node(run_module("card_write", arguments)) == {"pi-01": "written"}
+    seen = [json.loads(line) for line in events.read_text().splitlines()]
+    assert seen == sorted(seen, key=lambda event: event["monotonic"]) and seen != sorted(seen, key=lambda event: event["time"])
+    reader = ProgressReader(str(events))
+    reader.read_events()
+    assert all(reader._rate(entry) >= 0 for entry in reader._cards.values())
+
+
 # Faults
 
 
@@ -309,27 +396,6 @@ def test_flipped_bit_is_found_and_repaired(image: Path, card: Callable[..., Path
     assert_same(path, image, image)
 
 
-@pytest.mark.parametrize("dirty", [False, True])
-def test_zeros_are_read_back_once(
-    image: Path, card: Callable[..., Path], machine: Any, monkeypatch: pytest.MonkeyPatch, dirty: bool
-) -> None:
-    """Zeros of the journal that a disk already had are not read a second time, but zeros that were written are."""
-    with Image(str(image)) as opened:
-        zero = next(run for run in Content(opened, {}).runs(CHUNK) if not run.has_data)
-    path = card("card", fill=b"x" * SIZE if dirty else b"")
-    device, reads, read = machine.loop(path), list[int](), Card.read
-
-    def counted_read(self: Card, offset: int, length: int) -> bytes:
-        reads.append(offset)
-        return read(self, offset, length)
-
-    monkeypatch.setattr(Card, "read", counted_read)
-    monkeypatch.setattr(Card, "probe", lambda *_: None)
-    assert write_one_card(image, device).result == "written"
-    assert reads.count(zero.offset) == (2 if dirty else 1)
-    assert not any(path.read_bytes()[zero.offset : zero.end])
-
-
 def test_zeros_that_are_lost_fail_the_card(
     image: Path, card: Callable[..., Path], machine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,7 +408,8 @@ def test_zeros_that_are_lost_fail_the_card(
             write(self, offset, data)
 
     monkeypatch.setattr(Card, "write", lossy_write)
-    monkeypatch.setattr(Card, "probe", lambda *_: None)
+    monkeypatch.setattr(Card, "write_marks", lambda *_: None)
+    monkeypatch.setattr(Card, "check_marks", lambda *_: None)
     result = write_one_card(image, device)
     assert result.result == "failed" and f"wrong at byte {zero.offset:,}" in result.error
 
@@ -358,7 +425,10 @@ def test_stuck_bit_fails_the_card(image: Path, card: Callable[..., Path], monkey
 
     monkeypatch.setattr(Card, "read", flipped_read)
     result = write_one_card(image, path)
-    assert result.result == "failed" and f"wrong at byte {stuck:,}, also after writing that again" in result.error
+    assert (
+        result.result == "failed"
+        and f"after writing that again, it is read back wrong at byte {stuck:,}, and always the same" in result.error
+    )
     assert result.bytes_verified == 0
     assert not any(path.read_bytes()[:512])  # the card does not look complete
 
@@ -389,7 +459,10 @@ def test_card_with_many_wrong_chunks_fails_early(
 
     monkeypatch.setattr(Card, "write", worn_write)
     monkeypatch.setattr(Card, "read", lambda self, *at: bytes(at[1]) if any(card_fails) else read(self, *at))
-    assert write_one_card(image, card("card")).error.startswith("more than 16 MiB are read back wrong, from byte 0 on")
+    monkeypatch.setattr(Card, "check_marks", lambda *_: None)
+    assert write_one_card(image, card("card")).error.startswith(
+        "more than 16 MiB are wrong, the first at byte 65,536, and always the same"
+    )
 
 
 def test_read_error_names_its_byte(image: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,11 +9,11 @@ import jinja2
 import pytest
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.network.discovery import (
+    CONTROL_MACHINE,
     DUPLICATE,
     MISSING,
     NOT_ITSELF,
     SPARE,
-    THIS_MACHINE,
     UNKNOWN,
     UP,
     WRONG_ADDRESS,
@@ -129,7 +129,7 @@ def test_each_verdict() -> None:
     assert verdicts(HEALTHY[0], host("10.0.0.102", MACS[2], key="ssh-ed25519 X"))[1] == ("pi-02", NOT_ITSELF, "10.0.0.102")
     assert verdicts(HEALTHY[0], host("10.0.0.102", MACS[1], MACS[2]))[1] == ("pi-02", DUPLICATE, "10.0.0.102")
     assert verdicts(*HEALTHY, host("10.0.0.7", MACS[2]))[2] == ("", UNKNOWN, "10.0.0.7")
-    assert verdicts(*HEALTHY, host("10.0.0.1"), own=("10.0.0.1",))[2] == ("", THIS_MACHINE, "10.0.0.1")
+    assert verdicts(*HEALTHY, host("10.0.0.1"), own=("10.0.0.1",))[2] == ("", CONTROL_MACHINE, "10.0.0.1")
     assert verdicts(*HEALTHY, host("10.0.0.1", MACS[2]), own=("10.0.0.1",))[2] == ("", DUPLICATE, "10.0.0.1")
 
 

@@ -21,11 +21,12 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.bramble.cluster.plugins.filter.port_files import keyfile
 from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
 from ansible_collections.bramble.cluster.plugins.module_utils.card.overlay import (
-    OverlayBuilder,
-    RootFile,
+    build_overlay,
     check_names,
     set_arguments,
 )
+from ansible_collections.bramble.cluster.plugins.module_utils.card.root_files import RootFile
+from ansible_collections.bramble.cluster.plugins.module_utils.card.workbench import Workbench
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 
 from tests.support import ROOT
@@ -247,8 +248,8 @@ def test_masked_unit_can_be_masked_again(image: Path, tmp_path: Path) -> None:
     shutil.copyfile(image, copy)
     root = f"{copy}?offset={ROOT_START}"
     subprocess.run(["debugfs", "-w", "-R", f"symlink {name} /dev/null", root], check=True, capture_output=True)
-    with Image(str(copy)) as opened, OverlayBuilder(opened, str(tmp_path)) as builder:
-        assert builder.build({}, [RootFile(name, "", 0o644)])
+    with Image(str(copy)) as opened, Workbench(opened, str(tmp_path)) as bench:
+        assert build_overlay(bench, {}, [RootFile(name, "", 0o644)])
 
 
 # The kernel's command line
@@ -298,8 +299,8 @@ def test_command_line_of_the_image_is_edited(image: Path, tmp_path: Path, on_car
     drive = f"{copy}@@{BOOT_START}"
     if on_card:
         subprocess.run(["mcopy", "-i", drive, "-", "::cmdline.txt"], input=on_card.encode(), check=True)
-    with Image(str(copy)) as opened, OverlayBuilder(opened, str(tmp_path)) as builder:
-        overlay = builder.build({}, [], {"ds": "nocloud;i=new"})
+    with Image(str(copy)) as opened, Workbench(opened, str(tmp_path)) as bench:
+        overlay = build_overlay(bench, {}, [], {"ds": "nocloud;i=new"})
     with copy.open("r+b") as file:
         for offset, data in overlay.items():
             file.seek(offset)

@@ -16,8 +16,8 @@ import pytest
 import yaml
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.image import os_list
-from ansible_collections.bramble.cluster.plugins.module_utils.image.os_list import OsList, parse_os_list, parse_release
 from ansible_collections.bramble.cluster.plugins.module_utils.image.http import HttpClient
+from ansible_collections.bramble.cluster.plugins.module_utils.image.os_list import OsList, parse_os_list, parse_release
 from ansible_collections.bramble.cluster.plugins.module_utils.image.release import Release
 from ansible_collections.bramble.cluster.plugins.module_utils.image.signature import check_signature, dearmor
 from hypothesis import given, settings

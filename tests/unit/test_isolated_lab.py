@@ -221,7 +221,11 @@ def test_picture_counts_the_probes_of_every_arrow() -> None:
     assert counted["nodes", "nodes", "fail"] == (2, 2) and count_ways(after)["nodes", "nodes", "fail"] == (2, 0)
     picture = ElementTree.fromstring(render("report.svg", [before, after]))
     texts = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")]
-    assert f"0 of {counted['nodes', 'internet', 'fail'][0]}" in texts
+    assert f"forbidden: 0 of {counted['nodes', 'internet', 'fail'][0]}" in texts
+    assert "ssh between nodes: 2 of 2" in texts and "ssh between nodes: 0 of 2" in texts
+    # Two arrows lead from the nodes to the client.
+    (needed,) = {counted["nodes", "client", "pass"][0]}
+    assert f"needed: {needed} of {needed}" in texts and f"forbidden: 0 of {counted['nodes', 'client', 'fail'][0]}" in texts
     assert (
         "frames of the lab at the uplink: 9" in texts
         and "probes that got through before the isolation, 2026-11-23T03:00:00Z" in texts

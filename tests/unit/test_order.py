@@ -58,11 +58,15 @@ def check_order(root: Path) -> None:
     """Fail if site.yml, swap.yml, upgrade.yml or the removal by site.yml leaves a role out, or has another order."""
     roles = cluster_roles(root)
     site = listed_tasks(root, "site")
-    prefix = "Apply the role "
-    assert [play.removeprefix(prefix) for play in site if play.startswith(prefix)] == roles
+    imports = playbook_imports(root / "playbooks/site.yml")
+    titled = [play for play in imports if "part_title" in play.get("vars", {})]
+    titles = {play["vars"]["part"]: play["vars"]["part_title"] for play in titled}
+    assert [play["name"] for play in titled] == list(titles.values())
+    assert [match[1] for play in site if (match := re.search(r" \((\w+)\)$", play))] == roles
     for role in roles:
-        assert any(task.startswith(f"{role} : ") for task in site[prefix + role]), f"parts/role.yml does not apply {role}"
-    tags = {play["vars"]["part"]: play["tags"] for play in playbook_imports(root / "playbooks/site.yml") if "tags" in play}
+        tasks = site[f"{titles[role]} ({role})"]
+        assert any(task.startswith(f"{role} : ") for task in tasks), f"parts/role.yml does not apply {role}"
+    tags = {play["vars"]["part"]: play["tags"] for play in imports if "tags" in play}
     assert {role for role in roles if role in tags[role]} == set(roles), "site.yml --tags ROLE does not run the role"
     # swap.yml and upgrade.yml have one loop over the list.
     (loop,) = task_includes(root / "playbooks/tasks/node.yml")

@@ -275,6 +275,12 @@ def test_every_variable_has_a_description() -> None:
     assert [row[0] for row in rows if len(row[2].strip(" |")) < 10] == []
 
 
+def test_the_page_of_variables_has_markdown_in_place_of_the_markup_of_ansible() -> None:
+    # https://docs.ansible.com/ansible/latest/dev_guide/ansible_markup.html
+    assert re.findall(r"\b[A-Z]\(.*", variables.page()) == []
+    assert "so the default is `127.0.0.1`, which only the client reaches; the client's `node_address` opens" in variables.page()
+
+
 def test_readme_names_every_role_and_playbook() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [path.name for path in (ROOT / "roles").iterdir() if f"roles/{path.name}" not in text] == []

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import pytest
 from ansible_collections.bramble.cluster.plugins.filter.status import THROTTLED, cluster_status, columns, throttled_words
+from ansible_collections.bramble.cluster.plugins.module_utils.card.ledger import this_writer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,6 +56,14 @@ def test_node_that_cannot_be_reached() -> None:
 
 def test_node_without_a_status() -> None:
     assert "pi-01 has sent no status: no python" in problems({"pi-01": {"failed": True, "msg": "traceback\nno python"}})[0]
+
+
+def test_card_whose_writing_has_not_ended() -> None:
+    (problem,) = problems({"pi-01": UP}, {"pi-01": {"verdict": "writing", "writer": this_writer()}})
+    assert f"pi-01 is not finished: writing: process {os.getpid()} is still writing it. Wait" in problem
+    (problem,) = problems({"pi-01": UP}, {"pi-01": {"verdict": "writing"}})
+    assert "interrupted" in problem and "cards.yml --limit pi-01 -e card_confirm=true" in problem
+    assert problems({"pi-01": UP}, {"pi-01": {"verdict": "verified", "writer": this_writer()}}) == []
 
 
 def test_missing_worker() -> None:

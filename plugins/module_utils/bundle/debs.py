@@ -7,6 +7,7 @@ the keys that the image trusts.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -15,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ansible_collections.bramble.cluster.plugins.module_utils.bundle.bundle import Kind, run_command
-from ansible_collections.bramble.cluster.plugins.module_utils.card.partition import boot_and_root, parse_mbr
-from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import SECTOR, read_exactly
+from ansible_collections.bramble.cluster.plugins.module_utils.card.partition import boot_and_root, parse_partitions
+from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import read_exactly
 from ansible_collections.bramble.cluster.plugins.module_utils.core.digest import file_sha256
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.tools import TOOL_ENV
@@ -45,7 +46,8 @@ class CardImage:
             facts = json.loads(manifest.read_text(encoding="utf-8"))
             self.name, path = str(facts["name"]), manifest.parent / facts["file"]
             with path.open("rb") as file:
-                _, root = boot_and_root(parse_mbr(read_exactly(file.fileno(), 0, SECTOR), os.fstat(file.fileno()).st_size))
+                read = functools.partial(read_exactly, file.fileno())
+                _, root = boot_and_root(parse_partitions(read, os.fstat(file.fileno()).st_size))
         except (OSError, ValueError, LookupError) as error:
             raise BrambleError(
                 f"the nodes' image is missing ({error}), and it tells which packages they lack. Run playbooks/image.yml, or name "

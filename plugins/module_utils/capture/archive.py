@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import itertools
 import os
@@ -58,7 +59,9 @@ def image_chunks(mbr: bytes, gaps: Path, parts: Sequence[tuple[Partition, Path]]
                 yield from _read_chunks(file.fileno(), low, high, 0)
         with path.open("rb") as file:
             # Aligned to single bytes, as adjacent bytes may belong to deleted files.
-            for low, high in used_ranges(file.fileno(), 0, partition.size, strict=True, alignment=1, skip_unused_inodes=True):
+            copy = dataclasses.replace(partition, start=0)
+            used = used_ranges(file.fileno(), copy, strict=True, alignment=1, skip_unused_inodes=True, check=False)
+            for low, high in used:
                 yield from _read_chunks(file.fileno(), low, high, partition.start)
         end = partition.end
 

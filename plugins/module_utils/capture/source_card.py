@@ -6,6 +6,7 @@ All sizes and offsets are in bytes.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import shlex
@@ -16,13 +17,20 @@ from ansible_collections.bramble.cluster.plugins.module_utils.capture.tools impo
 from ansible_collections.bramble.cluster.plugins.module_utils.card.device import Card
 from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import OK, READ_ONLY, Facts
 from ansible_collections.bramble.cluster.plugins.module_utils.card.guard import Guard
-from ansible_collections.bramble.cluster.plugins.module_utils.card.partition import FAT_TYPES, Partition, boot_and_root, parse_mbr
+from ansible_collections.bramble.cluster.plugins.module_utils.card.partition import (
+    FAT_TYPES,
+    Partition,
+    boot_and_root,
+    has_gpt,
+    parse_partitions,
+)
+from ansible_collections.bramble.cluster.plugins.module_utils.card.ranges import RangeList
 from ansible_collections.bramble.cluster.plugins.module_utils.card.space import EXT, FAT, file_system_kind, used_ranges
-from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import PAGE, SECTOR, Range
+from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import PAGE, SECTOR, Range, read_exactly
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text import format_bytes
 
-_EXTENDED_TYPES = frozenset({0x05, 0x0F, 0x85})
+_EXTENDED_TYPES = frozenset({"0x05", "0x0f", "0x85"})
 _UNKNOWN_FEATURE = re.compile(r"FEATURE_[CIR]\d+")  # lib/e2p/feature.c of e2fsprogs
 # e2fsprogs knows the names of these, but opens no file system with them for writing (EXT2_LIB_FEATURE_*_SUPP in ext2fs.h).
 _UNSUPPORTED_FEATURES = frozenset({"compression", "dirdata", "exclude_bitmap", "lazy_bg", "replica", "shared_blocks", "snapshot"})
@@ -39,15 +47,15 @@ class SourceCard:
     mbr: bytes
     boot: Partition
     root: Partition
-    boot_used: list[Range]
-    root_used: list[Range]
+    boot_used: RangeList
+    root_used: RangeList
     gaps: list[Range]
     file_state: tuple[int, ...]
 
     @property
     def used_bytes(self) -> int:
         """The number of bytes that are read."""
-        return sum(high - low for low, high in [*self.gaps, *self.boot_used, *self.root_used])
+        return sum(high - low for low, high in self.gaps) + self.boot_used.total + self.root_used.total
 
 
 def file_state(card: Card) -> tuple[int, ...]:
@@ -87,23 +95,26 @@ def inspect_card(card: Card, max_bytes: int) -> SourceCard:
         _check_end(card, root)
     except BrambleError as error:
         raise BrambleError(f"{slot} cannot be captured: {error}. Nothing was captured.") from None
+    # The copies of the file systems are checked (capture), as reading a card is slow. What is behind their ends is not captured.
     with explain_damage(card.facts, boot):
-        boot_used = used_ranges(card.fd, boot.start, boot.size, strict=True)
+        boot_used = used_ranges(card.fd, boot, strict=True, include_tail=False, check=False)
     with explain_damage(card.facts, root):
-        root_used = used_ranges(card.fd, root.start, root.size, strict=True, skip_unused_inodes=True)
+        root_used = used_ranges(card.fd, root, strict=True, skip_unused_inodes=True, include_tail=False, check=False)
     gaps = [(low, high) for low, high in ((0, boot.start), (boot.end, root.start)) if low < high]
     source = SourceCard(card.facts, mbr, boot, root, boot_used, root_used, gaps, state)
-    if (minimum := root.start + sum(high - low for low, high in root_used)) > max_bytes:
+    if (minimum := root.start + root_used.total) > max_bytes:
         raise image_too_large(minimum, max_bytes)
     return source
 
 
 def _layout(card: Card, mbr: bytes) -> tuple[Partition, Partition]:
     """Return the boot and root partitions. Raises BrambleError unless the card has just these two, in this order."""
-    partitions = parse_mbr(mbr, card.facts.bytes)
-    boot, root = boot_and_root(partitions)
+    if has_gpt(mbr):
+        raise BrambleError("its partition table is a GPT; only a card with an MBR can be captured, as its image gets a new MBR")
     fd = os.open(f"/proc/self/fd/{card.fd}", os.O_RDONLY | os.O_CLOEXEC)
     try:
+        partitions = parse_partitions(functools.partial(read_exactly, fd), card.facts.bytes)
+        boot, root = boot_and_root(partitions)
         found = file_system_kind(fd, boot.start, boot.size), file_system_kind(fd, root.start, root.size)
         if FAT not in found and root.start * 8 < card.facts.bytes and file_system_kind(fd, boot.start * 8, boot.size) == FAT:
             raise BrambleError("its partition table has sectors of 4,096 bytes; the card of a Raspberry Pi has 512")

@@ -12,10 +12,8 @@ from ansible_collections.bramble.cluster.plugins.module_utils.card import ledger
 from ansible_collections.bramble.cluster.plugins.module_utils.card.content import Content
 from ansible_collections.bramble.cluster.plugins.module_utils.card.device import Card
 from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import Facts
-from ansible_collections.bramble.cluster.plugins.module_utils.card.probe import mark_offsets
 from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Progress
 from ansible_collections.bramble.cluster.plugins.module_utils.card.result import FAILED, UNCHANGED, WRITTEN, Result
-from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import PAGE
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.process import run_program
 
@@ -80,15 +78,20 @@ def _write_card(
         result.seconds_verify = time.monotonic() - start
         return
     if not check_mode:
-        ledger.record(result.node, ledger_entry(card.facts, result, content, card_ledger.WRITING), fresh=True)
+        entry = ledger_entry(card.facts, result, content, card_ledger.WRITING)
+        ledger.record(result.node, entry | {"writer": card_ledger.this_writer()}, fresh=True)
         card.clear_head(content)
         if full_test:
             progress.report(result.node, "test")
             test_with_f3probe(card.facts.device)
-        card.probe(progress.meter(result.node, "probe", 4 * PAGE * len(mark_offsets(card.facts.bytes))))
+        probe = card.capacity_probe(content)
+        card.write_marks(probe, progress.meter(result.node, "probe", probe.transferred_bytes))
         start = time.monotonic()
         try:
-            card.write_content(content, progress.meter(result.node, "write", total))
+            meter = progress.meter(result.node, "write", total)
+            card.write_content(content, meter)
+            card.check_marks(probe)
+            card.clear_tail(content, meter)
             result.seconds_write = time.monotonic() - start
             card.verify(content, progress.meter(result.node, "verify", total))
             card.check_same_card()

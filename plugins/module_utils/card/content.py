@@ -9,8 +9,8 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
-from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import BLOCK, CHUNK, read_exactly
+from ansible_collections.bramble.cluster.plugins.module_utils.card.image import TAIL, Image
+from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import BLOCK, CHUNK
 
 Overlay = dict[int, bytes]
 """Bytes that replace those of the image, by offset. Offsets are multiples of PAGE; values have at most PAGE bytes."""
@@ -31,27 +31,32 @@ class Run:
 
 
 class Content:
-    """The content of one card, from its first byte to the end of the image: the image with the overlay of a node.
+    """The content of one card: the image with the overlay of a node, and zeros in the last TAIL bytes of the card.
 
-    Space that no file system uses does not belong to the content, and is not written.
+    Space that no file system uses, and the space between the image and the tail, do not belong to the content.
+
+    :param card_bytes: the size of the card; by default, it ends with the image, and has no tail
     """
 
-    def __init__(self, image: Image, overlay: Overlay) -> None:
+    def __init__(self, image: Image, overlay: Overlay, card_bytes: int | None = None) -> None:
         self.image = image
-        self.size = image.size
+        self.size = image.size if card_bytes is None else card_bytes
         self._overlay: dict[int, list[tuple[int, bytes]]] = {}
         for offset, data in sorted(overlay.items()):
             self._overlay.setdefault(offset // BLOCK, []).append((offset, data))
         filled = {*image.data_blocks, *self._overlay}
-        self.blocks = [(block, block in filled) for block in sorted(filled | image.needed_blocks)]
+        self.tail_start = max(-(-image.size // BLOCK) * BLOCK, (self.size - TAIL) // BLOCK * BLOCK)
+        tail = range(self.tail_start // BLOCK, -(-self.size // BLOCK))
+        self.blocks = [(block, block in filled) for block in sorted(filled.union(image.needed_blocks, tail))]
         digest = hashlib.sha256(bytes.fromhex(image.sha256))
         for offset, data in sorted(overlay.items()):
             digest.update(struct.pack("<QI", offset, len(data)) + data)
         self.fingerprint = digest.hexdigest()
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return `length` bytes of the content at `offset`."""
-        data = read_exactly(self.image.fd, offset, length)
+        """Return `length` bytes of the content at `offset`. Raises BrambleError when the image was changed after its scan."""
+        from_image = max(0, min(length, self.image.size - offset))
+        data = (self.image.read(offset, from_image) if from_image else b"") + bytes(length - from_image)
         blocks = range(offset // BLOCK, (offset + length - 1) // BLOCK + 1)
         patches = [patch for block in blocks for patch in self._overlay.get(block, ())]
         if patches:

@@ -12,11 +12,16 @@ import fcntl
 import mmap
 import os
 import stat
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 
 from ansible_collections.bramble.cluster.plugins.module_utils.card.content import Content, Run
 from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import Facts
-from ansible_collections.bramble.cluster.plugins.module_utils.card.probe import probe
+from ansible_collections.bramble.cluster.plugins.module_utils.card.probe import (
+    FILLER,
+    CapacityProbe,
+    filler_chunk,
+    unstable_read_error,
+)
 from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Meter, unmetered
 from ansible_collections.bramble.cluster.plugins.module_utils.card.sysfs import find_reader, loop_backing_file
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import (
@@ -24,12 +29,14 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io impo
     CHUNK,
     PAGE,
     ZEROS,
+    Range,
     data_extents,
     is_zero,
 )
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 
 MAX_BAD_CHUNKS = 16  # with more wrong chunks than this, a card counts as worn or counterfeit
+STABLE_READS = 2  # how often a wrong chunk is read again, to see whether it is always the same
 _BLKFLSBUF = 0x1261  # linux/fs.h
 _PUNCH_HOLE = 0x02 | 0x01  # linux/falloc.h: FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -53,7 +60,6 @@ class Card:
 
     def __init__(self, facts: Facts, writable: bool = True) -> None:
         self.facts, self.written = facts, 0
-        self._zero_chunks = set[tuple[int, int]]()
         self.is_file = facts.kind == "file"
         mode = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW | (0 if self.is_file else os.O_EXCL)
         try:
@@ -137,23 +143,16 @@ class Card:
                         raise
         self.written += len(data)
 
-    def clear(self, run: Run, meter: Meter) -> list[tuple[int, int]]:
-        """Set a run of the card to zero, and return the (offset, length) of the chunks that were zero already.
-
-        In a file, a hole is punched; on a disk, only chunks that are not zero are written. Raises BrambleError.
-        """
-        blank: list[tuple[int, int]] = []
+    def clear(self, run: Run, meter: Meter) -> None:
+        """Set a run of the card to zero: in a file by a hole, on a disk where it is not zero. Raises BrambleError."""
         if self.is_file:
             place = ctypes.c_int64(run.offset), ctypes.c_int64(run.length)
             if _libc.fallocate64(self.fd, _PUNCH_HOLE, *place) == 0:
-                return blank
+                return
         for offset, length in self.chunks_to_read(run):
-            if is_zero(self.read(offset, length)):
-                blank.append((offset, length))
-            else:
+            if not is_zero(self.read(offset, length)):
                 self.write(offset, ZEROS[:length])
             meter(0 if self.is_file else length)
-        return blank
 
     def bytes_to_transfer(self, content: Content) -> int:
         """Return how many bytes are transferred to write or compare a content. The holes of a file need no transfer."""
@@ -166,18 +165,14 @@ class Card:
             for offset in range(start - start % PAGE, end, CHUNK):
                 yield offset, min(CHUNK, end - offset)
 
-    def differences(
-        self, content: Content, meter: Meter = unmetered, known_chunks: Container[tuple[int, int]] = ()
-    ) -> Iterator[tuple[int, int, int]]:
-        """Yield (offset, length, offset of the first wrong byte) of each chunk that differs from a content.
+    def differences(self, content: Content, meter: Meter = unmetered, start: int = 0) -> Iterator[tuple[int, int, int]]:
+        """Yield (offset, length, offset of the first wrong byte) of each chunk from `start` on that differs from a content.
 
-        The chunks in `known_chunks` are known to be right, and are not read. Raises BrambleError.
+        Raises BrambleError.
         """
-        for run in content.runs():
+        for run in content.runs(start):
             for offset, length in self.chunks_to_read(run):
                 meter(length if run.has_data or not self.is_file else 0)
-                if (offset, length) in known_chunks:
-                    continue
                 found = self.read(offset, length)
                 if not run.has_data and is_zero(found):
                     continue
@@ -187,18 +182,26 @@ class Card:
                     yield offset, length, offset + first
 
     def write_content(self, content: Content, meter: Meter = unmetered) -> None:
-        """Write all of a content. Raises BrambleError.
+        """Write all of a content except its first block, which `verify` writes last. Raises BrambleError.
 
-        The head is cleared first and written last, and its block with the partition table last of all, so that an interrupted
-        card never looks complete. Zeros are written after all other data: a chunk that is zero by then was not hit by any of
-        these writes, and need not be read a second time.
+        The head is cleared first, so that an interrupted card never looks complete. The end of the image is written before the
+        rest, so that a cache of the card no longer holds it when it is read back: on a counterfeit card, the end is what is lost.
         """
         self.clear_head(content)
-        self._write_data(content, CHUNK, content.size, meter)
-        self._write_data(content, BLOCK, min(CHUNK, content.size), meter)
-        self._zero_chunks = {chunk for run in content.runs() if not run.has_data for chunk in self.clear(run, meter)}
+        end_start = max(CHUNK, (content.image.size - FILLER) // CHUNK * CHUNK)
+        for start, end in ((end_start, content.tail_start), (CHUNK, end_start), (BLOCK, CHUNK)):
+            self._write_data(content, start, end, meter)
+        for run in content.runs(BLOCK, content.tail_start):
+            if not run.has_data:
+                self.clear(run, meter)
         self.flush()
-        self._write_data(content, 0, min(BLOCK, content.size), meter)
+        meter(min(BLOCK, content.size))
+
+    def clear_tail(self, content: Content, meter: Meter = unmetered) -> None:
+        """Set the end of the card to zero, where other tools look for RAID, ZFS and GPT. Raises BrambleError."""
+        for run in content.runs(content.tail_start):
+            self.clear(run, meter)
+        self.flush()
 
     def _write_data(self, content: Content, start: int, end: int, meter: Meter) -> None:
         """Write the data of a content from `start` to `end`. Raises BrambleError."""
@@ -213,19 +216,40 @@ class Card:
         self.write(0, ZEROS[: min(CHUNK, content.size)])
         self.flush()
 
-    def probe(self, meter: Meter = unmetered) -> None:
-        """Check that the card has as many bytes as it reports. Raises BrambleError."""
-
-        def restore(offset: int, data: bytes) -> None:
-            if is_zero(data):
-                self.clear(Run(offset, len(data), False), unmetered)
+    def capacity_probe(self, content: Content) -> CapacityProbe:
+        """Return the marks that show whether the card has as many bytes as it reports."""
+        runs: list[Range] = []
+        for run in content.runs(0, content.tail_start):
+            if runs and runs[-1][1] == run.offset:
+                runs[-1] = runs[-1][0], run.end
             else:
-                self.write(offset, data)
+                runs.append((run.offset, run.end))
+        return CapacityProbe(self.facts.bytes, content.image.size, runs)
 
-        try:
-            probe(self.facts.bytes, self.read, restore, self.flush, meter)
-        finally:
-            self.written = 0  # only the bytes of the image are counted
+    def write_marks(self, probe: CapacityProbe, meter: Meter = unmetered) -> None:
+        """Write the marks of a probe, and check that they can be read back. Raises BrambleError."""
+        written = self.written
+        probe.write_marks(self.write, meter)
+        self.flush()
+        probe.check(self.read, meter)
+        self.written = written  # only the bytes of the content are counted
+
+    def check_marks(self, probe: CapacityProbe, meter: Meter = unmetered) -> None:
+        """Check that the content has not overwritten a mark of a probe. Raises BrambleError.
+
+        Before that, so much is written that a cache of the card no longer holds the marks. A file has no such cache, and gets its
+        holes back.
+        """
+        written = self.written
+        if not self.is_file:
+            for offset in range(*probe.filler, CHUNK):
+                self.write(offset, filler_chunk(offset)[: probe.filler[1] - offset])
+            self.flush()
+        probe.check(self.read, meter)
+        if self.is_file:
+            for offset in probe.offsets:
+                self.clear(Run(offset, PAGE, False), unmetered)
+        self.written = written
 
     def flush(self) -> None:
         """Wait until everything is written to the card, and drop it from the page cache. Raises BrambleError."""
@@ -237,35 +261,56 @@ class Card:
                     fcntl.ioctl(self.fd, _BLKFLSBUF, 0)
 
     def verify(self, content: Content, meter: Meter = unmetered) -> None:
-        """Read all of a content back. If chunks are wrong, write them again, then read everything once more.
+        """Read a content back that was written by `write_content`, then write and verify its first block.
 
-        Raises BrambleError when a chunk is still wrong; the card then has no partition table.
+        Wrong chunks are written once more, and then everything is read again. The card gets its partition table only after all
+        else was read back right, so that a card that is interrupted at any time does not look complete. Raises BrambleError.
         """
         try:
             self._read_back(content, meter)
+            length = min(BLOCK, content.size)
+            self.write(0, content.read(0, length))
+            self.flush()
+            meter(length)
+            # The end is read once more: on a card that is a little smaller than it reports, the first block is there as well.
+            for run in (Run(0, length, True), *content.runs(content.tail_start)):
+                for offset, size in self.chunks_to_read(run):
+                    if self.read(offset, size) != content.read(offset, size):
+                        raise self._wrong_read_error(content, offset, size)
         except BrambleError:
             with contextlib.suppress(BrambleError):
                 self.clear_head(content)
             raise
 
     def _read_back(self, content: Content, meter: Meter) -> None:
-        """Read a content back, and repair it once. Raises BrambleError."""
+        """Read all of a content but its first block back, and repair it once. Raises BrambleError."""
         bad = []
-        for chunk in self.differences(content, meter, self._zero_chunks):
-            bad.append(chunk)
+        for offset, length, _ in self.differences(content, meter, BLOCK):
+            bad.append((offset, length))
             if len(bad) > MAX_BAD_CHUNKS:
-                raise BrambleError(
-                    f"more than {MAX_BAD_CHUNKS} MiB are read back wrong, from byte {bad[0][2]:,} on: "
-                    "the card is worn or counterfeit. Replace it"
-                )
+                raise self._wrong_read_error(content, *bad[0], f"more than {MAX_BAD_CHUNKS} MiB are wrong, the first ")
         if not bad:
             return
-        for offset, length, _ in bad:
+        for offset, length in bad:
             self.write(offset, content.read(offset, length))
         self.flush()
         # Everything is read again: on a counterfeit card, a write to one address also changes another.
-        for _, _, first in self.differences(content):
-            raise BrambleError(
-                f"it is read back wrong at byte {first:,}, also after writing that again: "
-                "the card is worn or counterfeit. Replace it"
-            )
+        for offset, length, _ in self.differences(content, start=BLOCK):
+            raise self._wrong_read_error(content, offset, length, "also after writing that again, it is read back wrong ")
+
+    def _wrong_read_error(self, content: Content, offset: int, length: int, what: str = "it is read back wrong ") -> BrambleError:
+        """Return the error for a chunk that is not read back as it was written: the fault of the card, or of its reader.
+
+        Most such reports come from readers, hubs, cables and power supplies, which deliver other bytes each time. What a bad card
+        delivers is wrong, but always the same.
+        """
+        first = self.read(offset, length)
+        for _ in range(STABLE_READS):
+            self.flush()
+            if (again := self.read(offset, length)) != first:
+                return unstable_read_error(offset + next(at for at in range(length) if again[at] != first[at]))
+        wanted = content.read(offset, length)
+        wrong = next((at for at in range(length) if first[at] != wanted[at]), None)
+        if wrong is None:
+            return unstable_read_error(offset)
+        return BrambleError(f"{what}at byte {offset + wrong:,}, and always the same: the card is worn or counterfeit. Replace it")

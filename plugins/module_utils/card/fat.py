@@ -6,15 +6,22 @@ Sizes and offsets are in bytes, or where a comment says so in sectors or cluster
 from __future__ import annotations
 
 import array
+import os
 import struct
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import CHUNK, SECTOR, Range, read_exactly
+from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import CHUNK, SECTOR, Range, is_zero, read_exactly
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.process import run_program
+from ansible_collections.bramble.cluster.plugins.module_utils.core.tools import TOOL_ENV
 
 _DIRECTORY_ENTRY = 32
+_MAX_FAT12 = 0xFF4  # clusters; these limits are those of Linux, fs/fat/fat.h
+_MAX_CLUSTERS = {12: _MAX_FAT12, 16: 0xFFF4, 32: 0x0FFFFFF6}
+_SCRATCH = "/var/tmp"  # for large temporary files, as /tmp is often in memory (file-hierarchy(7))
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ class Fat:
     def parse(cls, head: bytes) -> Fat:
         """Parse the first 512 bytes of a partition. Raises BrambleError.
 
+        A FAT without a 16-bit length is FAT32, however few clusters it has, as in Linux (fs/fat/inode.c, fat_fill_super).
         Source: Microsoft, "FAT32 File System Specification", version 1.03 (2000); sizes and offsets are in sectors.
         """
         sector, per_cluster, reserved, copies, entries, total16 = struct.unpack_from("<HBHBHH", head, 11)
@@ -47,21 +55,27 @@ class Fat:
             raise BrambleError("the boot sector of its FAT file system is invalid")
         data = reserved + copies * table - (-entries * _DIRECTORY_ENTRY // sector)
         clusters = (total - data) // per_cluster
-        bits = 12 if clusters < 4085 else 16 if clusters < 65525 else 32
+        bits = 32 if not table16 else 16 if clusters > _MAX_FAT12 else 12
         (volume_id,) = struct.unpack_from("<I", head, 67 if bits == 32 else 39)
         is_valid = (
-            reserved and copies in (1, 2) and table and 0 < clusters <= 0x0FFFFFF5 and (clusters + 2) * bits <= table * sector * 8
+            reserved
+            and copies in (1, 2)
+            and table
+            and 0 < clusters <= _MAX_CLUSTERS[bits]
+            and (clusters + 2) * bits <= table * sector * 8
         )
-        if not is_valid or (bits == 32) != (not table16) or (bits == 32) != (not entries):
+        if not is_valid or (bits == 32) != (not entries):
             raise BrambleError("the boot sector of its FAT file system contradicts itself")
         return cls(bits, sector, per_cluster, reserved, copies, entries, hidden, volume_id, total, table, data, clusters)
 
 
-def used_fat_ranges(fd: int, start: int, size: int) -> list[Range]:
-    """Return the used ranges within a partition: everything before the first cluster, and the clusters in use.
+def used_fat_ranges(fd: int, start: int, size: int, include_tail: bool) -> Iterator[Range]:
+    """Yield the used ranges within a partition, sorted: everything before the first cluster, and the clusters in use.
 
     A cluster is in use when its entry in the first FAT is not 0. Raises BrambleError when the copies of the FAT differ, as it is
     then unknown which clusters are used.
+
+    :param include_tail: count the space behind the last cluster, up to the end of the partition, as used
     """
     fat = Fat.parse(read_exactly(fd, start, SECTOR))
     if fat.sectors * fat.sector_size > size:
@@ -70,7 +84,35 @@ def used_fat_ranges(fd: int, start: int, size: int) -> list[Range]:
     needed = -(-(fat.clusters + 2) * fat.bits // 8)
     data, cluster = fat.data * fat.sector_size, fat.sectors_per_cluster * fat.sector_size
     used = _allocated(fd, tables, needed, fat.clusters, fat.bits)
-    return [(0, data), *((data + (low - 2) * cluster, data + (high - 2) * cluster) for low, high in used)]
+    end = data + fat.clusters * cluster
+    yield 0, data
+    yield from ((data + (low - 2) * cluster, data + (high - 2) * cluster) for low, high in used)
+    if include_tail and end < size:
+        yield end, size
+
+
+def check_fat(fd: int, start: int, size: int, used: Iterable[Range]) -> None:
+    """Check a FAT file system with fsck.vfat, and change nothing. Raises BrambleError when it finds an error.
+
+    fsck.vfat knows no offset, so it checks a sparse copy without a name, which needs the disk space of the used bytes.
+
+    :param used: the used ranges of the disk
+    """
+    try:
+        with tempfile.TemporaryFile(dir=os.environ.get("TMPDIR", _SCRATCH), buffering=0) as copy:
+            copy.truncate(size)
+            for low, high in used:
+                for at in range(low, high, CHUNK):
+                    data = read_exactly(fd, at, min(CHUNK, high - at))
+                    if not is_zero(data):
+                        os.pwrite(copy.fileno(), data, at - start)
+            command = ["fsck.vfat", "-n", f"/proc/self/fd/{copy.fileno()}"]
+            result = run_program(command, env=TOOL_ENV, pass_fds=(copy.fileno(),), merge_stderr=True, exit_codes=None)
+    except OSError as error:
+        raise BrambleError(f"its FAT file system cannot be copied for fsck.vfat: {error.strerror}") from None
+    if result.returncode:
+        lines = [line.strip() for line in result.stdout.decode(errors="replace").splitlines()]
+        raise BrambleError("; ".join(["its FAT file system is damaged", *lines[1:7]]))  # the first line is the version
 
 
 def _allocated(fd: int, tables: list[int], needed: int, clusters: int, bits: int) -> Iterator[Range]:

@@ -1,14 +1,28 @@
-"""A card image: its size, its partitions, and which of its blocks hold data. All sizes and offsets are in bytes."""
+"""A card image: its size, its partitions, which of its blocks hold data, and their digests.
+
+All sizes and offsets are in bytes.
+"""
 
 from __future__ import annotations
 
+import array
+import base64
+import bisect
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 
-from ansible_collections.bramble.cluster.plugins.module_utils.card.partition import Partition, boot_and_root, parse_mbr
+from ansible_collections.bramble.cluster.plugins.module_utils.card.partition import (
+    Partition,
+    boot_and_root,
+    has_gpt,
+    hybrid_ranges,
+    parse_partitions,
+)
 from ansible_collections.bramble.cluster.plugins.module_utils.card.space import used_ranges
 from ansible_collections.bramble.cluster.plugins.module_utils.core.atomic import replace_file
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import (
@@ -23,7 +37,15 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io impo
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text import format_bytes
 
-MAP_VERSION = 1  # of the format of a saved block map; increase it when the meaning of a field changes
+MAP_VERSION = 2  # of the format of a saved block map; increase it when the meaning of a field changes
+# The last bytes of a partition and of a card can hold marks of what was there before, for which other tools would take the
+# new content: superblocks of md (format 0.90 within the last 128 KiB, 1.0 within 12 KiB), ZFS labels (512 KiB), a backup GPT.
+TAIL = 2**20
+_DIGEST_SIZE = 8
+
+
+class ImageChanged(BrambleError):
+    """An image does not have the content any more that was verified."""
 
 
 class Image:
@@ -34,7 +56,8 @@ class Image:
 
     :param map_path: a file that keeps the result of the scan, so that an unchanged image is not read again
     :param save_map: whether to write this file
-    :raises BrambleError: for a file that is no disk image
+    :raises BrambleError: for a file that is no disk image, for one that is written to while it is scanned, and for a tool that is
+        not installed
     :raises OSError: when the image cannot be read
     """
 
@@ -49,11 +72,14 @@ class Image:
                     f"the image {path} has {format_bytes(self.size)}, which is not a whole number of {SECTOR}-byte sectors"
                 )
             if not (map_path and self._load_map(map_path)):
-                self.sha256, data = self._scan()
+                self.sha256, self._filled_blocks, self._digests = self._scan()
                 self.needed_blocks = self._find_needed_blocks()
-                self.data_blocks = [block for block in data if block in self.needed_blocks]
+                now = os.fstat(self.fd)
+                if (now.st_size, now.st_mtime_ns) != (self.size, self._stat.st_mtime_ns):
+                    raise ImageChanged(f"the image {path} was changed while it was read: run the same command again")
                 if map_path and save_map:
                     self._save_map(map_path)
+            self.data_blocks = [block for block in self._filled_blocks if block in self.needed_blocks]
         except BaseException:
             os.close(self.fd)
             raise
@@ -64,94 +90,160 @@ class Image:
     def __exit__(self, *_: object) -> None:
         os.close(self.fd)
 
-    def _scan(self) -> tuple[str, list[int]]:
-        """Return the SHA-256 of the image and the numbers of its blocks that are not zero, in one pass."""
-        digest, blocks, at = hashlib.sha256(), list[int](), 0
+    def read(self, offset: int, length: int) -> bytes:
+        """Return `length` bytes at an offset, which are those that the image had when its SHA-256 was computed.
 
-        def skip_to(end: int) -> None:
-            nonlocal at
-            while at < end:
-                length = min(CHUNK, end - at)
-                digest.update(ZEROS if length == CHUNK else ZEROS[:length])
-                at += length
+        Raises ImageChanged when the image was changed since then.
+        """
+        if not 0 <= offset <= offset + length <= self.size:
+            raise ValueError(f"the {length} bytes at {offset} are not within the image")
+        start, end = offset // BLOCK * BLOCK, min(-(-(offset + length) // BLOCK) * BLOCK, self.size)
+        try:
+            data = read_exactly(self.fd, start, end - start)
+        except BrambleError:  # it was truncated
+            raise self._changed(os.fstat(self.fd).st_size) from None
+        for at in range(start, end, BLOCK):
+            block = data[at - start : at - start + BLOCK]
+            if not self._is_original(at // BLOCK, block):
+                raise self._changed(at)
+        return data[offset - start : offset - start + length]
 
-        for start, end in data_extents(self.fd, 0, self.size):
-            skip_to(start - start % BLOCK)  # an extent can begin inside a block
-            while at < end:
-                data = read_exactly(self.fd, at, min(CHUNK - at % CHUNK, self.size - at))
-                digest.update(data)
-                if not is_zero(data):
-                    inner = range(0, len(data), BLOCK)
-                    blocks += [(at + low) // BLOCK for low in inner if not is_zero(data[low : low + BLOCK])]
-                at += len(data)
-        skip_to(self.size)
-        return digest.hexdigest(), blocks
+    def _is_original(self, number: int, block: bytes) -> bool:
+        """Return whether a block has the content that it had when it was scanned."""
+        index = bisect.bisect_left(self._filled_blocks, number)
+        if index == len(self._filled_blocks) or self._filled_blocks[index] != number:
+            return is_zero(block)
+        return _digest(block) == self._digests[index * _DIGEST_SIZE : (index + 1) * _DIGEST_SIZE]
+
+    def _changed(self, offset: int) -> ImageChanged:
+        """Return the error for an image that was changed at an offset."""
+        return ImageChanged(
+            f"the image {self.path} was changed since it was verified, at byte {offset:,}: write the cards again when nothing "
+            "changes it any more"
+        )
+
+    def _scan(self) -> tuple[str, array.array[int], bytes]:
+        """Return the SHA-256 of the image, the numbers of its blocks that are not zero, and their digests, in one pass."""
+        sha256, blocks, digests, at = hashlib.sha256(), array.array("I"), bytearray(), 0
+        pending: Future[None] | None = None
+
+        with ThreadPoolExecutor(max_workers=1) as pool:
+
+            def update(data: bytes) -> None:
+                # The SHA-256 is computed while this thread computes the digests of the blocks; both release the interpreter lock.
+                nonlocal pending
+                if pending:
+                    pending.result()
+                pending = pool.submit(sha256.update, data)
+
+            def skip_to(end: int) -> None:
+                nonlocal at
+                while at < end:
+                    length = min(CHUNK, end - at)
+                    update(ZEROS if length == CHUNK else ZEROS[:length])
+                    at += length
+
+            for start, end in data_extents(self.fd, 0, self.size):
+                skip_to(start - start % BLOCK)  # an extent can begin inside a block
+                while at < end:
+                    data = read_exactly(self.fd, at, min(CHUNK - at % CHUNK, self.size - at))
+                    update(data)
+                    if not is_zero(data):
+                        for low in range(0, len(data), BLOCK):
+                            block = data[low : low + BLOCK]
+                            if not is_zero(block):
+                                blocks.append((at + low) // BLOCK)
+                                digests += _digest(block)
+                    at += len(data)
+            skip_to(self.size)
+        return sha256.hexdigest(), blocks, bytes(digests)
 
     def _file_state(self) -> list[int]:
         """Return numbers that change when the image is written to."""
-        return [self._stat.st_ino, self._stat.st_size, self._stat.st_mtime_ns, self._stat.st_ctime_ns]
+        return [getattr(self._stat, f"st_{name}") for name in ("dev", "ino", "size", "mtime_ns", "ctime_ns")]
 
     def _load_map(self, path: str) -> bool:
-        """Load a saved block map, and return whether it belongs to this image in its present state."""
+        """Load a saved block map, and return whether it is complete and belongs to this image in its present state."""
         try:
             with open(path, encoding="ascii") as file:
-                known = json.load(file)
-            if known["key"] != self._file_state() or known["version"] != MAP_VERSION:
+                checksum, _, text = file.read().partition("\n")
+            if hashlib.sha256(text.encode()).hexdigest() != checksum:
+                return False
+            known = json.loads(text)
+            if known["version"] != MAP_VERSION or known["key"] != self._file_state():
                 return False
             self.sha256 = str(known["sha256"])
-            self.needed_blocks, data = (
-                {block for low, high in known[name] for block in range(low, high)} for name in ("needed", "data")
-            )
-            self.data_blocks = sorted(data)
-        except (OSError, ValueError, LookupError, TypeError):
+            self.needed_blocks = set(_expand(known["needed"]))
+            self._filled_blocks = array.array("I", _expand(known["filled"]))
+            self._digests = base64.b64decode(known["digests"], validate=True)
+        except (OSError, ValueError, LookupError, TypeError, OverflowError):
             return False
-        return True
+        return len(self._digests) == len(self._filled_blocks) * _DIGEST_SIZE
 
     def _save_map(self, path: str) -> None:
-        """Save the block map. If that fails, the next run scans the image again."""
-
-        def ranges(blocks: Iterable[int]) -> list[list[int]]:
-            runs: list[list[int]] = []
-            for block in sorted(blocks):
-                if runs and runs[-1][1] == block:
-                    runs[-1][1] = block + 1
-                else:
-                    runs.append([block, block + 1])
-            return runs
-
+        """Save the block map, with a checksum in its first line. If that fails, the next run scans the image again."""
         known = {"version": MAP_VERSION, "key": self._file_state(), "sha256": self.sha256}
-        known |= {"needed": ranges(self.needed_blocks), "data": ranges(self.data_blocks)}
+        known |= {"needed": _runs(sorted(self.needed_blocks)), "filled": _runs(self._filled_blocks)}
+        text = json.dumps(known | {"digests": base64.b64encode(self._digests).decode()})
         with contextlib.suppress(OSError):
-            replace_file(path, json.dumps(known), fsync=False)
+            replace_file(path, f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}", fsync=False)
 
     def _find_needed_blocks(self) -> set[int]:
         """Return the numbers of the blocks that a card must hold: all but those that the file systems do not use."""
         try:
-            partitions = parse_mbr(read_exactly(self.fd, 0, SECTOR), self.size)
+            partitions = parse_partitions(self.read, self.size)
+        except ImageChanged:
+            raise
         except BrambleError:
             return set(range(-(-self.size // BLOCK)))
         needed, at = set[int](), 0
 
         def add_range(start: int, end: int) -> None:
-            needed.update(range(start // BLOCK, -(-end // BLOCK)))
+            needed.update(range(start // BLOCK, -(-min(end, self.size) // BLOCK)))
 
         for partition in sorted(partitions, key=lambda partition: partition.start):
             add_range(at, partition.start)
-            for start, end in used_ranges(self.fd, partition.start, partition.size):
+            for start, end in used_ranges(self.fd, partition):
                 add_range(start, end)
+            add_range(max(partition.start, partition.end - TAIL), partition.end)
             at = partition.end
         add_range(at, self.size)
+        add_range(max(0, self.size - TAIL), self.size)
+        sector = self.read(0, SECTOR)
+        if has_gpt(sector):
+            for start, end in hybrid_ranges(sector, partitions):
+                add_range(start, end)
         return needed
 
     def partitions(self) -> tuple[Partition, Partition]:
         """Return the boot and the root partition. Raises BrambleError when one is missing."""
         try:
-            return boot_and_root(parse_mbr(read_exactly(self.fd, 0, SECTOR), self.size))
+            return boot_and_root(parse_partitions(self.read, self.size))
+        except ImageChanged:
+            raise
         except BrambleError as error:
             raise BrambleError(f"the image {self.path}: {error}") from None
 
-    def check_untouched(self) -> None:
-        """Check that the image was not written to since it was opened. Raises BrambleError."""
-        now = os.stat(self.path)
-        if any(getattr(now, name) != getattr(self._stat, name) for name in ("st_dev", "st_ino", "st_size", "st_mtime_ns")):
-            raise BrambleError(f"the image {self.path} was changed while cards were written from it: write them again")
+
+def _digest(block: bytes) -> bytes:
+    """Return the digest of a block.
+
+    SHA-256 is faster here than BLAKE2b (1,180 and 470 MB/s), as processors have instructions for it.
+    """
+    return hashlib.sha256(block).digest()[:_DIGEST_SIZE]
+
+
+def _runs(blocks: Iterable[int]) -> list[list[int]]:
+    """Return sorted numbers of blocks as runs: [first, last + 1]."""
+    runs: list[list[int]] = []
+    for block in blocks:
+        if runs and runs[-1][1] == block:
+            runs[-1][1] = block + 1
+        else:
+            runs.append([block, block + 1])
+    return runs
+
+
+def _expand(runs: Iterable[tuple[int, int]]) -> Iterable[int]:
+    """Return the numbers of blocks of runs."""
+    return itertools.chain.from_iterable(range(low, high) for low, high in runs)

@@ -1,7 +1,7 @@
 """The ledger: a JSON file with the result of every card, one entry per node.
 
 The verdict of an entry is `writing` before the first byte is written to the card, so a card that a power cut interrupted never
-counts as written.
+counts as written. The entry then also names the process that writes, which goes on when its ansible-playbook is killed.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
+import platform
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -19,15 +20,60 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.error import 
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text import text_table
 
 WRITING = "writing"
+INTERRUPTED = "interrupted"
 VERIFIED = "verified"
 FAILED = "failed"
 
 Entries = dict[str, dict[str, Any]]
+Writer = dict[str, str | int]
 
 
 def now() -> str:
     """Return the time in UTC to the second, in the format of RFC 3339."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def this_writer() -> Writer:
+    """Return what identifies this process, until its machine is booted again."""
+    return {"pid": os.getpid(), "start_ticks": _start_ticks(os.getpid()), "boot_id": _boot_id(), "host": platform.node()}
+
+
+def running_writer(entry: Mapping[str, Any]) -> int:
+    """Return the ID of the process on this machine that is writing the card of an entry; 0 if there is none."""
+    writer = entry.get("writer") or {}
+    pid = int(writer.get("pid", 0))
+    is_here = entry.get("verdict") == WRITING and writer.get("boot_id") == _boot_id()
+    return pid if is_here and pid and _start_ticks(pid) == writer.get("start_ticks") else 0
+
+
+def describe_verdict(entry: Mapping[str, Any]) -> str:
+    """Return the verdict of an entry and its reason; for a card whose writing has begun, whether it still goes on."""
+    verdict, reason = entry.get("verdict", "-"), entry.get("reason", "")
+    if verdict == WRITING:
+        writer = entry.get("writer") or {}
+        if pid := running_writer(entry):
+            reason = f"process {pid} is still writing it"
+        elif writer and writer.get("boot_id") != _boot_id() and writer.get("host") != platform.node():
+            reason = f"process {writer.get('pid')} on {writer.get('host')} has begun"
+        else:
+            verdict, reason = INTERRUPTED, "write it again"
+    return ": ".join(part for part in (verdict, reason) if part)
+
+
+def _boot_id() -> str:
+    """Return the ID of this boot of this machine; see random(4)."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+def _start_ticks(pid: int) -> int:
+    """Return when a process was started, in clock ticks since the boot (proc(5), stat, field 22); -1 if it does not exist."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()  # the name of the program can contain spaces
+    except OSError:
+        return -1
+    return -1 if fields[0] == b"Z" else int(fields[19])
 
 
 def merge_entry(entry: Mapping[str, Any], values: Mapping[str, Any], fresh: bool) -> dict[str, Any]:
@@ -95,7 +141,6 @@ def table(entries: Mapping[str, Mapping[str, Any]]) -> str:
     rows = [("node", "slot", "GB", "write MB/s", "verify MB/s", "verdict", "time")]
     for node, entry in entries.items():
         rates = [f"{entry[name]:.1f}" if entry.get(name) else "-" for name in ("write_mb_s", "verify_mb_s")]
-        verdict = ": ".join(part for part in (entry.get("verdict", "-"), entry.get("reason", "")) if part)
         size = f"{entry['bytes'] / 1e9:.2f}" if entry.get("bytes") else "-"
-        rows.append((node, entry.get("slot", "-"), size, *rates, verdict, entry.get("time", "-")))
+        rows.append((node, entry.get("slot", "-"), size, *rates, describe_verdict(entry), entry.get("time", "-")))
     return text_table(rows, (2, 3, 4))

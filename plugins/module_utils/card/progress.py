@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -17,10 +18,10 @@ def unmetered(_length: int) -> None:
 
 
 class Progress:
-    """Appends events to a file, as lines of JSON: {node, phase, done, total, time}. Without a path, nothing is written.
+    """Appends events to a file, as lines of JSON: {node, phase, done, total, time, monotonic}. Without a path, writes nothing.
 
     The phases are prepare, compare, test, probe, write and verify, then the result of the card. `done` and `total` are in bytes,
-    and 0 for prepare and test.
+    and 0 for prepare and test. Speeds are calculated from `monotonic` (seconds), as the clock (`time`) may be set meanwhile.
 
     :param min_seconds: the shortest time between two events within a phase of a card
     """
@@ -43,11 +44,18 @@ class Progress:
 
     def report(self, node: str, phase: str, done: int = 0, total: int = 0) -> None:
         """Append an event: a node's card has processed `done` of `total` bytes. Events in quick succession are dropped."""
-        now = time.time()
+        now = time.monotonic()
         between = 0 < done < total
-        if self._fd < 0 or (between and now - self._last_report.get(node, 0.0) < self._min_seconds):
+        if self._fd < 0 or (between and now - self._last_report.get(node, -math.inf) < self._min_seconds):
             return
-        event = {"node": node, "phase": phase, "done": done, "total": total, "time": round(now, 3)}
+        event = {
+            "node": node,
+            "phase": phase,
+            "done": done,
+            "total": total,
+            "time": round(time.time(), 3),
+            "monotonic": round(now, 3),
+        }
         self._last_report[node] = now
         with contextlib.suppress(OSError):  # a full disk under this file must not fail a card
             os.write(self._fd, json.dumps(event).encode() + b"\n")

@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.tools import not_installed
@@ -27,6 +28,7 @@ def run_program(
     cwd: Path | None = None,
     timeout: float | None = None,
     pass_fds: Collection[int] = (),
+    stdout: IO[str] | IO[bytes] | None = None,
     merge_stderr: bool = False,
     exit_codes: Collection[int] | None = (0,),
     select_lines: LineSelector = last_lines,
@@ -35,6 +37,7 @@ def run_program(
 
     :param input: the program's standard input; surrogates in text are the bytes that they stand for
     :param timeout: seconds
+    :param stdout: a file that gets the standard output, which is then empty in the result
     :param merge_stderr: write standard error into standard output, in the order in which the program writes both
     :param exit_codes: the exit codes that are not an error; None for all
     :param select_lines: returns the lines that the error message quotes, from standard error, or from standard output if that is
@@ -46,7 +49,7 @@ def run_program(
         result = subprocess.run(
             command,
             input=input.encode(errors="surrogateescape") if isinstance(input, str) else input,
-            stdout=subprocess.PIPE,
+            stdout=stdout or subprocess.PIPE,
             stderr=subprocess.STDOUT if merge_stderr else subprocess.PIPE,
             check=False,
             env=env,
@@ -59,6 +62,6 @@ def run_program(
     except subprocess.TimeoutExpired:
         raise BrambleError(f"{name} did not end within {timeout:g} seconds") from None
     if exit_codes is not None and result.returncode not in exit_codes:
-        output = ((result.stderr or b"").strip() or result.stdout.strip()).decode(errors="replace")
+        output = ((result.stderr or b"").strip() or (result.stdout or b"").strip()).decode(errors="replace")
         raise BrambleError(f"{name} failed with exit code {result.returncode}: {'; '.join(select_lines(output))}")
     return result

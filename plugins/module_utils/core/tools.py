@@ -27,6 +27,7 @@ PACKAGES = {
     "gpgv": "gpgv",
     "gzip": "gzip",
     "mcopy": "mtools",
+    "mdir": "mtools",
     "mke2fs": "e2fsprogs",
     "mkfs.vfat": "dosfstools",
     "mmdebstrap": "mmdebstrap",

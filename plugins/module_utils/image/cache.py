@@ -191,8 +191,8 @@ class ImageCache:
                 image, sha256 = self._decode(stem, provided or download, pin)
             except WrongImage as error:
                 raise BrambleError(
-                    f"{error}\nThe download itself has the pinned SHA-256, so the catalogue has wrong values for the image in it.\n"
-                    f"{UPDATE_HINT}"
+                    f"{error}\nThe download itself has the pinned SHA-256, so the catalogue has wrong values for the image in it."
+                    f"\n{UPDATE_HINT}"
                 ) from None
             found = self._add_manifest(manifest, pin, image, sha256, pin.url, pin.download_sha256)
             self._link(link, manifest)

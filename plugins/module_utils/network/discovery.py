@@ -19,7 +19,7 @@ DUPLICATE = "duplicate"
 NOT_ITSELF = "not itself"
 UNKNOWN = "unknown"
 SPARE = "spare"
-THIS_MACHINE = "this machine"
+CONTROL_MACHINE = "control machine"
 
 PROBLEM_VERDICTS = {MISSING, WRONG_ADDRESS, DUPLICATE, NOT_ITSELF}
 """The verdicts that are problems. An unknown host is not one: it may be a printer or another PC."""
@@ -186,7 +186,7 @@ def match_hosts(nodes: Sequence[Node], hosts: Mapping[str, Host], own_addresses:
             claims = [f"{mac} ({owner.name}'s Pi)" if (owner := _node_by_mac(nodes, mac)) else mac for mac in sorted(host.macs)]
             finding.note = f"claimed by {' and '.join((['the control machine'] if is_own else []) + claims)}"
         elif is_own:
-            finding.verdict = THIS_MACHINE
+            finding.verdict = CONTROL_MACHINE
         elif node_found is not None:
             finding.verdict = SPARE if node_found.spare else UP if host.address == node_found.address else WRONG_ADDRESS
         elif node_expected is not None:

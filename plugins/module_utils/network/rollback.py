@@ -296,7 +296,9 @@ class PendingChange:
         with self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB):
             plan = self.plan()
             if not plan or plan["name"] != name:
-                raise RollbackError(f"The change was rolled back already: {self._read_outcome().get('why', 'the reason is unknown')}.")
+                raise RollbackError(
+                    f"The change was rolled back already: {self._read_outcome().get('why', 'the reason is unknown')}."
+                )
             if (old := self._read_outcome().get("old_connections")) is None:
                 raise RollbackError("The change is not applied yet. Try again in a few seconds.")
             if ssh_client_port(os.getpid()) in (0, *old):
@@ -344,7 +346,7 @@ class PendingChange:
 
     @contextlib.contextmanager
     def _lock(self, how: int) -> Iterator[None]:
-        """Hold the lock of roll-back and confirm (flock(2)). Raises RollbackError if another process has it and `how` has LOCK_NB."""
+        """Hold the lock of rollback and confirm (flock(2)). Raises RollbackError if another has it and `how` has LOCK_NB."""
         os.makedirs(self.state, mode=0o700, exist_ok=True)
         with open(f"{self.state}/lock", "w", encoding="ascii") as lock:
             try:

@@ -350,7 +350,7 @@ class JobCluster:
         """Record the end of a job: with the node's reply, as Abandoned with the reason, or with neither as Cancelled."""
         job = task.job
         if self._job_status:
-            time.sleep(max(0.0, job.submit_time + CALLBACK_DELAY - time.time()))
+            time.sleep(min(CALLBACK_DELAY, max(0.0, job.submit_time + CALLBACK_DELAY - time.time())))
         if not self._account.close_job(task):
             return
         dispy_node, exception = None, abandon_reason

@@ -86,7 +86,8 @@ def perform(program: Program, request: Request, screen: Screen) -> tuple[Any, di
                     raise ResultError(
                         f"the answers of {run_label(runs[0])} and {run_label(runs[-1])} differ: "
                         f"{shorten(answer)} and {shorten(run_answer)}; "
-                        "a node computes wrongly: run `bramble health-check NODE` for each node, and check its memory and power supply"
+                        "a node computes wrongly: run `bramble health-check NODE` for each node, and check its memory and power "
+                        "supply"
                     )
                 answer = run_answer
     add_speedups(runs)

@@ -125,8 +125,8 @@ def bbp(position: int, count: int) -> Program:
             found[name] = formulas.digits(total, count)
         if found["bbp"] != found["bellard"]:
             raise ResultError(
-                f"two formulas give different digits, {found}, so a node computes wrongly: run `bramble health-check NODE` for each "
-                "node, and check its memory and power supply"
+                f"two formulas give different digits, {found}, so a node computes wrongly: run `bramble health-check NODE` for "
+                "each node, and check its memory and power supply"
             )
         return found["bbp"]
 
@@ -171,6 +171,6 @@ def check(record: dict[str, Any]) -> None:
             )
     elif record["method"] == "chudnovsky" and (known := KNOWN_TAILS.get(record["digits"])) not in (None, record["tail"]):
         raise ResultError(
-            f"the last digits are {record['tail']}, must be {known}, so a node computes wrongly: run `bramble health-check NODE` for "
-            "each node, and check its memory and power supply"
+            f"the last digits are {record['tail']}, must be {known}, so a node computes wrongly: run `bramble health-check NODE` "
+            "for each node, and check its memory and power supply"
         )

@@ -1,0 +1,146 @@
+"""A private copy of an image, in which the files of a node are laid to find the bytes that they change. Sizes are in bytes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+
+from ansible_collections.bramble.cluster.plugins.module_utils.card.content import Content, Overlay
+from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
+from ansible_collections.bramble.cluster.plugins.module_utils.card.space import used_ranges
+from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import BLOCK, CHUNK, PAGE, data_extents, read_exactly
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.process import run_program
+from ansible_collections.bramble.cluster.plugins.module_utils.core.tools import TOOL_ENV
+
+# The time of the files of a node (2024-01-01 UTC). It is constant, so that the same input always results in the same bytes.
+EPOCH = "1704067200"
+_TOOL_ENV = TOOL_ENV | {
+    "SOURCE_DATE_EPOCH": EPOCH,  # mtools
+    "E2FSPROGS_FAKE_TIME": EPOCH,  # https://git.kernel.org/pub/scm/fs/ext2/e2fsprogs.git, lib/ext2fs/openfs.c
+    "E2FSCK_TIME": EPOCH,  # the same repository, e2fsck/unix.c
+}
+_REPAIRED = (0, 1)  # e2fsck(8): the file system is clean, or was repaired
+
+
+def _copy_differences(source: int, source_start: int, target: int, target_start: int, size: int) -> None:
+    """Copy the chunks of a range of one file to another file that does not have them."""
+    for at in range(0, size, CHUNK):
+        data = read_exactly(source, source_start + at, min(CHUNK, size - at))
+        if data != read_exactly(target, target_start + at, len(data)):
+            os.pwrite(target, data, target_start + at)
+
+
+class Workbench:
+    """A private sparse copy of an image, which programs can open and change. A context manager.
+
+    The copy has no name (it is unlinked at once), so that a crash leaves no private key behind. It needs as much disk space as
+    the image has data. Its root file system is clean: what the first mount would change by itself, such as the replay of a
+    journal, would otherwise overwrite the files of the node.
+
+    :raises BrambleError: when the root file system is damaged in a way that cannot be repaired without loss
+    """
+
+    def __init__(self, image: Image, folder: str) -> None:
+        self.image = image
+        self.boot, self.root = image.partitions()
+        self._file = tempfile.TemporaryFile(dir=folder, prefix=".card-")  # noqa: SIM115 (closed by __exit__)
+        self.fd = self._file.fileno()
+        self._original = Content(image, {})
+        try:
+            os.ftruncate(self.fd, image.size)
+            for run in self._original.runs():
+                if run.has_data:
+                    os.pwrite(self.fd, self._original.read(run.offset, run.length), run.offset)
+            self._clean_root(folder)
+            self._original = Content(image, self._changed_pages())
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Workbench:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def run(self, *command: str, stdin: bytes = b"", files: Sequence[int] = ()) -> subprocess.CompletedProcess[bytes]:
+        """Run a program that can open the copy and `files` below /proc/self/fd. Raises BrambleError if it is not installed."""
+        return run_program(command, input=stdin, env=_TOOL_ENV, pass_fds=(self.fd, *files), exit_codes=None)
+
+    @property
+    def root_device(self) -> str:
+        """The root file system, in the notation of e2fsprogs."""
+        return f"/proc/self/fd/{self.fd}?offset={self.root.start}"
+
+    def _clean_root(self, folder: str) -> None:
+        """Replay the journal of the root file system, and repair what e2fsck repairs without questions. Raises BrambleError."""
+        header = self.run("dumpe2fs", "-h", self.root_device).stdout.decode(errors="replace")
+        is_changed_by_mount = any(sign in header for sign in ("needs_recovery", "orphan_present", "First orphan inode"))
+        if not is_changed_by_mount and not self.run("e2fsck", "-fn", self.root_device).returncode:
+            return
+        # In a file of its own: after a replay, e2fsck (1.47) opens the file system again without its offset.
+        with tempfile.TemporaryFile(dir=folder, prefix=".card-") as file:
+            os.ftruncate(file.fileno(), self.root.size)
+            _copy_differences(self.fd, self.root.start, file.fileno(), 0, self.root.size)
+            result = self.run("e2fsck", "-fp", f"/proc/self/fd/{file.fileno()}", files=[file.fileno()])
+            if result.returncode not in _REPAIRED:
+                raise self.damage_error(result.stdout)
+            _copy_differences(file.fileno(), 0, self.fd, self.root.start, self.root.size)
+
+    def check_root(self) -> None:
+        """Check that the root file system is clean. Raises BrambleError."""
+        result = self.run("e2fsck", "-fn", self.root_device)
+        if result.returncode:
+            raise self.damage_error(result.stdout)
+
+    def damage_error(self, output: bytes) -> BrambleError:
+        """Return the error for a damaged root file system, with the output of e2fsck."""
+        lines = output.decode(errors="replace").splitlines()
+        reason = "; ".join([line for line in lines if line and not line.startswith("Pass")][:6])
+        repair = f"e2fsck -f '{self.image.path}?offset={self.root.start}'"
+        return BrambleError(
+            f"Partition 2 of {self.image.path} is not a clean ext4 file system: {reason}. Nothing was written. Use another copy "
+            f"of the image, or repair this one and set its new image_sha256: {repair}"
+        )
+
+    def overlay(self) -> Overlay:
+        """Return the pages that differ from the image, and those that only the copy uses, whatever they hold.
+
+        A page that the file systems of the image do not use is not written to a card. If the copy uses it, it must be, even if
+        the image happens to have the same bytes there.
+        """
+        return self._changed_pages() | dict(self._newly_used_pages())
+
+    def _newly_used_pages(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the (offset, bytes) of the pages that the copy uses in blocks that the file systems of the image do not use."""
+        for partition in (self.boot, self.root):
+            if self.image.needed_blocks.issuperset(range(partition.start // BLOCK, -(-partition.end // BLOCK))):
+                continue
+            for low, high in used_ranges(self.fd, partition, strict=True, check=False):
+                for block in range(low // BLOCK, -(-high // BLOCK)):
+                    if block not in self.image.needed_blocks:
+                        for at in range(max(low, block * BLOCK) // PAGE * PAGE, min(high, (block + 1) * BLOCK), PAGE):
+                            yield at, read_exactly(self.fd, at, min(PAGE, self.image.size - at))
+
+    def _changed_pages(self) -> Overlay:
+        """Return the pages of the copy that differ from the image."""
+        overlay = {}
+        for start, end in data_extents(self.fd, 0, self.image.size):
+            stop = min(-(-end // PAGE) * PAGE, self.image.size)
+            for at in range(start - start % PAGE, stop, CHUNK):
+                length = min(CHUNK, stop - at)
+                copy, original = read_exactly(self.fd, at, length), self.image.read(at, length)
+                if copy != original:
+                    for inner in range(0, length, PAGE):
+                        page = copy[inner : inner + PAGE]
+                        if page != original[inner : inner + PAGE]:
+                            overlay[at + inner] = page
+        return overlay
+
+    def restore(self, overlay: Overlay) -> None:
+        """Restore the pages of an overlay, so that the files of the next node can be laid."""
+        for offset, data in overlay.items():
+            os.pwrite(self.fd, self._original.read(offset, len(data)), offset)

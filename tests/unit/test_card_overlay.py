@@ -1,0 +1,269 @@
+"""The overlay of a node: the bytes of a card that are not those of its image."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.bramble.cluster.plugins.module_utils.card import workbench
+from ansible_collections.bramble.cluster.plugins.module_utils.card.content import Content
+from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
+from ansible_collections.bramble.cluster.plugins.module_utils.card.overlay import build_overlay
+from ansible_collections.bramble.cluster.plugins.module_utils.card.root_files import RootFile
+from ansible_collections.bramble.cluster.plugins.module_utils.card.workbench import Workbench
+from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import BLOCK, PAGE
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+
+from tests.support.tiny_image import BOOT_SIZE, BOOT_START, ROOT_SIZE, ROOT_START
+
+KEY = RootFile("/etc/ssh/ssh_host_ed25519_key", "-----BEGIN OPENSSH PRIVATE KEY-----\nnot really\n", 0o600)
+FILES = [
+    KEY,
+    RootFile("/var/lib/new/deep.conf", "a = 1\n", 0o4755),
+    RootFile("/etc/hostname", "pi-01\n", 0o644),  # replaces an existing file
+    RootFile("/lib/systemd/empty.conf", "", 0o644),  # through a symbolic link to an existing folder
+]
+
+
+def test_overlay_is_the_same_every_time_and_reads_back(image: Path, tmp_path: Path) -> None:
+    boot = {"user-data": "#cloud-config\nhostname: pi-01\n", "cmdline.txt": "console=tty1\n"}
+    with Image(str(image)) as opened, Workbench(opened, str(tmp_path)) as bench:
+        first = build_overlay(bench, boot, FILES)
+        build_overlay(bench, {"user-data": "another node\n" * 9999}, [RootFile("/etc/hostname", "pi-02\n", 0o644)])
+        assert build_overlay(bench, boot, FILES) == first
+        assert build_overlay(bench, {}, []) == {}
+        copy = tmp_path / "copy.img"
+        content = Content(opened, first)
+        copy.write_bytes(os.urandom(content.size))  # unused space can have any content
+        with copy.open("r+b") as file:
+            for run in content.runs():
+                os.pwrite(file.fileno(), content.read(run.offset, run.length), run.offset)
+        with Workbench(opened, str(tmp_path)) as other:
+            assert Content(opened, build_overlay(other, boot, FILES)).fingerprint == content.fingerprint
+        assert Content(opened, {}).fingerprint != content.fingerprint
+    assert 0 < sum(map(len, first.values())) < 256 * 1024
+    assert os.listdir(tmp_path) == ["copy.img"]  # no working copy is left
+
+    def output(*command: str) -> str:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    for name, text in boot.items():
+        assert output("mtype", "-i", f"{copy}@@{BOOT_START}", f"::{name}") == text
+    for root_file in FILES:
+        assert output("debugfs", "-R", f"cat {root_file.path}", f"{copy}?offset={ROOT_START}") == root_file.content
+        stat = output("debugfs", "-R", f"stat {root_file.path}", f"{copy}?offset={ROOT_START}")
+        assert f"{root_file.mode:04o} " in stat and "User:     0   Group:     0" in stat
+    for folder in ("/var", "/var/lib/new"):
+        assert "Mode:  0755" in output("debugfs", "-R", f"stat {folder}", f"{copy}?offset={ROOT_START}")
+    output("e2fsck", "-fn", f"{copy}?offset={ROOT_START}")
+
+
+def test_root_file_does_not_change_the_boot_partition(image: Path, tmp_path: Path) -> None:
+    with Image(str(image)) as opened, Workbench(opened, str(tmp_path)) as bench:
+        assert min(build_overlay(bench, {}, [KEY])) >= ROOT_START
+
+
+@pytest.mark.parametrize(
+    ("boot", "root", "complaint"),
+    [
+        ({"../user-data": ""}, [], "boot file name '../user-data'"),
+        ({"overlays/x.dtbo": ""}, [], "no folders"),
+        ({"a.txt": "", "A.TXT": ""}, [], "Two files have the same name: a.txt"),
+        ({}, [KEY, KEY], "Two files have the same name: /etc/ssh"),
+        ({}, [RootFile("etc/motd", "", 0o644)], "absolute"),
+        ({}, [RootFile("/etc/../x", "", 0o644)], "absolute"),
+        ({}, [RootFile("/etc/a b", "", 0o644)], "absolute"),
+        ({}, [RootFile("/etc/x\nrm /etc/hostname", "", 0o644)], "absolute"),
+        ({}, [RootFile("/etc/x", "", 0o200000)], "mode 200000"),
+        ({}, [RootFile("/etc", "a folder", 0o644)], "root file /etc cannot be written"),
+        ({}, [RootFile("/etc/hostname/x", "a file above", 0o644)], "root file /etc/hostname/x cannot be written"),
+        ({}, [RootFile("/lib/new/x", "/lib is a symbolic link", 0o644)], "is not a directory"),
+        ({"big": "x" * BOOT_SIZE}, [], "boot file big cannot be written .*No space left"),
+        ({}, [RootFile("/big", "x" * ROOT_SIZE, 0o644)], "root file /big cannot be written"),
+    ],
+)
+def test_files_that_cannot_be_written(
+    image: Path, tmp_path: Path, boot: dict[str, str], root: list[RootFile], complaint: str
+) -> None:
+    with (
+        Image(str(image)) as opened,
+        Workbench(opened, str(tmp_path)) as bench,
+        pytest.raises(BrambleError, match=complaint),
+    ):
+        build_overlay(bench, boot, root)
+
+
+def copy_with(image: Path, path: Path, *, root: Path | None = None, boot: Path | None = None) -> Path:
+    """Copy the tiny image to a path, with other file systems in its partitions, and return the path."""
+    shutil.copyfile(image, path)
+    with path.open("r+b") as file:
+        for start, source in ((BOOT_START, boot), (ROOT_START, root)):
+            if source:
+                file.seek(start)
+                file.write(source.read_bytes())
+    return path
+
+
+def extract(image: Path, start: int, size: int, path: Path) -> Path:
+    """Copy a range of an image to a file, and return its path."""
+    with image.open("rb") as file:
+        file.seek(start)
+        path.write_bytes(file.read(size))
+    return path
+
+
+def debugfs(path: Path, *requests: str) -> str:
+    """Change a file system with debugfs, and return the output."""
+    script = "\n".join([*requests, ""])
+    return subprocess.run(["debugfs", "-w", "-f", "-", path], input=script, capture_output=True, text=True, check=True).stdout
+
+
+def written_card(image: Path, folder: Path, boot: dict[str, str], root: list[RootFile], dirt: bytes = b"") -> Path:
+    """Return a card with the content of an image and the files of a node; `dirt` is what was on it before, at every page."""
+    card = folder / "written.img"
+    with Image(str(image)) as opened, Workbench(opened, str(folder)) as bench, card.open("wb") as file:
+        content = Content(opened, build_overlay(bench, boot, root))
+        file.write((dirt or bytes(PAGE)) * (content.size // PAGE))
+        for run in content.runs():
+            os.pwrite(file.fileno(), content.read(run.offset, run.length), run.offset)
+    return card
+
+
+def read_root_file(card: Path, path: str) -> str:
+    """Return the text of a file on the root file system of a card."""
+    command = ["debugfs", "-R", f"cat {path}", f"{card}?offset={ROOT_START}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture
+def running(image: Path, tmp_path: Path, machine: Any) -> Path:
+    """The tiny image as dd reads it from a running Pi: its journal has transactions that the next mount replays."""
+    mounted, read = tmp_path / "mounted.img", tmp_path / "running.img"
+    shutil.copyfile(image, mounted)
+    point = machine.mount("-o", f"loop,offset={ROOT_START},sizelimit={ROOT_SIZE}", mounted)
+    for number in range(3):
+        (point / f"etc/log{number}").write_text("x" * 5000)
+        with (point / KEY.path[1:]).open("w") as file:
+            file.write("an old key\n")
+            file.flush()
+            os.fsync(file.fileno())
+    shutil.copyfile(mounted, read)
+    header = ["dumpe2fs", "-h", f"{read}?offset={ROOT_START}"]
+    assert "needs_recovery" in subprocess.run(header, capture_output=True, text=True, check=True).stdout
+    return read
+
+
+def test_journal_is_replayed_before_the_identity_is_laid(running: Path, tmp_path: Path, machine: Any) -> None:
+    card = written_card(running, tmp_path, {}, [KEY])
+    header = ["dumpe2fs", "-h", f"{card}?offset={ROOT_START}"]
+    assert "needs_recovery" not in subprocess.run(header, capture_output=True, text=True, check=True).stdout
+    point = machine.mount("-o", f"loop,offset={ROOT_START},sizelimit={ROOT_SIZE}", card)
+    assert (point / KEY.path[1:]).read_text() == KEY.content
+
+
+def test_overlay_of_a_replayed_journal_is_the_same_every_time(running: Path, tmp_path: Path) -> None:
+    with Image(str(running)) as opened:
+        with Workbench(opened, str(tmp_path)) as bench:
+            first = build_overlay(bench, {}, [KEY])
+            build_overlay(bench, {}, [RootFile("/etc/x", "x" * 9999, 0o600)])
+            assert build_overlay(bench, {}, [KEY]) == first
+        with Workbench(opened, str(tmp_path)) as bench:
+            assert build_overlay(bench, {}, [KEY]) == first
+
+
+def test_orphaned_inodes_are_removed_before_the_identity_is_laid(image: Path, tmp_path: Path, machine: Any) -> None:
+    """The next mount removes a file that was open when it was deleted, and frees its blocks."""
+    mounted, read = tmp_path / "mounted.img", tmp_path / "orphan.img"
+    shutil.copyfile(image, mounted)
+    point = machine.mount("-o", f"loop,offset={ROOT_START},sizelimit={ROOT_SIZE}", mounted)
+    with (point / "blob").open("rb"):
+        (point / "blob").unlink()
+        os.sync()
+        shutil.copyfile(mounted, read)
+    card = written_card(read, tmp_path, {}, [KEY])
+    header = subprocess.run(["dumpe2fs", "-h", f"{card}?offset={ROOT_START}"], capture_output=True, text=True, check=True).stdout
+    assert "orphan" not in header.replace("orphan_file", "")
+    subprocess.run(["e2fsck", "-fn", f"{card}?offset={ROOT_START}"], check=True, capture_output=True)
+    assert read_root_file(card, KEY.path) == KEY.content
+
+
+def test_damaged_root_file_system_is_refused(image: Path, tmp_path: Path) -> None:
+    root = extract(image, ROOT_START, ROOT_SIZE, tmp_path / "root.ext")
+    debugfs(root, "clri /etc")
+    broken = copy_with(image, tmp_path / "broken.img", root=root)
+    with Image(str(broken)) as opened, pytest.raises(BrambleError, match=r"is not a clean ext4 file system: .*e2fsck -f '"):
+        Workbench(opened, str(tmp_path))
+
+
+def test_free_blocks_with_the_bytes_of_a_file_are_written(image: Path, tmp_path: Path) -> None:
+    """The image was in a node before: its free blocks still hold the host key that is laid now."""
+    key = RootFile(KEY.path, "k" * 3 * PAGE, 0o600)
+    with Image(str(image)) as opened, Workbench(opened, str(tmp_path)) as bench:
+        overlay = build_overlay(bench, {"user-data": "u" * 3 * PAGE}, [key])
+    stale = tmp_path / "stale.img"
+    shutil.copyfile(image, stale)
+    with Image(str(image)) as opened, stale.open("r+b") as file:
+        for offset, data in overlay.items():
+            if offset // BLOCK not in opened.needed_blocks:
+                file.seek(offset)
+                file.write(data)
+    with Image(str(stale)) as opened, Workbench(opened, str(tmp_path)) as bench:
+        again = build_overlay(bench, {"user-data": "u" * 3 * PAGE}, [key])
+        assert {offset: again.get(offset) for offset in overlay} == overlay
+    card = written_card(stale, tmp_path, {"user-data": "u" * 3 * PAGE}, [key], dirt=b"\xa5" * PAGE)
+    assert read_root_file(card, key.path) == key.content
+    boot = subprocess.run(["mtype", "-i", f"{card}@@{BOOT_START}", "::user-data"], capture_output=True, text=True, check=True)
+    assert boot.stdout == "u" * 3 * PAGE
+
+
+@pytest.fixture
+def small_fat32(image: Path, tmp_path: Path) -> Path:
+    """The tiny image with a FAT32 boot partition that has fewer clusters than mtools demands of FAT32."""
+    boot = tmp_path / "boot.fat"
+    with boot.open("wb") as file:
+        file.truncate(BOOT_SIZE)
+    subprocess.run(["mkfs.vfat", "-F", "32", "-s", "1", "-S", "512", boot], check=True, capture_output=True)
+    return copy_with(image, tmp_path / "fat32.img", boot=boot)
+
+
+def test_small_fat32_is_written(small_fat32: Path, tmp_path: Path) -> None:
+    files = {"user-data": "#cloud-config\n" + "x" * 5000, "meta-data": "instance-id: 1\n"}
+    card = written_card(small_fat32, tmp_path, files, [], dirt=b"\xa5" * PAGE)
+    boot = extract(card, BOOT_START, BOOT_SIZE, tmp_path / "read.fat")
+    check = subprocess.run(["fsck.vfat", "-n", "-v", boot], capture_output=True, text=True, check=False)
+    assert check.returncode == 0 and "2 files" in check.stdout and "FAT32" in check.stdout + check.stderr
+    contents = boot.read_bytes()
+    assert all(text.encode() in contents for text in files.values())
+
+
+def test_full_small_fat32_is_refused(small_fat32: Path, tmp_path: Path) -> None:
+    with Image(str(small_fat32)) as opened, Workbench(opened, str(tmp_path)) as bench, pytest.raises(BrambleError) as error:
+        build_overlay(bench, {"big": "x" * BOOT_SIZE}, [])
+    assert "partition" in str(error.value)
+
+
+def test_folder_with_the_name_of_a_boot_file_is_refused(image: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder.img"
+    shutil.copyfile(image, folder)
+    subprocess.run(["mmd", "-i", f"{folder}@@{BOOT_START}", "::User-Data"], check=True)
+    with (
+        Image(str(folder)) as opened,
+        Workbench(opened, str(tmp_path)) as bench,
+        pytest.raises(BrambleError, match=r"user-data cannot be written .* because a folder has this name"),
+    ):
+        build_overlay(bench, {"user-data": ""}, [])
+
+
+def test_missing_tool_is_named(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Image(str(image)) as opened, Workbench(opened, str(tmp_path)) as bench:
+        monkeypatch.setattr(workbench, "_TOOL_ENV", {"PATH": str(tmp_path)})
+        with pytest.raises(BrambleError, match="apt install mtools"):
+            build_overlay(bench, {"user-data": ""}, [])
+        with pytest.raises(BrambleError, match="apt install e2fsprogs"):
+            build_overlay(bench, {}, [KEY])
+        with pytest.raises(BrambleError, match="apt install e2fsprogs"):
+            Workbench(opened, str(tmp_path))
