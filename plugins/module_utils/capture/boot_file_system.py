@@ -18,6 +18,7 @@ _HARMLESS_LINE = re.compile(
     r"|  Not automatically fixing this|Dirty bit is set| Automatically removing dirty bit"
     r"|Label '.*' stored in boot sector |Label in boot sector is |Volume label '.*' stored in root directory "
     r"|There is no label in boot sector, |  Auto-removing label|  Auto-copying volume label"
+    r"|Warning: Filesystem is FAT32 |  but has only \d+ clusters, |  This may lead to problems"
     r"|Free cluster summary |  Auto-correcting|Leaving filesystem unchanged|.*: \d+ files, |\s*$"
 )
 
@@ -25,8 +26,8 @@ _HARMLESS_LINE = re.compile(
 def check_boot(path: Path) -> None:
     """Check a FAT file system with fsck.vfat, and change nothing.
 
-    Raises BrambleError for damage, except for what a power cut leaves behind and does no harm, and for labels that other programs
-    than mkfs.vfat made.
+    Raises BrambleError for damage, except for what a power cut leaves behind and does no harm, for labels that other programs
+    than mkfs.vfat made, and for few clusters of a FAT32.
     """
     lines = run_tool("fsck.vfat", "-n", path, exit_codes=(0, 1)).splitlines()
     if problems := [line.strip() for line in lines if not _HARMLESS_LINE.match(line)]:
