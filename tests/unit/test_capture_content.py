@@ -450,7 +450,7 @@ FEATURES = [
     "-t ext4 -b 1024 -O casefold -E encoding=utf8",
     "-t ext4 -b 1024 -O encrypt",
     "-t ext4 -b 1024 -O ea_inode",
-    "-t ext4 -b 1024 -O large_dir,metadata_csum_seed,orphan_file,fast_commit,verity",
+    "-t ext4 -b 1024 -O large_dir,metadata_csum_seed,orphan_file,verity",
     "-t ext4 -b 1024 -O quota,project",
     "-t ext4 -b 1024 -O ^64bit,^metadata_csum,uninit_bg,^flex_bg",
     "-t ext4 -b 1024 -O sparse_super2",
@@ -509,6 +509,7 @@ def set_feature(card: Path, field: int, bit: int) -> None:
         ("-O ^metadata_csum", 0x64, 0x4000, "features that e2fsprogs of this machine lacks: shared_blocks"),
         ("-O ^metadata_csum", 0x5C, 0x8000_0000, "features that e2fsprogs of this machine lacks: FEATURE_C31"),
         ("-O bigalloc", 0, 0, "has the feature bigalloc, with which Bramble cannot tell used from free space"),
+        ("-O fast_commit", 0, 0, "tune2fs -O ^fast_commit PARTITION"),
         ("-O encrypt,stable_inodes", 0, 0, "resize2fs cannot shrink it, and ends at byte"),
     ],
 )

@@ -678,7 +678,7 @@ def test_capture_playbook(source_card: Path, tmp_path: Path) -> None:
     variables = {
         "cluster_name": "capture-test",
         "cluster_state_dir": str(tmp_path / "state"),
-        "cluster_cache_dir": str(tmp_path / "cache"),
+        "cluster_cache_dir": str(tmp_path / "the cache"),
         "card_slot": f"{tmp_path}/{{{{ inventory_hostname }}}}.img",
         "capture_name": "captured",
     }
@@ -686,15 +686,18 @@ def test_capture_playbook(source_card: Path, tmp_path: Path) -> None:
     several = play("capture", inventory=HARDWARE, variables=variables, arguments="--limit servers", check=False)
     assert "8 nodes of this play have a card_slot" in "".join(several.failed.values())
     dry = play("capture", inventory=HARDWARE, variables=variables, arguments="--limit pi-01 --check")
-    assert dry.changes() == ["pi-01: Capture the card"] and not (tmp_path / "cache").exists()
+    assert dry.changes() == ["pi-01: Capture the card"] and not (tmp_path / "the cache").exists()
     done = play("capture", inventory=HARDWARE, variables=variables, arguments="--limit pi-01")
-    facts = json.loads((tmp_path / "cache/images/captured.json").read_text())
+    facts = json.loads((tmp_path / "the cache/images/captured.json").read_text())
     printed = "\n".join(event.get("stdout", "") for event in done.events)
     assert (
         f"{facts['bytes']:,} bytes" in printed and f"-e image_sha256={facts['sha256']}" in printed and "pi-01 compress" in printed
     )
+    # The callback shows text as YAML, with quotes twice, and in lines.
+    option = f"""-e '{{"image_file": "{tmp_path}/the cache/images/captured.img"}}' -e image_sha256="""
+    assert option in " ".join(printed.split()).replace("''", "'")
     flash = {
-        "image_file": str(tmp_path / "cache/images/captured.img"),
+        "image_file": str(tmp_path / "the cache/images/captured.img"),
         "image_sha256": facts["sha256"],
         "card_virtual_bytes": SIZE,
     }

@@ -178,6 +178,9 @@ class RootFileSystem:
     def apply_changes(self, removed: PathsToRemove, files: Mapping[str, str], links: Mapping[str, str], work: Path) -> list[str]:
         """Remove files and folders, then write files and links, and check the result. Raises BrambleError.
 
+        The file system must be repaired afterwards (`shrink` does so), as debugfs neither releases the blocks with extended
+        attributes of what it removes, nor counts for quotas.
+
         Files are owned by root. They have mode 0755 in a folder called sbin, and 0644 elsewhere. Existing links are kept, and
         a file is written to where they lead.
 
@@ -219,8 +222,6 @@ class RootFileSystem:
         if failed:
             notes = [line for line in output.splitlines()[1:] if line and not line.startswith("debugfs: ")]
             raise BrambleError(f"{', '.join(failed[:5])} on the root file system cannot be changed: {'; '.join(notes[:5])}")
-        # debugfs neither releases the blocks with extended attributes of what it removes, nor counts for quotas.
-        run_tool("e2fsck", "-fp", self.path, exit_codes=(0, 1))
         return [*files, *links]
 
     def _attribute_names(self, path: str) -> list[str]:

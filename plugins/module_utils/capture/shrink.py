@@ -68,6 +68,7 @@ def shrink(root: RootFileSystem) -> int:
 
     resize2fs does not shrink a file system with the feature stable_inodes, so that it keeps its size.
     """
+    # -p repairs what debugfs leaves behind (RootFileSystem.apply_changes).
     # -D rebuilds directories, which removes the names of deleted files from them.
     run_tool("e2fsck", "-fpD", root.path, exit_codes=(0, 1))
     clear_free_inodes(root)

@@ -157,6 +157,11 @@ def _check_features(card: Card, root: Partition, max_bytes: int) -> None:
             "its root file system (partition 2) has the feature bigalloc, with which Bramble cannot tell used from free space. "
             "Copy the files of the card to a file system made by: mkfs.ext4"
         )
+    if "fast_commit" in features:
+        raise BrambleError(
+            "its root file system (partition 2) has the feature fast_commit, whose journal Bramble cannot read. Remove "
+            "it from the card while it is not mounted: tune2fs -O ^fast_commit PARTITION"
+        )
     if "journal_dev" in features:
         raise BrambleError("partition 2 holds the journal of another file system, and no root file system")
     if re.search(r"^Journal device:\s+0x(?!0000$)", text, re.MULTILINE):
