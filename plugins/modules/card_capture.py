@@ -10,6 +10,7 @@ short_description: Create an image of a card that fits other cards
 description:
   - Reads only the bytes that the file systems of a card use. The card is opened for reading only.
   - Refuses a card with a damaged file system before any file is written, and names the command that repairs it.
+  - Copies what is before and between the partitions, such as boot loaders, as it is.
   - Removes the identity of the node from the image (host keys, machine-id, first-boot state, leases, logs, histories), and
     deleted data. Shrinks the root file system as far as possible; it grows again at the first boot.
   - Writes a sparse raw image, a compressed image, and a manifest.
@@ -31,7 +32,8 @@ options:
     type: str
     required: true
   name:
-    description: The name of the image, without C(.img). The default is the node and the time.
+    description: >-
+      The name of the image, without C(.img), of letters, digits and C(. _ -) (not first). The default is the node and the time.
     type: str
     default: ""
   compression:
@@ -153,6 +155,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         init_format=options["init_format"],
         seeds={name: str(text) for name, text in options["boot_files"].items()},
     )
+    request.check_name()
     check_tools()
     with open_card(options["node"], options["slot"]) as card:
         source = inspect_card(card, request.max_bytes)

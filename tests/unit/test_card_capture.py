@@ -499,7 +499,7 @@ def test_a_root_that_was_not_unmounted(card_copy: Path, tmp_path: Path, machine:
 
 def test_missing_tools(tmp_path: Path) -> None:
     check_tools()
-    with pytest.raises(BrambleError, match="apt install dosfstools e2fsprogs mtools xz-utils zstd"):
+    with pytest.raises(BrambleError, match="apt install dosfstools e2fsprogs util-linux xz-utils zstd"):
         check_tools(str(tmp_path))
 
 
@@ -513,16 +513,12 @@ def test_missing_tools(tmp_path: Path) -> None:
         (lambda card: patch(card, ROOT + 1024, bytes(512)), "partition 2 holds no valid ext2, ext3 or ext4"),
         (lambda card: os.truncate(card, 100 * MIB), "beyond the end"),
         (lambda card: run("mdel", "-i", f"{card}@@{BOOT}", "::/cmdline.txt"), "no cmdline.txt"),
-        (lambda card: debugfs(card, f"write {card}x /var/log/x", "mkdir /tmp/y"), "line break"),
     ],
 )
 def test_unsupported_card_is_refused(
     damage: Callable[[Path], None], complaint: str, card_copy: Path, run_module: RunModule, tmp_path: Path
 ) -> None:
-    if complaint == "line break":  # debugfs cannot create this name, but mke2fs can
-        make_card(card_copy, {"var/log/two\nlines": b""}, tmp_path)
-    else:
-        damage(card_copy)
+    damage(card_copy)
     assert complaint in capture_error(run_module, card_copy)
 
 
@@ -567,7 +563,7 @@ def test_existing_files_are_not_overwritten(card_copy: Path, run_module: RunModu
     (card_copy.parent / "out").mkdir()
     (card_copy.parent / "out/captured.img.zst").write_text("precious")
     assert "already exists" in capture_error(run_module, card_copy)
-    assert "letters, digits" in capture_error(run_module, card_copy, name="../captured")
+    assert "begins with a letter or digit" in capture_error(run_module, card_copy, name="../captured")
 
 
 def test_too_little_space(source_card: Path, machine: Machine, run_module: RunModule) -> None:
@@ -585,7 +581,7 @@ def test_card_changed_during_capture(card_copy: Path, run_module: RunModule, mon
 
     monkeypatch.setattr(Card, "read", change_card)
     outcome = run_module("card_capture", module_arguments(card_copy, card_copy.parent / "out"))
-    assert "was written to while it was read" in outcome["msg"] and list((card_copy.parent / "out").iterdir()) == []
+    assert "was changed while it was read" in outcome["msg"] and list((card_copy.parent / "out").iterdir()) == []
 
 
 def test_files_of_a_killed_capture_are_removed(tmp_path: Path) -> None:
@@ -636,12 +632,12 @@ def test_partition_table_gets_the_new_size() -> None:
 def test_links_are_followed_and_names_quoted(card_copy: Path, tmp_path: Path) -> None:
     root = RootFileSystem(extract_partition(card_copy, 2, tmp_path / "part"))
     run("debugfs", "-w", "-f", "-", root.path, stdin="mkdir /data\nmkdir /data/log\nsymlink /var/elsewhere /data/log\n")
-    assert root.entries("/var/elsewhere") == {} and root.entries("/data") == {"log": True}
+    assert root.resolve("/var/elsewhere") == "/data/log" and root.entries("/data/log") == {}
+    assert root.entries("/data") == {"log": 0o40755}
     assert root.entries("/nowhere") == {} and root.entries("/etc/fstab") == {}
     assert 'a "quoted" näme' in root.entries("/etc/NetworkManager/system-connections")
     assert set(root.glob("/home/*/.*_history")) == {"/home/pi/.bash_history"}
-    with pytest.raises(BrambleError, match="line break"):
-        root.exists("/a\nb")
+    assert not root.exists("/a\nb")
 
 
 # The case that led to captures
@@ -682,7 +678,7 @@ def test_capture_playbook(source_card: Path, tmp_path: Path) -> None:
     variables = {
         "cluster_name": "capture-test",
         "cluster_state_dir": str(tmp_path / "state"),
-        "cluster_cache_dir": str(tmp_path / "cache"),
+        "cluster_cache_dir": str(tmp_path / "the cache"),
         "card_slot": f"{tmp_path}/{{{{ inventory_hostname }}}}.img",
         "capture_name": "captured",
     }
@@ -690,15 +686,18 @@ def test_capture_playbook(source_card: Path, tmp_path: Path) -> None:
     several = play("capture", inventory=HARDWARE, variables=variables, arguments="--limit servers", check=False)
     assert "8 nodes of this play have a card_slot" in "".join(several.failed.values())
     dry = play("capture", inventory=HARDWARE, variables=variables, arguments="--limit pi-01 --check")
-    assert dry.changes() == ["pi-01: Capture the card"] and not (tmp_path / "cache").exists()
+    assert dry.changes() == ["pi-01: Capture the card"] and not (tmp_path / "the cache").exists()
     done = play("capture", inventory=HARDWARE, variables=variables, arguments="--limit pi-01")
-    facts = json.loads((tmp_path / "cache/images/captured.json").read_text())
+    facts = json.loads((tmp_path / "the cache/images/captured.json").read_text())
     printed = "\n".join(event.get("stdout", "") for event in done.events)
     assert (
         f"{facts['bytes']:,} bytes" in printed and f"-e image_sha256={facts['sha256']}" in printed and "pi-01 compress" in printed
     )
+    # The callback shows text as YAML, with quotes twice, and in lines.
+    option = f"""-e '{{"image_file": "{tmp_path}/the cache/images/captured.img"}}' -e image_sha256="""
+    assert option in " ".join(printed.split()).replace("''", "'")
     flash = {
-        "image_file": str(tmp_path / "cache/images/captured.img"),
+        "image_file": str(tmp_path / "the cache/images/captured.img"),
         "image_sha256": facts["sha256"],
         "card_virtual_bytes": SIZE,
     }

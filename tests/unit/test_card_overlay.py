@@ -191,6 +191,17 @@ def test_orphaned_inodes_are_removed_before_the_identity_is_laid(image: Path, tm
     assert read_root_file(card, KEY.path) == KEY.content
 
 
+def test_files_are_laid_in_a_file_system_with_inline_data(image: Path, tmp_path: Path, machine: Any) -> None:
+    root = tmp_path / "root.ext"
+    with root.open("wb") as file:
+        file.truncate(ROOT_SIZE)
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-O", "inline_data", root], check=True)
+    files = [KEY, RootFile("/etc/short", "x", 0o644), RootFile("/etc/empty", "", 0o644), RootFile("/etc/long", "y" * 9000, 0o644)]
+    card = written_card(copy_with(image, tmp_path / "inline.img", root=root), tmp_path, {}, files)
+    point = machine.mount("-o", f"loop,ro,offset={ROOT_START},sizelimit={ROOT_SIZE}", card)
+    assert [(point / file.path[1:]).read_text() for file in files] == [file.content for file in files]
+
+
 def test_damaged_root_file_system_is_refused(image: Path, tmp_path: Path) -> None:
     root = extract(image, ROOT_START, ROOT_SIZE, tmp_path / "root.ext")
     debugfs(root, "clri /etc")

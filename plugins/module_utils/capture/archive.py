@@ -16,7 +16,14 @@ from typing import IO
 from ansible_collections.bramble.cluster.plugins.module_utils.card.partition import Partition
 from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Progress
 from ansible_collections.bramble.cluster.plugins.module_utils.card.space import used_ranges
-from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import CHUNK, SECTOR, ZEROS, is_zero, read_exactly
+from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import (
+    CHUNK,
+    SECTOR,
+    ZEROS,
+    data_extents,
+    is_zero,
+    read_exactly,
+)
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.tools import TOOL_ENV
 
@@ -35,17 +42,34 @@ def resize_root_entry(mbr: bytes, size: int) -> bytes:
     return bytes(sector)
 
 
-def image_chunks(mbr: bytes, parts: Sequence[tuple[Partition, Path]]) -> Iterator[tuple[int, bytes]]:
-    """Yield the (offset, data) of an image that its file systems use, in order. Raises BrambleError."""
+def image_chunks(mbr: bytes, gaps: Path, parts: Sequence[tuple[Partition, Path]]) -> Iterator[tuple[int, bytes]]:
+    """Yield the (offset, data) of an image that its file systems use, and what is before each of them, in order.
+
+    Raises BrambleError.
+
+    :param mbr: the first sector, with the new partition table
+    :param gaps: a sparse file with the bytes outside the partitions, at their offsets
+    :param parts: the partitions, in order, and their content
+    """
     yield 0, mbr
+    end = len(mbr)
     for partition, path in parts:
+        with gaps.open("rb") as file:
+            for low, high in data_extents(file.fileno(), end, partition.start):
+                yield from _read_chunks(file.fileno(), low, high, 0)
         with path.open("rb") as file:
             # Aligned to single bytes, as adjacent bytes may belong to deleted files.
             copy = dataclasses.replace(partition, start=0)
             used = used_ranges(file.fileno(), copy, strict=True, alignment=1, skip_unused_inodes=True, check=False)
             for low, high in used:
-                for at in range(low, high, CHUNK):
-                    yield partition.start + at, read_exactly(file.fileno(), at, min(CHUNK, high - at))
+                yield from _read_chunks(file.fileno(), low, high, partition.start)
+        end = partition.end
+
+
+def _read_chunks(fd: int, low: int, high: int, start: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the (offset, data) of a range of a file that begins at `start` in the image."""
+    for at in range(low, high, CHUNK):
+        yield start + at, read_exactly(fd, at, min(CHUNK, high - at))
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """Capture a card: create an image of its used bytes, without the identity of its node, and as small as possible.
 
 The card is only read. All changes are made to a private copy of its two file systems, which are not mounted: the root file system
-is changed with e2fsprogs, and the FAT is created again from its files. Deleted data is not in the image.
+is changed with e2fsprogs, and the FAT in place. Deleted data is not in the image. What is before and between the partitions is
+copied as it is, as it can be a boot loader.
 
 All sizes and offsets are in bytes.
 """
@@ -23,7 +24,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.capture.source_car
     explain_damage,
     image_too_large,
 )
-from ansible_collections.bramble.cluster.plugins.module_utils.capture.workspace import copy_partitions, private_workspace
+from ansible_collections.bramble.cluster.plugins.module_utils.capture.workspace import copy_card, private_workspace
 from ansible_collections.bramble.cluster.plugins.module_utils.card.device import Card
 from ansible_collections.bramble.cluster.plugins.module_utils.card.partition import Partition
 from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Progress
@@ -39,8 +40,8 @@ def capture(card: Card, source: SourceCard, request: CaptureRequest, progress: P
     node, slot = card.facts.node, card.facts.slot
     request.folder.mkdir(parents=True, exist_ok=True)
     with private_workspace(request.folder) as work:
-        boot, root = work / "boot.fat", RootFileSystem(work / "root.ext")
-        copy_partitions(card, source, boot, root.path, progress)
+        gaps, boot, root = work / "gaps", work / "boot.fat", RootFileSystem(work / "root.ext")
+        copy_card(card, source, gaps, boot, root.path, progress)
         progress.report(node, "check")
         with explain_damage(source.facts, source.boot):
             check_boot(boot)
@@ -49,8 +50,7 @@ def capture(card: Card, source: SourceCard, request: CaptureRequest, progress: P
         progress.report(node, "clean")
         grow, init_format = grow_method(root), request.init_format or _init_format(root)
         try:
-            cleaned = remove_boot_identity(boot, work, request.seeds) + remove_identity(root, grow, work)
-            root.check()
+            cleaned = remove_boot_identity(boot, request.seeds) + remove_identity(root, grow, work)
             progress.report(node, "shrink")
             size = shrink(root)
         except BrambleError as error:
@@ -60,7 +60,7 @@ def capture(card: Card, source: SourceCard, request: CaptureRequest, progress: P
             raise image_too_large(end, request.max_bytes)
         image, archive, manifest = (work / path.name for path in (request.image, request.archive, request.file_path(".json")))
         small = Partition(2, source.root.type, source.root.start, size)
-        content = image_chunks(resize_root_entry(source.mbr, size), [(source.boot, boot), (small, root.path)])
+        content = image_chunks(resize_root_entry(source.mbr, size), gaps, [(source.boot, boot), (small, root.path)])
         sha256 = write_image(image, archive, end, content, progress, node)
         facts = {
             "name": request.name,

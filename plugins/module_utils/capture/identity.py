@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 from ansible_collections.bramble.cluster.plugins.module_utils.capture.grow import growth_changes
 from ansible_collections.bramble.cluster.plugins.module_utils.capture.root_file_system import PathsToRemove, RootFileSystem
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 
-# What distinguishes one node from another, or is useless on another. A folder is removed with its content.
+# What distinguishes one node from another. A folder is removed with its content; a link with the file that it leads to.
 IDENTITY_PATHS = (
     # keys and identifiers
     "/etc/ssh/ssh_host_*",
@@ -33,14 +35,17 @@ IDENTITY_PATHS = (
     "/var/lib/dhcp/*",
     "/var/lib/dhcpcd/*",
     "/var/lib/dhcpcd5/*",
-    # logs, histories, temporary files and swap
-    "/var/log/journal/*",
+    # histories
     "/root/.*_history",
     "/root/.lesshst",
     "/root/.viminfo",
     "/home/*/.*_history",
     "/home/*/.lesshst",
     "/home/*/.viminfo",
+)
+# What is useless on another node. A folder is removed with its content; of a link, only the link, as anything can be behind it.
+DISPOSABLE_PATHS = (
+    "/var/log/journal/*",
     "/tmp/*",
     "/var/tmp/*",
     "/var/swap",
@@ -50,6 +55,14 @@ IDENTITY_PATHS = (
     "/var/cache/apt/archives/partial/*",
 )
 EMPTIED_FOLDERS = ("/var/log",)  # only the files in them are removed, as services need their folders
+# No other folder may lead to one of these; "" is the top folder.
+SYSTEM_FOLDERS = frozenset(
+    f"/{name}".rstrip("/")
+    for name in (
+        *("", "bin", "boot", "dev", "etc", "home", "lib", "media", "mnt", "opt", "root", "run", "sbin", "srv", "sys"),
+        *("usr", "usr/bin", "usr/lib", "usr/sbin", "usr/share", "var", "var/cache", "var/lib"),
+    )
+)
 # This file must not be missing or empty, or else systemd would not treat the next boot as a first boot.
 MACHINE_ID = "/etc/machine-id"
 HOSTNAME = "/etc/hostname"
@@ -69,18 +82,35 @@ IDENTITY_ARGUMENTS = ("systemd.run=", "systemd.run_success_action=", "systemd.un
 
 
 def find_identity(root: RootFileSystem) -> PathsToRemove:
-    """Return the paths of IDENTITY_PATHS and EMPTIED_FOLDERS that exist on a root file system. Raises BrambleError."""
-    found: dict[str, bool] = {}
-    for pattern in IDENTITY_PATHS:
-        for path, is_folder in root.glob(pattern).items():
-            found[path] = is_folder
-            if is_folder:
+    """Return the paths of IDENTITY_PATHS, DISPOSABLE_PATHS and EMPTIED_FOLDERS that exist on a root file system.
+
+    Raises BrambleError when one of these folders is a link to a folder of the system, which must keep its files.
+    """
+    found: dict[str, int] = {}
+    for pattern in (*IDENTITY_PATHS, *DISPOSABLE_PATHS):
+        _check_folder(root, os.path.dirname(pattern))
+        for path, mode in root.glob(pattern).items():
+            found[path] = mode
+            if stat.S_ISDIR(mode):
                 found |= root.descendants(path)
+            elif stat.S_ISLNK(mode) and pattern in IDENTITY_PATHS and root.is_file(target := root.resolve(path)):
+                found[target] = stat.S_IFREG
     for folder in EMPTIED_FOLDERS:
-        found |= {path: False for path, is_folder in root.descendants(folder).items() if not is_folder}
-    files = sorted(path for path, is_folder in found.items() if not is_folder)
-    folders = sorted((path for path, is_folder in found.items() if is_folder), key=lambda path: -path.count("/"))
+        _check_folder(root, folder)
+        found |= {path: mode for path, mode in root.descendants(folder).items() if not stat.S_ISDIR(mode)}
+    files = sorted(path for path, mode in found.items() if not stat.S_ISDIR(mode))
+    folders = sorted((path for path, mode in found.items() if stat.S_ISDIR(mode)), key=lambda path: -path.count("/"))
     return PathsToRemove(files, folders)
+
+
+def _check_folder(root: RootFileSystem, folder: str) -> None:
+    """Check that a folder is no link to a folder of the system, whose files would be removed. Raises BrambleError."""
+    target = root.resolve(folder)
+    if target != folder and target in SYSTEM_FOLDERS:
+        raise BrambleError(
+            f"{folder} on the root file system is a link to {target or '/'}, whose files would be removed, too: "
+            "replace the link on the card by a folder"
+        )
 
 
 def remove_identity(root: RootFileSystem, grow: str, work: Path) -> list[str]:
@@ -98,8 +128,7 @@ def remove_identity(root: RootFileSystem, grow: str, work: Path) -> list[str]:
     if others != hosts:
         files[HOSTS] = "".join(others)
     grow_files, links = growth_changes(root, grow)
-    files |= grow_files
-    root.apply_changes(removed, files, links, work)
-    if remaining := find_identity(root).paths:
+    changed = root.apply_changes(removed, files | grow_files, links, work)
+    if remaining := [path for path in find_identity(root).paths if path not in changed]:
         raise BrambleError(f"{', '.join(remaining[:5])} on the root file system cannot be removed")
-    return sorted({*removed.paths, *files, *links})
+    return sorted({*removed.paths, *changed})

@@ -48,12 +48,16 @@ class CaptureRequest:
         """The path of the compressed image."""
         return self.file_path(f".img.{self.compression}")
 
+    def check_name(self) -> None:
+        """Check that the name can be used everywhere, also in commands and addresses, as it is. Raises BrambleError."""
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{,199}", self.name):
+            raise BrambleError(
+                f"The capture_name {self.name!r} is invalid: it begins with a letter or digit, and has at most 200 characters, "
+                "each of A-Z a-z 0-9 . _ -. Nothing was captured. Set another capture_name."
+            )
+
     def check(self, source: SourceCard) -> None:
         """Check that the names are unused and the disk has enough space. Raises BrambleError."""
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
-            raise BrambleError(
-                f"The capture_name {self.name!r} is invalid: it may have letters, digits and . _ - only. Nothing was captured."
-            )
         for path in (self.image, self.archive, self.file_path(".json")):
             if os.path.lexists(path):
                 raise BrambleError(f"{path} already exists. Nothing was captured. Remove it, or set another capture_name.")

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ansible_collections.bramble.cluster.plugins.module_utils.capture.source_card import SourceCard
+from ansible_collections.bramble.cluster.plugins.module_utils.capture.source_card import SourceCard, file_state
 from ansible_collections.bramble.cluster.plugins.module_utils.card.device import Card
 from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Progress
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import CHUNK, is_zero
@@ -41,22 +41,27 @@ def private_workspace(folder: Path) -> Iterator[Path]:
         os.close(work_fd)
 
 
-def copy_partitions(card: Card, source: SourceCard, boot: Path, root: Path, progress: Progress) -> None:
-    """Write the used bytes of both partitions to two sparse files. Raises BrambleError."""
+def copy_card(card: Card, source: SourceCard, gaps: Path, boot: Path, root: Path, progress: Progress) -> None:
+    """Write the used bytes of both partitions to two sparse files, and those outside them to a third. Raises BrambleError.
+
+    Offsets in the third file are those of the card.
+    """
     meter = progress.meter(card.facts.node, "read", source.used_bytes)
-    for partition, ranges, path in ((source.boot, source.boot_used, boot), (source.root, source.root_used, root)):
+    for start, size, ranges, path in (
+        (0, source.root.start, source.gaps, gaps),
+        (source.boot.start, source.boot.size, source.boot_used, boot),
+        (source.root.start, source.root.size, source.root_used, root),
+    ):
         with path.open("wb", buffering=0) as file:
-            file.truncate(partition.size)
+            file.truncate(size)
             for low, high in ranges:
                 at = low
                 while at < high:
                     data = card.read(at, min(CHUNK - at % CHUNK, high - at))
                     if not is_zero(data):
-                        file.seek(at - partition.start)
+                        file.seek(at - start)
                         file.write(data)
                     at += len(data)
                     meter(len(data))
-    if card.is_file and os.fstat(card.fd).st_mtime_ns != source.mtime:
-        raise BrambleError(
-            f"{card.facts.slot} was written to while it was read. Nothing was captured. Run the same command again."
-        )
+    if file_state(card) != source.file_state:
+        raise BrambleError(f"{card.facts.slot} was changed while it was read. Nothing was captured. Run the same command again.")
