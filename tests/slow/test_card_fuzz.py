@@ -92,16 +92,6 @@ class RandomImage:
             (place / f"file {number}").write_bytes(self.random.randbytes(size))
         return tree
 
-    def _put(self, source: Path, part: Part) -> None:
-        """Write a file system into its partition, but not its holes, which keep what was there before."""
-        with self.path.open("r+b") as file, source.open("rb") as content:
-            at = 0
-            while data := content.read(4096):
-                if any(data):
-                    file.seek(part.start + at)
-                    file.write(data)
-                at += len(data)
-
     def _get(self, part: Part) -> Path:
         """Return a copy of a partition, for programs that need a file of their own."""
         path = self.folder / "part"
@@ -137,7 +127,7 @@ class RandomImage:
             "-I",
             choose.choice(["128", "256"]),
         ]
-        source = ["-d", self._tree()] if has_files else []
+        source: list[str | Path] = ["-d", self._tree()] if has_files else []
         size = f"{(part.size - smaller) // 1024}k"
         if run("mke2fs", *words, "-O", features or "^quota", *source, path, size, check=False).returncode:
             run("mke2fs", "-q", "-F", "-t", "ext4", *source, path, size)
@@ -162,7 +152,7 @@ class RandomImage:
 
 def write(image: RandomImage, card: Path) -> dict[str, Any]:
     """Write an image to a card with the identity of a node, and return the result of the module."""
-    one = {"node": "pi-01", "slot": str(card), "boot_files": {"user-data": USER_DATA}}
+    one: dict[str, Any] = {"node": "pi-01", "slot": str(card), "boot_files": {"user-data": USER_DATA}}
     one["root_files"] = [{"path": KEY_PATH, "content": KEY, "mode": "0600"}]
     sha256 = hashlib.sha256(image.path.read_bytes()).hexdigest()
     arguments = {"image": str(image.path), "image_sha256": sha256, "cards": [one], "confirm": True}

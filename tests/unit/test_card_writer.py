@@ -258,7 +258,7 @@ def test_marks_of_other_uses_are_removed(
         # An md superblock of format 1.0 (linux/raid/md_p.h): 8 to 12 KiB from the end.
         file.seek((64 * MIB // 512 - 16) // 8 * 8 * 512)
         file.write(struct.pack("<II", 0xA92B4EFC, 1) + bytes(248))
-    signatures = ["wipefs", "--no-act", "--output", "TYPE", "--noheadings", path]
+    signatures: list[str | Path] = ["wipefs", "--no-act", "--output", "TYPE", "--noheadings", path]
     assert "gpt" in subprocess.run(signatures, capture_output=True, text=True, check=True).stdout
     disk = machine.loop(path)
     assert results_by_node(run_module("card_write", write_arguments(image, sha256, pi_01=disk))) == {"pi-01": "written"}
