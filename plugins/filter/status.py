@@ -167,9 +167,9 @@ def _difference_problems(what: str, values: Mapping[str, str], remedy: str) -> l
     counted = Counter(value for value in values.values() if value).most_common()
     if len(counted) < 2:
         return []
-    usual = counted[0][0]
-    others = [f"{node} has {value}" for node, value in values.items() if value and value != usual]
-    return [f"Not all nodes have the same {what}: most have {usual}, {', '.join(others)}. {remedy}"]
+    most_frequent_value = counted[0][0]
+    others = [f"{node} has {value}" for node, value in values.items() if value and value != most_frequent_value]
+    return [f"Not all nodes have the same {what}: most have {most_frequent_value}, {', '.join(others)}. {remedy}"]
 
 
 def _version_problems(answers: Mapping[str, Mapping[str, Any]], images: Mapping[str, str]) -> list[str]:
