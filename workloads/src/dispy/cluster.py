@@ -339,7 +339,7 @@ class JobCluster:
             if task.future is None or task.is_cancelled:
                 continue
             has_node = bool(names if task.nodes is None else names.intersection(task.nodes))
-            if has_node and (task.is_forgotten or not task.has_worker(workers)) and task.attempts <= MAX_ATTEMPTS:
+            if has_node and (task.is_unknown_to_scheduler or not task.has_worker(workers)) and task.attempts <= MAX_ATTEMPTS:
                 logger.info("job %s is submitted again", task.job.id)
                 task.job.status = DispyJob.Created
                 self._submit_tasks([task], workers)

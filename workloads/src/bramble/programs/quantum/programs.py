@@ -125,9 +125,9 @@ def teleport(shots: int = 200_000, seed: int = 0) -> Experiment:
 
     def interpret_counts(found: Sequence[Counts]) -> list[Measure]:
         measures = []
-        for angle, arrived, undone in zip(angles, found[: len(angles)], found[len(angles) :], strict=True):
-            measures.append(Measure("arrived", math.degrees(angle), hits(arrived), n, math.sin(angle / 2) ** 2))
-            measures.append(Measure("preparation undone", math.degrees(angle), hits(undone), n, 0.0))
+        for angle, received, restored in zip(angles, found[: len(angles)], found[len(angles) :], strict=True):
+            measures.append(Measure("arrived", math.degrees(angle), hits(received), n, math.sin(angle / 2) ** 2))
+            measures.append(Measure("preparation undone", math.degrees(angle), hits(restored), n, 0.0))
         return measures
 
     points = [Point(f"Pairs.Teleport({a!r}, {phi}, {undo})", n, 40_000) for undo in ("false", "true") for a in angles]
@@ -218,11 +218,11 @@ def shor(number: int = 15, shots: int = 32, seed: int = 0) -> Experiment:
         ]
 
     def interpret_counts(found: Sequence[Counts]) -> list[Measure]:
-        lucky = [
+        success_probabilities = [
             sum(p for y, p in enumerate(shor_theory.probabilities(base, number)) if shor_theory.factors(y, base, number))
             for base in bases
         ]
-        mean = sum(p * count for p, count in zip(lucky, tries, strict=True)) / shots
+        mean = sum(p * count for p, count in zip(success_probabilities, tries, strict=True)) / shots
         done = sum(shor_theory.factors(y, base, number) is not None for base, y in pairs(found))
         # The distribution for all bases together is the mixture of their distributions.
         theory = sum(count * shor_theory.probabilities(base, number) for base, count in zip(bases, tries, strict=True)) / shots
@@ -240,7 +240,7 @@ def shor(number: int = 15, shots: int = 32, seed: int = 0) -> Experiment:
 
     def facts(found: Sequence[Counts]) -> dict[str, Any]:
         answers = [answer for base, y in pairs(found) if (answer := shor_theory.factors(y, base, number))]
-        return {"factors": list(answers[0]) if answers else None, "bases": bases, "runs_with_factors": len(answers)}
+        return {"factors": list(answers[0]) if answers else None, "bases": bases, "success_probabilities": len(answers)}
 
     rate = 30 * (15 / number) ** 3 / 6
     points = [Point(f"Fourier.Order({base}, {number}, {n})", count, rate) for base, count in zip(bases, tries, strict=True)]
