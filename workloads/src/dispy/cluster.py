@@ -87,7 +87,7 @@ class JobCluster:
         if unknown := sorted(options.keys() - IGNORED_OPTIONS):
             raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {unknown[0]!r}")
         if not callable(computation):
-            raise TypeError(f"the computation must be a function, is {computation!r}; start a program from within a function")
+            raise TypeError(f"the computation must be a function, but is {computation!r}; start a program from within a function")
         for option in sorted(options):
             logger.info("%s= has no effect on this cluster; its configuration states how to reach it", option)
         self._name = getattr(computation, "__name__", str(computation))

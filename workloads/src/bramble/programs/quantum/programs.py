@@ -58,7 +58,7 @@ class Experiment:
 def check_range(option: str, value: int, least: int, most: int) -> int:
     """Return the number. Raises UsageError if it is out of range."""
     if not least <= value <= most:
-        raise UsageError(f"--{option} must be from {least} to {most}, is {value}")
+        raise UsageError(f"--{option} must be from {least} to {most}, but is {value}")
     return value
 
 
@@ -252,7 +252,7 @@ def shor(number: int = 15, shots: int = 32, seed: int = 0) -> Experiment:
 
 
 def noise(shots: int = 200_000, seed: int = 0) -> Experiment:
-    """Noise: how a qubit decays over many gates that depolarize it a little each."""
+    """Noise: how a qubit decays over many gates that depolarise it a little each."""
     lengths = [0, 5, 10, 20, 40, 60, 80, 100]
     errors = [0.002, 0.01, 0.05]
     n = shots_per_point(shots, len(lengths) * len(errors))
@@ -267,7 +267,7 @@ def noise(shots: int = 200_000, seed: int = 0) -> Experiment:
 
     points = [Point(f"Noise.Decays({length})", n, 2e6 / (20 + length), error) for error, length in settings]
     axes = ("gates", "probability of the wrong value")
-    return Experiment("Depolarizing noise", axes, points, interpret_counts, 1, 2)
+    return Experiment("Depolarising noise", axes, points, interpret_counts, 1, 2)
 
 
 def correction(shots: int = 200_000, seed: int = 0) -> Experiment:

@@ -105,7 +105,9 @@ def _run_on_server(kind: str, argument: Any) -> Any:
             channel.flush()
             is_success, answer = pickle.load(channel)
         except (EOFError, OSError):
-            raise ResultError("the Q# simulator died in a job, such as when memory runs out; see `dmesg | tail`") from None
+            raise ResultError(
+                "the Q# simulator was killed during a job; if `dmesg | tail` names it, memory ran out: use smaller jobs"
+            ) from None
     if not is_success:
         raise ResultError(answer)
     return answer
