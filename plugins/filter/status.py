@@ -69,10 +69,13 @@ def _power_problems(node: str, answer: Mapping[str, Any], limits: Mapping[str, f
     if bits & UNDER_VOLTAGE_BITS:
         found.append(f"{node} has too little voltage ({words}). Use a stronger power supply, or a shorter and thicker cable.")
     elif bits & THROTTLED_BITS:
-        found.append(f"{node} is throttled because of heat ({words}). Cool it with a heat sink, a fan or more air.")
+        found.append(f"{node} is throttled because of heat ({words}). Cool the node with a heat sink or a fan.")
     heat = answer.get("temperature")
     if heat is not None and heat > limits["temperature"]:
-        found.append(f"{node} has {heat:.0f} °C (status_max_temperature is {limits['temperature']:g}). Cool it.")
+        found.append(
+            f"{node} has {heat:.0f} °C (status_max_temperature is {limits['temperature']:g}). "
+            "Cool the node with a heat sink or a fan."
+        )
     return found
 
 

@@ -313,7 +313,7 @@ class PendingChange:
         """Return the outcome of a rolled back change: `why`, and what went `wrong` then. Raises RollbackError for others."""
         outcome = self._read_outcome()
         if not outcome.get("rolled_back") or outcome["name"] != name:
-            raise RollbackError("The change was not rolled back.")
+            raise RollbackError(f"The change {name} was not rolled back. Restart the node, which rolls it back.")
         return outcome
 
     @staticmethod
