@@ -51,6 +51,7 @@ class Outside:
         return ["ip", "netns", "exec", self.name, *words]
 
     def _ip(self, words: str) -> None:
+        """Run ip(8) in the namespace of the outside. Raises subprocess.CalledProcessError."""
         run("ip", "-n", self.name, *words.split())
 
     def _run_on_node(self, node: str, *words: str, check: bool = True) -> None:
@@ -58,6 +59,7 @@ class Outside:
         run("docker", "exec", f"{self.cluster}-{node}", "run-on-node", *words, check=check)
 
     def _connect_node(self, end: str, node: str) -> None:
+        """Connect a port of the outside, `end`, with a new port eth1 of a stand-in."""
         pid = run("docker", "inspect", "--format", "{{.State.Pid}}", f"{self.cluster}-{node}")
         self._ip(f"link add {end} type veth peer name eth1 netns {pid}")
 
@@ -133,9 +135,11 @@ class EchoProtocol(asyncio.DatagramProtocol):
     """Sends every packet back."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport, to answer through it."""
         self.transport = transport
 
     def datagram_received(self, data: bytes, address: tuple) -> None:
+        """Send the packet back."""
         self.transport.sendto(data, address)  # type: ignore[attr-defined]
 
 
@@ -152,6 +156,7 @@ class DnsProtocol(EchoProtocol):
     """Answers DNS questions over UDP."""
 
     def datagram_received(self, data: bytes, address: tuple) -> None:
+        """Answer a question."""
         self.transport.sendto(dns_answer(data), address)  # type: ignore[attr-defined]
 
 

@@ -13,6 +13,7 @@ STATES = {"default_route", "resolver", "ipv6", "links", "radios", "packages", "f
 
 
 def _row(what: str, to: str, kind: str, *, must: str = "fail", **options: Any) -> Row:
+    """Return a probe that must fail, or pass with `must`; the options are those of its kind."""
     return {"what": what, "to": to, "must": must, "kind": kind, **options}
 
 

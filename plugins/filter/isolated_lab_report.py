@@ -77,6 +77,7 @@ def panel(phase: Phase) -> dict[str, Any]:
 
 
 def _cell(row: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return the cell of a probe in the table: its colour, a word, and what the probe saw; None if it did not run."""
     if row is None:
         return {"colour": "shut", "word": "not probed", "seen": ""}
     must_pass = row["must"] == "pass"

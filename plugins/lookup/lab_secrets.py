@@ -76,6 +76,7 @@ def hash_password(password: str, prefix: str) -> str:
 
 
 def _random_text(characters: str, length: int) -> str:
+    """Return a random text of `length` characters."""
     return "".join(secrets.choice(characters) for _ in range(length))
 
 

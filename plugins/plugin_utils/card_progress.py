@@ -99,6 +99,7 @@ class ProgressReader:
 
     @staticmethod
     def _state_text(card: dict[str, Any]) -> str:
+        """Return the phase of a card and its progress in percent; only the percentage while it is written."""
         if not card["total"]:
             return str(card["phase"])
         percent = f"{100 * card['done'] // card['total']} %"

@@ -36,6 +36,7 @@ LOOPBACK_RESOLVERS = ("127.0.0.11", "127.0.0.53", "127.0.0.54", "127.0.0.1")
 
 
 def _address_family(host: str) -> socket.AddressFamily:
+    """Return the address family of an IP address."""
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 

@@ -341,6 +341,7 @@ class PendingChange:
 
     @staticmethod
     def _stop_timer() -> None:
+        """Stop the rollback timer, and reload systemd."""
         run_command(["systemctl", "stop", f"{UNIT}-timer.timer"])
         run_command(["systemctl", "daemon-reload"])
 

@@ -103,6 +103,7 @@ class Lab:
         self._resolve = resolver
 
     def _outside_error(self, text: str) -> Refused:
+        """Return the error for an address outside the lab."""
         return Refused(f"{text} is outside the lab, {self.subnet}. Use only machines that you own, in this network")
 
     def resolve_host(self, text: str) -> str:

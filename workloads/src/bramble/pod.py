@@ -51,6 +51,7 @@ def run_command(arguments: list[str]) -> int:
     with subprocess.Popen([sys.executable, "-m", "bramble", *arguments]) as process:
 
         def delete(*_: object) -> None:
+            """Interrupt `bramble`, because the pod is deleted."""
             deleted.set()
             process.send_signal(signal.SIGINT)  # has no effect on a process that has ended
 

@@ -87,6 +87,7 @@ class JobAccount(Generic[AnyJob]):
             self._report_end_of(job, future)
 
     def _report_end_of(self, job: AnyJob, future: "Future[Any]") -> None:
+        """Have the end of a job's future reported to `collect_ended`."""
         job.future = future
         with self._lock:
             if job.name in self.unfinished:

@@ -127,6 +127,7 @@ def _read_rows(
 
 
 def _parse_day(where: str, text: str) -> date:
+    """Return the day of a text. Raises UsageError, which names the line `where`."""
     for form in ("%Y-%m-%d", "%m/%d/%Y"):
         try:
             return datetime.strptime(text.strip(), form).date()

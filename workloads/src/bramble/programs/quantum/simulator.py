@@ -114,6 +114,7 @@ def _run_on_server(kind: str, argument: Any) -> Any:
 
 
 def _sample(context: "Context", job: tuple[str, int, int, float]) -> dict[str, int]:
+    """Return how often each outcome of an expression was measured."""
     from qdk import DepolarizingNoise
 
     expression, shots, seed, depolarizing = job
@@ -123,11 +124,13 @@ def _sample(context: "Context", job: tuple[str, int, int, float]) -> dict[str, i
 
 
 def _estimate(context: "Context", expression: str) -> dict[str, Any]:
+    """Return the logical and physical resources that an expression needs."""
     counts = context.logical_counts(expression)
     return {"logical": dict(counts), "physical": dict(counts.estimate()["physicalCounts"])}
 
 
 def _state(context: "Context", statements: str) -> list[complex]:
+    """Return the amplitudes after some statements."""
     context.eval(statements)
     return list(context.dump_machine().as_dense_state())
 
@@ -136,6 +139,7 @@ HANDLERS: dict[str, Callable[["Context", Any], Any]] = {"sample": _sample, "esti
 
 
 def _serve(control: socket.socket) -> None:
+    """Run the server until its control socket is closed: fork a child for each job."""
     from qdk import Context
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program in the foreground handles Ctrl-C
@@ -152,6 +156,7 @@ def _serve(control: socket.socket) -> None:
 
 
 def _handle_request(context: "Context", channel: socket.socket) -> None:
+    """Read a job from a channel, run it, and write its result or its traceback."""
     with channel.makefile("rwb") as stream:
         kind, argument = pickle.load(stream)
         try:
