@@ -473,7 +473,7 @@ def test_content_is_checked_by_its_beginning(tmp_path: Path) -> None:
 def test_missing_program_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = compress("zst", IMAGE, tmp_path / "x")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(BrambleError, match="apt install zstd"):
+    with pytest.raises(BrambleError, match="apt-get install zstd"):
         decode(path)
 
 

@@ -57,6 +57,7 @@ def is_ready(status: Mapping[str, Any]) -> bool:
 
 
 def _node_facts(item: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts of a node from its object in Kubernetes."""
     status = item.get("status", {})
     return {
         "uid": item["metadata"]["uid"],

@@ -16,7 +16,10 @@ SNAPS_FOLDER = Path("/var/lib/snapd/snaps")
 
 
 class _UnixConnection(http.client.HTTPConnection):
+    """A connection to snapd's socket."""
+
     def connect(self) -> None:
+        """Connect to the socket. Raises OSError."""
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(60)
         self.sock.connect(str(SOCKET))

@@ -75,6 +75,7 @@ class Handler(BaseHTTPRequestHandler):
     timeout = 20
 
     def send_answer(self, status: http.HTTPStatus, text: str, kind: str = "text/html", **headers: str) -> None:
+        """Send a response with a text. The headers are named with _ instead of -."""
         data = text.encode()
         self.send_response(status)
         self.send_header("Content-Type", f"{kind}; charset=utf-8")
@@ -91,9 +92,12 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Shop(Handler):
+    """The web shop: a page, a search and prices."""
+
     database: sqlite3.Connection
 
     def do_GET(self) -> None:
+        """Answer a request."""
         path, fields = self.request_fields()
         form = '<form action="/search"><input name="q"> <button>Search</button></form>'
         try:
@@ -113,7 +117,10 @@ class Shop(Handler):
 
 
 class Desk(Handler):
+    """The intranet desk: files behind a password."""
+
     def do_GET(self) -> None:
+        """Answer a request, after its password was checked."""
         login = f"{self.secrets['user']}:{self.secrets['password']}"
         given = self.headers.get("Authorization", "").encode()
         if not hmac.compare_digest(given, b"Basic " + base64.b64encode(login.encode())):

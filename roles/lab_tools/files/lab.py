@@ -103,6 +103,7 @@ class Lab:
         self._resolve = resolver
 
     def _outside_error(self, text: str) -> Refused:
+        """Return the error for an address outside the lab."""
         return Refused(f"{text} is outside the lab, {self.subnet}. Use only machines that you own, in this network")
 
     def resolve_host(self, text: str) -> str:
@@ -321,7 +322,7 @@ def command_line(name: str, arguments: Sequence[str], lab: Lab, folder: Path) ->
     tool = TOOLS[name]
     words = list(arguments)
     if words[: len(tool.words)] != list(tool.words):
-        raise Refused(f"{name} is known only as {name} {' '.join(tool.words)}")
+        raise Refused(f"{name} may only be run as {name} {' '.join(tool.words)}")
     resolve_target: Callable[[str], str] = getattr(lab, f"resolve_{tool.target}")
     command = [name, *tool.first.split(), *tool.words]
     target_count = rest = 0

@@ -35,7 +35,7 @@ def pod_index() -> int:
     given = os.environ.get("JOB_COMPLETION_INDEX") or (re.findall(r"-(\d+)$", socket.gethostname()) or [""])[0]
     if not given.isdigit():
         raise UsageError(
-            f"{socket.gethostname()} is no pod of an Indexed Job (JOB_COMPLETION_INDEX) or of a StatefulSet (NAME-0); "
+            f"{socket.gethostname()} is not a pod of an Indexed Job (JOB_COMPLETION_INDEX) or of a StatefulSet (NAME-0); "
             "`share` works only in such a pod"
         )
     return int(given)
@@ -51,6 +51,7 @@ def run_command(arguments: list[str]) -> int:
     with subprocess.Popen([sys.executable, "-m", "bramble", *arguments]) as process:
 
         def delete(*_: object) -> None:
+            """Interrupt `bramble`, because the pod is deleted."""
             deleted.set()
             process.send_signal(signal.SIGINT)  # has no effect on a process that has ended
 

@@ -87,7 +87,7 @@ class JobCluster:
         if unknown := sorted(options.keys() - IGNORED_OPTIONS):
             raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {unknown[0]!r}")
         if not callable(computation):
-            raise TypeError(f"the computation must be a function, is {computation!r}; start a program from within a function")
+            raise TypeError(f"the computation must be a function, but is {computation!r}; start a program from within a function")
         for option in sorted(options):
             logger.info("%s= has no effect on this cluster; its configuration states how to reach it", option)
         self._name = getattr(computation, "__name__", str(computation))
@@ -226,6 +226,7 @@ class JobCluster:
         self._engine.run_request(partial(self._engine.client.run, function, name, asynchronous=True, on_error="ignore"))
 
     def _node_of(self, name: str, ip_addr: str) -> DispyNode:
+        """Return the record of a node, which is made when it is new."""
         return self._dispy_nodes.setdefault(name, DispyNode(ip_addr, name, 0))
 
     def _choose_nodes(self, nodes: Nodes) -> tuple[str, ...] | None:
@@ -252,6 +253,7 @@ class JobCluster:
     def _submit(
         self, job_id: Any, nodes: tuple[str, ...] | None, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> DispyJob | None:
+        """Submit a job, and return it; None, with a log message, when it cannot be sent."""
         names = {each.__name__: each for each in kwargs.pop("dispy_job_depends", ())}
         job = DispyJob(job_id, args, kwargs)
         try:
@@ -339,7 +341,7 @@ class JobCluster:
             if task.future is None or task.is_cancelled:
                 continue
             has_node = bool(names if task.nodes is None else names.intersection(task.nodes))
-            if has_node and (task.is_forgotten or not task.has_worker(workers)) and task.attempts <= MAX_ATTEMPTS:
+            if has_node and (task.is_unknown_to_scheduler or not task.has_worker(workers)) and task.attempts <= MAX_ATTEMPTS:
                 logger.info("job %s is submitted again", task.job.id)
                 task.job.status = DispyJob.Created
                 self._submit_tasks([task], workers)
@@ -384,6 +386,7 @@ class JobCluster:
         job.finish.set()
 
     def _count_ended_job(self) -> None:
+        """Record that one job less is pending."""
         with self._lock:
             self._pending -= 1
             if not self._pending:
@@ -391,6 +394,7 @@ class JobCluster:
                 self._complete.set()
 
     def _notify(self, status: int, dispy_node: DispyNode | None, job: DispyJob | None) -> None:
+        """Have `cluster_status` called, if the script has given one."""
         if self._cluster_status:
             self._calls.put((self._cluster_status, (status, dispy_node, copy.copy(job))))
 
@@ -426,6 +430,7 @@ def _patterns(nodes: Nodes) -> Iterator[str]:
 
 
 def _format_bytes(size: float) -> str:
+    """Return a size with one decimal and a unit."""
     for unit in "BKMG":
         if size < 1024 or unit == "G":
             break

@@ -74,6 +74,7 @@ class _Server:
         threading.Thread(target=self._remove, daemon=True).start()
 
     def _remove(self) -> None:
+        """Wait up to 10 seconds for the server, kill what is left of it, and remove its folder."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=10)
         with contextlib.suppress(ProcessLookupError):

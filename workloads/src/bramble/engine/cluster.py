@@ -43,6 +43,10 @@ class Cluster(Connection, Engine):
         self.label = f"{len(self.nodes)} node{'s' * (len(self.nodes) > 1)} of {config.scheduler}"
 
     def _wait_for_nodes(self, expected: set[str], require_all: bool) -> tuple[str, ...]:
+        """Wait for the expected nodes, and return the sorted names of those that are connected.
+
+        Raises ClusterError when one is missing and `require_all` is set, or when all are missing.
+        """
         deadline = time.monotonic() + self.timeout
         while not expected <= (present := set(self.workers().values())) and time.monotonic() < deadline:
             time.sleep(0.25)
@@ -72,6 +76,7 @@ class Cluster(Connection, Engine):
         return dict(sorted(threads.items()))
 
     def jobs_at_once(self, nodes: Sequence[str] | None = None) -> int:
+        """Return the number of threads of all workers (of these nodes)."""
         return sum(threads for node, threads in self.threads().items() if nodes is None or node in nodes)
 
     def memory(self, nodes: Sequence[str] | None = None) -> int:
@@ -97,7 +102,7 @@ class Cluster(Connection, Engine):
         if not addresses:
             return False
         deadline = time.monotonic() + self.timeout
-        self._retire(node, addresses)
+        self._move_results(node, addresses)
         before, running = self.heartbeats(addresses), addresses
         while running:
             if time.monotonic() > deadline:
@@ -109,10 +114,11 @@ class Cluster(Connection, Engine):
                 for address, (last_seen, job_count) in self.heartbeats(addresses).items()
                 if job_count or last_seen == before.get(address, (0.0, 0))[0]
             ]
-        self._retire(node, addresses)  # once more, for the results of the last jobs
+        self._move_results(node, addresses)  # once more, for the results of the last jobs
         return True
 
-    def _retire(self, node: str, addresses: Sequence[str]) -> None:
+    def _move_results(self, node: str, addresses: Sequence[str]) -> None:
+        """Let the workers at these addresses start no jobs, and move their results. Raises ResultError if there is no room."""
         retire = partial(self.client.retire_workers, list(addresses), close_workers=False, remove=False, asynchronous=True)
         if not self.run_request(retire) and self.workers([node]):
             raise ResultError(f"{node} holds results and no other node can take them; stop the program that started the jobs")

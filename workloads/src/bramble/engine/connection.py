@@ -40,6 +40,7 @@ class Connection:
         self.client = self._connect()
 
     def _connect(self) -> "Client":
+        """Return a client of the scheduler. Raises UsageError (certificates) and ClusterError (no scheduler)."""
         import logging
 
         import dask
@@ -83,6 +84,7 @@ class Connection:
             raise self._unreachable(error) from None
 
     def _unreachable(self, reason: OSError) -> ClusterError:
+        """Return the error for a scheduler that cannot be reached."""
         return ClusterError(
             f"no scheduler at {self.config.scheduler}: {reason}; see `systemctl status bramble-scheduler` on the client, "
             "or run `ansible-playbook playbooks/site.yml --tags scheduler`"
@@ -153,4 +155,5 @@ class Connection:
         )  # fmt: skip
 
     def close(self) -> None:
+        """Close the client."""
         self.client.close(timeout=2)

@@ -17,6 +17,7 @@ class Local(Engine):
         self.label = f"one core of {self.nodes[0]}"
 
     def map(self, kernel: Kernel, arguments: Sequence[Any], nodes: Sequence[str] | None = None) -> Iterator[Outcome]:
+        """Yield one Outcome per argument, in their order: see Engine.map."""
         begin, node = time.monotonic(), self.nodes[0]
         for index, argument in enumerate(arguments):
             yield call_kernel(kernel, argument, node).to_outcome(index, argument, node, time.monotonic() - begin)

@@ -20,6 +20,7 @@ class Worker(distributed.Worker):
     """A worker that ends when it loses the scheduler but leaves its nanny, which restarts it until the scheduler is back."""
 
     async def handle_scheduler(self, comm: Comm) -> None:
+        """Run until the connection to the scheduler ends, then close the worker."""
         try:
             await self.handle_stream(comm)
         finally:

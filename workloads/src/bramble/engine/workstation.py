@@ -50,9 +50,11 @@ class Workstation(Engine):
         self.jobs: dict[Future[JobResult], int] = {}
 
     def jobs_at_once(self, nodes: Sequence[str] | None = None) -> int:
+        """Return the number of processes."""
         return self.processes
 
     def warm_up(self, kernel: Kernel) -> None:
+        """Start the processes, and import the kernel in each."""
         import multiprocessing
         from concurrent.futures import ProcessPoolExecutor
 
@@ -75,6 +77,7 @@ class Workstation(Engine):
         list(modules)
 
     def map(self, kernel: Kernel, arguments: Sequence[Any], nodes: Sequence[str] | None = None) -> Iterator[Outcome]:
+        """Yield one Outcome per argument as the jobs end: see Engine.map."""
         from concurrent.futures import as_completed
         from concurrent.futures.process import BrokenProcessPool
 
@@ -88,11 +91,13 @@ class Workstation(Engine):
             try:
                 result = job.result()
             except BrokenProcessPool:
-                yield Outcome(index, lost=f"a process on {node} died, such as when memory runs out; see `dmesg | tail`")
+                advice = "if `dmesg | tail` names it, memory ran out: use smaller jobs"
+                yield Outcome(index, lost=f"a process on {node} was killed during a job; {advice}")
             else:
                 yield result.to_outcome(index, arguments[index], node, time.monotonic() - begin)
 
     def close(self) -> None:
+        """End the processes, also those in the middle of a job."""
         import multiprocessing
         from concurrent.futures import wait
 

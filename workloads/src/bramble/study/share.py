@@ -37,6 +37,7 @@ class _ResultUnpickler(pickle.Unpickler):
     """Unpickles what kernels return (numbers, containers, arrays, dataclasses of this package) and nothing that can run code."""
 
     def find_class(self, module: str, name: str) -> Any:
+        """Return a type that kernels return. Raises UsageError for all others."""
         if f"{module}.{name}" in NUMPY_NAMES:
             return super().find_class(module, name)
         if module.startswith("bramble.") and "." not in name:
@@ -59,9 +60,11 @@ class Share(Engine):
         self.nodes, self.label = engine.nodes, f"{engine.label}, share {index} of {count}"
 
     def jobs_at_once(self, nodes: Sequence[str] | None = None) -> int:
+        """Return how many jobs run at once: see Engine."""
         return self.engine.jobs_at_once(nodes)
 
     def warm_up(self, kernel: Kernel) -> None:
+        """Import the kernel in every worker: see Engine."""
         self.engine.warm_up(kernel)
 
     def map(self, kernel: Kernel, arguments: Sequence[Any], nodes: Sequence[str] | None = None) -> Iterator[Outcome]:
@@ -86,6 +89,7 @@ class Share(Engine):
         )
 
     def close(self) -> None:
+        """End the engine below."""
         self.engine.close()
 
 
@@ -119,6 +123,7 @@ class MergedShares(Engine):
         self.seconds = self.recorded_seconds = max(float(share["seconds"]) for share in self.shares)
 
     def jobs_at_once(self, nodes: Sequence[str] | None = None) -> int:
+        """Return how many jobs ran at once when the shares were computed."""
         return sum(int(share["slots"]) for share in self.shares)
 
     def warm_up(self, kernel: Kernel) -> None:

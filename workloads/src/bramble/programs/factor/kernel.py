@@ -18,6 +18,7 @@ class Interval(NamedTuple):
 
 @compiled("uint64(uint64, uint64, uint64)")
 def _divisor(number, lower, upper):  # type: ignore[no-untyped-def]
+    """Return the largest divisor from `lower` to `upper` of the same parity as `upper`, or 0."""
     candidate = upper
     while candidate >= lower:
         if number % candidate == 0:

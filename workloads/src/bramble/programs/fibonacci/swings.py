@@ -75,6 +75,7 @@ def count_surrogates(batch: Batch) -> Counts:
 
 
 def _empty_counts(series: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return zeros for the counts of a number of series: hits, ratios and the histogram."""
     kinds = len(THRESHOLDS)
     return (
         np.zeros((series, kinds, len(CENTRES)), np.uint16),
@@ -84,6 +85,7 @@ def _empty_counts(series: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _pack(hits: np.ndarray, ratios: np.ndarray, histogram: np.ndarray) -> Counts:
+    """Return the counts of series as bytes, with the same byte order on all nodes."""
     by_level = np.moveaxis(hits, 0, -1)
     return Counts(by_level.astype("<u2").tobytes(), ratios.T.astype("<u2").tobytes(), histogram.astype("<i8").tobytes())
 
@@ -147,6 +149,7 @@ def _count_ratios(prices, thresholds, edges, bins, hits, ratios, histogram):  # 
 
 @compiled("uint64(uint64)")
 def _mix(word):  # type: ignore[no-untyped-def]
+    """Return the mixed bits of a word, by splitmix64."""
     word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return word ^ (word >> np.uint64(31))
@@ -156,6 +159,7 @@ def _mix(word):  # type: ignore[no-untyped-def]
     "void(float64[::1], uint64, int64, float64[::1], float64[::1], float64[::1], uint16[:,:,::1], uint16[:,::1], int64[:,::1])",
 )
 def _count_surrogates(growth, key, begin, thresholds, edges, bins, hits, ratios, histogram):  # type: ignore[no-untyped-def]
+    """Count the ratios of surrogates of `growth`: add them to hits, ratios and histogram."""
     days = len(growth)
     prices = np.empty(days + 1)
     jump = np.uint64(0xFFFFFFFFFFFFFFFF) // np.uint64(BLOCK)

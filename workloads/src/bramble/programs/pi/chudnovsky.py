@@ -66,6 +66,7 @@ def merge_parts(parts: tuple[Part, Part]) -> Part:
 
 
 def _split(begin: int, end: int, last: bool) -> tuple[mpz, mpz, mpz]:
+    """Return P, Q and T of a range by binary splitting."""
     if end - begin > LEAF:
         middle = (begin + end) // 2
         return _join(_split(begin, middle, False), _split(middle, end, last))
@@ -82,14 +83,17 @@ def _split(begin: int, end: int, last: bool) -> tuple[mpz, mpz, mpz]:
 
 
 def _join(left: tuple[mpz, mpz, mpz], right: tuple[mpz, mpz, mpz]) -> tuple[mpz, mpz, mpz]:
+    """Return P, Q and T of two neighbouring ranges together."""
     return left[0] * right[0], left[1] * right[1], right[1] * left[2] + left[0] * right[2]
 
 
 def _pack(*numbers: mpz) -> Part:
+    """Return numbers in a form that can be sent."""
     return Part(*map(gmpy2.to_binary, numbers))
 
 
 def _unpack(part: Part) -> tuple[mpz, mpz, mpz]:
+    """Return the numbers of a part."""
     return tuple(map(gmpy2.from_binary, part))
 
 

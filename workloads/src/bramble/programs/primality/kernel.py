@@ -75,6 +75,7 @@ def passes(n, method):  # type: ignore[no-untyped-def]  # noqa: PLR0911, PLR0912
 
 @compiled("int64(uint64, uint64, int64)")
 def _count(lower, upper, method):  # type: ignore[no-untyped-def]
+    """Return how many numbers from `lower` to `upper` pass a test."""
     found = 0
     n = lower
     while True:

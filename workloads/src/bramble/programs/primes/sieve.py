@@ -71,6 +71,10 @@ def primes(begin: int, end: int) -> np.ndarray:
 
 
 def _count_by_library(function: str, begin: int, end: int) -> int:
+    """Return the count of a function of libprimesieve for the range from `begin` up to, not including, `end`.
+
+    Raises ArithmeticError when the library fails.
+    """
     if end <= begin:
         return 0
     counted = int(getattr(library(), function)(begin, end - 1))

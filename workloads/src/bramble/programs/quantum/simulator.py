@@ -77,11 +77,11 @@ class _Server:
         """Return the socket that accepts jobs. Raises ResultError if the server does not start."""
         with self.lock:
             if self.process is None or self.process.poll() is not None:
-                self.socket, theirs = socket.socketpair()
+                self.socket, child_end = socket.socketpair()
                 command = [sys.executable, "-m", "bramble.programs.quantum.simulator"]
-                with theirs:
+                with child_end:
                     self.process = subprocess.Popen(
-                        command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, start_new_session=True
+                        command, stdin=child_end.fileno(), stdout=subprocess.DEVNULL, start_new_session=True
                     )
                 if self.socket.recv(1) != b"+":
                     raise ResultError(
@@ -96,22 +96,25 @@ _server = _Server()
 
 def _run_on_server(kind: str, argument: Any) -> Any:
     """Return the result of a job that a child of the server runs. Raises ResultError with its traceback, or if it died."""
-    ours, theirs = socket.socketpair()
-    with ours, ours.makefile("rwb") as channel:
-        with theirs:
-            socket.send_fds(_server.control(), [b"."], [theirs.fileno()])
+    parent_end, child_end = socket.socketpair()
+    with parent_end, parent_end.makefile("rwb") as channel:
+        with child_end:
+            socket.send_fds(_server.control(), [b"."], [child_end.fileno()])
         try:
             pickle.dump((kind, argument), channel)
             channel.flush()
             is_success, answer = pickle.load(channel)
         except (EOFError, OSError):
-            raise ResultError("the Q# simulator died in a job, such as when memory runs out; see `dmesg | tail`") from None
+            raise ResultError(
+                "the Q# simulator was killed during a job; if `dmesg | tail` names it, memory ran out: use smaller jobs"
+            ) from None
     if not is_success:
         raise ResultError(answer)
     return answer
 
 
 def _sample(context: "Context", job: tuple[str, int, int, float]) -> dict[str, int]:
+    """Return how often each outcome of an expression was measured."""
     from qdk import DepolarizingNoise
 
     expression, shots, seed, depolarizing = job
@@ -121,11 +124,13 @@ def _sample(context: "Context", job: tuple[str, int, int, float]) -> dict[str, i
 
 
 def _estimate(context: "Context", expression: str) -> dict[str, Any]:
+    """Return the logical and physical resources that an expression needs."""
     counts = context.logical_counts(expression)
     return {"logical": dict(counts), "physical": dict(counts.estimate()["physicalCounts"])}
 
 
 def _state(context: "Context", statements: str) -> list[complex]:
+    """Return the amplitudes after some statements."""
     context.eval(statements)
     return list(context.dump_machine().as_dense_state())
 
@@ -134,6 +139,7 @@ HANDLERS: dict[str, Callable[["Context", Any], Any]] = {"sample": _sample, "esti
 
 
 def _serve(control: socket.socket) -> None:
+    """Run the server until its control socket is closed: fork a child for each job."""
     from qdk import Context
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program in the foreground handles Ctrl-C
@@ -150,6 +156,7 @@ def _serve(control: socket.socket) -> None:
 
 
 def _handle_request(context: "Context", channel: socket.socket) -> None:
+    """Read a job from a channel, run it, and write its result or its traceback."""
     with channel.makefile("rwb") as stream:
         kind, argument = pickle.load(stream)
         try:
