@@ -88,7 +88,7 @@ class Message:
 
 
 def is_message(text: str, words: int = LONG) -> bool:
-    """Return whether a text has so many words, some of them of letters, and is no code."""
+    """Return whether a text has this number of words, half of them of letters, and is not code."""
     found = text.split()
     letters = [word for word in found if re.search(r"[^\W\d_]{2}", word)]
     return len(found) >= words and len(letters) >= words // 2 and not CODE.match(text)
