@@ -63,7 +63,8 @@ NOT_PLAIN = re.compile(
 RIDDLE = re.compile(r"\b(there (is|are) none|is odd|the way back|adrift|gave up)\b", re.IGNORECASE)
 # In pages: the glossary's words, and British spelling (-ise, but for size).
 NOT_IN_PAGES = re.compile(
-    r"\b(?!\w*siz|priz|seiz)\w+iz(?:e[ds]?|ing|ation)\b|\b(?:color|behavior|favor|center)(?:s|ed)?\b", re.IGNORECASE
+    r"\b(?:master|head)s?\b|\b(?!\w*siz|priz|seiz)\w+iz(?:e[ds]?|ing|ation)\b|\b(?:color|behavior|favor|center)(?:s|ed)?\b",
+    re.IGNORECASE,
 )
 
 HERE = Path(__file__).relative_to(ROOT).as_posix()
