@@ -175,7 +175,7 @@ def measure_rig_rate(devices: Sequence[Path], amount: int) -> float:
     start = time.monotonic()
     running = [subprocess.Popen([*command, f"of={device}"]) for device in devices]
     if any([process.wait() for process in running]):
-        raise SystemExit("bench: dd cannot write to the cards")
+        raise SystemExit("bench: dd cannot write to the cards of the rig. Its own message is above. Run the same command again.")
     return amount // MIB * MIB / (time.monotonic() - start) / 1e6
 
 
@@ -185,7 +185,10 @@ def memory_folder(size: int) -> Iterator[Path]:
     lines = Path("/proc/meminfo").read_text().splitlines()
     free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     if free < size + 2**29:
-        raise SystemExit(f"bench: needs {(size + 2**29) / 2**30:.1f} GiB of memory; {free / 2**30:.1f} GiB are free")
+        raise SystemExit(
+            f"bench: {(size + 2**29) / 2**30:.1f} GiB of memory are needed, and {free / 2**30:.1f} GiB are free. "
+            "Close other programs, or use a smaller image: --used MIB"
+        )
     with tempfile.TemporaryDirectory() as name:
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", name], check=True)
         try:

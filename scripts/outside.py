@@ -66,7 +66,7 @@ class Outside:
         """The name of the bridge that is the switch of the cluster."""
         return f"br-{run('docker', 'network', 'inspect', '--format', '{{.Id}}', self.cluster)[:12]}"
 
-    def up(self) -> None:
+    def create(self) -> None:
         """Create the outside, and connect nodes to it. Raises subprocess.CalledProcessError."""
         run("ip", "netns", "add", self.name)
         self._connect_node(UPLINK, self.client)
@@ -110,7 +110,7 @@ class Outside:
         self._run_on_node(node, *f"nmcli connection add type ethernet con-name outside ifname eth1 {' '.join(words)}".split())
         self._run_on_node(node, "nmcli", "connection", "up", "outside")
 
-    def down(self) -> None:
+    def remove(self) -> None:
         """Remove the outside, as far as it exists."""
         if self.state_file.exists():
             pid, bridge = self.state_file.read_text().split()
@@ -175,12 +175,12 @@ async def advertise() -> None:
     """Send a router advertisement for IPv6 with a prefix every two seconds (RFC 4861, sections 4.2 and 4.6.2)."""
     prefix = struct.pack(">BBBBIII", 3, 4, 64, 0xC0, 86400, 14400, 0) + socket.inet_pton(socket.AF_INET6, ADVERTISED)
     message = struct.pack(">BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0) + prefix
-    with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as wire:
-        wire.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+    with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as raw_socket:
+        raw_socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
         target = ("ff02::1", 0, 0, socket.if_nametoindex("lab"))
         while True:
             try:
-                wire.sendto(message, target)
+                raw_socket.sendto(message, target)
             except OSError as error:  # the port is not up yet
                 print(error, file=sys.stderr)
             await asyncio.sleep(2)
@@ -214,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         asyncio.run(serve())
         return
     outside = Outside(options.cluster, options.subnet, options.client, options.leak)
-    {"up": outside.up, "down": outside.down}[options.action]()
+    {"up": outside.create, "down": outside.remove}[options.action]()
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ from ansible_collections.bramble.cluster.images.debian.requirements import (
     check_space,
     check_tools,
 )
-from ansible_collections.bramble.cluster.images.debian.root_fs import copy_templates, finish_root
+from ansible_collections.bramble.cluster.images.debian.root_fs import configure_root, copy_templates
 from ansible_collections.bramble.cluster.images.host import fingerprint, native_architecture, report_step, run
 from ansible_collections.bramble.cluster.plugins.module_utils.core.digest import file_sha256
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
@@ -98,7 +98,7 @@ def build_in_namespaces(recipe: Recipe, architecture: str, recipe_hash: str, wor
     report_step(f"{name}: installing packages of Debian {recipe.suite}")
     run(*mmdebstrap_command(recipe, architecture, root, early))
     report_step(f"{name}: writing the file systems")
-    finish_root(recipe, root, values)
+    configure_root(recipe, root, values)
     gather_boot(root, boot, values)
     write_image(recipe, recipe_hash, root, boot, work / "image.img")
 

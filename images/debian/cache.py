@@ -34,7 +34,7 @@ class CacheEntry:
         return self.image.with_suffix(".json")
 
     @property
-    def current(self) -> Path:
+    def current_link(self) -> Path:
         """The path of a link to the manifest of the image in use; it does not depend on the hash of the recipe."""
         return self.cache / f"{self.stem}.json"
 
@@ -47,7 +47,7 @@ class CacheEntry:
 
     def is_current(self) -> bool:
         """Return whether the link leads to the manifest of this image."""
-        return self.current.is_symlink() and os.readlink(self.current) == self.manifest.name
+        return self.current_link.is_symlink() and os.readlink(self.current_link) == self.manifest.name
 
 
 def sync_path(path: Path) -> None:
@@ -72,7 +72,7 @@ def publish(entry: CacheEntry, image: Path, facts: dict[str, object]) -> None:
 
 def link_current(entry: CacheEntry) -> None:
     """Set the link to the manifest of this image, in one step."""
-    replace_link(entry.current, entry.manifest.name)
+    replace_link(entry.current_link, entry.manifest.name)
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ def check_architecture(recipe: Recipe, architecture: str, native: str, release: 
         )
     if architecture == native:
         return
-    problem = f"{recipe.name} for {architecture} cannot be built on this machine, which is {native}"
+    problem = f"{recipe.name} for {architecture} cannot be built on the control machine, which is {native}"
     if architecture not in EMULATED_ARCHITECTURES:
         raise BrambleError(f"{problem}. Build it on a machine that is {architecture}, {alternative}")
     if tuple(int(number) for number in re.findall(r"\d+", release)[:2]) < MIN_EMULATION_KERNEL:
@@ -48,7 +48,9 @@ def check_tools(keyring: Path = KEYRING) -> None:
     if not keyring.exists():
         missing.append("debian-archive-keyring")
     if missing:
-        raise BrambleError(f"This machine lacks the packages {', '.join(missing)}. Next: apt-get install {' '.join(missing)}")
+        raise BrambleError(
+            f"The control machine lacks the packages {', '.join(missing)}. Next: apt-get install {' '.join(missing)}"
+        )
 
 
 def check_space(cache: Path, needed: int = NEEDED_BYTES) -> None:

@@ -61,7 +61,7 @@ def copy_templates(source: Path, target: Path, values: dict[str, str]) -> None:
         copy.chmod(0o600 if "netplan" in path.parts else 0o644)
 
 
-def finish_root(recipe: Recipe, root: Path, values: dict[str, str]) -> None:
+def configure_root(recipe: Recipe, root: Path, values: dict[str, str]) -> None:
     """Change a new Debian tree into the root file system of a card."""
     remove_excluded(root)
     copy_templates(HERE / "rootfs", root, values)

@@ -122,7 +122,11 @@ def compile_python(tree: Path, python: str) -> None:
     done = subprocess.run([*command, f"/usr/lib/python{python}", f"/{HOME}"], capture_output=True, text=True, check=False)
     # The exit code is ignored, as a few files that are never imported do not compile: they test errors or need other Pythons.
     if not any((tree / HOME / "bramble/__pycache__").glob("cli.*.pyc")):
-        raise BrambleError(f"compileall has compiled nothing: {done.stdout[-500:]}{done.stderr[-500:]}")
+        raise BrambleError(
+            f"compileall ended with {done.returncode} and has compiled nothing in {tree / HOME}. "
+            "Delete the cached bundle and run the same command again. Its output: "
+            f"{done.stdout[-500:]}{done.stderr[-500:]}"
+        )
 
 
 def copy_compiled(source: Path, target: Path) -> None:

@@ -147,7 +147,7 @@ def card_batch(nodes: Iterable[Mapping[str, Any]], identity: bool = True) -> lis
             "node": node["inventory_hostname"],
             "slot": str(node["card_slot"]),
             "virtual_bytes": int(node.get("card_virtual_bytes") or 0),
-            **((identity and node.get("identity_seed")) or {}),
+            **((identity and node.get("identity_content")) or {}),
         }
         for node in nodes
         if _read_variable(node, "card_slot")

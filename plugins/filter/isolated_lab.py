@@ -74,14 +74,14 @@ def _state_rows(lab: Mapping[str, Any]) -> list[Row]:
     ]
 
 
-def lab_plan(host: str, lab: Mapping[str, Any], hostile: bool = False) -> list[Row]:
+def lab_plan(host: str, lab: Mapping[str, Any], is_hostile_root: bool = False) -> list[Row]:
     """Return the probes that a host runs.
 
     :param host: its name
     :param lab: addresses (of all hosts, by name), client (its name), client_facts (host_facts that the module lab_probe returned
         there), interface, table, overlays, outside_ipv4, outside_ipv6, outside_name, home, mirror (URL), client_tcp_ports and
         client_udp_ports (the ports that nodes may reach), services (name -> ports that must be reachable), lab_port
-    :param hostile: only probes that send something, since a hostile root can change all settings
+    :param is_hostile_root: only probes that send something, since a hostile root can change all settings
     """
     addresses, client, client_facts = lab["addresses"], lab["client"], lab["client_facts"]
     peers = {name: address for name, address in addresses.items() if name not in (host, client)}
@@ -96,7 +96,7 @@ def lab_plan(host: str, lab: Mapping[str, Any], hostile: bool = False) -> list[R
         return rows
     rows = _internet_rows(lab) + _client_rows(lab, addresses[client], client_facts, addresses[host])
     rows += [_row("ssh", name, "tcp", host=address, port=22) for name, address in peers.items()]
-    if hostile:
+    if is_hostile_root:
         return [row for row in rows if row["kind"] != "via"]
     rows += _state_rows(lab)
     for name, address in peers.items():
@@ -110,12 +110,12 @@ def lab_plan(host: str, lab: Mapping[str, Any], hostile: bool = False) -> list[R
     return rows
 
 
-def lab_rows(results: Mapping[str, Mapping[str, Any]], hostile: bool = False) -> list[Row]:
+def lab_rows(results: Mapping[str, Mapping[str, Any]], is_hostile_root: bool = False) -> list[Row]:
     """Return the rows of all hosts, each with `from` and, for a hostile root, `as`.
 
     :param results: the results of the module lab_probe, by host
     """
-    role = {"as": "hostile root"} if hostile else {}
+    role = {"as": "hostile root"} if is_hostile_root else {}
     return [{"from": host, **role, **row} for host, result in results.items() for row in result.get("rows", [])]
 
 
@@ -130,19 +130,25 @@ def lab_verdict(rows: Sequence[Mapping[str, Any]], frames: Mapping[str, int] | N
 
     :param rows: of all hosts (lab_rows)
     :param frames: the counts of the capture at the uplink (`lab`: frames of the lab); None or empty without a capture
-    :returns: the numbers forbidden, reached (of those), allowed and failed (of those); and red, one sentence for each failure
+    :returns: the numbers forbidden, reached (of those), allowed and failed (of those); and failures, a list of sentences
     """
     forbidden = [row for row in rows if row["must"] == "fail"]
     allowed = [row for row in rows if row["must"] == "pass"]
     reached = [row for row in forbidden if row["reached"]]
     failed = [row for row in allowed if not row["reached"]]
-    red = [f"REACHED, and must be blocked: {_describe_row(row)}" for row in reached]
-    red += [f"NOT REACHED, and must be reachable: {_describe_row(row)}" for row in failed]
+    failures = [f"REACHED, and must be blocked: {_describe_row(row)}" for row in reached]
+    failures += [f"NOT REACHED, and must be reachable: {_describe_row(row)}" for row in failed]
     if frames and frames["lab"]:
-        red.append(f"{frames['lab']} frames of the lab were seen at the client's uplink")
+        failures.append(f"{frames['lab']} frames of the lab were seen at the client's uplink")
     if not forbidden or not allowed:
-        red.append("there was no probe that must fail, or none that must pass")
-    return {"forbidden": len(forbidden), "reached": len(reached), "allowed": len(allowed), "failed": len(failed), "red": red}
+        failures.append("there was no probe that must fail, or none that must pass")
+    return {
+        "forbidden": len(forbidden),
+        "reached": len(reached),
+        "allowed": len(allowed),
+        "failed": len(failed),
+        "failures": failures,
+    }
 
 
 def lab_baseline(rows: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -164,17 +170,17 @@ def lab_problems(proof: Mapping[str, Any], is_rehearsal: bool, reports: str) -> 
     """
     if proof["phase"] != "before":
         return (
-            [f"The lab is not proven to be isolated. Read the report: {reports}/report.html", *proof["red"]]
-            if proof["red"]
+            [f"The lab is not proven to be isolated. Read the report: {reports}/report.html", *proof["failures"]]
+            if proof["failures"]
             else []
         )
     frames = (proof["frames"] or {}).get("lab", 0)
-    unreached = lab_baseline(proof["rows"])
-    if not is_rehearsal or (frames and not unreached):
+    failed_probes = lab_baseline(proof["rows"])
+    if not is_rehearsal or (frames and not failed_probes):
         return []
     return [
         "The network of the rehearsal is broken, so a later proof would prove nothing. Not reached before the isolation:",
-        *unreached,
+        *failed_probes,
         f"frames of the lab at the uplink: {frames}",
     ]
 

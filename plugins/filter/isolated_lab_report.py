@@ -23,20 +23,20 @@ def sort_phases(phases: Iterable[Phase]) -> list[Phase]:
     return sorted(phases, key=lambda phase: (phase["phase"] != "before", phase["at"]))
 
 
-def count_ways(phase: Phase) -> dict[tuple[str, str, str], tuple[int, int]]:
-    """Return the number of probes, and of those that got through, for each arrow of the picture (from, to, must)."""
+def count_connections(phase: Phase) -> dict[tuple[str, str, str], tuple[int, int]]:
+    """Return the number of probes, and of those that got through, for each arrow of the picture (from, to, expected)."""
     # Only the client is probed for whether it forwards.
     client = {"client", *(row["from"] for row in phase["rows"] if row["kind"] == "forwarding")}
     counts: dict[tuple[str, str, str], tuple[int, int]] = {}
     for row in phase["rows"]:
         ends = ["client" if host in client else host if host in BOXES else "nodes" for host in (row["from"], row["to"])]
         if row["to"] != "itself":
-            tried, through = counts.get((*ends, row["must"]), (0, 0))
-            counts[*ends, row["must"]] = (tried + 1, through + bool(row["reached"]))
+            probe_count, reached_count = counts.get((*ends, row["must"]), (0, 0))
+            counts[*ends, row["must"]] = (probe_count + 1, reached_count + bool(row["reached"]))
     return counts
 
 
-def _way_line(start: str, end: str, is_allowed: bool) -> dict[str, float]:
+def _arrow_ends(start: str, end: str, is_allowed: bool) -> dict[str, float]:
     """Return the ends of the arrow between two boxes, and the position of its label."""
     (left, top, width), (other_left, other_top, other_width) = BOXES[start], BOXES[end]
     if end in OUTSIDE:
@@ -54,26 +54,26 @@ def _way_line(start: str, end: str, is_allowed: bool) -> dict[str, float]:
 def panel(phase: Phase) -> dict[str, Any]:
     """Return the picture of a phase.
 
-    :returns: title, footer, and ways, each with label, its position x and y, colour (open, shut, good), dashed, and, except among
-        the nodes themselves, the ends of an arrow x1, y1, x2, y2
+    :returns: title, footer, and connections, each with label, its position x and y, colour (open, shut, good), dashed, and,
+        except among the nodes themselves, the ends of an arrow x1, y1, x2, y2
     """
     shown: list[dict[str, Any]] = []
-    for (start, end, must), (tried, through) in count_ways(phase).items():
-        is_allowed, label = must == "pass", f"{through} of {tried}"
-        colour = "good" if is_allowed and through == tried else "open" if is_allowed or through else "shut"
+    for (start, end, expected), (probe_count, reached_count) in count_connections(phase).items():
+        is_allowed, label = expected == "pass", f"{reached_count} of {probe_count}"
+        colour = "good" if is_allowed and reached_count == probe_count else "open" if is_allowed or reached_count else "shut"
         if start == end:
             left, top, width = BOXES[start]
             label = f"{'lab ports' if is_allowed else 'ssh'} between {start}: {label}"
             place: dict[str, float] = {"x": left + width / 2, "y": top + BOX_HEIGHT + (58 if is_allowed else 34)}
         else:
             label = f"{'needed' if is_allowed else 'forbidden'}: {label}"
-            place = _way_line(start, end, is_allowed)
-        shown.append({**place, "label": label, "colour": colour, "dashed": not through})
+            place = _arrow_ends(start, end, is_allowed)
+        shown.append({**place, "label": label, "colour": colour, "dashed": not reached_count})
     when = "before the isolation" if phase["phase"] == "before" else None
     title = f"probes that got through {when}" if when else f"probes that got through, {phase['phase']}"
     frames = phase.get("frames") or {}
     footer = f"frames of the lab at the uplink: {frames['lab']}" if frames else "the client has no uplink"
-    return {"title": f"{title}, {phase['at']}", "footer": footer, "ways": shown}
+    return {"title": f"{title}, {phase['at']}", "footer": footer, "connections": shown}
 
 
 def _cell(row: Mapping[str, Any] | None) -> dict[str, str]:

@@ -28,7 +28,11 @@ def step_problem(target: str, current: str) -> str:
     except ValueError as error:
         return str(error)
     if target_release < current_release:
-        return f"It has {_release_name(current_release)}, and Kubernetes cannot be downgraded to {_release_name(target_release)}."
+        installed, wanted = _release_name(current_release), _release_name(target_release)
+        return (
+            f"MicroK8s {installed} is installed and cannot be downgraded to {wanted}. "
+            "Remove it first: ansible-playbook playbooks/microk8s.yml -e cluster_state=absent"
+        )
     if target_release[0] != current_release[0] or target_release[1] - current_release[1] > 1:
         following = _release_name((current_release[0], current_release[1] + 1))
         return (
@@ -121,7 +125,7 @@ def microk8s_problems(
         node_wanted = {**wanted, "memory": wanted["memory_control_plane" if is_control_plane else "memory_worker"]}
         if "host" not in answer:
             problems.append(
-                f"{host}: it did not answer: {answer.get('msg', 'unreachable')}. Check it: ansible-playbook playbooks/status.yml"
+                f"{host} did not answer: {answer.get('msg', 'unreachable')}. Check it: ansible-playbook playbooks/status.yml"
             )
             continue
         problems += node_problems(host, answer["host"], node_wanted)

@@ -16,14 +16,15 @@ Answers = Mapping[str, Mapping[str, Any]]
 DQLITE_VOTERS = 3
 
 
-def _verdict(passed: bool, why: str) -> Verdict:
-    """Return the verdict of a check; `why` it failed."""
-    return (OK, "") if passed else (FAILED, why)
+def _verdict(not_applicable: str, has_passed: bool, failure: str) -> Verdict:
+    """Return the verdict of a check.
 
-
-def _verdict_unless(impossible: str, passed: bool, why: str) -> Verdict:
-    """Return the verdict of a check that is `impossible` here for some reason, empty if it is possible."""
-    return (NOT_HERE, impossible) if impossible else _verdict(passed, why)
+    :param not_applicable: why the check does not apply here; empty if it does
+    :param failure: why the check failed
+    """
+    if not_applicable:
+        return NOT_HERE, not_applicable
+    return (OK, "") if has_passed else (FAILED, failure)
 
 
 def _node_rows(host: str, answer: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[Row]:
@@ -35,34 +36,30 @@ def _node_rows(host: str, answer: Mapping[str, Any], wanted: Mapping[str, Any]) 
     yield (
         "snap from the store, channel pinned",
         host,
-        _verdict_unless(
-            from_file, snap["channel"] == wanted["channel"], f"it follows {snap['channel']!r}, not {wanted['channel']!r}"
-        ),
+        _verdict(from_file, snap["channel"] == wanted["channel"], f"it follows {snap['channel']!r}, not {wanted['channel']!r}"),
     )
-    yield "snap signed by its publisher", host, _verdict_unless(unsigned if wanted["dangerous"] else "", not unsigned, unsigned)
-    yield "refresh held", host, _verdict(snap["held"], "snapd may refresh it at any time: run playbooks/microk8s.yml")
+    yield "snap signed by its publisher", host, _verdict(unsigned if wanted["dangerous"] else "", not unsigned, unsigned)
+    yield "refresh held", host, _verdict("", snap["held"], "snapd may refresh it at any time: run playbooks/microk8s.yml")
     no_apparmor = "" if found["apparmor"] else "the kernel has no AppArmor"
-    yield "AppArmor confines snaps", host, _verdict_unless(no_apparmor, True, "")
+    yield "AppArmor confines snaps", host, _verdict(no_apparmor, True, "")
     not_arm64 = "" if facts["architecture"] == "aarch64" else f"its processor is {facts['architecture']}"
-    yield "arm64", host, _verdict_unless(not_arm64, True, "")
+    yield "arm64", host, _verdict(not_arm64, True, "")
     no_cgroup = "" if wanted["memory_cgroup"] else "a stand-in has the controllers of its host"
     yield (
         "kernel can limit memory",
         host,
-        _verdict_unless(
-            no_cgroup, "memory" in facts["controllers"], "no memory in cgroup.controllers: run playbooks/microk8s.yml"
-        ),
+        _verdict(no_cgroup, "memory" in facts["controllers"], "no memory in cgroup.controllers: run playbooks/microk8s.yml"),
     )
     yield (
         "pods' network (vxlan.calico)",
         host,
-        _verdict_unless(no_calico, "vxlan.calico" in found["links"], "there is no such interface"),
+        _verdict(no_calico, "vxlan.calico" in found["links"], "there is no such interface"),
     )
 
 
 def _memory_verdict(answers: Answers, pods: Sequence[Mapping[str, Any]]) -> Verdict:
     """Return whether the kernel enforces the memory limits that the pods set for their containers."""
-    unenforced, checked = [], 0
+    unlimited_containers, checked = [], 0
     for pod in pods:
         limits = answers.get(pod["node"], {}).get("details", {}).get("memory")
         for container, limit in pod["limits"].items():
@@ -70,12 +67,12 @@ def _memory_verdict(answers: Answers, pods: Sequence[Mapping[str, Any]]) -> Verd
                 continue
             checked += 1
             if limits.get(container) != limit:
-                unenforced.append(
+                unlimited_containers.append(
                     f"{pod['namespace']}/{pod['name']} on {pod['node']}: {limits.get(container, 'none')} instead of {limit} bytes"
                 )
     if not checked:
         return NOT_HERE, "no running pod has a memory limit; the add-on dns starts one that has"
-    return _verdict(not unenforced, "; ".join(unenforced))
+    return _verdict("", not unlimited_containers, "; ".join(unlimited_containers))
 
 
 def _cluster_rows(answers: Answers, leader: str, expected: Mapping[str, bool], wanted: Mapping[str, Any]) -> Iterator[Row]:
@@ -86,12 +83,12 @@ def _cluster_rows(answers: Answers, leader: str, expected: Mapping[str, bool], w
     nodes, found = answers[leader]["nodes"], answers[leader]["details"]
     is_standin = "standin" in answers[leader]["snaps"]["microk8s"]["version"]
     missing = [host for host in expected if not nodes.get(host, {}).get("ready")]
-    yield "all nodes ready", leader, _verdict(not missing, f"{', '.join(missing)}: not in the cluster, or not ready")
+    yield "all nodes ready", leader, _verdict("", not missing, f"{', '.join(missing)}: not in the cluster, or not ready")
     unexpected = sorted(set(nodes) - set(expected))
     yield (
         "no nodes but the inventory's",
         leader,
-        _verdict(not unexpected, f"{', '.join(unexpected)}: microk8s remove-node NAME --force"),
+        _verdict("", not unexpected, f"{', '.join(unexpected)}: microk8s remove-node NAME --force"),
     )
     status = yaml.safe_load(found["status"])
     voters = [node for node in status.get("high-availability", {}).get("nodes", []) if node["role"] == "datastore-master"]
@@ -102,7 +99,7 @@ def _cluster_rows(answers: Answers, leader: str, expected: Mapping[str, bool], w
     yield (
         "dqlite voters",
         leader,
-        _verdict_unless("a stand-in of MicroK8s has no dqlite" if is_standin else few_nodes, len(voters) == DQLITE_VOTERS, why),
+        _verdict("a stand-in of MicroK8s has no dqlite" if is_standin else few_nodes, len(voters) == DQLITE_VOTERS, why),
     )
     enabled = {addon["name"] for addon in status["addons"] if addon["status"] == "enabled"}
     disabled = [name for words in wanted["addons"] if (name := words.split(":")[0].split("/")[-1]) not in enabled]
@@ -110,16 +107,16 @@ def _cluster_rows(answers: Answers, leader: str, expected: Mapping[str, bool], w
     yield (
         "add-ons enabled",
         leader,
-        _verdict_unless(no_addons, not disabled, f"{', '.join(disabled)}: run playbooks/microk8s.yml"),
+        _verdict(no_addons, not disabled, f"{', '.join(disabled)}: run playbooks/microk8s.yml"),
     )
-    unready = [
+    pods_not_ready = [
         f"{pod['namespace']}/{pod['name']}" for pod in found["pods"] if pod["namespace"] == "kube-system" and not pod["ready"]
     ]
     no_pods = "a stand-in of MicroK8s has no system pods" if is_standin else ""
     yield (
         "system pods ready",
         leader,
-        _verdict_unless(no_pods, not unready and bool(found["pods"]), ", ".join(unready) or "there are no system pods"),
+        _verdict(no_pods, not pods_not_ready and bool(found["pods"]), ", ".join(pods_not_ready) or "there are no system pods"),
     )
     no_limits = (NOT_HERE, "a stand-in of MicroK8s limits no memory")
     yield "memory limits enforced", leader, no_limits if is_standin else _memory_verdict(answers, found["pods"])

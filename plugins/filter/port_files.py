@@ -150,18 +150,18 @@ def port_files(port: Mapping[str, Any], interface: str, uuid: str) -> dict[str, 
     }
 
 
-def rollback_outcome(before: str, rolled_back: Mapping[str, Any], back: Mapping[str, Any]) -> str:
+def rollback_outcome(old_addresses: str, rollback_result: Mapping[str, Any], login_result: Mapping[str, Any]) -> str:
     """Return a sentence that tells how a change that was not confirmed has ended.
 
-    :param before: the addresses that the node had before
-    :param rolled_back: the result of the module network_static with state rolled_back
-    :param back: the result of waiting for the node at its old address, which has a message if the node did not answer
+    :param old_addresses: the addresses that the node had before
+    :param rollback_result: the result of the module network_static with state rolled_back
+    :param login_result: the result of waiting for the node at its old address, which has a message if the node did not answer
     """
-    if "why" in rolled_back:
-        return f"The change was rolled back ({rolled_back['why']}): the node has {before} again."
-    if "msg" in back:
+    if "why" in rollback_result:
+        return f"The change was rolled back ({rollback_result['why']}): the node has {old_addresses} again."
+    if "msg" in login_result:
         return "The node does not answer at its old address yet. Restart the node, which also rolls back the change."
-    return f"The node answers at its old address, but the outcome is unknown: {rolled_back.get('msg', 'no answer')}"
+    return f"The node answers at its old address, but the outcome is unknown: {rollback_result.get('msg', 'no answer')}"
 
 
 class FilterModule:

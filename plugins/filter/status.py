@@ -69,10 +69,13 @@ def _power_problems(node: str, answer: Mapping[str, Any], limits: Mapping[str, f
     if bits & UNDER_VOLTAGE_BITS:
         found.append(f"{node} has too little voltage ({words}). Use a stronger power supply, or a shorter and thicker cable.")
     elif bits & THROTTLED_BITS:
-        found.append(f"{node} is throttled because of heat ({words}). Cool it with a heat sink, a fan or more air.")
+        found.append(f"{node} is throttled because of heat ({words}). Cool the node with a heat sink or a fan.")
     heat = answer.get("temperature")
     if heat is not None and heat > limits["temperature"]:
-        found.append(f"{node} has {heat:.0f} °C (status_max_temperature is {limits['temperature']:g}). Cool it.")
+        found.append(
+            f"{node} has {heat:.0f} °C (status_max_temperature is {limits['temperature']:g}). "
+            "Cool the node with a heat sink or a fan."
+        )
     return found
 
 
@@ -167,9 +170,9 @@ def _difference_problems(what: str, values: Mapping[str, str], remedy: str) -> l
     counted = Counter(value for value in values.values() if value).most_common()
     if len(counted) < 2:
         return []
-    usual = counted[0][0]
-    others = [f"{node} has {value}" for node, value in values.items() if value and value != usual]
-    return [f"Not all nodes have the same {what}: most have {usual}, {', '.join(others)}. {remedy}"]
+    most_frequent_value = counted[0][0]
+    others = [f"{node} has {value}" for node, value in values.items() if value and value != most_frequent_value]
+    return [f"Not all nodes have the same {what}: most have {most_frequent_value}, {', '.join(others)}. {remedy}"]
 
 
 def _version_problems(answers: Mapping[str, Mapping[str, Any]], images: Mapping[str, str]) -> list[str]:

@@ -40,16 +40,16 @@ def swap_problems(groups: Mapping[str, Iterable[str]], node: str, slot: str) -> 
     return []
 
 
-def swap_state(mark: Mapping[str, Any], ledger: Mapping[str, Mapping[str, Any]], node: str) -> dict[str, Any]:
+def swap_state(record: Mapping[str, Any], ledger: Mapping[str, Mapping[str, Any]], node: str) -> dict[str, Any]:
     """Return how far a swap has got.
 
-    :param mark: the file that the swap has written when it began, with `began` (RFC 3339, UTC) and `new_key`
+    :param record: the file that the swap has written when it began, with `began` (RFC 3339, UTC) and `new_key`
     :param ledger: the cards' ledger, by node
-    :returns: began and new_key of the mark, and written: whether the card was written since
+    :returns: began and new_key of the record, and written: whether the card was written since
     """
     entry = ledger.get(node, {})
-    written = entry.get("verdict") == "verified" and str(entry.get("time", "")) >= str(mark["began"])
-    return {"began": mark["began"], "new_key": bool(mark["new_key"]), "written": written}
+    written = entry.get("verdict") == "verified" and str(entry.get("time", "")) >= str(record["began"])
+    return {"began": record["began"], "new_key": bool(record["new_key"]), "written": written}
 
 
 def swap_seconds(times: Sequence[tuple[str, float]]) -> dict[str, float]:

@@ -68,7 +68,10 @@ def hash_password(password: str, prefix: str) -> str:
         function.argtypes, function.restype = arguments, ctypes.c_char_p
     found = library.crypt(password.encode(), library.crypt_gensalt(prefix.encode(), 0, None, 0))
     if not found or not found.startswith(prefix.encode()):
-        raise OSError(f"libcrypt does not support hashes with the prefix {prefix}. Upgrade libcrypt1 on the control machine")
+        raise OSError(
+            f"libcrypt does not support hashes with the prefix {prefix}. Upgrade it on the control machine: "
+            "apt-get install --only-upgrade libcrypt1"
+        )
     return str(found.decode())
 
 

@@ -69,7 +69,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     except BrambleError as error:
         raise BrambleError(
             f"The bundle {src} cannot be used: {error}. Nothing was sent. Delete the folder and run the same command again: that "
-            "makes the bundle anew."
+            "makes the bundle again."
         ) from None
     if module.check_mode:
         return {"changed": True}

@@ -98,7 +98,7 @@ def stop_capture(module: AnsibleModule) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def hostile_root(module: AnsibleModule) -> Iterator[None]:
+def opened_isolation(module: AnsibleModule) -> Iterator[None]:
     """Open all that a hostile root could open, and roll it back at the end, also if this process is killed. Raises OSError."""
     interface, run = module.params["interface"], module.run_command
     routes = [[f"-{6 if ':' in gateway else 4}", gateway] for gateway in module.params["gateways"]]
@@ -140,7 +140,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     """Run the probes; return the result of the module. Raises OSError, ValueError."""
     wanted: dict[str, Any] = module.params
     host_facts = host.host_facts(wanted["interface"], wanted["uplink"])
-    with hostile_root(module) if wanted["hostile"] else contextlib.nullcontext():
+    with opened_isolation(module) if wanted["hostile"] else contextlib.nullcontext():
         rows = probe.run_probes(wanted["rows"])
     frames: dict[str, int] = {}
     if wanted["capture"] == "start" and host_facts["uplink"]:

@@ -79,8 +79,8 @@ findings:
     name: {description: "The name of the node; empty for another host.", type: str}
     verdict:
       description: >-
-        C(up), C(missing), C(wrong address), C(duplicate), C(not itself) (another SSH host key at a node's address), C(unknown),
-        C(spare) or C(control machine).
+        C(up), C(missing), C(wrong address), C(duplicate), C(wrong host key) (another SSH host key at a node's address),
+        C(unknown), C(spare) or C(control machine).
       type: str
     address: {description: "The address of the host; of a missing node the address that it should have.", type: str}
     macs: {description: The hardware addresses that answer there., type: list}
@@ -92,7 +92,7 @@ problems:
   returned: always
   type: list
   elements: str
-blind:
+limitations:
   description: Sentences on what could not be found out, and why.
   returned: always
   type: list
@@ -167,12 +167,12 @@ def read_pi_numbers(options: dict, name: str, address: str) -> str:
         return ""
 
 
-def search_subnet(module: AnsibleModule, blind: list[str]) -> tuple[dict[str, Host], set[str]]:
+def search_subnet(module: AnsibleModule, limitations: list[str]) -> tuple[dict[str, Host], set[str]]:
     """Return the hosts that answer, by address, and the control machine's addresses in the subnet.
 
     Raises BrambleError.
 
-    :param blind: gets a sentence for each fact that cannot be found out
+    :param limitations: gets a sentence for each fact that cannot be found out
     """
     options = module.params
     subnet = parse_subnet(options["subnet"], options["max_addresses"])
@@ -188,13 +188,13 @@ def search_subnet(module: AnsibleModule, blind: list[str]) -> tuple[dict[str, Ho
             program_output(module, program_path(module, "ip", "iproute2"), "-json", "route", "get", str(subnet[2]))
         )
     if "gateway" in route or route.get("prefsrc") is None:
-        blind.append(
+        limitations.append(
             f"The control machine has no address in {subnet}, so hardware addresses, and two hosts with one address, cannot be "
             "found."
         )
         return hosts, set()
     if os.geteuid():
-        blind.append(
+        limitations.append(
             "Without root, hardware addresses, two hosts with one address, and hosts that refuse no connection cannot be found. "
             "To search as root: -e discover_become=true --ask-become-pass"
         )
@@ -202,7 +202,7 @@ def search_subnet(module: AnsibleModule, blind: list[str]) -> tuple[dict[str, Ho
     try:
         scan = program_path(module, "arp-scan", "arp-scan")
     except BrambleError as error:
-        blind.append(f"Two hosts with one address cannot be found: {error}")
+        limitations.append(f"Two hosts with one address cannot be found: {error}")
         return hosts, {route["prefsrc"]}
     # An ARP request is 64 bytes on the wire.
     answers = program_output(
@@ -217,8 +217,8 @@ def search_subnet(module: AnsibleModule, blind: list[str]) -> tuple[dict[str, Ho
 def run(module: AnsibleModule) -> dict[str, Any]:
     """Find the hosts and match them to nodes; return the result of the module. Raises BrambleError, OSError."""
     options = module.params
-    blind: list[str] = []
-    hosts, own_addresses = search_subnet(module, blind)
+    limitations: list[str] = []
+    hosts, own_addresses = search_subnet(module, limitations)
     if others := [address for address in hosts if address not in own_addresses]:
         stdout = program_output(module, program_path(module, "ssh-keyscan", "openssh-client"),
                                 "-T", "5", "-t", "ed25519,ecdsa,rsa", "-f", "-",
@@ -231,7 +231,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
             card_keys = parse_keys(file.read())
     except FileNotFoundError:
         card_keys = {}
-        blind.append(f"There are no host keys yet ({options['known_hosts']}), so nodes are identified only by their MAC.")
+        limitations.append(f"There are no host keys yet ({options['known_hosts']}), so nodes are identified only by their MAC.")
     ledger = Ledger(options["ledger"]).read()
     nodes = [
         Node(
@@ -259,7 +259,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         changed=False,
         findings=[finding_as_dict(finding) for finding in findings],
         problems=describe_problems(findings),
-        blind=blind,
+        limitations=limitations,
         table=findings_table(findings),
     )
 

@@ -142,7 +142,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.network.rollback i
     write_file,
     write_files,
 )
-from ansible_collections.bramble.cluster.plugins.module_utils.network.stack import changed_files, means_same
+from ansible_collections.bramble.cluster.plugins.module_utils.network.stack import changed_files, has_equal_settings
 
 CLOUD_FOLDER = "/etc/cloud/cloud.cfg.d"
 CLOUD_FILE = f"{CLOUD_FOLDER}/99-bramble-network.cfg"
@@ -252,7 +252,7 @@ class Node:
         changes = changed_files(owner, self.interface, self.options["files"][owner.stack], texts, self.mac)
         if changes and owner.stack == "netplan":
             check_netplan(texts, changes)
-        differs = bool(ipv4_differences(self.port, self.state)) or not means_same(owner.stack, texts, changes)
+        differs = bool(ipv4_differences(self.port, self.state)) or not has_equal_settings(owner.stack, texts, changes)
         files: dict[str, File | None] = {}
         for path, content in changes.items():
             old = entries.get(path)
@@ -313,7 +313,7 @@ class Node:
         """Stage the change and start its timers; return its name. Raises RollbackError, OSError."""
         commands = self.commands(owner, facts)
         name = str(uuids.uuid4())
-        self.change.stage(name, files, commands._asdict(), self.options["program"] or "")
+        self.change.stage_change(name, files, commands._asdict(), self.options["program"] or "")
         self.change.start_timers(self.options["timeout"])
         return name
 
@@ -322,10 +322,10 @@ class Node:
 
         Raises RollbackError when another change is pending.
         """
-        plan = self.change.plan()
+        plan = self.change.staged_change()
         if not plan:
             return ""
-        is_applied = all(read_file(path) == (entry and File.unpack(entry)) for path, entry in plan["new"].items())
+        is_applied = all(read_file(path) == (entry and File.from_json(entry)) for path, entry in plan["new"].items())
         if is_applied and not ipv4_differences(self.port, self.state):
             return str(plan["name"])
         raise RollbackError(
@@ -387,7 +387,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         outcome = PendingChange().outcome(name)
         return {"changed": False, "change": "", "why": "; ".join(filter(None, [outcome["why"], outcome["wrong"]]))}
     node = Node(module.params, module.warn)
-    if node.change.plan():
+    if node.change.staged_change():
         node.wait_until_configured()
     node.change.confirm(name)
     node.apply_ipv6_settings(dry_run=False)

@@ -91,14 +91,19 @@ class Table:
         command = ["unshare", "--net", "sh", "-c", f"nft --file - && {' '.join(self._list_command)}"]
         code, out, err = self.module.run_command(command, data=f"table inet {self.name} {{\n{self.module.params['rules']}\n}}\n")
         if code:
-            raise BrambleError(f"nft refuses the table {self.name}. Nothing was changed. Its message: {err.strip()}")
+            raise BrambleError(
+                f"nft refuses the table {self.name}. Nothing was changed. Check the variables isolated_lab_* in the inventory. "
+                f"The message of nft: {err.strip()}"
+            )
         return str(out)
 
     def run_script(self, script: str) -> None:
         """Run a script of nft, which applies all of it or nothing. Raises BrambleError."""
         code, _, err = self.module.run_command(["nft", "--file", "-"], data=script)
         if code:
-            raise BrambleError(f"nft did not load the table {self.name}, and nothing was changed. Its message: {err.strip()}")
+            raise BrambleError(
+                f"nft did not load the table {self.name}, and nothing was changed. The message of nft: {err.strip()}"
+            )
 
     def start_rollback(self, before: str) -> None:
         """Start the rollback timer.

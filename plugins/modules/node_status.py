@@ -140,9 +140,9 @@ def read_card_health() -> dict[str, Any]:
     """Return the health of the card (kernel: driver-api/mmc/mmc-dev-attrs) and of its root file system (filesystems/ext4)."""
     mmc, device = "/sys/block/mmcblk0/device", os.stat("/").st_dev
     name = os.path.basename(os.path.realpath(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}"))
-    life = [value for word in read_file(f"{mmc}/life_time").split() if (value := parse_integer(word, 16)) is not None]
+    wear_values = [value for word in read_file(f"{mmc}/life_time").split() if (value := parse_integer(word, 16)) is not None]
     return {
-        "life_time": max(life) if life else None,
+        "life_time": max(wear_values) if wear_values else None,
         "pre_eol": parse_integer(read_file(f"{mmc}/pre_eol_info"), 16),
         "ext4_errors": parse_integer(read_file(f"/sys/fs/ext4/{name}/errors_count")),
     }

@@ -106,7 +106,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     if sha256 and not (module.params["assertion"] or module.params["dangerous"]):
         raise BrambleError(
             f"The snap {name} has no assertion, so its origin cannot be checked. Nothing was changed. "
-            "Give an assertion, or set dangerous."
+            "Put its .assert file beside the snap, or set microk8s_snap_dangerous=true."
         )
     snap = snapd.installed_snaps().get(name)
     if module.params["state"] == "absent":

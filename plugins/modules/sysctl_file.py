@@ -69,7 +69,10 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     ipv6 = kernel_file("net.ipv6").exists()
     wanted = {name: str(value) for name, value in module.params["settings"].items() if ipv6 or not name.startswith("net.ipv6.")}
     if missing := [name for name in wanted if not absent and not kernel_file(name).exists()]:
-        raise OSError(f"The kernel has no parameter {', '.join(missing)}. Nothing was changed.")
+        raise OSError(
+            f"The kernel has no parameter {', '.join(missing)}. Nothing was changed. Remove it from the settings, or load the "
+            "kernel module that has it."
+        )
     kernel_values = {name: read_text(kernel_file(name)).strip() for name in wanted}
     text = read_text(path)
     previous: dict[str, str] = dict(PREVIOUS_VALUE.findall(text))

@@ -36,7 +36,7 @@ class ProgressReader:
     """Reads the events of a progress file, and formats the state of all cards for the user."""
 
     def __init__(self, path: str, offset: int = 0) -> None:
-        self._path, self._offset, self._rest = path, offset, b""
+        self._path, self._offset, self._incomplete_line = path, offset, b""
         self._cards: dict[str, dict[str, Any]] = {}
         self._history: list[tuple[float, int]] = []  # (time, bytes done on all cards), the newest last
 
@@ -48,7 +48,7 @@ class ProgressReader:
             file.seek(self._offset)
             new = file.read()
         self._offset += len(new)
-        *lines, self._rest = (self._rest + new).split(b"\n")
+        *lines, self._incomplete_line = (self._incomplete_line + new).split(b"\n")
         for line in lines:
             event = json.loads(line)
             card = self._cards.setdefault(event["node"], {"passed": 0, "done": 0, "phase": ""})
@@ -63,12 +63,12 @@ class ProgressReader:
             return ""
         self._history.append((now, sum(card["passed"] + card["done"] for card in self._cards.values())))
         self._history = [entry for entry in self._history if entry[0] > now - 2 * LINE_INTERVAL]
-        words = [f"{node} {self._state(card)}" for node, card in self._cards.items()]
+        words = [f"{node} {self._state_text(card)}" for node, card in self._cards.items()]
         (before, low), (after, high) = self._history[0], self._history[-1]
         rate = (high - low) / (after - before) if after > before else 0.0
-        if rate > 0 and (left := max(map(self._left, self._cards.values()))):
-            busy = sum(1 for card in self._cards.values() if self._left(card))
-            words += [f"{rate / 1e6:.0f} MB/s", f"eta {left * busy / rate:.0f} s"]
+        if rate > 0 and (remaining := max(map(self._remaining_bytes, self._cards.values()))):
+            busy = sum(1 for card in self._cards.values() if self._remaining_bytes(card))
+            words += [f"{rate / 1e6:.0f} MB/s", f"eta {remaining * busy / rate:.0f} s"]
         return "cards  " + "  ".join(words)
 
     def progress_table(self, width: int) -> str:
@@ -78,14 +78,14 @@ class ProgressReader:
             grid.add_column(justify=justify, no_wrap=True)
         for node, card in self._cards.items():
             rate = self._rate(card)
-            left = self._left(card)
+            remaining = self._remaining_bytes(card)
             grid.add_row(
                 node,
                 str(card["phase"]),
                 ProgressBar(card["total"] or 1, card["done"], width=max(10, min(40, width - 60))) if card["total"] else "",
                 f"{100 * card['done'] // card['total']} %" if card["total"] else "",
                 f"{rate / 1e6:.1f} MB/s" if rate else "",
-                f"{left / rate:.0f} s left" if rate and left else "",
+                f"{remaining / rate:.0f} s left" if rate and remaining else "",
             )
         screen = Console(file=io.StringIO(), force_terminal=True, width=width, legacy_windows=False)
         with screen.capture() as text:
@@ -98,14 +98,14 @@ class ProgressReader:
         return float(card["done"] / (card["monotonic"] - card["since"])) if card["monotonic"] > card["since"] else 0.0
 
     @staticmethod
-    def _state(card: dict[str, Any]) -> str:
+    def _state_text(card: dict[str, Any]) -> str:
         if not card["total"]:
             return str(card["phase"])
         percent = f"{100 * card['done'] // card['total']} %"
         return percent if card["phase"] == "write" else f"{card['phase']} {percent}"
 
     @staticmethod
-    def _left(card: dict[str, Any]) -> int:
+    def _remaining_bytes(card: dict[str, Any]) -> int:
         """Return how many bytes a card still has to transfer. All bytes that are written are read back afterwards."""
         if not card["total"]:
             return 0

@@ -18,10 +18,10 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.support import ROOT, rehearsal
-from tests.support.nodes import booted, build_bookworm, stranger, switch, told
+from tests.support.nodes import build_bookworm, foreign_host, node_output, running_cluster, switch
 from tests.support.rehearsal import INVENTORY, play
 
-__all__ = ["booted", "stranger", "switch", "told"]
+__all__ = ["foreign_host", "node_output", "running_cluster", "switch"]
 
 # A shell has its background jobs ignore Ctrl-C, and what a test starts would inherit that: signal(2), bash(1).
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -28,7 +28,7 @@ LIMIT = "--limit pi-01,pi-02"
 
 playbook = partial(play, inventory=[*INVENTORY, OVERLAY])
 ssh = partial(rehearsal.ssh, STATE)
-output = partial(conftest.told, STATE)
+output = partial(conftest.node_output, STATE)
 
 # A shell script that removes what the role base must configure. It installs a substitute of /sbin/dphys-swapfile.
 UNCONFIGURE = """
@@ -90,7 +90,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def ada(keys: Path, key: str, sudo: bool) -> dict[str, Any]:
+def user_variables(keys: Path, key: str, sudo: bool) -> dict[str, Any]:
     """Return the variables with which the role creates the user ada."""
     return {"base_users": [{"name": "ada", "sudo": sudo, "keys": [(keys / f"{key}.pub").read_text()]}]}
 
@@ -101,7 +101,7 @@ def login(keys: Path, key: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_dry_run_shows_all_changes_and_makes_none(keys: Path) -> None:
     before = {node: output(node, READ_STATE) for node in NODES}
-    run = base(ada(keys, "first", sudo=True), "--check --diff")
+    run = base(user_variables(keys, "first", sudo=True), "--check --diff")
     tasks = {change.split(": ")[-1] for change in run.changes()}
     assert {"Reduce writes to the card", "Configure cmdline.txt and config.txt", "Create or remove the users"} <= tasks
     assert "rootwait fsck.repair=yes" in messages(run) and "+PermitRootLogin no" in messages(run)
@@ -111,13 +111,13 @@ def test_a_dry_run_shows_all_changes_and_makes_none(keys: Path) -> None:
 def test_the_first_run_changes_everything_and_the_second_nothing(keys: Path) -> None:
     command = rehearsal.ssh_command(STATE, "pi-01", "until [ -e /tmp/go ]; do sleep 0.2; done; echo alive")
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as session:
-        run = base(ada(keys, "first", sudo=True))
+        run = base(user_variables(keys, "first", sudo=True))
         assert f"pi-01, pi-02 {REBOOT_REQUIRED}" in messages(run)
         output("pi-01", "touch /tmp/go")
         # sshd was reloaded, and this session was not closed.
         assert session.communicate(timeout=30)[0] == "alive\n"
     assert output("pi-01", COUNT_RELOADS) == "1"
-    again = base(ada(keys, "first", sudo=True))
+    again = base(user_variables(keys, "first", sudo=True))
     assert again.changes() == [] and f"pi-01, pi-02 {REBOOT_REQUIRED}" in messages(again)
 
 
@@ -134,7 +134,7 @@ def test_old_algorithms_are_refused(node: str) -> None:
 
 def test_users_are_created_changed_and_removed(keys: Path) -> None:
     assert login(keys, "first").stdout == "root\n"
-    base(ada(keys, "second", sudo=False))
+    base(user_variables(keys, "second", sudo=False))
     assert login(keys, "first").returncode == 255
     assert login(keys, "second").returncode == 1 and "password is required" in login(keys, "second").stderr
     bad = base({"base_users": [{"name": "pi"}]}, check=False)

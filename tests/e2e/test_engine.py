@@ -35,13 +35,13 @@ LISTENERS = {
 }
 
 playbook = partial(play, inventory=[*INVENTORY, OVERLAY])
-output_of = partial(conftest.told, STATE)
+output_of = partial(conftest.node_output, STATE)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     """A client and two servers after site.yml: pi-01 has one process with four threads, pi-02 four processes with one."""
-    with conftest.booted(playbook, STATE, SERVERS):
+    with conftest.running_cluster(playbook, STATE, SERVERS):
         yield
 
 
@@ -56,12 +56,12 @@ def start_program(program: str) -> subprocess.Popen[str]:
 
 
 def start_jobs(arguments: str, **options: Any) -> subprocess.Popen[str]:
-    """Map `misbehave` over a Python expression; the output has a line of JSON for each job, and the engine's messages."""
+    """Map `cause_fault` over a Python expression; the output has a line of JSON for each job, and the engine's messages."""
     return start_program(f"""
 import json, sys
 from bramble.engine import places
 with places.connect("cluster", notify=lambda line: print(line, flush=True), **{options!r}) as engine:
-    for outcome in engine.map(misbehave, {arguments}):
+    for outcome in engine.map(cause_fault, {arguments}):
         print(json.dumps({{"job": outcome.index, "lost": outcome.lost, "retried": outcome.retried}}), flush=True)
 """)
 
@@ -74,7 +74,8 @@ def wait_for_jobs(process: subprocess.Popen[str]) -> tuple[list[dict[str, Any]],
     return [json.loads(line) for line in lines if line.startswith("{")], [line for line in lines if not line.startswith("{")]
 
 
-def each_ended_once(outcomes: list[dict[str, Any]], count: int) -> bool:
+def each_has_ended_once(outcomes: list[dict[str, Any]], count: int) -> bool:
+    """Return whether there is one outcome for each of `count` jobs."""
     return sorted(outcome["job"] for outcome in outcomes) == list(range(count))
 
 
@@ -90,7 +91,7 @@ def test_sixteen_jobs_run_on_both_nodes() -> None:
 
 def test_none_of_a_thousand_short_jobs_is_lost() -> None:
     outcomes, _ = wait_for_jobs(start_jobs("[0.01] * 1000"))
-    assert each_ended_once(outcomes, 1000) and not any(outcome["lost"] for outcome in outcomes)
+    assert each_has_ended_once(outcomes, 1000) and not any(outcome["lost"] for outcome in outcomes)
 
 
 def wait_for(node: str, command: str, seconds: float = 60) -> None:
@@ -140,7 +141,7 @@ def test_every_job_ends_once_when_nodes_fail() -> None:
     """Of 200 jobs one uses all memory and one never ends; meanwhile worker, node, network and scheduler fail in turn."""
     process = start_jobs('["eat" if n == 20 else "hang" if n == 40 else 3.5 for n in range(200)]', job_timeout=12.0)
 
-    def accidents() -> None:
+    def cause_failures() -> None:
         time.sleep(4)
         # The job that uses all memory may just have killed the worker.
         output_of("pi-01", "until sudo sh -c 'kill -KILL $(pgrep -u bramble -f multiprocessing.spawn)'; do sleep 0.5; done")
@@ -155,12 +156,12 @@ def test_every_job_ends_once_when_nodes_fail() -> None:
         output_of("pi-client", "sudo systemctl kill --signal KILL bramble-scheduler")
 
     with ThreadPoolExecutor() as pool:
-        accidents_future = pool.submit(accidents)
+        failures_future = pool.submit(cause_failures)
         outcomes, messages = wait_for_jobs(process)
-        assert accidents_future.done(), "the jobs ended before all accidents had happened"
-        accidents_future.result()
+        assert failures_future.done(), "the jobs ended before all failures had happened"
+        failures_future.result()
     print(*messages, sep="\n")
-    assert each_ended_once(outcomes, 200)
+    assert each_has_ended_once(outcomes, 200)
     lost = {outcome["job"]: outcome["lost"] for outcome in outcomes if outcome["lost"]}
     assert lost.keys() == {20, 40}, lost
     assert "every worker that ran it died" in lost[20] and "for more than 12 s" in lost[40]
@@ -178,9 +179,9 @@ def test_every_job_ends_once_when_nodes_fail() -> None:
 
 
 @pytest.fixture
-def stranger() -> Iterator[list[str]]:
+def foreign_host() -> Iterator[list[str]]:
     """A host that is not part of the cluster, on the switch: the words that run a command on it."""
-    with conftest.stranger("hengine-s", conftest.switch("h-engine"), f"{NET}.77/24") as inside:
+    with conftest.foreign_host("hengine-s", conftest.switch("h-engine"), f"{NET}.77/24") as inside:
         yield inside
 
 
@@ -212,16 +213,16 @@ print(json.dumps(asyncio.run(main(*json.loads(sys.argv[1])))))
 """
 
 
-def identify(stranger: list[str], identities: dict[str, list[str] | None]) -> dict[str, dict[str, str]]:
+def identify(foreign_host: list[str], identities: dict[str, list[str] | None]) -> dict[str, dict[str, str]]:
     """Return the answer of each listener to each identity, by dask's request `identity`.
 
     An identity is a certificate and a key, [] for no certificate, or None for no TLS.
     """
-    command = [*stranger, sys.executable, "-c", IDENTIFY_PROGRAM, json.dumps([LISTENERS, identities])]
+    command = [*foreign_host, sys.executable, "-c", IDENTIFY_PROGRAM, json.dumps([LISTENERS, identities])]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-def test_connections_without_a_certificate_of_the_cluster_are_refused(stranger: list[str], tmp_path: Path) -> None:
+def test_connections_without_a_certificate_of_the_cluster_are_refused(foreign_host: list[str], tmp_path: Path) -> None:
     from workloads.tests.conftest import Authority
 
     Authority(tmp_path).issue("pi-02")
@@ -233,21 +234,26 @@ def test_connections_without_a_certificate_of_the_cluster_are_refused(stranger: 
     ours, self_signed, other = (
         [f"{path}.{end}" for end in ("pem", "key")] for path in (STATE / "pki/nodes/pi-02", tmp_path / "self", tmp_path / "pi-02")
     )
-    strangers = {"without TLS": None, "without a certificate": [], "self-signed": self_signed, "of another cluster": other}
+    foreign = {
+        "without TLS": None,
+        "without a certificate": [],
+        "self-signed": self_signed,
+        "of another cluster": other,
+    }
 
-    answers = identify(stranger, {"ours": ours, **strangers})
+    answers = identify(foreign_host, {"ours": ours, **foreign})
     assert list(answers.pop("ours").values()) == ["Scheduler", "Worker", "Nanny", "Worker", "Nanny"]  # the addresses are right
     assert all(answer.startswith("refused") for listener in answers.values() for answer in listener.values()), answers
 
 
-def test_a_revoked_certificate_is_refused(stranger: list[str], tmp_path: Path) -> None:
+def test_a_revoked_certificate_is_refused(foreign_host: list[str], tmp_path: Path) -> None:
     """A new authority replaces the old one, as swap.yml -e swap_new_key=true does for a node whose card was stolen."""
     stolen = [str(shutil.copy(STATE / f"pki/nodes/pi-02.{end}", tmp_path)) for end in ("pem", "key")]
     shutil.rmtree(STATE / "pki")
     playbook("site", arguments="--tags scheduler,worker,workloads")
     output_of("pi-client", "bramble health-check pi-01 && bramble health-check pi-02")
     new = [str(STATE / f"pki/nodes/pi-02.{end}") for end in ("pem", "key")]
-    answers = identify(stranger, {"new": new, "revoked": stolen})
+    answers = identify(foreign_host, {"new": new, "revoked": stolen})
     assert answers.pop("new")["scheduler"] == "Scheduler"
     assert all(answer.startswith("refused") for answer in answers["revoked"].values()), answers
 

@@ -62,7 +62,7 @@ READ_STATE = (
 pytestmark = pytest.mark.slow
 
 playbook = partial(play, inventory=[*INVENTORY, OVERLAY])
-output = partial(conftest.told, STATE)
+output = partial(conftest.node_output, STATE)
 
 
 def lab(tags: str = "all", check: bool = True, **variables: Any) -> Play:

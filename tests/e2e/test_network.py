@@ -33,7 +33,7 @@ RENUMBERED = {"cluster_subnet": f"{NEW_SUBNET}.0/24", "network_from_subnet": f"{
 playbook = partial(play, inventory=[*INVENTORY, OVERLAY])
 network = partial(playbook, "site", arguments="--tags network")
 # The commands run by SSH, so they also check that the control machine reaches the node at its address.
-output = partial(conftest.told, STATE, options=("-o", "ConnectTimeout=5"))
+output = partial(conftest.node_output, STATE, options=("-o", "ConnectTimeout=5"))
 
 
 def local_output(*command: str | Path) -> str:

@@ -27,7 +27,7 @@ SERVERS = ["pi-01", "pi-02"]
 
 playbook = partial(play, inventory=[*INVENTORY, OVERLAY])
 ssh = partial(rehearsal.ssh, STATE)
-output = partial(conftest.told, STATE, options=("-o", "ConnectTimeout=5"))
+output = partial(conftest.node_output, STATE, options=("-o", "ConnectTimeout=5"))
 
 
 # The host key of pi-02 and the certificate of the authority, before pi-02 is swapped.
@@ -42,7 +42,7 @@ def all_nodes_compute() -> bool:
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     """Set up a client and two servers with site.yml."""
-    with conftest.booted(playbook, STATE, SERVERS):
+    with conftest.running_cluster(playbook, STATE, SERVERS):
         yield
 
 
@@ -52,12 +52,12 @@ def strangers() -> Iterator[None]:
     bridge = conftest.switch("h-ops")
     try:
         with (
-            conftest.stranger("hops-s1", bridge, f"{NET}.77/24"),
-            conftest.stranger("hops-s2", bridge, f"{NET}.101/24"),
+            conftest.foreign_host("hops-s1", bridge, f"{NET}.77/24"),
+            conftest.foreign_host("hops-s2", bridge, f"{NET}.101/24"),
         ):
             yield
     finally:
-        # The control machine may still have the stranger's hardware address for the address of pi-01.
+        # The control machine may still have the foreign host's hardware address for the address of pi-01.
         subprocess.run(["ip", "neighbour", "flush", "dev", bridge], check=True)
 
 

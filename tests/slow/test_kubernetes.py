@@ -25,7 +25,7 @@ import yaml
 from ansible_collections.bramble.cluster.images.host import native_architecture
 from ansible_collections.bramble.cluster.images.kubernetes import build
 
-from tests.e2e.conftest import booted, told
+from tests.e2e.conftest import node_output, running_cluster
 from tests.support import ROOT, rehearsal
 from tests.support.microk8s_snap import build as snaps
 from tests.support.rehearsal import INVENTORY, PlaybookFailed, play
@@ -53,7 +53,7 @@ MICROK8S = "sudo /snap/bin/microk8s"
 playbook = partial(
     play, inventory=[INVENTORY[0], FOLDER / "spare.yml", INVENTORY[1], FOLDER / "inventory"], environment={"NODES": "5"}
 )
-client_output = partial(told, STATE, "pi-client")
+client_output = partial(node_output, STATE, "pi-client")
 
 
 def kubectl(words: str, given: str = "") -> subprocess.CompletedProcess[str]:
@@ -86,7 +86,7 @@ def node_state(node: str) -> set[str]:
         *(f"sudo {family}tables-save | sed -n '/^:[^ ]* - /p; /^-A/p'" for family in ("ip", "ip6")),
         f"sudo find {places} -mindepth 1 -maxdepth 1 2>/dev/null || true",
     ]
-    return set(told(STATE, node, "; ".join(commands)).splitlines())
+    return set(node_output(STATE, node, "; ".join(commands)).splitlines())
 
 
 def run_workload(folder: Path, **variables: Any) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """Run workloads in the profile base, on the stand-ins that are rebuilt later; yield their records by the workload's name."""
     folder = tmp_path_factory.mktemp("base")
-    with booted(playbook, STATE, SERVERS):
+    with running_cluster(playbook, STATE, SERVERS):
         found = {
             "pi": run_workload(folder, workload="pi", workload_args="--points 2e8"),
             "primes": run_workload(folder, workload="primes", workload_args="0 1e8 --gaps"),
@@ -157,7 +157,7 @@ def test_the_nodes_become_a_cluster() -> None:
     kinds = {name: "node.kubernetes.io/microk8s-worker" in item["metadata"]["labels"] for name, item in nodes().items()}
     assert kinds == {"pi-04": True, "pi-05": True, "pi-client": False}
     for node in NODES:
-        assert "held" in told(STATE, node, "snap list microk8s")
+        assert "held" in node_output(STATE, node, "snap list microk8s")
     assert "STAND-IN" in client_output(f"{MICROK8S} status")
 
 
@@ -253,7 +253,7 @@ def test_the_workloads_can_be_removed() -> None:
     assert playbook("kubernetes_workloads", variables=absent).changes() == []
     assert "bramble" not in kubectl("get namespaces").stdout
     for node in NODES:
-        assert "bramble" not in told(STATE, node, f"{MICROK8S} ctr images list --quiet")
+        assert "bramble" not in node_output(STATE, node, f"{MICROK8S} ctr images list --quiet")
 
 
 def test_the_removal_leaves_nothing(before: dict[str, set[str]], kubernetes: None) -> None:
@@ -262,4 +262,5 @@ def test_the_removal_leaves_nothing(before: dict[str, set[str]], kubernetes: Non
     playbook("microk8s", variables={"cluster_state": "absent"})
     for node in NODES:
         assert node_state(node) - before[node] - REMAINING == set()
-        assert re.findall(r".*(?:kube|etcd|containerd|busybox|distributed|microk8s).*", told(STATE, node, LIST_PROCESSES)) == []
+        processes = node_output(STATE, node, LIST_PROCESSES)
+        assert re.findall(r".*(?:kube|etcd|containerd|busybox|distributed|microk8s).*", processes) == []

@@ -50,7 +50,7 @@ class Cluster:
 
     def output(self, node: str, command: str) -> str:
         """Return the output of a command on a node, which must succeed."""
-        return told(self.state, node, command, options=self._options)
+        return node_output(self.state, node, command, options=self._options)
 
     def output_inside(self, node: str, *command: str) -> str:
         """Return the output of a command on a node, which must succeed. This works whatever the address of the node is."""
@@ -72,7 +72,7 @@ def failures(run: Play) -> str:
     return "\n".join(run.failed.values())
 
 
-def told(state: Path, node: str, command: str, *, options: Sequence[str] = ()) -> str:
+def node_output(state: Path, node: str, command: str, *, options: Sequence[str] = ()) -> str:
     """Return the output of a command on a node, which must succeed. The state and the options are those of rehearsal.ssh."""
     done = rehearsal.ssh(state, node, command, *options)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -80,7 +80,7 @@ def told(state: Path, node: str, command: str, *, options: Sequence[str] = ()) -
 
 
 @contextmanager
-def booted(run: Callable[..., Play], state: Path, servers: Sequence[str]) -> Iterator[None]:
+def running_cluster(run: Callable[..., Play], state: Path, servers: Sequence[str]) -> Iterator[None]:
     """Set up a client and servers with site.yml, and remove them at the end, also after a failure.
 
     :param run: runs a playbook by its name
@@ -103,7 +103,7 @@ def switch(cluster: str) -> str:
 
 
 @contextmanager
-def stranger(name: str, bridge: str, address: str) -> Iterator[list[str]]:
+def foreign_host(name: str, bridge: str, address: str) -> Iterator[list[str]]:
     """Connect a host that is not a node to a switch, and yield the prefix of a command that runs on this host.
 
     :param address: the address of the host with its prefix length

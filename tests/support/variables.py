@@ -6,6 +6,7 @@ scripts/reference writes it; tests/unit/test_pages.py fails when it is out of da
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -33,11 +34,11 @@ def _row(name: str, default: str, description: str) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 
 
-def _default(text: str) -> str:
-    """Return a default as code, or a hint where it is long; text is its YAML."""
+def _default(text: str, file: Path) -> str:
+    """Return a default as code, or a link to its file where it is long; text is its YAML."""
     text = text.strip()
     if not text or text in {">-", ">", "|"} or len(text) > LONGEST_DEFAULT:
-        return "see the file"
+        return f"[see the file](../{file.relative_to(ROOT)})"
     return f"`{text}`"
 
 
@@ -68,7 +69,7 @@ def page() -> str:
     parts = [INTRODUCTION]
     head = "| variable | default | what it is |\n|---|---|---|\n"
     for file in sorted((ROOT / "inventory/group_vars/all").glob("*.yml")):
-        rows = [_row(name, _default(value), comment) for name, (value, comment) in _written(file.read_text()).items()]
+        rows = [_row(name, _default(value, file), comment) for name, (value, comment) in _written(file.read_text()).items()]
         parts += [f"\n## {file.relative_to(ROOT)}\n\n", head, *rows]
     for role in sorted((ROOT / "roles").iterdir()):
         specs = yaml.safe_load((role / "meta/argument_specs.yml").read_text())["argument_specs"]
@@ -76,7 +77,7 @@ def page() -> str:
         written = _written(defaults.read_text()) if defaults.exists() else {}
         options = {name: option for spec in specs.values() for name, option in (spec.get("options") or {}).items()}
         rows = [
-            _row(name, _default(written[name][0]) if name in written else "", _description(option))
+            _row(name, _default(written[name][0], defaults) if name in written else "", _description(option))
             for name, option in sorted(options.items())
         ]
         if rows:

@@ -261,9 +261,9 @@ def test_folder_with_the_name_of_a_boot_file_is_refused(image: Path, tmp_path: P
 def test_missing_tool_is_named(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Image(str(image)) as opened, Workbench(opened, str(tmp_path)) as bench:
         monkeypatch.setattr(workbench, "_TOOL_ENV", {"PATH": str(tmp_path)})
-        with pytest.raises(BrambleError, match="apt install mtools"):
+        with pytest.raises(BrambleError, match="apt-get install mtools"):
             build_overlay(bench, {"user-data": ""}, [])
-        with pytest.raises(BrambleError, match="apt install e2fsprogs"):
+        with pytest.raises(BrambleError, match="apt-get install e2fsprogs"):
             build_overlay(bench, {}, [KEY])
-        with pytest.raises(BrambleError, match="apt install e2fsprogs"):
+        with pytest.raises(BrambleError, match="apt-get install e2fsprogs"):
             Workbench(opened, str(tmp_path))

@@ -12,11 +12,11 @@ from ansible_collections.bramble.cluster.plugins.module_utils.network.discovery 
     CONTROL_MACHINE,
     DUPLICATE,
     MISSING,
-    NOT_ITSELF,
     SPARE,
     UNKNOWN,
     UP,
     WRONG_ADDRESS,
+    WRONG_HOST_KEY,
     Finding,
     Host,
     Node,
@@ -126,7 +126,7 @@ def test_healthy_cluster() -> None:
 def test_each_verdict() -> None:
     assert verdicts(HEALTHY[0])[1] == ("pi-02", MISSING, "10.0.0.102")
     assert verdicts(HEALTHY[0], host("10.0.0.150", MACS[1], key="ssh-ed25519 KEY2"))[1] == ("pi-02", WRONG_ADDRESS, "10.0.0.150")
-    assert verdicts(HEALTHY[0], host("10.0.0.102", MACS[2], key="ssh-ed25519 X"))[1] == ("pi-02", NOT_ITSELF, "10.0.0.102")
+    assert verdicts(HEALTHY[0], host("10.0.0.102", MACS[2], key="ssh-ed25519 X"))[1] == ("pi-02", WRONG_HOST_KEY, "10.0.0.102")
     assert verdicts(HEALTHY[0], host("10.0.0.102", MACS[1], MACS[2]))[1] == ("pi-02", DUPLICATE, "10.0.0.102")
     assert verdicts(*HEALTHY, host("10.0.0.7", MACS[2]))[2] == ("", UNKNOWN, "10.0.0.7")
     assert verdicts(*HEALTHY, host("10.0.0.1"), own=("10.0.0.1",))[2] == ("", CONTROL_MACHINE, "10.0.0.1")
@@ -177,6 +177,6 @@ def test_every_host_and_node_has_a_finding_and_every_problem_a_text(hosts: list[
     assert sorted(f.address for f in findings if f.verdict != MISSING) == sorted(host.address for host in hosts)
     named = {finding.name for finding in findings}
     assert {node.name for node in NODES} <= named
-    wrong = {MISSING, WRONG_ADDRESS, DUPLICATE, NOT_ITSELF}
+    wrong = {MISSING, WRONG_ADDRESS, DUPLICATE, WRONG_HOST_KEY}
     assert len(describe_problems(findings)) == sum(finding.verdict in wrong for finding in findings)
     ElementTree.fromstring(picture(findings, "t", "s"))

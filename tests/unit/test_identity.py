@@ -1,6 +1,6 @@
 """The files of a card that the role identity renders, for each init format.
 
-After an intended change, run GOLDEN=write pytest tests/unit/test_identity.py, and review the diff of the golden files.
+After an intended change, run EXPECTED=write pytest tests/unit/test_identity.py, and review the diff of identity/*.expected.
 """
 
 from __future__ import annotations
@@ -68,14 +68,14 @@ Answers = dict[tuple[str, str], dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def results_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the results of the role, which runs once for all cases."""
     folder = tmp_path_factory.mktemp("identity")
     cases = [{"state": "state", **case} for case in CASES + FURTHER_CASES] + [{**case, "state": "refused"} for case in REFUSED]
     for case in cases:
         (folder / f"{case['name']}.manifest").write_text(json.dumps(case))
     inventories = [f"--inventory={ROOT / path}" for path in ("inventory/hosts.yml", "inventory/rehearsal")]
-    variables = json.dumps({"cases": cases, "out": str(folder)})
+    variables = json.dumps({"cases": cases, "results_folder": str(folder)})
     done = subprocess.run(
         [Path(sys.executable).with_name("ansible-playbook"), *inventories, "--extra-vars", variables, HERE / "render.yml"],
         env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
@@ -88,22 +88,22 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def answers(out: Path) -> Answers:
-    """{seed} or {error} by (case, node)."""
-    found = {node: json.loads((out / f"{node}.json").read_text()) for node in ("pi-01", "pi-02")}
+def answers(results_folder: Path) -> Answers:
+    """{identity} or {error} by (case, node)."""
+    found = {node: json.loads((results_folder / f"{node}.json").read_text()) for node in ("pi-01", "pi-02")}
     return {(case, node): answer for node, cases in found.items() for case, answer in cases.items()}
 
 
 @pytest.fixture(scope="module")
-def seeds(answers: Answers) -> Answers:
-    """identity_seed by (case, node)."""
-    return {key: answer["seed"] for key, answer in answers.items() if "seed" in answer}
+def identities(answers: Answers) -> Answers:
+    """identity_content by (case, node)."""
+    return {key: answer["identity"] for key, answer in answers.items() if "identity" in answer}
 
 
 @pytest.fixture(scope="module")
-def state(out: Path) -> Path:
+def state(results_folder: Path) -> Path:
     """The folder of the keys."""
-    return out / "state"
+    return results_folder / "state"
 
 
 def secrets(state: Path) -> list[str]:
@@ -113,11 +113,11 @@ def secrets(state: Path) -> list[str]:
     return ["PRIVATE KEY", HASH, *(line for key in keys for line in key.read_text().splitlines()[1:-1])]
 
 
-def seed_text(seed: dict[str, Any], state: Path) -> str:
-    """Return a seed as text, with placeholders for values that differ between runs."""
-    parts = [f"#### boot {name}\n{content}" for name, content in sorted(seed["boot_files"].items())]
-    parts += [f"#### root {file['path']} {file['mode']}\n{file['content']}" for file in seed["root_files"]]
-    parts += [f"#### argument {name}={value}\n" for name, value in seed.get("arguments", {}).items()]
+def identity_text(identity: dict[str, Any], state: Path) -> str:
+    """Return an identity as text, with placeholders for values that differ between runs."""
+    parts = [f"#### boot {name}\n{content}" for name, content in sorted(identity["boot_files"].items())]
+    parts += [f"#### root {file['path']} {file['mode']}\n{file['content']}" for file in identity["root_files"]]
+    parts += [f"#### argument {name}={value}\n" for name, value in identity.get("arguments", {}).items()]
     whole = "\n".join(parts)
     for path, name in ((state / "ssh/id_ed25519", "LOGIN"), (state / "host_keys/pi-01", "HOST")):
         whole = whole.replace(path.read_text(), f"<{name} PRIVATE KEY>\n")
@@ -126,46 +126,49 @@ def seed_text(seed: dict[str, Any], state: Path) -> str:
 
 
 @pytest.mark.parametrize("case", NAMES)
-def test_golden_files(seeds: Answers, state: Path, case: str) -> None:
-    golden = HERE / f"{case}.golden"
-    found = seed_text(seeds[case, "pi-01"], state)
-    if os.environ.get("GOLDEN") == "write":
-        golden.write_text(found)
-    assert found == golden.read_text()
+def test_files_are_as_expected(identities: Answers, state: Path, case: str) -> None:
+    expected_file = HERE / f"{case}.expected"
+    found = identity_text(identities[case, "pi-01"], state)
+    if os.environ.get("EXPECTED") == "write":
+        expected_file.write_text(found)
+    assert found == expected_file.read_text()
 
 
 @pytest.mark.parametrize("case", NAMES)
-def test_secrets_are_only_in_files_of_root(seeds: Answers, state: Path, case: str) -> None:
+def test_secrets_are_only_in_files_of_root(identities: Answers, state: Path, case: str) -> None:
     for node in ("pi-01", "pi-02"):
-        seed = seeds[case, node]
-        public = json.dumps(seed["boot_files"]) + json.dumps(seed.get("arguments", {}))
+        identity = identities[case, node]
+        public = json.dumps(identity["boot_files"]) + json.dumps(identity.get("arguments", {}))
         for secret in secrets(state):
             assert secret not in public
-            assert all(file["mode"] in ("0600", "0700") for file in seed["root_files"] if secret in file["content"])
+            assert all(file["mode"] in ("0600", "0700") for file in identity["root_files"] if secret in file["content"])
         check_names(
-            seed["boot_files"], [RootFile(file["path"], file["content"], int(file["mode"], 8)) for file in seed["root_files"]]
+            identity["boot_files"],
+            [RootFile(file["path"], file["content"], int(file["mode"], 8)) for file in identity["root_files"]],
         )
 
 
-def instance(seed: dict[str, Any]) -> str:
-    meta: str = yaml.safe_load(seed["boot_files"]["meta-data"])["instance-id"]
-    assert seed["arguments"] == {"ds": f"nocloud;i={meta}"}
+def instance(identity: dict[str, Any]) -> str:
+    meta: str = yaml.safe_load(identity["boot_files"]["meta-data"])["instance-id"]
+    assert identity["arguments"] == {"ds": f"nocloud;i={meta}"}
     return meta
 
 
-def test_instance_id_depends_on_node_and_files(seeds: Answers) -> None:
-    ids = [instance(seeds[case, node]) for case in [*CLOUDINIT, "other-keys"] for node in ("pi-01", "pi-02")]
+def test_instance_id_depends_on_node_and_files(identities: Answers) -> None:
+    ids = [instance(identities[case, node]) for case in [*CLOUDINIT, "other-keys"] for node in ("pi-01", "pi-02")]
     assert len(set(ids)) == len(ids), "name, renderer, gateway, password and keys all change the instance-id"
     for node in ("pi-01", "pi-02"):
-        assert seeds["again", node] == seeds["debian-trixie", node]
+        assert identities["again", node] == identities["debian-trixie", node]
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case["name"])
-def test_invalid_input_is_refused_before_anything_is_written(answers: Answers, out: Path, case: dict[str, Any]) -> None:
+def test_invalid_input_is_refused_before_anything_is_written(
+    answers: Answers, results_folder: Path, case: dict[str, Any]
+) -> None:
     for node in ("pi-01", "pi-02"):
         for word in [*case["words"], "Nothing was written"]:
             assert word in answers[case["name"], node]["error"]
-    assert not (out / "refused").exists()
+    assert not (results_folder / "refused").exists()
 
 
 # cloud-init and netplan check the files, if they are installed. tests/e2e uses those of the images.
@@ -173,18 +176,18 @@ def test_invalid_input_is_refused_before_anything_is_written(answers: Answers, o
 
 @pytest.mark.skipif(not shutil.which("cloud-init"), reason="cloud-init is not installed")
 @pytest.mark.parametrize("case", CLOUDINIT)
-def test_cloud_init_accepts_user_data(seeds: Answers, tmp_path: Path, case: str) -> None:
+def test_cloud_init_accepts_user_data(identities: Answers, tmp_path: Path, case: str) -> None:
     file = tmp_path / "user-data"
-    file.write_text(seeds[case, "pi-01"]["boot_files"]["user-data"])
+    file.write_text(identities[case, "pi-01"]["boot_files"]["user-data"])
     subprocess.run(["cloud-init", "schema", "--config-file", file], check=True, capture_output=True)
 
 
 @pytest.mark.skipif(not shutil.which("netplan"), reason="netplan is not installed")
 @pytest.mark.parametrize("case", CLOUDINIT)
-def test_netplan_accepts_the_network(seeds: Answers, tmp_path: Path, case: str) -> None:
+def test_netplan_accepts_the_network(identities: Answers, tmp_path: Path, case: str) -> None:
     (tmp_path / "etc/netplan").mkdir(parents=True)
     file = tmp_path / "etc/netplan/50-cloud-init.yaml"
-    file.write_text(seeds[case, "pi-01"]["boot_files"]["network-config"])
+    file.write_text(identities[case, "pi-01"]["boot_files"]["network-config"])
     file.chmod(0o600)
     subprocess.run(["netplan", "generate", "--root-dir", tmp_path], check=True, capture_output=True)
     made = "".join(path.read_text() for path in tmp_path.glob("run/systemd/network/*.network"))

@@ -39,7 +39,7 @@ from ansible_collections.bramble.cluster.images.debian.requirements import (
     check_space,
     check_tools,
 )
-from ansible_collections.bramble.cluster.images.debian.root_fs import copy_templates, finish_root, tree_size
+from ansible_collections.bramble.cluster.images.debian.root_fs import configure_root, copy_templates, tree_size
 from ansible_collections.bramble.cluster.images.host import fingerprint, run
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from hypothesis import given
@@ -184,7 +184,7 @@ class TestLayout:
 
 class TestTree:
     def test_build_files_and_identity_are_removed(self, tree: Path) -> None:
-        finish_root(RECIPE, tree, {"PARTUUID": "01234567"})
+        configure_root(RECIPE, tree, {"PARTUUID": "01234567"})
         assert not list(tree.glob("etc/ssh/ssh_host_*"))
         assert (tree / "etc/machine-id").read_text() == "uninitialized\n"
         for gone in ("etc/resolv.conf", "var/lib/dbus/machine-id", "etc/dpkg/dpkg.cfg.d/99mmdebstrap", "usr/share/man"):
@@ -192,7 +192,7 @@ class TestTree:
         assert [p.name for p in (tree / "usr/share/doc/x").iterdir()] == ["copyright"]
 
     def test_tree_has_the_files_of_a_card(self, tree: Path) -> None:
-        finish_root(RECIPE, tree, {"PARTUUID": "01234567"})
+        configure_root(RECIPE, tree, {"PARTUUID": "01234567"})
         fstab = (tree / "etc/fstab").read_text()
         assert "PARTUUID=01234567-01 /boot/firmware" in fstab and "PARTUUID=01234567-02 / " in fstab and "@" not in fstab
         assert (tree / "etc/bramble/ssh").stat().st_mode & 0o777 == 0o700
@@ -211,7 +211,7 @@ class TestTree:
     def test_recipe_customizes_and_excludes_files(self, tree: Path, tmp_path: Path) -> None:
         other = dataclasses.replace(RECIPE, customize=("true",), without=("etc/ssh/sshd_config.d/*", "nowhere/*"))
         assert "--customize-hook=true" in mmdebstrap_command(other, "amd64", tree, tmp_path)
-        finish_root(other, tree, {"PARTUUID": "01234567"})
+        configure_root(other, tree, {"PARTUUID": "01234567"})
         assert list((tree / "etc/ssh/sshd_config.d").iterdir()) == []
         assert (tree / "etc/cloud/cloud.cfg.d/90-bramble.cfg").exists()
 
@@ -309,7 +309,7 @@ class TestImage:
     @pytest.fixture
     def image(self, tree: Path, tmp_path: Path) -> Path:
         values = {"PARTUUID": partuuid(HASH)}
-        finish_root(RECIPE, tree, values)
+        configure_root(RECIPE, tree, values)
         (tree / "etc/big").write_bytes(bytes(range(256)) * 40_000)
         boot = tmp_path / "boot"
         boot.mkdir()
@@ -363,7 +363,7 @@ class TestCache:
         assert entry.is_complete() and not entry.is_current()
         link_current(entry)
         link_current(entry)
-        assert entry.is_current() and json.loads(entry.current.read_text()) == {"bytes": 100}
+        assert entry.is_current() and json.loads(entry.current_link.read_text()) == {"bytes": 100}
         assert entry.image.name == "debian-trixie-amd64-0123456789ab.img"
 
     def test_image_without_a_manifest_is_incomplete(self, entry: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,7 +164,7 @@ def test_xz_dictionary_above_the_memory_limit(tmp_path: Path) -> None:
 def test_missing_program_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = compress("zst", IMAGE, tmp_path / "x")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(BrambleError, match="apt install zstd"):
+    with pytest.raises(BrambleError, match="apt-get install zstd"):
         decode(path)
 
 

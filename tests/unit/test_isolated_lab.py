@@ -18,7 +18,7 @@ from ansible_collections.bramble.cluster.plugins.filter.isolated_lab import (
     lab_rows,
     lab_verdict,
 )
-from ansible_collections.bramble.cluster.plugins.filter.isolated_lab_report import count_ways, lab_report
+from ansible_collections.bramble.cluster.plugins.filter.isolated_lab_report import count_connections, lab_report
 from ansible_collections.bramble.cluster.plugins.module_utils.lab import probe
 
 from tests.support import ROOT
@@ -114,13 +114,12 @@ def test_probes_that_must_fail_and_that_must_pass() -> None:
 
 
 def test_hostile_root_runs_no_probes_of_settings() -> None:
-    rows = lab_plan("pi-01", LAB, hostile=True)
+    rows = lab_plan("pi-01", LAB, is_hostile_root=True)
     assert not {row["kind"] for row in rows} & {*STATES, "via"}
     assert {row["must"] for row in rows} == {"fail"}
     assert {"internet", "home network", "client", "pi-02"} == {row["to"] for row in rows}
-    assert "pi-01, hostile root: ssh to pi-02 (x)" in str(
-        lab_verdict([{**row, "reached": True, "seen": "x"} for row in lab_rows({"pi-01": {"rows": rows}}, hostile=True)])["red"]
-    )
+    found = [{**row, "reached": True, "seen": "x"} for row in lab_rows({"pi-01": {"rows": rows}}, is_hostile_root=True)]
+    assert "pi-01, hostile root: ssh to pi-02 (x)" in str(lab_verdict(found)["failures"])
 
 
 @pytest.mark.parametrize("missing", ["outside_ipv4", "outside_ipv6"])
@@ -138,20 +137,20 @@ def test_client_without_an_uplink() -> None:
 
 def test_any_wrong_result_fails_the_proof() -> None:
     rows = tried()
-    assert lab_verdict(rows, {"lab": 0, "all": 9})["red"] == []
+    assert lab_verdict(rows, {"lab": 0, "all": 9})["failures"] == []
     for number, row in enumerate(rows):
         wrong = copy.deepcopy(rows)
         wrong[number]["reached"] = not row["reached"]
         verdict = lab_verdict(wrong)
-        assert len(verdict["red"]) == 1 and row["what"] in verdict["red"][0] and row["from"] in verdict["red"][0]
+        assert len(verdict["failures"]) == 1 and row["what"] in verdict["failures"][0] and row["from"] in verdict["failures"][0]
         assert verdict["reached"] + verdict["failed"] == 1
 
 
 def test_frame_on_the_uplink_or_missing_probes_fail_the_proof() -> None:
-    assert "1 frames of the lab" in lab_verdict(tried(), {"lab": 1, "all": 1})["red"][0]
+    assert "1 frames of the lab" in lab_verdict(tried(), {"lab": 1, "all": 1})["failures"][0]
     nothing = ["there was no probe that must fail, or none that must pass"]
-    assert lab_verdict([])["red"] == nothing
-    assert lab_verdict([row for row in tried() if row["must"] == "fail"])["red"] == nothing
+    assert lab_verdict([])["failures"] == nothing
+    assert lab_verdict([row for row in tried() if row["must"] == "fail"])["failures"] == nothing
 
 
 def test_baseline_names_probes_that_never_got_through() -> None:
@@ -170,8 +169,8 @@ def test_baseline_names_probes_that_never_got_through() -> None:
 def test_problems_of_a_proof() -> None:
     after, open_after = PHASES[-1], phase(PHASES[-1], tried(reached=True))
     assert lab_problems(phase(after, tried()), True, "/reports") == []
-    first, *red = lab_problems(open_after, True, "/reports")
-    assert "not proven" in first and "/reports/report.html" in first and red == open_after["red"]
+    first, *failures = lab_problems(open_after, True, "/reports")
+    assert "not proven" in first and "/reports/report.html" in first and failures == open_after["failures"]
     # Before the isolation only a rehearsal has an outside that must be reached.
     assert lab_problems(phase("before", tried(reached=True), 3), True, "/reports") == []
     assert "rehearsal is broken" in lab_problems(phase("before", tried(reached=True)), True, "/reports")[0]
@@ -207,8 +206,8 @@ def test_page_has_the_verdict_and_every_probe() -> None:
 
 def test_picture_counts_the_probes_of_every_arrow() -> None:
     before, after = phase("before", tried(reached=True), 9), phase("isolated", tried())
-    assert sum(through for _, through in count_ways(after).values()) == after["allowed"]
-    counted = count_ways(before)
+    assert sum(through for _, through in count_connections(after).values()) == after["allowed"]
+    counted = count_connections(before)
     assert set(counted) == {
         ("nodes", "internet", "fail"),
         ("nodes", "home network", "fail"),
@@ -218,7 +217,7 @@ def test_picture_counts_the_probes_of_every_arrow() -> None:
         ("nodes", "client", "pass"),
         ("client", "nodes", "pass"),
     }
-    assert counted["nodes", "nodes", "fail"] == (2, 2) and count_ways(after)["nodes", "nodes", "fail"] == (2, 0)
+    assert counted["nodes", "nodes", "fail"] == (2, 2) and count_connections(after)["nodes", "nodes", "fail"] == (2, 0)
     picture = ElementTree.fromstring(render("report.svg", [before, after]))
     texts = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")]
     assert f"forbidden: 0 of {counted['nodes', 'internet', 'fail'][0]}" in texts

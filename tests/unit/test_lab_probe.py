@@ -20,15 +20,16 @@ from tests.support.load_plugin import load_script
 
 capture = load_script(ROOT / "roles/isolated_lab/files/capture.py")
 IMPORT = "from ansible_collections.bramble.cluster.plugins.module_utils.lab.{} import"
-HERE, THERE, THERE6 = "10.99.0.1", "10.99.0.2", "fd00:99::2"
+LOCAL_IP, REMOTE_IP, REMOTE_IPV6 = "10.99.0.1", "10.99.0.2", "fd00:99::2"
 OPEN = f"""
 import asyncio
 from scripts import outside
-outside.INTERNET, outside.UPLINK_IPV4, outside.advertise = ({THERE!r}, {THERE6!r}), ({THERE!r},), asyncio.Event().wait
+outside.INTERNET, outside.UPLINK_IPV4 = ({REMOTE_IP!r}, {REMOTE_IPV6!r}), ({REMOTE_IP!r},)
+outside.advertise = asyncio.Event().wait
 outside.UPLINK_IPV4 = ("127.0.0.5",)
 asyncio.run(outside.serve())
 """
-SHUT = """table inet t {
+BLOCKING_TABLE = """table inet t {
   chain in { type filter hook input priority filter; policy drop; iifname lo accept; icmpv6 type { 135, 136 } accept; }
 }"""
 
@@ -75,7 +76,7 @@ def wire() -> Iterator[Wire]:
             wire.ip(name, "link", "set", "eth0", "up")
         server = subprocess.Popen(["ip", "netns", "exec", wire.far, sys.executable, "-c", OPEN])
         end = time.monotonic() + 30
-        while not wire.run({"kind": "dns", "host": THERE, "name": "a.example"})[0]["reached"]:
+        while not wire.run({"kind": "dns", "host": REMOTE_IP, "name": "a.example"})[0]["reached"]:
             assert time.monotonic() < end and server.poll() is None
         yield wire
         server.kill()
@@ -88,10 +89,10 @@ def wire() -> Iterator[Wire]:
 @pytest.fixture
 def rows(wire: Wire) -> list[dict[str, Any]]:
     """Return a probe of each kind that sends something."""
-    raw = {"interface": "eth0", "source": HERE, "host": THERE}
+    raw = {"interface": "eth0", "source": LOCAL_IP, "host": REMOTE_IP}
     both = [
         row
-        for host in (THERE, THERE6)
+        for host in (REMOTE_IP, REMOTE_IPV6)
         for row in (
             {"kind": "tcp", "host": host, "port": 80},
             {"kind": "tcp", "host": host, "port": 81},  # refused, so a packet came back
@@ -102,7 +103,7 @@ def rows(wire: Wire) -> list[dict[str, Any]]:
             {"kind": "dns", "host": host, "name": "www.outside.example", "tcp": True},
         )
     ]
-    return [*both, {"kind": "user", "host": THERE, "port": 80}, {"kind": "frame", "mac": wire.mac(), **raw}]
+    return [*both, {"kind": "user", "host": REMOTE_IP, "port": 80}, {"kind": "frame", "mac": wire.mac(), **raw}]
 
 
 def test_open_ports_are_reached_and_dropped_ones_are_not(wire: Wire, rows: list[dict[str, Any]]) -> None:
@@ -110,7 +111,7 @@ def test_open_ports_are_reached_and_dropped_ones_are_not(wire: Wire, rows: list[
     assert [row for row in found if not row["reached"]] == []
     assert {row["seen"] for row in found if row.get("port") in (81, 124)} == {"refused by the host itself"}
     try:
-        wire.nft(SHUT)
+        wire.nft(BLOCKING_TABLE)
         found = wire.run(*rows)
     finally:
         wire.nft("flush ruleset")
@@ -118,19 +119,19 @@ def test_open_ports_are_reached_and_dropped_ones_are_not(wire: Wire, rows: list[
 
 
 def test_refused_service_is_not_reached(wire: Wire) -> None:
-    found = wire.run(*({"kind": "tcp", "host": THERE, "port": port, "service": True} for port in (80, 81)))
+    found = wire.run(*({"kind": "tcp", "host": REMOTE_IP, "port": port, "service": True} for port in (80, 81)))
     assert [row["reached"] for row in found] == [True, False]
 
 
 def test_arp_and_hand_made_frames_pass_output_rules(wire: Wire) -> None:
-    raw = {"kind": "arp", "interface": "eth0", "source": HERE}
-    assert [row["reached"] for row in wire.run({**raw, "host": THERE}, {**raw, "host": "10.99.0.77"})] == [True, False]
+    raw = {"kind": "arp", "interface": "eth0", "source": LOCAL_IP}
+    assert [row["reached"] for row in wire.run({**raw, "host": REMOTE_IP}, {**raw, "host": "10.99.0.77"})] == [True, False]
     # The output rules of the near host do not filter hand-made frames.
     out = "table inet t { chain o { type filter hook output priority filter; policy drop; }\n}"
     subprocess.run(["ip", "netns", "exec", wire.near, "nft", "-f", "-"], input=out, text=True, check=True)
     try:
-        frame = {**raw, "kind": "frame", "host": THERE, "mac": wire.mac()}
-        found = wire.run(frame, {"kind": "tcp", "host": THERE, "port": 80})
+        frame = {**raw, "kind": "frame", "host": REMOTE_IP, "mac": wire.mac()}
+        found = wire.run(frame, {"kind": "tcp", "host": REMOTE_IP, "port": 80})
     finally:
         subprocess.run(["ip", "netns", "exec", wire.near, "nft", "flush", "ruleset"], check=True)
     assert [row["reached"] for row in found] == [True, False]
@@ -139,7 +140,9 @@ def test_arp_and_hand_made_frames_pass_output_rules(wire: Wire) -> None:
 def test_route_over_a_gateway_is_removed_after_the_probe(wire: Wire) -> None:
     wire.ip(wire.far, "address", "add", "198.51.100.7/32", "dev", "lo")
     row = {"host": "198.51.100.7", "port": 9, "interface": "eth0"}
-    found = wire.run({"kind": "tcp", **row}, {"kind": "via", "via": THERE, **row}, {"kind": "via", "via": "10.99.0.77", **row})
+    found = wire.run(
+        {"kind": "tcp", **row}, {"kind": "via", "via": REMOTE_IP, **row}, {"kind": "via", "via": "10.99.0.77", **row}
+    )
     assert [row["reached"] for row in found] == [False, True, False]
     left = subprocess.run(["ip", "-n", wire.near, "route"], check=True, capture_output=True, text=True).stdout
     assert "198.51.100.7" not in left
@@ -165,7 +168,7 @@ def test_probes_of_states(wire: Wire, tmp_path: Path) -> None:
     inside("for name in ipv4/ip_forward ipv6/conf/all/forwarding; do echo 0 >/proc/sys/net/$name; done")
     assert reached() == [False, False, False, True, True, False]
     inside(
-        f"ip route add default via {THERE}; ip -6 route add default via {THERE6};"
+        f"ip route add default via {REMOTE_IP}; ip -6 route add default via {REMOTE_IPV6};"
         "ip link add d0 type veth peer name d1; ip link set d0 up"
     )
     inside("echo 1 >/proc/sys/net/ipv4/ip_forward")
@@ -187,8 +190,8 @@ def test_probes_of_states(wire: Wire, tmp_path: Path) -> None:
 def test_packets_have_the_documented_form() -> None:
     assert packets.dns_query("a.example", 7) == b"\0\7\1\0\0\1\0\0\0\0\0\0\1a\7example\0\0\1\0\1"
     assert (
-        packets.internet_checksum(packets.ipv4_echo_packet(HERE, THERE, 7)[:20]) == 0
-        and packets.internet_checksum(packets.ipv4_echo_packet(HERE, THERE, 7)[20:]) == 0
+        packets.internet_checksum(packets.ipv4_echo_packet(LOCAL_IP, REMOTE_IP, 7)[:20]) == 0
+        and packets.internet_checksum(packets.ipv4_echo_packet(LOCAL_IP, REMOTE_IP, 7)[20:]) == 0
     )
     assert packets.link_local_address("dc:a6:32:00:00:01") == "fe80::dea6:32ff:fe00:1"
 
@@ -198,7 +201,7 @@ def test_host_facts_have_the_ports_that_listen(wire: Wire) -> None:
     path = {"PYTHONPATH": str(ROOT / ".config"), "PATH": os.environ["PATH"]}
     words = ["ip", "netns", "exec", wire.far, sys.executable, "-c", code]
     facts = json.loads(subprocess.run(words, capture_output=True, check=True, env=path).stdout)
-    assert facts["uplink"] == "eth0" and {THERE, THERE6} <= set(facts["uplink_addresses"])
+    assert facts["uplink"] == "eth0" and {REMOTE_IP, REMOTE_IPV6} <= set(facts["uplink_addresses"])
     assert facts["listening"] == [22, 53, 80, 443]
 
 
@@ -217,8 +220,8 @@ def test_capture_counts_the_frames_of_the_lab(wire: Wire, tmp_path: Path) -> Non
     with subprocess.Popen([*words, "198.51.100.0/24", "fd00:99::2"]) as counting:
         while not result.exists():
             time.sleep(0.05)
-        wire.run({"kind": "icmp", "host": THERE})
-        wire.run({"kind": "icmp", "host": THERE6})
+        wire.run({"kind": "icmp", "host": REMOTE_IP})
+        wire.run({"kind": "icmp", "host": REMOTE_IPV6})
         counting.send_signal(signal.SIGTERM)
         assert counting.wait(timeout=10) == 0
     counts = json.loads(result.read_text())

@@ -43,9 +43,9 @@ class Node:
     def log_command(self, word: str, code: int = 0) -> list[list[str]]:
         return [["sh", "-c", f"echo {word} >>{self.log}; exit {code}"]]
 
-    def stage(self, **commands: Any) -> None:
-        each = {name: self.log_command(name) for name in ("down", "new", "old", "boot", "last")}
-        self.change.stage("x", self.new, {**each, **commands})
+    def stage_change(self, **commands: Any) -> None:
+        each = {name: self.log_command(name) for name in ("before", "new", "old", "boot", "last")}
+        self.change.stage_change("x", self.new, {**each, **commands})
 
     def tree(self) -> dict[str, File | None]:
         """Return all files."""
@@ -72,11 +72,11 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
 
 def test_confirmed_change_stays(node: Node) -> None:
     before = node.tree()
-    node.stage()
+    node.stage_change()
     assert node.tree() == before and node.is_pending() and not node.calls()
     assert os.stat(f"{node.state}/change/plan.json").st_mode & 0o777 == 0o600
-    node.change.apply()
-    assert node.calls() == ["down", "new"]
+    node.change.apply_change()
+    assert node.calls() == ["before", "new"]
     assert node.tree() == {
         "etc/kept": File(b"new\n", 0o640),
         "etc/masked": File(b"no longer\n"),
@@ -86,16 +86,16 @@ def test_confirmed_change_stays(node: Node) -> None:
     after = node.tree()
     node.change.confirm("x")
     node.change.roll_back()
-    assert node.tree() == after and not node.is_pending() and node.calls() == ["down", "new"]
+    assert node.tree() == after and not node.is_pending() and node.calls() == ["before", "new"]
 
 
 def test_unconfirmed_change_is_rolled_back(node: Node) -> None:
     before = node.tree()
-    node.stage()
-    node.change.apply()
+    node.stage_change()
+    node.change.apply_change()
     node.change.roll_back()
     assert node.tree() == before and not node.is_pending()
-    assert node.calls() == ["down", "new", "down", "old"]
+    assert node.calls() == ["before", "new", "before", "old"]
     assert node.change.outcome("x")["why"] == "it was not confirmed in time"
     with pytest.raises(RollbackError, match="rolled back already: it was not confirmed in time"):
         node.change.confirm("x")
@@ -105,12 +105,12 @@ def test_unconfirmed_change_is_rolled_back(node: Node) -> None:
 
 def test_after_a_restart_only_the_files_are_restored(node: Node) -> None:
     before = node.tree()
-    node.stage()
-    node.change.apply()
+    node.stage_change()
+    node.change.apply_change()
     (node.folder / "boot_id").write_text("second\n")
     node.change.roll_back()
     assert node.tree() == before and not node.is_pending()
-    assert node.calls() == ["down", "new", "boot"]
+    assert node.calls() == ["before", "new", "boot"]
     assert node.change.outcome("x")["why"] == "the node was restarted"
 
 
@@ -126,22 +126,22 @@ def test_power_cut_leaves_the_old_files_or_a_change_that_is_rolled_back(
     before = node.tree()
     count = 0
 
-    def cut(really: Any) -> Any:
+    def cut_power_before(original: Any) -> Any:
         def call(*arguments: Any, **words: Any) -> Any:
             nonlocal count
             count += 1
             if count > step:
                 raise PowerCutError
-            return really(*arguments, **words)
+            return original(*arguments, **words)
 
         return call
 
     with monkeypatch.context() as patch:
         for name in ("rename", "replace", "symlink", "unlink", "fsync"):
-            patch.setattr(os, name, cut(getattr(os, name)))
+            patch.setattr(os, name, cut_power_before(getattr(os, name)))
         try:
-            node.stage()
-            node.change.apply()
+            node.stage_change()
+            node.change.apply_change()
             node.change.roll_back()
         except PowerCutError:
             pass
@@ -155,33 +155,33 @@ def test_power_cut_leaves_the_old_files_or_a_change_that_is_rolled_back(
     left = {path: file for path, file in node.tree().items() if not path.endswith(".new")}
     assert left == before
     # The change can be made again.
-    node.stage()
-    node.change.apply()
+    node.stage_change()
+    node.change.apply_change()
     node.change.confirm("x")
     assert node.tree()["etc/kept"] == File(b"new\n", 0o640)
 
 
 def test_last_commands_run_when_the_old_ones_fail(node: Node) -> None:
-    node.stage(old=node.log_command("old", 1))
-    node.change.apply()
+    node.stage_change(old=node.log_command("old", 1))
+    node.change.apply_change()
     node.change.roll_back()
     assert node.calls()[-2:] == ["old", "last"]
     assert "ended with 1" in node.change.outcome("x")["wrong"]
 
 
 def test_failed_command_is_the_reason(node: Node) -> None:
-    node.stage(new=[["sh", "-c", "echo no such port >&2; exit 3"]])
-    node.change.apply()
+    node.stage_change(new=[["sh", "-c", "echo no such port >&2; exit 3"]])
+    node.change.apply_change()
     node.change.roll_back()
     assert node.change.outcome("x")["why"].endswith("ended with 3: no such port")
 
 
 def test_only_a_login_newer_than_the_change_confirms(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    node.stage()
+    node.stage_change()
     with pytest.raises(RollbackError, match="not applied yet"):
         node.change.confirm("x")
     monkeypatch.setattr(rollback, "peer_ports", lambda tables: [int(LOGIN_PORT), 4])
-    node.change.apply()
+    node.change.apply_change()
     with pytest.raises(RollbackError, match="older than the change"):
         node.change.confirm("x")
     monkeypatch.setattr(rollback, "ssh_client_port", lambda pid: 0)
@@ -191,9 +191,9 @@ def test_only_a_login_newer_than_the_change_confirms(node: Node, monkeypatch: py
 
 
 def test_second_change_is_refused(node: Node) -> None:
-    node.stage()
+    node.stage_change()
     with pytest.raises(RollbackError, match="Another change"):
-        node.stage()
+        node.stage_change()
 
 
 def test_remote_ports_of_connections() -> None:

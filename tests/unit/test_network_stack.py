@@ -1,6 +1,6 @@
 """The network stack that manages a port, the files that change, and their new texts.
 
-To accept a change of the texts: GOLDEN=write pytest tests/unit/test_network_stack.py, and look at the difference.
+To accept a change of the texts: EXPECTED=write pytest tests/unit/test_network_stack.py, and review the diff.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.network.port impor
     ipv6_settings,
     parse_port_state,
 )
-from ansible_collections.bramble.cluster.plugins.module_utils.network.stack import changed_files, means_same, without_port
+from ansible_collections.bramble.cluster.plugins.module_utils.network.stack import changed_files, has_equal_settings, without_port
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -74,10 +74,10 @@ def test_files_of_each_stack(name: str) -> None:
     for owner in (NM, NETPLAN, UBUNTU, NETWORKD, IFUPDOWN):
         for path, content in changed_files(owner, "eth0", text(owner, PORTS[name]), {}).items():
             found += f"#### {owner.stack} by {owner.backend}: {path}\n{content}"
-    golden = HERE / f"{name}.golden"
-    if os.environ.get("GOLDEN") == "write":
-        golden.write_text(found)
-    assert found == golden.read_text()
+    expected_file = HERE / f"{name}.expected"
+    if os.environ.get("EXPECTED") == "write":
+        expected_file.write_text(found)
+    assert found == expected_file.read_text()
 
 
 @pytest.mark.skipif(not shutil.which("netplan"), reason="netplan is not installed here")
@@ -165,12 +165,14 @@ def test_file_of_cloud_init_is_replaced_without_a_change_of_the_network() -> Non
     for renderer in ({}, {"renderer": "networkd"}):
         texts = {CLOUD: yaml.safe_dump({"network": {"version": 2, **renderer, "ethernets": {"eth0": port}}})}
         changes = changed_files(NETPLAN, "eth0", text(NETPLAN), texts, MAC)
-        assert list(changes) == [CLOUD] and means_same("netplan", texts, changes)
+        assert list(changes) == [CLOUD] and has_equal_settings("netplan", texts, changes)
         new_port = yaml.safe_load(changes[CLOUD] or "")["network"]["ethernets"]["eth0"]
         assert new_port["networkmanager"] == {"passthrough": {"ipv6.method": "link-local"}}
         after: dict[str, str] = {**texts, **changes}  # type: ignore[dict-item]
         assert changed_files(NETPLAN, "eth0", text(NETPLAN), after, MAC) == {}
-        assert not means_same("netplan", texts, changed_files(NETPLAN, "eth0", text(NETPLAN, PORTS["gateway"]), texts, MAC))
+        assert not has_equal_settings(
+            "netplan", texts, changed_files(NETPLAN, "eth0", text(NETPLAN, PORTS["gateway"]), texts, MAC)
+        )
 
 
 def test_port_is_removed_from_other_files_of_netplan() -> None:
@@ -217,7 +219,7 @@ def test_port_is_removed_from_the_files_of_other_stacks() -> None:
             "/etc/NetworkManager/system-connections/any",
             "/etc/systemd/network/20-wired.network",
         }
-        assert not means_same(owner.stack, texts, changes)
+        assert not has_equal_settings(owner.stack, texts, changes)
 
 
 INTERFACES = """\
@@ -349,40 +351,43 @@ def test_kernel_parameters_of_ipv6() -> None:
 
 # RFC 5227
 
-OWN, OTHER = bytes.fromhex("dca632000001"), bytes.fromhex("dca632000002")
-ZERO = ipaddress.IPv4Address("0.0.0.0")
-MINE, ANOTHER = ipaddress.IPv4Address("10.0.0.5"), ipaddress.IPv4Address("10.0.0.6")
+OWN_MAC, OTHER_MAC = bytes.fromhex("dca632000001"), bytes.fromhex("dca632000002")
+NO_ADDRESS = ipaddress.IPv4Address("0.0.0.0")
+OWN_ADDRESS, OTHER_ADDRESS = ipaddress.IPv4Address("10.0.0.5"), ipaddress.IPv4Address("10.0.0.6")
 
 
 def arp(operation: int, sender: bytes, sender_address: ipaddress.IPv4Address, target_address: ipaddress.IPv4Address) -> bytes:
-    head = b"\xff" * 6 + sender + b"\x08\x06\x00\x01\x08\x00\x06\x04" + operation.to_bytes(2, "big")
-    return head + sender + sender_address.packed + bytes(6) + target_address.packed + bytes(18)
+    header = b"\xff" * 6 + sender + b"\x08\x06\x00\x01\x08\x00\x06\x04" + operation.to_bytes(2, "big")
+    return header + sender + sender_address.packed + bytes(6) + target_address.packed + bytes(18)
 
 
 def test_arp_probe_has_the_documented_form() -> None:
-    assert arp(1, OWN, ZERO, MINE).startswith(arp_probe(OWN, "10.0.0.5"))
+    assert arp(1, OWN_MAC, NO_ADDRESS, OWN_ADDRESS).startswith(arp_probe(OWN_MAC, "10.0.0.5"))
 
 
 @pytest.mark.parametrize(
     ("frame", "owner"),
     [
-        (arp(2, OTHER, MINE, ZERO), "dc:a6:32:00:00:02"),  # answers
-        (arp(1, OTHER, MINE, ANOTHER), "dc:a6:32:00:00:02"),  # asks for another address, with this one as its own
-        (arp(1, OTHER, ZERO, MINE), "dc:a6:32:00:00:02"),  # probes for the same address
-        (arp(1, OTHER, ANOTHER, MINE), ""),  # asks which host has the address
-        (arp(2, OTHER, ANOTHER, ZERO), ""),
-        (arp(2, OWN, MINE, ZERO), ""),  # our own
-        (arp(3, OTHER, MINE, ZERO), ""),
-        (arp(2, OTHER, MINE, ZERO)[:41], ""),
+        (arp(2, OTHER_MAC, OWN_ADDRESS, NO_ADDRESS), "dc:a6:32:00:00:02"),  # answers
+        (
+            arp(1, OTHER_MAC, OWN_ADDRESS, OTHER_ADDRESS),
+            "dc:a6:32:00:00:02",
+        ),  # asks for another, with this one as its own
+        (arp(1, OTHER_MAC, NO_ADDRESS, OWN_ADDRESS), "dc:a6:32:00:00:02"),  # probes for the same address
+        (arp(1, OTHER_MAC, OTHER_ADDRESS, OWN_ADDRESS), ""),  # asks which host has the address
+        (arp(2, OTHER_MAC, OTHER_ADDRESS, NO_ADDRESS), ""),
+        (arp(2, OWN_MAC, OWN_ADDRESS, NO_ADDRESS), ""),  # our own
+        (arp(3, OTHER_MAC, OWN_ADDRESS, NO_ADDRESS), ""),
+        (arp(2, OTHER_MAC, OWN_ADDRESS, NO_ADDRESS)[:41], ""),
     ],
 )
 def test_arp_conflict(frame: bytes, owner: str) -> None:
-    assert arp_conflict(frame, OWN, "10.0.0.5") == owner
+    assert arp_conflict(frame, OWN_MAC, "10.0.0.5") == owner
 
 
 @given(st.binary(max_size=64))
 def test_any_frame_is_parsed(frame: bytes) -> None:
-    assert arp_conflict(frame, OWN, "10.0.0.5") in ("", frame[22:28].hex(":"))
+    assert arp_conflict(frame, OWN_MAC, "10.0.0.5") in ("", frame[22:28].hex(":"))
 
 
 def test_outcome_of_a_change_that_was_not_confirmed() -> None:

@@ -37,7 +37,7 @@ FOREIGN = {
 # Names of Windows, Linux, Kubernetes, snapd, Parrot, .NET and Ansible; and names that Bramble makes of two parts.
 FOREIGN_NAMES = listed(
     """timedatectl inactive ErrImageNeverPull OOMKilled strap.sh core22 lsblk usb-storage usbipd usbipd-win library-packs
-    UNREACHABLE __ pi-03-0 pi-03-3 bramble-lab-shop bramble-lab-visit bramble-state secrets-defended.json"""
+    UNREACHABLE pi-03-0 pi-03-3 bramble-lab-shop bramble-lab-visit bramble-state secrets-defended.json"""
 )
 # Paths of others and of users, and paths that Bramble makes of parts.
 FOREIGN_PATHS = listed(
@@ -184,7 +184,9 @@ def unknown_names(page: str, text: str) -> list[str]:
     for part in code(text):
         found.update(re.findall(r"\b[a-z]+(?:_[a-z0-9]+)+\b|\bbramble-[a-z]+(?:-[a-z]+)*(?![.\w*-])", part))
         found.update(
-            word for word in [part.strip("./")] if re.fullmatch(r"[A-Za-z_][\w.-]*", word) and not is_placeholder(word[1:])
+            word
+            for word in [part.strip("./")]
+            if re.fullmatch(r"[A-Za-z_][\w.-]*[A-Za-z0-9]", word) and not is_placeholder(word[1:])
         )
         found.update(host for host in re.findall(r"\bpi-\d+\b(?!-)", part) if host not in commands.hosts())
     return sorted(found - names() - FOREIGN.get(page, set()) - FOREIGN_NAMES)

@@ -162,20 +162,20 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackCluste
 
 
 @pytest.fixture(scope="session")
-def _breakable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackCluster]:
-    cluster = start_cluster(tmp_path_factory.mktemp("fragile"), ["pi-01", "pi-02"])
+def _shared_breakable_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackCluster]:
+    cluster = start_cluster(tmp_path_factory.mktemp("breakable"), ["pi-01", "pi-02"])
     yield cluster
     cluster.stop()
 
 
 @pytest.fixture
-def fragile_cluster(_breakable: LoopbackCluster) -> LoopbackCluster:
+def breakable_cluster(_shared_breakable_cluster: LoopbackCluster) -> LoopbackCluster:
     """Two nodes that a test may break; what the test before has broken is started again."""
-    for name in ["scheduler", *_breakable.nodes]:
-        if name not in _breakable.processes or _breakable.processes[name].poll() is not None:
-            _breakable.start(name)
-            wait_until(lambda: _listens(_breakable.port))
-    return _breakable
+    for name in ["scheduler", *_shared_breakable_cluster.nodes]:
+        if name not in _shared_breakable_cluster.processes or _shared_breakable_cluster.processes[name].poll() is not None:
+            _shared_breakable_cluster.start(name)
+            wait_until(lambda: _listens(_shared_breakable_cluster.port))
+    return _shared_breakable_cluster
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,9 @@
-"""A kernel whose jobs misbehave. Test clusters import it; the end-to-end tests send its source to the client."""
+"""A kernel whose jobs cause faults. Test clusters import it; the end-to-end tests send its source to the client."""
 
 import time
 
 
-def misbehave(action: float | str) -> float:
+def cause_fault(action: float | str) -> float:
     """Sleep for a number of seconds; `eat` all memory; or `hang` without end. Raises ValueError for anything else."""
     if action == "eat":
         blocks = []

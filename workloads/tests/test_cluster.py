@@ -26,7 +26,7 @@ from bramble.programs.pi.montecarlo import chunks, count_inside
 from bramble.study import report
 
 from .conftest import Bramble, LoopbackCluster, wait_until, write_config
-from .faults import misbehave
+from .faults import cause_fault
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -39,8 +39,8 @@ def engine(cluster: LoopbackCluster, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 
 @pytest.fixture
-def fragile_engine(fragile_cluster: LoopbackCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    monkeypatch.setenv("BRAMBLE_CONFIG", str(fragile_cluster.config))
+def breakable_engine(breakable_cluster: LoopbackCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    monkeypatch.setenv("BRAMBLE_CONFIG", str(breakable_cluster.config))
     monkeypatch.setattr(cluster_map, "NODE_CHECK_DELAY", 0.5)
     monkeypatch.setattr(connection, "ANSWER_TIMEOUT", 2.0)
     with places.connect("cluster") as engine:
@@ -185,9 +185,9 @@ def test_ctrl_c_frees_the_cluster(cluster: LoopbackCluster, engine: Engine) -> N
     assert time.monotonic() - begin < 10  # the 50 jobs that had not started are gone
 
 
-def test_no_job_is_lost_when_a_worker_is_killed(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
-    jobs = fragile_engine.map(sleep_and_report_host, [0.25] * 24)
-    outcomes = collect_with_accident(jobs, "pi-02", lambda: fragile_cluster.kill("pi-02"))
+def test_no_job_is_lost_when_a_worker_is_killed(breakable_cluster: LoopbackCluster, breakable_engine: Engine) -> None:
+    jobs = breakable_engine.map(sleep_and_report_host, [0.25] * 24)
+    outcomes = collect_with_accident(jobs, "pi-02", lambda: breakable_cluster.kill("pi-02"))
     assert indices(outcomes) == list(range(24))
     assert all(outcome.lost is None for outcome in outcomes)
     assert {outcome.node for outcome in outcomes} == {"pi-01", "pi-02"}
@@ -195,50 +195,52 @@ def test_no_job_is_lost_when_a_worker_is_killed(fragile_cluster: LoopbackCluster
     assert retried.keys() == {"pi-02"} and 1 <= retried["pi-02"] <= 24  # the two that ran, and those in its queue
 
 
-def test_jobs_finish_on_a_node_that_comes_back_at_another_port(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
+def test_jobs_finish_on_a_node_that_comes_back_at_another_port(
+    breakable_cluster: LoopbackCluster, breakable_engine: Engine
+) -> None:
     """All jobs are bound to one node; its worker dies and comes back on another port."""
 
     def restart() -> None:
-        fragile_cluster.kill("pi-01")
-        fragile_cluster.start("pi-01")
+        breakable_cluster.kill("pi-01")
+        breakable_cluster.start("pi-01")
 
-    outcomes = collect_with_accident(fragile_engine.map(sleep_and_report_host, [0.3] * 8, ["pi-01"]), "pi-01", restart)
+    outcomes = collect_with_accident(breakable_engine.map(sleep_and_report_host, [0.3] * 8, ["pi-01"]), "pi-01", restart)
     assert indices(outcomes) == list(range(8))
     assert {(outcome.node, outcome.lost) for outcome in outcomes} == {("pi-01", None)}
 
 
-def test_jobs_without_a_node_are_named_as_lost(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
-    assert isinstance(fragile_engine, Cluster)
-    fragile_engine.timeout = 1
-    jobs = fragile_engine.map(sleep_and_report_host, [0.3] * 8, ["pi-01"])
-    outcomes = collect_with_accident(jobs, "pi-01", lambda: fragile_cluster.kill("pi-01"))
+def test_jobs_without_a_node_are_named_as_lost(breakable_cluster: LoopbackCluster, breakable_engine: Engine) -> None:
+    assert isinstance(breakable_engine, Cluster)
+    breakable_engine.timeout = 1
+    jobs = breakable_engine.map(sleep_and_report_host, [0.3] * 8, ["pi-01"])
+    outcomes = collect_with_accident(jobs, "pi-01", lambda: breakable_cluster.kill("pi-01"))
     assert indices(outcomes) == list(range(8))
     lost = [outcome.lost for outcome in outcomes if outcome.lost]
     assert lost and all("pi-01" in reason for reason in lost)
 
 
-def test_jobs_are_lost_when_the_scheduler_stays_away(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
-    assert isinstance(fragile_engine, Cluster)
-    fragile_engine.timeout = 1
+def test_jobs_are_lost_when_the_scheduler_stays_away(breakable_cluster: LoopbackCluster, breakable_engine: Engine) -> None:
+    assert isinstance(breakable_engine, Cluster)
+    breakable_engine.timeout = 1
     outcomes = collect_with_accident(
-        fragile_engine.map(sleep_and_report_host, [0.3] * 12), "pi-02", lambda: fragile_cluster.kill("scheduler")
+        breakable_engine.map(sleep_and_report_host, [0.3] * 12), "pi-02", lambda: breakable_cluster.kill("scheduler")
     )
     assert indices(outcomes) == list(range(12))
     assert any(outcome.lost for outcome in outcomes)
 
 
-def test_no_job_is_lost_when_the_scheduler_restarts(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
+def test_no_job_is_lost_when_the_scheduler_restarts(breakable_cluster: LoopbackCluster, breakable_engine: Engine) -> None:
     """The scheduler forgets all jobs; its workers are restarted, as systemd would."""
-    assert isinstance(fragile_engine, Cluster)
+    assert isinstance(breakable_engine, Cluster)
     messages: list[str] = []
-    fragile_engine.notify = messages.append
+    breakable_engine.notify = messages.append
 
     def restart() -> None:
         for name in ("scheduler", "pi-01", "pi-02"):
-            fragile_cluster.kill(name)
-            fragile_cluster.start(name)
+            breakable_cluster.kill(name)
+            breakable_cluster.start(name)
 
-    outcomes = collect_with_accident(fragile_engine.map(sleep_and_report_host, [0.3] * 16), "pi-02", restart)
+    outcomes = collect_with_accident(breakable_engine.map(sleep_and_report_host, [0.3] * 16), "pi-02", restart)
     assert indices(outcomes) == list(range(16))
     assert all(outcome.lost is None for outcome in outcomes)
     assert messages and re.fullmatch(
@@ -261,7 +263,7 @@ def test_only_the_job_that_uses_all_memory_is_lost(watched_engine: Cluster) -> N
     arguments: list[float | str] = [0.3] * 16
     arguments[1] = "eat"
     watched_engine.job_timeout = None
-    outcomes = list(watched_engine.map(misbehave, arguments))
+    outcomes = list(watched_engine.map(cause_fault, arguments))
     assert indices(outcomes) == list(range(16))
     (lost,) = [outcome for outcome in outcomes if outcome.lost]
     assert lost.index == 1 and "every worker that ran it died, most recently on pi-01" in str(lost.lost)
@@ -271,14 +273,14 @@ def test_only_the_job_that_uses_all_memory_is_lost(watched_engine: Cluster) -> N
 def test_only_the_job_that_never_ends_is_stopped_and_lost(watched_engine: Cluster) -> None:
     arguments: list[float | str] = [0.5] * 16
     arguments[5] = "hang"
-    outcomes = list(watched_engine.map(misbehave, arguments))
+    outcomes = list(watched_engine.map(cause_fault, arguments))
     assert indices(outcomes) == list(range(16))
     (lost,) = [outcome for outcome in outcomes if outcome.lost]
     assert lost.index == 5 and lost.lost == "it ran on pi-01 for more than 2 s (--job-timeout) and was stopped"
     wait_until(lambda: watched_engine.jobs_at_once() == 4)
     # The process was restarted, so four jobs can run at once again.
     begin = time.monotonic()
-    assert len(list(watched_engine.map(misbehave, [0.5] * 4))) == 4
+    assert len(list(watched_engine.map(cause_fault, [0.5] * 4))) == 4
     assert time.monotonic() - begin < 10
 
 
@@ -308,10 +310,10 @@ def test_tasks_are_small(engine: Engine) -> None:
     assert len(task) < 250
 
 
-def test_a_drained_node_ends_its_jobs_and_is_then_stopped(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
+def test_a_drained_node_ends_its_jobs_and_is_then_stopped(breakable_cluster: LoopbackCluster, breakable_engine: Engine) -> None:
     """None of the jobs is lost; those that it had not started run on the other node."""
-    assert isinstance(fragile_engine, Cluster)
-    (address,) = fragile_engine.workers(["pi-02"])
+    assert isinstance(breakable_engine, Cluster)
+    (address,) = breakable_engine.workers(["pi-02"])
 
     def drain_and_stop() -> None:
         with places.connect_to_nodes([], 20) as cluster:
@@ -319,9 +321,9 @@ def test_a_drained_node_ends_its_jobs_and_is_then_stopped(fragile_cluster: Loopb
             assert cluster.drain("pi-02")
             assert cluster.heartbeats([address])[address][1] == 0
             assert cluster.drained() == {"pi-02"}
-        fragile_cluster.kill("pi-02")
+        breakable_cluster.kill("pi-02")
 
-    outcomes = collect_with_accident(fragile_engine.map(sleep_and_report_host, [0.5] * 20), "pi-02", drain_and_stop)
+    outcomes = collect_with_accident(breakable_engine.map(sleep_and_report_host, [0.5] * 20), "pi-02", drain_and_stop)
     assert indices(outcomes) == list(range(20)) and all(outcome.lost is None for outcome in outcomes)
 
 
@@ -334,12 +336,12 @@ def test_drain_and_health_check(bramble: Bramble) -> None:
     assert absent.returncode == 0 and "nothing to do" in absent.stdout
 
 
-def test_drain_reports_jobs_that_do_not_end_in_time(fragile_cluster: LoopbackCluster, fragile_engine: Engine) -> None:
-    assert isinstance(fragile_engine, Cluster)
-    jobs = fragile_engine.client.map(time.sleep, [3.0] * 4, pure=False)
-    addresses = list(fragile_engine.workers(["pi-01"]))
-    wait_until(lambda: any(busy for _, busy in fragile_engine.heartbeats(addresses).values()))
+def test_drain_reports_jobs_that_do_not_end_in_time(breakable_cluster: LoopbackCluster, breakable_engine: Engine) -> None:
+    assert isinstance(breakable_engine, Cluster)
+    jobs = breakable_engine.client.map(time.sleep, [3.0] * 4, pure=False)
+    addresses = list(breakable_engine.workers(["pi-01"]))
+    wait_until(lambda: any(busy for _, busy in breakable_engine.heartbeats(addresses).values()))
     with places.connect_to_nodes([], 0.5) as cluster, pytest.raises(ResultError, match=r"pi-01 still runs jobs after 0.5 s"):
         cluster.drain("pi-01")
-    fragile_cluster.kill("pi-01")
+    breakable_cluster.kill("pi-01")
     del jobs

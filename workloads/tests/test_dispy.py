@@ -71,7 +71,7 @@ def test_the_first_result_cancels_the_other_jobs(cluster: LoopbackCluster) -> No
     assert total == done + gone
 
 
-def helper(number: int) -> int:
+def add_one(number: int) -> int:
     return number + 1
 
 
@@ -89,14 +89,14 @@ def prepare(value: str) -> int:
     return 0
 
 
-def everything(number: int, path: str = "data.txt") -> tuple[object, ...]:
+def use_all_inputs(number: int, path: str = "data.txt") -> tuple[object, ...]:
     import companion  # type: ignore[import-not-found]
 
     with open(path) as file:
-        return helper(number), Pair(number).left, READY, companion.NAME, file.read()
+        return add_one(number), Pair(number).left, READY, companion.NAME, file.read()
 
 
-def trouble(kind: str) -> str:
+def fail_as(kind: str) -> str:
     print("before")
     print("aside", file=sys.stderr)
     if kind == "raise":
@@ -159,8 +159,8 @@ def test_dependencies_are_sent_with_a_job(make: Make, tmp_path: Path, monkeypatc
 
     gone = tmp_path / "cleaned"
     with make(
-        everything,
-        depends=[helper, Pair, companion, str(tmp_path / "data.txt")],
+        use_all_inputs,
+        depends=[add_one, Pair, companion, str(tmp_path / "data.txt")],
         setup=partial(prepare, "ready"),
         cleanup=partial(Path.touch, gone),
     ) as cluster:
@@ -169,16 +169,16 @@ def test_dependencies_are_sent_with_a_job(make: Make, tmp_path: Path, monkeypatc
         ]
     wait_until(gone.exists)
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        make(everything, depends=["nowhere.txt"])
+        make(use_all_inputs, depends=["nowhere.txt"])
     with pytest.raises(TypeError, match="start a program from within a function"):
         make("/bin/true")
     with pytest.raises(TypeError, match="'zeal'"):
-        make(everything, zeal=1)
+        make(use_all_inputs, zeal=1)
 
 
 def test_status_and_output_of_ended_jobs(make: Make) -> None:
     seen: list[tuple[object, int]] = []
-    with make(trouble, job_status=lambda job: seen.append((job.id, job.status))) as cluster:
+    with make(fail_as, job_status=lambda job: seen.append((job.id, job.status))) as cluster:
         assert cluster.submit(threading.Lock()) is None
         jobs = {kind: submit_as(cluster, kind, kind) for kind in ("raise", "exit", "die", "strange", "fine")}
         assert cluster.wait(60) and cluster.status().jobs_pending == 0
@@ -190,13 +190,13 @@ def test_status_and_output_of_ended_jobs(make: Make) -> None:
     assert fine.start_time is not None and fine.end_time is not None
     assert fine.submit_time - 1 < fine.start_time <= fine.end_time and fine.ip_addr == "127.0.0.1"
     assert failed() is None and failed.stdout == "before\n"
-    assert re.match(r"(?s)Traceback.*, in trouble\n.*ValueError: no such luck\n$", str(failed.exception))
+    assert re.match(r"(?s)Traceback.*, in fail_as\n.*ValueError: no such luck\n$", str(failed.exception))
     assert "SystemExit: enough" in str(jobs["exit"].exception) and "its process died" in str(jobs["die"].exception)
     assert "pickle" in str(jobs["strange"].exception)
 
 
 def test_a_failing_setup_is_reported(make: Make) -> None:
-    job = submit(make(helper, setup=partial(int, "x")), 1)
+    job = submit(make(add_one, setup=partial(int, "x")), 1)
     assert job() is None and job.status == DispyJob.Terminated
     assert job.exception and "could not be set up" in job.exception and "invalid literal" in job.exception
 
@@ -214,7 +214,7 @@ def test_cancel(make: Make) -> None:
     assert cluster.cancel(busy) == -1
     assert cluster.wait(0.1) is False and cluster.close(timeout=0.1) is False
     assert cluster.close(terminate=True) is True
-    after = make(helper)  # the nodes are free again, long before 30 s have passed
+    after = make(add_one)  # the nodes are free again, long before 30 s have passed
     assert submit(after, 1)() == 2
 
 
@@ -236,27 +236,27 @@ def test_provisional_results_and_cluster_status(make: Make) -> None:
 
 @pytest.mark.parametrize("nodes", ["pi-0[12]", ["pi-01", "pi-02"], [("pi-01", 9700), dispy.NodeAllocate("pi-02")]])
 def test_nodes_can_be_chosen(make: Make, nodes: object) -> None:
-    with make(helper, nodes=nodes) as cluster:
+    with make(add_one, nodes=nodes) as cluster:
         assert {job() for job in [submit(cluster, number) for number in range(12)]} == set(range(1, 13))
     assert [(node.name, node.jobs_done > 0) for node in cluster.status().nodes] == [("pi-01", True), ("pi-02", True)]
 
 
 def test_no_job_is_lost_when_a_worker_is_killed(
-    fragile_cluster: LoopbackCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    breakable_cluster: LoopbackCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("BRAMBLE_CONFIG", str(fragile_cluster.config))
+    monkeypatch.setenv("BRAMBLE_CONFIG", str(breakable_cluster.config))
     mark = tmp_path / "begun"
     mark.touch()
     with dispy.SharedJobCluster(sleep) as cluster:
         jobs = [submit(cluster, 1, str(mark)) for _ in range(12)]
         wait_until(lambda: "pi-01" in mark.read_text())
-        fragile_cluster.kill("pi-01")
+        breakable_cluster.kill("pi-01")
         assert all(isinstance(job(), int) and job.status == DispyJob.Finished for job in jobs)
     assert len(mark.read_text().split()) > 12  # some jobs started twice
 
 
-def test_jobs_without_a_node_are_abandoned(fragile_cluster: LoopbackCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BRAMBLE_CONFIG", str(fragile_cluster.config))
+def test_jobs_without_a_node_are_abandoned(breakable_cluster: LoopbackCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRAMBLE_CONFIG", str(breakable_cluster.config))
     monkeypatch.setattr(dispy_cluster, "ABANDON_DELAY", 1.0)
     monkeypatch.setattr(dispy_cluster, "NODE_CHECK_DELAY", 0.5)
     with dispy.JobCluster(sleep) as cluster:
@@ -264,24 +264,26 @@ def test_jobs_without_a_node_are_abandoned(fragile_cluster: LoopbackCluster, mon
         assert bound is not None
         jobs = [*(submit(cluster, 20) for _ in range(3)), bound]
         wait_until(lambda: jobs[0].status == DispyJob.Running)
-        for node in fragile_cluster.nodes:
-            fragile_cluster.kill(node)
+        for node in breakable_cluster.nodes:
+            breakable_cluster.kill(node)
         assert [job() for job in jobs] == [None] * 4
         assert {job.status for job in jobs} == {DispyJob.Abandoned}
         # Its first node died, and the node of its second attempt may have died too.
         assert any(words in str(jobs[0].exception) for words in ("no node was available", "every node that ran it died"))
 
 
-def test_jobs_finish_after_a_restart_of_the_scheduler(fragile_cluster: LoopbackCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BRAMBLE_CONFIG", str(fragile_cluster.config))
+def test_jobs_finish_after_a_restart_of_the_scheduler(
+    breakable_cluster: LoopbackCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BRAMBLE_CONFIG", str(breakable_cluster.config))
     monkeypatch.setattr(dispy_cluster, "NODE_CHECK_DELAY", 0.5)
     monkeypatch.setattr(connection, "ANSWER_TIMEOUT", 2.0)
     with dispy.JobCluster(sleep) as cluster:
         jobs = [submit(cluster, 0.4) for _ in range(8)]
         assert isinstance(jobs[0](), int)
-        for name in ("scheduler", *fragile_cluster.nodes):
-            fragile_cluster.kill(name)
-            fragile_cluster.start(name)
+        for name in ("scheduler", *breakable_cluster.nodes):
+            breakable_cluster.kill(name)
+            breakable_cluster.start(name)
         assert all(isinstance(job(), int) and job.status == DispyJob.Finished for job in jobs)
 
 
@@ -313,7 +315,7 @@ def test_ctrl_c(cluster: LoopbackCluster, make: Make, tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=20)
     assert process.returncode == -signal.SIGINT and errors == "dispy: stopped; the jobs are cancelled\n"
-    assert submit(make(helper), 1)() == 2  # the jobs of 30 s were cancelled
+    assert submit(make(add_one), 1)() == 2  # the jobs of 30 s were cancelled
 
 
 def test_the_system_python_finds_this_dispy_first(cluster: LoopbackCluster, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from bramble.programs.fibonacci import prices, run, swings
 from bramble.study import report, runs
 from bramble.study.record import write_record
 
-HERE = runs.Request(on="local")
+LOCAL_REQUEST = runs.Request(on="local")
 
 
 def test_swings_by_hand() -> None:

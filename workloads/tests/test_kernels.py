@@ -238,7 +238,7 @@ def test_jobs_of_a_process_that_dies_are_named_as_lost() -> None:
     with places.connect("workstation") as engine:
         outcomes = list(engine.map(os._exit, [3, 3]))
     assert sorted(outcome.index for outcome in outcomes) == [0, 1]
-    assert all("died" in (outcome.lost or "") for outcome in outcomes)
+    assert all("was killed during a job" in (outcome.lost or "") for outcome in outcomes)
 
 
 def test_shortest_makespan_by_hand() -> None:

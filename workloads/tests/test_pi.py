@@ -13,7 +13,7 @@ from bramble.programs.pi import bbp, chudnovsky, run
 from bramble.study import report, runs
 from bramble.study.record import write_record
 
-HERE = runs.Request(on="local")
+LOCAL_REQUEST = runs.Request(on="local")
 
 
 def digits(number: int, base: int = 10) -> str:
@@ -66,8 +66,8 @@ def digits_at(formula: str, position: int, count: int) -> str:
 
 def test_position_one_is_the_first_after_the_point() -> None:
     """pi = 3.243F6A8885A308D313..."""
-    assert runs.perform(run.bbp(1, 14), HERE, report.Screen("-"))[0] == "243F6A8885A308"
-    assert runs.perform(run.bbp(2, 1), HERE, report.Screen("-"))[0] == "4"
+    assert runs.perform(run.bbp(1, 14), LOCAL_REQUEST, report.Screen("-"))[0] == "243F6A8885A308"
+    assert runs.perform(run.bbp(2, 1), LOCAL_REQUEST, report.Screen("-"))[0] == "4"
 
 
 @pytest.mark.parametrize("formula", bbp.FORMULAS)
@@ -111,4 +111,4 @@ def test_products_beyond_64_bits(series: bbp.Series, near: int) -> None:
 def test_formulas_that_differ_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(bbp.FORMULAS, "bellard", bbp.FORMULAS["bellard"][1:])
     with pytest.raises(ResultError, match="two formulas give different digits"):
-        runs.perform(run.bbp(100, 8), HERE, report.Screen("-"))
+        runs.perform(run.bbp(100, 8), LOCAL_REQUEST, report.Screen("-"))

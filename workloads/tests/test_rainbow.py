@@ -18,7 +18,7 @@ from bramble.programs.rainbow import table as files
 from bramble.study import report, runs
 from bramble.study.record import write_record
 
-HERE = runs.Request(on="local")
+LOCAL_REQUEST = runs.Request(on="local")
 SCREEN = report.Screen("-")
 
 
@@ -138,7 +138,7 @@ def test_column_ranges_cover_every_column_once(size: int, monkeypatch: pytest.Mo
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two tables of all strings of four lowercase letters."""
     folder = tmp_path_factory.mktemp("tables")
-    runs.perform(run.build(run.plans(KEYS, 2, 200, None), folder), HERE, SCREEN)
+    runs.perform(run.build(run.plans(KEYS, 2, 200, None), folder), LOCAL_REQUEST, SCREEN)
     return folder
 
 
@@ -153,7 +153,7 @@ def test_rows_and_hits_agree_with_theory(folder: Path, monkeypatch: pytest.Monke
     found = np.zeros((2, len(asked)), bool)
     for at, table in enumerate(tables):
         monkeypatch.setattr(files, "load_tables", lambda folder, table=table: [table])
-        answer, _ = runs.perform(run.crack(list(asked), folder), HERE, SCREEN)
+        answer, _ = runs.perform(run.crack(list(asked), folder), LOCAL_REQUEST, SCREEN)
         assert all(answer[digest] in (None, text) for digest, text in asked.items())
         found[at] = [answer[digest] is not None for digest in asked]
     one = tables[0].plan.coverage(len(tables[0].ends))
@@ -183,8 +183,8 @@ def test_crack_and_brute(folder: Path, tmp_path: Path) -> None:
         run.check(record)
     assert (tmp_path / "rainbow.png").stat().st_size > 5000
     for text in ("zzzz", "aaaa", "plum"):
-        assert runs.perform(run.brute(kernel.digest(text), KEYS), HERE, SCREEN)[0] == {kernel.digest(text): text}
-    assert runs.perform(run.brute(kernel.digest("PLUM"), KEYS), HERE, SCREEN)[0] == {kernel.digest("PLUM"): None}
+        assert runs.perform(run.brute(kernel.digest(text), KEYS), LOCAL_REQUEST, SCREEN)[0] == {kernel.digest(text): text}
+    assert runs.perform(run.brute(kernel.digest("PLUM"), KEYS), LOCAL_REQUEST, SCREEN)[0] == {kernel.digest("PLUM"): None}
 
 
 class Interrupted(Local):
@@ -202,9 +202,9 @@ def test_an_interrupted_build_continues(folder: Path, tmp_path: Path, monkeypatc
     program = run.build(run.plans(KEYS, 1, 200, None), tmp_path)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(places, "Local", Interrupted)
-        runs.perform(program, HERE, SCREEN)
+        runs.perform(program, LOCAL_REQUEST, SCREEN)
     assert not list(tmp_path.glob("*.rainbow"))
-    _, record = runs.perform(program, HERE, report.Screen("-"))
+    _, record = runs.perform(program, LOCAL_REQUEST, report.Screen("-"))
     assert "continuing the earlier build, 5 of" in capsys.readouterr().err
     assert record["runs"][0]["jobs"] + 5 >= 18
     (name,) = [path.name for path in tmp_path.iterdir()]  # the files of the unfinished build are removed

@@ -181,7 +181,7 @@ def test_the_index_of_a_pod(monkeypatch: pytest.MonkeyPatch, name: str, given: s
     if given is not None:
         monkeypatch.setenv("JOB_COMPLETION_INDEX", given)
     if index is None:
-        with pytest.raises(UsageError, match=f"{name} is no pod"):
+        with pytest.raises(UsageError, match=f"{name} is not a pod"):
             pod.pod_index()
     else:
         assert pod.pod_index() == index

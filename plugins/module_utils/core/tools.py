@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 from collections.abc import Iterable
 
 # For programs that read and change file systems: their output and their dates must not depend on locale and time zone.
@@ -42,8 +43,8 @@ PACKAGES = {
 
 def not_installed(program: str) -> str:
     """Return the error message for a missing program, with the command that installs it."""
-    install = f". Next: apt install {PACKAGES[program]}" if program in PACKAGES else ""
-    return f"{program} is not installed on this machine{install}"
+    install = f". Next: apt-get install {PACKAGES[program]}" if program in PACKAGES else ""
+    return f"{program} is not installed on {socket.gethostname()}{install}"
 
 
 def missing_packages(programs: Iterable[str], path: str | None = None) -> list[str]:

@@ -42,8 +42,8 @@ def ipv4_echo_packet(source: str, target: str, number: int) -> bytes:
     """Return an IPv4 packet that asks for an echo (RFC 791)."""
     body = icmp_echo_message(8, number)
     ends = socket.inet_aton(source), socket.inet_aton(target)
-    head = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 20 + len(body), 0, 0, 64, socket.IPPROTO_ICMP, 0, *ends)
-    return head[:10] + struct.pack(">H", internet_checksum(head)) + head[12:] + body
+    header = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 20 + len(body), 0, 0, 64, socket.IPPROTO_ICMP, 0, *ends)
+    return header[:10] + struct.pack(">H", internet_checksum(header)) + header[12:] + body
 
 
 def arp_request(mac: bytes, source: str, target: str) -> bytes:

@@ -98,22 +98,22 @@ def probe_icmp(row: Row) -> Answer:
             sock.send(icmp_echo_message(8 if is_ipv4 else 128, number))  # for IPv6 the kernel adds the checksum
             wanted = bytes([0 if is_ipv4 else 129]), struct.pack(">H", number)
 
-            def answers(packet: bytes) -> bool:
+            def is_reply(packet: bytes) -> bool:
                 message = packet[20:] if is_ipv4 else packet
                 return (message[:1], message[4:6]) == wanted
 
-            _wait_for_answer(sock, answers)
+            _wait_for_answer(sock, is_reply)
         return "answered"
 
     return _retry(attempt)
 
 
-def _wait_for_answer(sock: socket.socket, answers: Callable[[bytes], bool]) -> None:
+def _wait_for_answer(sock: socket.socket, is_reply: Callable[[bytes], bool]) -> None:
     """Wait for the packet that is the answer. Raises OSError when none comes within TIMEOUT."""
     end = time.monotonic() + TIMEOUT
     while (left := end - time.monotonic()) > 0:
         sock.settimeout(left)
-        if answers(sock.recv(2048)):
+        if is_reply(sock.recv(2048)):
             return
     raise OSError("no answer")
 
@@ -179,12 +179,12 @@ def probe_via(row: Row) -> Answer:
 # Frames. A host's own output rules do not filter frames from a packet socket (packet(7)).
 
 
-def _exchange_frame(interface: str, protocol: int, frame: bytes, answers: Callable[[bytes], bool]) -> None:
+def _exchange_frame(interface: str, protocol: int, frame: bytes, is_reply: Callable[[bytes], bool]) -> None:
     """Send a frame and wait for the answer. Raises OSError."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(protocol)) as sock:
         sock.bind((interface, 0))
         sock.send(frame)
-        _wait_for_answer(sock, lambda received: answers(received[14:]))
+        _wait_for_answer(sock, lambda received: is_reply(received[14:]))
 
 
 def _interface_mac(interface: str) -> bytes:
@@ -198,12 +198,12 @@ def probe_frame(row: Row) -> Answer:
 
     def attempt() -> str:
         number = secrets.randbelow(65536)
-        head = mac_bytes(row["mac"]) + _interface_mac(row["interface"]) + struct.pack(">H", ETH_P_IP)
+        header = mac_bytes(row["mac"]) + _interface_mac(row["interface"]) + struct.pack(">H", ETH_P_IP)
         sent = (socket.inet_aton(row["host"]), struct.pack(">H", number))
         _exchange_frame(
             row["interface"],
             ETH_P_IP,
-            head + ipv4_echo_packet(row["source"], row["host"], number),
+            header + ipv4_echo_packet(row["source"], row["host"], number),
             lambda packet: packet[9:10] == b"\x01" and packet[20:21] == b"\0" and (packet[12:16], packet[24:26]) == sent,
         )
         return "answered"

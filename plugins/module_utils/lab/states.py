@@ -68,23 +68,25 @@ def probe_links(row: Row) -> Answer:
         for link in json.loads(command_output("ip", "-json", "link") or "[]")
         if link["ifname"] not in ("lo", row["interface"])
     ]
-    up = [f"{link['ifname']} ({link['address']})" for link in found if "UP" in link["flags"]]
-    down = [
+    active_ports = [f"{link['ifname']} ({link['address']})" for link in found if "UP" in link["flags"]]
+    inactive_ports = [
         link["ifname"]
         for link in found
         if "UP" not in link["flags"] and os.path.exists(f"/sys/class/net/{link['ifname']}/device")
     ]
     # A port that is down does not get through, but a hostile root could set it up.
-    return bool(up), ", ".join(up) or (f"down, but unplug it: {', '.join(down)}" if down else "none")
+    return bool(active_ports), ", ".join(active_ports) or (
+        f"down, but unplug it: {', '.join(inactive_ports)}" if inactive_ports else "none"
+    )
 
 
 def probe_radios(row: Row) -> Answer:
     """Look for a radio that is not blocked, and for a config.txt without the lines in `overlays`, which disable the radios."""
     found = []
     for path in sorted(glob.glob("/sys/class/rfkill/*")):
-        with open(f"{path}/soft", encoding="ascii") as soft, open(f"{path}/type", encoding="ascii") as kind:
-            if soft.read().strip() == "0":
-                found.append(f"{kind.read().strip()} is not blocked")
+        with open(f"{path}/soft", encoding="ascii") as soft_block_file, open(f"{path}/type", encoding="ascii") as type_file:
+            if soft_block_file.read().strip() == "0":
+                found.append(f"{type_file.read().strip()} is not blocked")
     found += [f"{os.path.basename(path)} exists" for path in sorted(glob.glob("/sys/class/bluetooth/hci*"))]
     for path in ("/boot/firmware/config.txt", "/boot/config.txt"):
         if os.path.exists(path):

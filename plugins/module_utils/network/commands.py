@@ -11,7 +11,7 @@ class StackCommands(NamedTuple):
     """The commands that make a stack apply changed files."""
 
     same: list[list[str]]  # when the files mean the same as before, except for IPv6 by NetworkManager
-    down: list[list[str]]  # before the files change; errors are ignored
+    before: list[list[str]]  # before the files change; errors are ignored
     new: list[list[str]]  # to apply the new files
     old: list[list[str]]  # to apply the old files again
     boot: list[list[str]]  # after the old files are restored at boot, before the network is set up
@@ -38,5 +38,7 @@ def stack_commands(owner: Owner, interface: str, bramble_uuid: str, active_uuid:
     if owner.backend == "networkd":
         again = [*generate, ["networkctl", "reload"], ["networkctl", "reconfigure", interface]]
         return StackCommands([], [], again, again, generate, [["systemctl", "restart", "systemd-networkd"]])
-    down = [["ifdown", "--force", interface], ["ip", "address", "flush", "dev", interface]]
-    return StackCommands([], down, [["ifup", interface]], [["ifup", interface]], [], [["systemctl", "restart", "networking"]])
+    commands_before = [["ifdown", "--force", interface], ["ip", "address", "flush", "dev", interface]]
+    return StackCommands(
+        [], commands_before, [["ifup", interface]], [["ifup", interface]], [], [["systemctl", "restart", "networking"]]
+    )

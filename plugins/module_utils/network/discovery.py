@@ -16,12 +16,12 @@ UP = "up"
 MISSING = "missing"
 WRONG_ADDRESS = "wrong address"
 DUPLICATE = "duplicate"
-NOT_ITSELF = "not itself"
+WRONG_HOST_KEY = "wrong host key"
 UNKNOWN = "unknown"
 SPARE = "spare"
 CONTROL_MACHINE = "control machine"
 
-PROBLEM_VERDICTS = {MISSING, WRONG_ADDRESS, DUPLICATE, NOT_ITSELF}
+PROBLEM_VERDICTS = {MISSING, WRONG_ADDRESS, DUPLICATE, WRONG_HOST_KEY}
 """The verdicts that are problems. An unknown host is not one: it may be a printer or another PC."""
 
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
@@ -190,7 +190,7 @@ def match_hosts(nodes: Sequence[Node], hosts: Mapping[str, Host], own_addresses:
         elif node_found is not None:
             finding.verdict = SPARE if node_found.spare else UP if host.address == node_found.address else WRONG_ADDRESS
         elif node_expected is not None:
-            finding.verdict = NOT_ITSELF
+            finding.verdict = WRONG_HOST_KEY
         matched_node = node_found or node_expected
         if is_own or matched_node is None:
             others.append(finding)
@@ -219,7 +219,7 @@ ADVICE = {
     WRONG_ADDRESS: "{name} is at {address}, {note}. Log in there and reboot it, or flash its card again: "
     "ansible-playbook playbooks/swap.yml -e node={name}",
     DUPLICATE: "Two hosts have one address or one card: {address}, {note}. Unplug one of the two.",
-    NOT_ITSELF: "The host at {address} is not {name}: its SSH host key is not the one of {name}'s card. "
+    WRONG_HOST_KEY: "The host at {address} is not {name}: its SSH host key is not the one of {name}'s card. "
     "Unplug it, or flash {name}'s card again: ansible-playbook playbooks/swap.yml -e node={name}",
 }
 

@@ -1,8 +1,8 @@
 """Change the files of a node's network and apply them, and roll the change back unless it is confirmed.
 
-This file is also a program that systemd runs on the node, so it imports only the standard library. PendingChange.stage writes a
-copy of it beside the change. A pending change is the folder STATE/change. While it exists, the change is rolled back when the
-rollback timer ends (systemd-run(1)), and at the next boot, before the network is set up.
+This file is also a program that systemd runs on the node, so it imports only the standard library. PendingChange.stage_change
+writes a copy of it beside the change. A pending change is the folder STATE/change. While it exists, the change is rolled back
+when the rollback timer ends (systemd-run(1)), and at the next boot, before the network is set up.
 
     python3 rollback.py apply|roll-back
 """
@@ -55,14 +55,14 @@ class File(NamedTuple):
     mode: int = 0o644
     link: str = ""
 
-    def pack(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the file as a mapping for JSON."""
         return {"content": base64.b64encode(self.content).decode(), "mode": self.mode, "link": self.link}
 
     @classmethod
-    def unpack(cls, packed: Mapping[str, Any]) -> File:
-        """Return the file that `pack` has packed."""
-        return cls(base64.b64decode(packed["content"]), packed["mode"], packed["link"])
+    def from_json(cls, entry: Mapping[str, Any]) -> File:
+        """Return the file that `to_json` returned."""
+        return cls(base64.b64decode(entry["content"]), entry["mode"], entry["link"])
 
 
 # The wanted file at each path; None for no file.
@@ -184,7 +184,7 @@ class PendingChange:
         wanted = f"{self.units}/multi-user.target.wants/{UNIT}.service"
         return {service: File(SERVICE.encode()), wanted: File(link=service)}
 
-    def plan(self) -> dict[str, Any] | None:
+    def staged_change(self) -> dict[str, Any] | None:
         """Return the staged change; None if there is none. Raises OSError, ValueError."""
         try:
             with open(f"{self.folder}/plan.json", encoding="utf-8") as file:
@@ -193,14 +193,14 @@ class PendingChange:
         except FileNotFoundError:
             return None
 
-    def stage(self, name: str, files: Files, commands: Mapping[str, Sequence[Command]], program: str = "") -> None:
+    def stage_change(self, name: str, files: Files, commands: Mapping[str, Sequence[Command]], program: str = "") -> None:
         """Write a change and its rollback to the disk, and change nothing yet. Raises RollbackError, OSError.
 
         :param name: identifies the change
-        :param commands: as in StackCommands: down, new, old, boot and last
+        :param commands: as in StackCommands: before, new, old, boot and last
         :param program: the text of this file; by default Python reads it, which fails under mitogen
         """
-        if self.plan():
+        if self.staged_change():
             raise RollbackError(
                 "Another change of the network waits to be confirmed. Wait until it is rolled back, then try again."
             )
@@ -210,8 +210,8 @@ class PendingChange:
         plan = {
             "name": name,
             "boot": boot,
-            "new": {path: entry and entry.pack() for path, entry in files.items()},
-            "old": {path: entry and entry.pack() for path, entry in before.items()},
+            "new": {path: entry and entry.to_json() for path, entry in files.items()},
+            "old": {path: entry and entry.to_json() for path, entry in before.items()},
             "commands": commands,
         }
         if not program:
@@ -246,15 +246,15 @@ class PendingChange:
             ]
         )
         if problem:
-            self._discard()
+            self._remove_pending_change()
             raise RollbackError(f"The network was not changed, because the rollback timer did not start: {problem}")
 
-    def apply(self) -> None:
+    def apply_change(self) -> None:
         """Change the files and apply them. When that fails, roll the change back at once. Raises OSError."""
-        plan = self.plan()
+        plan = self.staged_change()
         if not plan:
             return
-        for command in plan["commands"]["down"]:
+        for command in plan["commands"]["before"]:
             run_command(command)
         self._write_packed(plan["new"])
         if problem := run_commands(plan["commands"]["new"]):
@@ -269,7 +269,7 @@ class PendingChange:
     def roll_back(self) -> None:
         """Restore the old files and apply them. At boot only restore them, before the network is set up. Raises OSError."""
         with self._lock(fcntl.LOCK_EX):
-            plan = self.plan()
+            plan = self.staged_change()
             if not plan:
                 return
             with open(BOOT_ID, encoding="ascii") as file:
@@ -280,21 +280,21 @@ class PendingChange:
                 problem = run_commands(plan["commands"]["boot"])
             else:
                 run_command(["systemctl", "stop", "bramble-network-apply.timer", "bramble-network-apply.service"])
-                for command in plan["commands"]["down"]:
+                for command in plan["commands"]["before"]:
                     run_command(command)
                 self._write_packed(plan["old"])
                 problem = run_commands(plan["commands"]["old"])
                 if problem:
                     run_commands(plan["commands"]["last"])
             self._record_outcome(name=plan["name"], rolled_back=True, why=why, wrong=problem)
-            self._discard()
+            self._remove_pending_change()
             if not booting:
                 self._stop_timer()
 
     def confirm(self, name: str) -> None:
         """Confirm the change. Raises RollbackError if it was rolled back, or if this login is older than the change; OSError."""
         with self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB):
-            plan = self.plan()
+            plan = self.staged_change()
             if not plan or plan["name"] != name:
                 raise RollbackError(
                     f"The change was rolled back already: {self._read_outcome().get('why', 'the reason is unknown')}."
@@ -305,7 +305,7 @@ class PendingChange:
                 raise RollbackError(
                     "This login is older than the change, so it does not prove that a new login works. Log in again."
                 )
-            self._discard()
+            self._remove_pending_change()
             write_file(f"{self.state}/outcome.json", None)
         self._stop_timer()
 
@@ -313,13 +313,13 @@ class PendingChange:
         """Return the outcome of a rolled back change: `why`, and what went `wrong` then. Raises RollbackError for others."""
         outcome = self._read_outcome()
         if not outcome.get("rolled_back") or outcome["name"] != name:
-            raise RollbackError("The change was not rolled back.")
+            raise RollbackError(f"The change {name} was not rolled back. Restart the node, which rolls it back.")
         return outcome
 
     @staticmethod
     def _write_packed(packed: Mapping[str, Any]) -> None:
         """Replace or remove the files of a plan. Raises OSError."""
-        write_files({path: entry and File.unpack(entry) for path, entry in packed.items()})
+        write_files({path: entry and File.from_json(entry) for path, entry in packed.items()})
 
     def _record_outcome(self, **words: Any) -> None:
         """Record the outcome of the change. Raises OSError."""
@@ -331,7 +331,7 @@ class PendingChange:
         outcome: dict[str, Any] = json.loads(file.content) if file else {}
         return outcome
 
-    def _discard(self) -> None:
+    def _remove_pending_change(self) -> None:
         """Remove the pending change in one step, after which nothing is rolled back."""
         shutil.rmtree(f"{self.folder}.old", ignore_errors=True)
         os.rename(self.folder, f"{self.folder}.old")
@@ -357,4 +357,4 @@ class PendingChange:
 
 
 if __name__ == "__main__":
-    {"apply": PendingChange().apply, "roll-back": PendingChange().roll_back}[sys.argv[1]]()
+    {"apply": PendingChange().apply_change, "roll-back": PendingChange().roll_back}[sys.argv[1]]()

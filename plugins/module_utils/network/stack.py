@@ -64,7 +64,7 @@ def without_port(path: str, text: str, interface: str, mac: str = "") -> str | N
     return kept if path == INTERFACES_FILE or kept == text or meaningful_lines(kept) else None
 
 
-def means_same(stack: str, texts: Mapping[str, str], changes: Mapping[str, str | None]) -> bool:
+def has_equal_settings(stack: str, texts: Mapping[str, str], changes: Mapping[str, str | None]) -> bool:
     """Return whether the changed files mean the same as before, except for IPv6 by NetworkManager. If so, the port stays up."""
     if any(not belongs_to(stack, path) for path in changes if find_stack(path)):
         return False

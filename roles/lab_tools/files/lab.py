@@ -321,7 +321,7 @@ def command_line(name: str, arguments: Sequence[str], lab: Lab, folder: Path) ->
     tool = TOOLS[name]
     words = list(arguments)
     if words[: len(tool.words)] != list(tool.words):
-        raise Refused(f"{name} is known only as {name} {' '.join(tool.words)}")
+        raise Refused(f"{name} may only be run as {name} {' '.join(tool.words)}")
     resolve_target: Callable[[str], str] = getattr(lab, f"resolve_{tool.target}")
     command = [name, *tool.first.split(), *tool.words]
     target_count = rest = 0

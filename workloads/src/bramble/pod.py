@@ -35,7 +35,7 @@ def pod_index() -> int:
     given = os.environ.get("JOB_COMPLETION_INDEX") or (re.findall(r"-(\d+)$", socket.gethostname()) or [""])[0]
     if not given.isdigit():
         raise UsageError(
-            f"{socket.gethostname()} is no pod of an Indexed Job (JOB_COMPLETION_INDEX) or of a StatefulSet (NAME-0); "
+            f"{socket.gethostname()} is not a pod of an Indexed Job (JOB_COMPLETION_INDEX) or of a StatefulSet (NAME-0); "
             "`share` works only in such a pod"
         )
     return int(given)

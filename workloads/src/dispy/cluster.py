@@ -87,7 +87,7 @@ class JobCluster:
         if unknown := sorted(options.keys() - IGNORED_OPTIONS):
             raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {unknown[0]!r}")
         if not callable(computation):
-            raise TypeError(f"the computation must be a function, is {computation!r}; start a program from within a function")
+            raise TypeError(f"the computation must be a function, but is {computation!r}; start a program from within a function")
         for option in sorted(options):
             logger.info("%s= has no effect on this cluster; its configuration states how to reach it", option)
         self._name = getattr(computation, "__name__", str(computation))
@@ -339,7 +339,7 @@ class JobCluster:
             if task.future is None or task.is_cancelled:
                 continue
             has_node = bool(names if task.nodes is None else names.intersection(task.nodes))
-            if has_node and (task.is_forgotten or not task.has_worker(workers)) and task.attempts <= MAX_ATTEMPTS:
+            if has_node and (task.is_unknown_to_scheduler or not task.has_worker(workers)) and task.attempts <= MAX_ATTEMPTS:
                 logger.info("job %s is submitted again", task.job.id)
                 task.job.status = DispyJob.Created
                 self._submit_tasks([task], workers)

@@ -36,7 +36,7 @@ class Job:
         return bool(workers) if self.addresses is None else not set(workers).isdisjoint(self.addresses)
 
     @property
-    def is_forgotten(self) -> bool:
+    def is_unknown_to_scheduler(self) -> bool:
         """Return whether the scheduler that had the job was lost."""
         future = self.future  # a copy, since another thread may end the job meanwhile
         return future is not None and future.cancelled()
@@ -84,9 +84,9 @@ class JobAccount(Generic[AnyJob]):
         for job, future in zip(jobs, futures, strict=True):
             job.attempts += 1
             job.addresses = addresses
-            self._watch(job, future)
+            self._report_end_of(job, future)
 
-    def _watch(self, job: AnyJob, future: "Future[Any]") -> None:
+    def _report_end_of(self, job: AnyJob, future: "Future[Any]") -> None:
         job.future = future
         with self._lock:
             if job.name in self.unfinished:
@@ -131,7 +131,7 @@ class JobAccount(Generic[AnyJob]):
         values = self.connection.run_request(gather) if finished else []
         for job, future in futures.items():
             if future.status not in ("error", "cancelled") and (values is None or job not in finished):
-                self._watch(job, future)
+                self._report_end_of(job, future)
         return None if values is None else list(zip(finished, values, strict=True))
 
     def withdraw(self, job: AnyJob) -> None:

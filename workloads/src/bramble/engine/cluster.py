@@ -97,7 +97,7 @@ class Cluster(Connection, Engine):
         if not addresses:
             return False
         deadline = time.monotonic() + self.timeout
-        self._retire(node, addresses)
+        self._move_results(node, addresses)
         before, running = self.heartbeats(addresses), addresses
         while running:
             if time.monotonic() > deadline:
@@ -109,10 +109,10 @@ class Cluster(Connection, Engine):
                 for address, (last_seen, job_count) in self.heartbeats(addresses).items()
                 if job_count or last_seen == before.get(address, (0.0, 0))[0]
             ]
-        self._retire(node, addresses)  # once more, for the results of the last jobs
+        self._move_results(node, addresses)  # once more, for the results of the last jobs
         return True
 
-    def _retire(self, node: str, addresses: Sequence[str]) -> None:
+    def _move_results(self, node: str, addresses: Sequence[str]) -> None:
         retire = partial(self.client.retire_workers, list(addresses), close_workers=False, remove=False, asynchronous=True)
         if not self.run_request(retire) and self.workers([node]):
             raise ResultError(f"{node} holds results and no other node can take them; stop the program that started the jobs")

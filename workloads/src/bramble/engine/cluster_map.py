@@ -65,10 +65,10 @@ class ClusterMap:
         self.account = JobAccount[MapJob](connection)
         self.pending = deque(MapJob(name=str(index), index=index) for index in range(len(arguments)))
         """The jobs that have not been submitted."""
-        self.suspects: deque[MapJob] = deque()
+        self.jobs_of_dead_workers: deque[MapJob] = deque()
         """Jobs whose workers died more than once. Any of the jobs that a worker ran at the time may have killed it."""
-        self.is_isolating_suspects = False
-        """Whether the suspects are being run one at a time, to find those that kill their worker."""
+        self.is_isolating_jobs = False
+        """Whether these jobs are being run one at a time, to find those that kill their worker."""
         self.events: deque[Event] = deque()
         self.started_at = 0.0
 
@@ -96,7 +96,7 @@ class ClusterMap:
                     yield from self.end_overdue_jobs(self.job_timeout)
                     last_check = time.monotonic()
 
-                forgotten = any(job.is_forgotten for job in account.submitted.values())
+                forgotten = any(job.is_unknown_to_scheduler for job in account.submitted.values())
                 if account.submitted and (forgotten or (not finished and not self.has_worker())):
                     has_returned = self.connection.wait_for_worker(self.nodes)
                     if has_returned and not forgotten and self.has_worker():
@@ -123,21 +123,23 @@ class ClusterMap:
         return min(NODE_CHECK_DELAY, max(0.5, (self.job_timeout or 4 * NODE_CHECK_DELAY) / 4))
 
     def submit_pending(self) -> None:
-        """Submit as many pending jobs as may be on the cluster at once; when only suspects are left, one of them."""
+        """Submit as many pending jobs as may be on the cluster at once; when only jobs of dead workers are left, one of them."""
         submitted = len(self.account.submitted)
         room = min(len(self.pending), (self.max_in_flight or len(self.pending)) - submitted)
         if room > 0:
             self.submit_jobs([self.pending.popleft() for _ in range(room)])
         elif not submitted:
-            if not self.is_isolating_suspects:
-                self.notify(f"the workers of {len(self.suspects)} jobs died more than once; these jobs now run one at a time")
-            self.is_isolating_suspects = True
-            self.submit_jobs([self.suspects.popleft()])
+            if not self.is_isolating_jobs:
+                self.notify(
+                    f"the workers of {len(self.jobs_of_dead_workers)} jobs died more than once; these jobs now run one at a time"
+                )
+            self.is_isolating_jobs = True
+            self.submit_jobs([self.jobs_of_dead_workers.popleft()])
 
     def submit_jobs(self, jobs: Sequence[MapJob]) -> None:
+        """Submit jobs to dask, with their kernel and arguments pickled."""
         from distributed.protocol.pickle import dumps
 
-        """Submit jobs to dask, with their kernel and arguments pickled."""
         self.connection.subscribe()
         addresses = sorted(self.connection.workers(self.nodes))
         # dask's pickle sends functions that a script defines itself as code.
@@ -170,20 +172,20 @@ class ClusterMap:
         return result.to_outcome(job.index, self.arguments[job.index], node, job.ended_at - self.started_at, job.retried)
 
     def handle_killed_jobs(self, ended: Sequence[MapJob]) -> Iterator[Outcome]:
-        """Turn jobs that dask gave up because their workers died into suspects; yield those that already were, as lost."""
+        """Set jobs aside that dask gave up because their workers died; yield those that then ran alone, as lost."""
         from distributed import KilledWorker
 
         for job, error in self.account.failed_jobs(ended):
             if not isinstance(error, KilledWorker):
                 raise ResultError(f"dask could not run job {job.index} with argument {self.arguments[job.index]!r}: {error!r}")
-            if self.is_isolating_suspects:
+            if self.is_isolating_jobs:
                 node = self.connection.node_of(str(error.last_worker.name))
                 yield self.mark_lost(
                     job, f"every worker that ran it died, most recently on {node}; it may need too much memory", node
                 )
             else:
                 self.account.withdraw(job)
-                self.suspects.append(job)
+                self.jobs_of_dead_workers.append(job)
 
     def end_overdue_jobs(self, limit: float) -> Iterator[Outcome]:
         """Yield, as lost, the jobs that have run for longer than `limit` seconds; their worker processes are restarted."""

@@ -44,7 +44,7 @@ def load() -> ClusterConfig:
     expected = {"scheduler": str, "ca": str, "cert": str, "key": str, "nodes": list}
     for field, kind in expected.items():
         if not isinstance(table.get(field), kind):
-            raise UsageError(f"{path}: `{field}` must be a {kind.__name__}, is {table.get(field)!r}; {REMEDY}")
+            raise UsageError(f"{path}: `{field}` must be a {kind.__name__}, but is {table.get(field)!r}; {REMEDY}")
     if unknown := sorted(table.keys() - expected.keys()):
         raise UsageError(f"{path}: unknown field `{unknown[0]}`; {REMEDY}")
     try:
@@ -52,10 +52,10 @@ def load() -> ClusterConfig:
         if url.scheme != "tls" or not url.hostname or not url.port:
             raise ValueError
     except ValueError:
-        raise UsageError(f"{path}: `scheduler` must be tls://host:port, is {table['scheduler']!r}; {REMEDY}") from None
+        raise UsageError(f"{path}: `scheduler` must be tls://host:port, but is {table['scheduler']!r}; {REMEDY}") from None
     nodes = table["nodes"]
     if not nodes or not all(isinstance(node, str) and node for node in nodes) or len(set(nodes)) < len(nodes):
-        raise UsageError(f"{path}: `nodes` must be a list of names, each once, is {nodes!r}; {REMEDY}")
+        raise UsageError(f"{path}: `nodes` must be a list of names, each once, but is {nodes!r}; {REMEDY}")
 
     pem = {field: path.absolute().parent / table[field] for field in ("ca", "cert", "key")}
     for field, file in pem.items():

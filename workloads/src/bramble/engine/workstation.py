@@ -88,7 +88,8 @@ class Workstation(Engine):
             try:
                 result = job.result()
             except BrokenProcessPool:
-                yield Outcome(index, lost=f"a process on {node} died, such as when memory runs out; see `dmesg | tail`")
+                advice = "if `dmesg | tail` names it, memory ran out: use smaller jobs"
+                yield Outcome(index, lost=f"a process on {node} was killed during a job; {advice}")
             else:
                 yield result.to_outcome(index, arguments[index], node, time.monotonic() - begin)
 

@@ -126,8 +126,10 @@ class Screen:
         def state() -> str:
             words = []
             for node in sorted({*done, *retried, *lost} - {""}):
-                trouble = [f"{count[node]} {word}" for count, word in ((retried, "retried"), (lost, "lost")) if count[node]]
-                words.append(f"{node} {done[node]}" + (f" ({', '.join(trouble)})" if trouble else ""))
+                problem_counts = [
+                    f"{count[node]} {word}" for count, word in ((retried, "retried"), (lost, "lost")) if count[node]
+                ]
+                words.append(f"{node} {done[node]}" + (f" ({', '.join(problem_counts)})" if problem_counts else ""))
             return "  ".join([*words, *([f"lost {lost.total()}"] if lost else [])])
 
         with self._bar(label, total):

@@ -97,7 +97,7 @@ def explain_rsa(text: str, bits: int, seed: int) -> list[str]:
     Raises UsageError if the number of bits is odd.
     """
     if bits % 2:
-        raise UsageError(f"--bits must be even, is {bits}")
+        raise UsageError(f"--bits must be even, but is {bits}")
     p, q, private = make_key(bits, seed)
     n = p * q
     size = (n.bit_length() - 1) // 8

@@ -76,15 +76,15 @@ def plugboard(plugs: str) -> NDArray[np.uint8]:
 
 def wiring(setting: Setting) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64]]:
     """Return the wirings of the rotors and the reflector, forward and inverse, of shape (4, 26), and the turnovers."""
-    forth = np.stack(
+    forward_wiring = np.stack(
         [letters_to_numbers(ROTORS[name][0]) for name in setting.rotors] + [letters_to_numbers(REFLECTORS[setting.reflector])]
     )
-    back = np.argsort(forth, axis=1).astype(np.uint8)
-    return forth, back, np.array([ALPHABET.index(ROTORS[name][1]) for name in setting.rotors])
+    backward_wiring = np.argsort(forward_wiring, axis=1).astype(np.uint8)
+    return forward_wiring, backward_wiring, np.array([ALPHABET.index(ROTORS[name][1]) for name in setting.rotors])
 
 
 @compiled("int64(uint8[:, :], uint8[:, :], int64[:], uint8[:], int64[:], int64[:], uint8[:], uint8[:], int64, uint8[:])")
-def _type_letters(forth, back, turnover, board, rings, start, cipher, crib, at, out):  # type: ignore[no-untyped-def]
+def _type_letters(forward_wiring, backward_wiring, turnover, board, rings, start, cipher, crib, at, out):  # type: ignore[no-untyped-def]
     """Type `cipher` and return the index of the first letter, from `at` on, that differs from the crib, or the length.
 
     If `out` is not empty, it gets the typed letters, and nothing is compared.
@@ -100,13 +100,13 @@ def _type_letters(forth, back, turnover, board, rings, start, cipher, crib, at, 
             continue
         a, b, c = (left - rings[0]) % 26, (middle - rings[1]) % 26, (right - rings[2]) % 26
         letter = int64(board[cipher[index]])
-        letter = (forth[2, (letter + c) % 26] - c) % 26
-        letter = (forth[1, (letter + b) % 26] - b) % 26
-        letter = (forth[0, (letter + a) % 26] - a) % 26
-        letter = int64(forth[3, letter])
-        letter = (back[0, (letter + a) % 26] - a) % 26
-        letter = (back[1, (letter + b) % 26] - b) % 26
-        letter = (back[2, (letter + c) % 26] - c) % 26
+        letter = (forward_wiring[2, (letter + c) % 26] - c) % 26
+        letter = (forward_wiring[1, (letter + b) % 26] - b) % 26
+        letter = (forward_wiring[0, (letter + a) % 26] - a) % 26
+        letter = int64(forward_wiring[3, letter])
+        letter = (backward_wiring[0, (letter + a) % 26] - a) % 26
+        letter = (backward_wiring[1, (letter + b) % 26] - b) % 26
+        letter = (backward_wiring[2, (letter + c) % 26] - c) % 26
         plain = board[letter]
         if len(out):
             out[index] = plain
@@ -116,14 +116,16 @@ def _type_letters(forth, back, turnover, board, rings, start, cipher, crib, at, 
 
 
 @compiled("int64(uint8[:, :], uint8[:, :], int64[:], uint8[:], int64[:], uint8[:], uint8[:], int64, int64[:])")
-def _search(forth, back, turnover, board, rings, cipher, crib, at, hits):  # type: ignore[no-untyped-def]
+def _search(forward_wiring, backward_wiring, turnover, board, rings, cipher, crib, at, hits):  # type: ignore[no-untyped-def]
     """Try all start positions, write the numbers of those that fit to `hits`, and return how many there are."""
     nothing = np.empty(0, np.uint8)
     start = np.empty(3, np.int64)
     found = 0
     for number in range(26**3):
         start[0], start[1], start[2] = number // 676, number // 26 % 26, number % 26
-        if _type_letters(forth, back, turnover, board, rings, start, cipher, crib, at, nothing) == len(cipher):
+        if _type_letters(forward_wiring, backward_wiring, turnover, board, rings, start, cipher, crib, at, nothing) == len(
+            cipher
+        ):
             if found < len(hits):
                 hits[found] = number
             found += 1
@@ -132,16 +134,16 @@ def _search(forth, back, turnover, board, rings, cipher, crib, at, hits):  # typ
 
 def encipher(setting: Setting, start: str, text: str) -> str:
     """Return the enciphered text. Enciphering the result from the same start returns the text."""
-    forth, back, turnover = wiring(setting)
+    forward_wiring, backward_wiring, turnover = wiring(setting)
     typed, out = letters_to_numbers(text), np.empty(len(text), np.uint8)
     rings, windows = np.array(setting.rings) - 1, letters_to_numbers(start).astype(np.int64)
-    _type_letters(forth, back, turnover, plugboard(setting.plugs), rings, windows, typed, typed[:0], 0, out)
+    _type_letters(forward_wiring, backward_wiring, turnover, plugboard(setting.plugs), rings, windows, typed, typed[:0], 0, out)
     return "".join(ALPHABET[letter] for letter in out)
 
 
 def search(job: Job) -> list[Hit]:
     """Return the settings that fit, in the order of the rings and of the start positions."""
-    forth, back, turnover = wiring(job.setting)
+    forward_wiring, backward_wiring, turnover = wiring(job.setting)
     board, crib = plugboard(job.setting.plugs), letters_to_numbers(job.crib)
     cipher = letters_to_numbers(job.cipher)[: job.at + len(crib)]
     first, middle, right = job.setting.rings
@@ -149,7 +151,7 @@ def search(job: Job) -> list[Hit]:
     starts = np.empty(26**3, np.int64)
     found = []
     for ring in rings:
-        hits = _search(forth, back, turnover, board, np.array(ring) - 1, cipher, crib, job.at, starts)
+        hits = _search(forward_wiring, backward_wiring, turnover, board, np.array(ring) - 1, cipher, crib, job.at, starts)
         for number in starts[:hits]:
             letters = "".join(ALPHABET[digit] for digit in (number // 676, number // 26 % 26, number % 26))
             found.append(Hit(job.setting.rotors, ring, letters))

@@ -40,7 +40,7 @@ def parse_rings(text: str) -> tuple[tuple[int, ...], bool]:
 def program(cipher: str, crib: str, at: int, rings: str, plugs: str, reflector: str) -> Program:
     """Return a program that finds all settings which decipher the letters from number `at` on to the crib. Raises UsageError."""
     cipher, crib, plugs = parse_letters("CIPHER", cipher), parse_letters("CRIB", crib), parse_plugs(plugs)
-    ring, every = parse_rings(rings)
+    ring, tries_all_rings = parse_rings(rings)
     if reflector not in REFLECTORS:
         raise UsageError(f"--reflector {reflector} is unknown; choose from {', '.join(REFLECTORS)}")
     if not MIN_CRIB_LENGTH <= len(crib) <= len(cipher) - at:
@@ -53,7 +53,7 @@ def program(cipher: str, crib: str, at: int, rings: str, plugs: str, reflector: 
             f"the crib cannot be at letter {at} of the cipher: letter {same[0] + 1} of the crib is the same as in the cipher, "
             "and an Enigma never enciphers a letter as itself; try another --at"
         )
-    jobs = [Job(Setting(order, ring, plugs, reflector), cipher, crib, at, every) for order in ORDERS]
+    jobs = [Job(Setting(order, ring, plugs, reflector), cipher, crib, at, tries_all_rings) for order in ORDERS]
 
     def compute(run: Run) -> list[Hit]:
         return [Hit(*hit) for hits in run.map(search, jobs) for hit in hits]

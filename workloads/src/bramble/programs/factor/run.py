@@ -23,7 +23,7 @@ def intervals(number: int, width: int | None) -> list[Interval]:
 def program(number: int, width: int | None) -> Program:
     """Return a program that finds the prime factors of a number. Raises UsageError if it is not from 2 to 2^64 - 1."""
     if not 2 <= number < 2**64:
-        raise UsageError(f"the number must be from 2 to 2^64 - 1, is {number}")
+        raise UsageError(f"the number must be from 2 to 2^64 - 1, but is {number}")
 
     def factors(run: Run, number: int) -> list[int]:
         if number % 2 == 0:

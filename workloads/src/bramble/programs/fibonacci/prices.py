@@ -116,7 +116,7 @@ def _read_rows(
                 raise ValueError
         except ValueError:
             raise UsageError(
-                f"{where}: {column} of {day} is {row[column]!r}, must be a price above 0; fill it in or remove the row"
+                f"{where}: {column} of {day} is {row[column]!r}, but must be a price above 0; fill it in or remove the row"
             ) from None
         if last and day <= last:
             raise UsageError(f"{where}: {day} comes after {last}; sort the rows by day, the oldest first, with each day once")

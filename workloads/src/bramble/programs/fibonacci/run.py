@@ -40,7 +40,7 @@ def fibonacci(source: str, number: int, seed: int, controls: bool = True) -> Pro
     Raises UsageError when the prices cannot be used.
     """
     if not MIN_SURROGATES <= number <= MAX_SURROGATES:
-        raise UsageError(f"--surrogates must be from {MIN_SURROGATES} to {MAX_SURROGATES}, is {number}")
+        raise UsageError(f"--surrogates must be from {MIN_SURROGATES} to {MAX_SURROGATES}, but is {number}")
     memory.require(number * BYTES_PER_SURROGATE, f"--surrogates {number}")
     series = prices.load_series(source)
     days = len(series.prices)
@@ -80,7 +80,7 @@ def fibonacci(source: str, number: int, seed: int, controls: bool = True) -> Pro
 def analyse_series(run: Run, name: str, values: np.ndarray, observed: Counts, number: int, seed: int) -> dict[str, Any]:
     """Return the comparison of the shares of ratios at levels with those of surrogates.
 
-    `p` is the p-value of the largest standardized share of all levels and thresholds (max-statistic, P. H. Westfall and
+    `p` is the p-value of the largest standardised share of all levels and thresholds (max-statistic, P. H. Westfall and
     S. S. Young, 1993): how often chance yields one as large at any level. `placebo_p` is the same for the placebo levels.
     """
     growth = (values[1:] / values[:-1]).tobytes()

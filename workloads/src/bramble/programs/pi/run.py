@@ -171,6 +171,6 @@ def check(record: dict[str, Any]) -> None:
             )
     elif record["method"] == "chudnovsky" and (known := KNOWN_TAILS.get(record["digits"])) not in (None, record["tail"]):
         raise ResultError(
-            f"the last digits are {record['tail']}, must be {known}, so a node computes wrongly: run `bramble health-check NODE` "
-            "for each node, and check its memory and power supply"
+            f"the last digits are {record['tail']}, but must be {known}, so a node computes wrongly: "
+            "run `bramble health-check NODE` for each node, and check its memory and power supply"
         )

@@ -58,7 +58,7 @@ class Experiment:
 def check_range(option: str, value: int, least: int, most: int) -> int:
     """Return the number. Raises UsageError if it is out of range."""
     if not least <= value <= most:
-        raise UsageError(f"--{option} must be from {least} to {most}, is {value}")
+        raise UsageError(f"--{option} must be from {least} to {most}, but is {value}")
     return value
 
 
@@ -125,9 +125,9 @@ def teleport(shots: int = 200_000, seed: int = 0) -> Experiment:
 
     def interpret_counts(found: Sequence[Counts]) -> list[Measure]:
         measures = []
-        for angle, arrived, undone in zip(angles, found[: len(angles)], found[len(angles) :], strict=True):
-            measures.append(Measure("arrived", math.degrees(angle), hits(arrived), n, math.sin(angle / 2) ** 2))
-            measures.append(Measure("preparation undone", math.degrees(angle), hits(undone), n, 0.0))
+        for angle, received, restored in zip(angles, found[: len(angles)], found[len(angles) :], strict=True):
+            measures.append(Measure("arrived", math.degrees(angle), hits(received), n, math.sin(angle / 2) ** 2))
+            measures.append(Measure("preparation undone", math.degrees(angle), hits(restored), n, 0.0))
         return measures
 
     points = [Point(f"Pairs.Teleport({a!r}, {phi}, {undo})", n, 40_000) for undo in ("false", "true") for a in angles]
@@ -218,11 +218,11 @@ def shor(number: int = 15, shots: int = 32, seed: int = 0) -> Experiment:
         ]
 
     def interpret_counts(found: Sequence[Counts]) -> list[Measure]:
-        lucky = [
+        success_probabilities = [
             sum(p for y, p in enumerate(shor_theory.probabilities(base, number)) if shor_theory.factors(y, base, number))
             for base in bases
         ]
-        mean = sum(p * count for p, count in zip(lucky, tries, strict=True)) / shots
+        mean = sum(p * count for p, count in zip(success_probabilities, tries, strict=True)) / shots
         done = sum(shor_theory.factors(y, base, number) is not None for base, y in pairs(found))
         # The distribution for all bases together is the mixture of their distributions.
         theory = sum(count * shor_theory.probabilities(base, number) for base, count in zip(bases, tries, strict=True)) / shots
@@ -240,7 +240,7 @@ def shor(number: int = 15, shots: int = 32, seed: int = 0) -> Experiment:
 
     def facts(found: Sequence[Counts]) -> dict[str, Any]:
         answers = [answer for base, y in pairs(found) if (answer := shor_theory.factors(y, base, number))]
-        return {"factors": list(answers[0]) if answers else None, "bases": bases, "runs_with_factors": len(answers)}
+        return {"factors": list(answers[0]) if answers else None, "bases": bases, "success_probabilities": len(answers)}
 
     rate = 30 * (15 / number) ** 3 / 6
     points = [Point(f"Fourier.Order({base}, {number}, {n})", count, rate) for base, count in zip(bases, tries, strict=True)]
@@ -252,7 +252,7 @@ def shor(number: int = 15, shots: int = 32, seed: int = 0) -> Experiment:
 
 
 def noise(shots: int = 200_000, seed: int = 0) -> Experiment:
-    """Noise: how a qubit decays over many gates that depolarize it a little each."""
+    """Noise: how a qubit decays over many gates that depolarise it a little each."""
     lengths = [0, 5, 10, 20, 40, 60, 80, 100]
     errors = [0.002, 0.01, 0.05]
     n = shots_per_point(shots, len(lengths) * len(errors))
@@ -267,7 +267,7 @@ def noise(shots: int = 200_000, seed: int = 0) -> Experiment:
 
     points = [Point(f"Noise.Decays({length})", n, 2e6 / (20 + length), error) for error, length in settings]
     axes = ("gates", "probability of the wrong value")
-    return Experiment("Depolarizing noise", axes, points, interpret_counts, 1, 2)
+    return Experiment("Depolarising noise", axes, points, interpret_counts, 1, 2)
 
 
 def correction(shots: int = 200_000, seed: int = 0) -> Experiment:

@@ -77,11 +77,11 @@ class _Server:
         """Return the socket that accepts jobs. Raises ResultError if the server does not start."""
         with self.lock:
             if self.process is None or self.process.poll() is not None:
-                self.socket, theirs = socket.socketpair()
+                self.socket, child_end = socket.socketpair()
                 command = [sys.executable, "-m", "bramble.programs.quantum.simulator"]
-                with theirs:
+                with child_end:
                     self.process = subprocess.Popen(
-                        command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, start_new_session=True
+                        command, stdin=child_end.fileno(), stdout=subprocess.DEVNULL, start_new_session=True
                     )
                 if self.socket.recv(1) != b"+":
                     raise ResultError(
@@ -96,16 +96,18 @@ _server = _Server()
 
 def _run_on_server(kind: str, argument: Any) -> Any:
     """Return the result of a job that a child of the server runs. Raises ResultError with its traceback, or if it died."""
-    ours, theirs = socket.socketpair()
-    with ours, ours.makefile("rwb") as channel:
-        with theirs:
-            socket.send_fds(_server.control(), [b"."], [theirs.fileno()])
+    parent_end, child_end = socket.socketpair()
+    with parent_end, parent_end.makefile("rwb") as channel:
+        with child_end:
+            socket.send_fds(_server.control(), [b"."], [child_end.fileno()])
         try:
             pickle.dump((kind, argument), channel)
             channel.flush()
             is_success, answer = pickle.load(channel)
         except (EOFError, OSError):
-            raise ResultError("the Q# simulator died in a job, such as when memory runs out; see `dmesg | tail`") from None
+            raise ResultError(
+                "the Q# simulator was killed during a job; if `dmesg | tail` names it, memory ran out: use smaller jobs"
+            ) from None
     if not is_success:
         raise ResultError(answer)
     return answer

@@ -47,11 +47,11 @@ NOTE = (
 def plans(keys: Keys, number: int, columns: int, starts: int | None) -> list[Plan]:
     """Return the plans of a number of tables. Raises UsageError when the columns or starts are out of range."""
     if not 1 <= columns <= files.MAX_COLUMNS:
-        raise UsageError(f"--chain must be from 1 to {files.MAX_COLUMNS}, is {columns}")
+        raise UsageError(f"--chain must be from 1 to {files.MAX_COLUMNS}, but is {columns}")
     chosen = starts or max(1, min(keys.size, round(START_FACTOR * 2 * keys.size / columns)))
     if chosen > min(keys.size, files.MAX_STARTS):
         most = min(keys.size, files.MAX_STARTS)
-        raise UsageError(f"--starts can be at most {most}, is {chosen}; with a longer --chain, fewer chains are needed")
+        raise UsageError(f"--starts can be at most {most}, but is {chosen}; with a longer --chain, fewer chains are needed")
     return [Plan(keys.charset.decode(), keys.length, table, columns, chosen) for table in range(number)]
 
 
