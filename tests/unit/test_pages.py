@@ -31,6 +31,7 @@ OCTAPI = listed(
     dartboard_octapi enigma_bf_efficient jobs_cond no_of_jobs not_very_random pi_dartboard pkc_caesar semi_prime_standalone"""
 )
 FOREIGN = {
+    "CONTRIBUTING.md": {"CODE", "FIGURES"},  # lists of these tests
     "docs/lab/shop.md": {"sqlite_master"},
     "docs/octapi.md": {*OCTAPI, *(f"{name}.py" for name in OCTAPI), "shelve", "ssl.wrap_socket"},
 }
@@ -141,6 +142,11 @@ def expanded(path: str) -> list[str]:
     return ["".join(chosen) for chosen in product(*parts)]
 
 
+def is_pattern(path: str) -> bool:
+    """Return whether a path, or a part of one, stands for several: `NAME/tests`, `<id>`, `*.deb`."""
+    return bool(re.search(r"[…<>*]|(?<![.\w-])(?!README|CHANGELOG|CONTRIBUTING|LICENSE)[A-Z]{3,}|[-_]NAME", path))
+
+
 def exists(path: str, page: str) -> bool:
     """Return whether a path is of the repository or of a role, is in a source, or of a folder and a name in one."""
     if (
@@ -149,7 +155,7 @@ def exists(path: str, page: str) -> bool:
         or any(f"/{path.rstrip('/')}" in file for file in FILES)
     ):
         return True
-    parts = [part for part in path.strip("/").split("/") if not is_placeholder(part)]
+    parts = [part for part in path.strip("/").split("/") if not is_pattern(part)]
     if path.startswith(("/", "~")):
         folder, name = path.rstrip("/").rsplit("/", maxsplit=1)
         is_whole = path.rstrip("/") in source() or re.sub(r"/[^/]*[<*].*", "", path) in source()
@@ -159,7 +165,7 @@ def exists(path: str, page: str) -> bool:
         return all(
             re.search(rf"[/\"']{re.escape(part)}(?![\w.])", source()) for part in parts[1:] if part not in {"octapi", "rehearsal"}
         )
-    return path in source() or (is_placeholder(path) and all(part in names() for part in parts))
+    return path in source() or (is_pattern(path) and all(part in names() for part in parts))
 
 
 # URLs, addresses with a prefix, names in Kubernetes, devices of the kernel, and paths of other systems and of web pages.
@@ -188,6 +194,7 @@ def unknown_names(page: str, text: str) -> list[str]:
             for word in [part.strip("./")]
             if re.fullmatch(r"[A-Za-z_][\w.-]*[A-Za-z0-9]", word) and not is_placeholder(word[1:])
         )
+        found.update(re.findall(r"^[A-Z]{3,}$", part))  # a verdict of one word
         found.update(host for host in re.findall(r"\bpi-\d+\b(?!-)", part) if host not in commands.hosts())
     return sorted(found - names() - FOREIGN.get(page, set()) - FOREIGN_NAMES)
 
@@ -341,6 +348,8 @@ PLAY = "ansible-playbook playbooks/site.yml"
         ("`/var/lib/bramble/network/result.json`", "/var/lib/bramble/network/result.json"),
         ("`invntory/hosts.yml`", "invntory/hosts.yml"),
         ("`bramble.engine.wroker`", "bramble.engine.wroker"),
+        ("`docs/event/README.md`", "docs/event/README.md"),
+        ("`DRAINEDD`", "DRAINEDD"),
         ("`TOO TINY`", "no verdict TOO TINY"),
         ("`NOT A CARDS`", "no verdict"),
         ("    pi-01  cards/pi-01.img  TOO TINY by 1 bytes", "no verdict TOO TINY"),
