@@ -7,6 +7,9 @@ from collections.abc import Iterator
 
 from tests.support import ROOT
 
+# What tests have, users do not see.
+NOT_SOURCES = ("tests/", "workloads/tests/", "molecule/", ".config/molecule/")
+
 
 def project_files(*options: str) -> list[str]:
     """Return the files and links that exist and that git lists, by their paths in the repository.
@@ -30,3 +33,10 @@ def project_texts(*patterns: str) -> Iterator[tuple[str, str]]:
                 yield path, file.read_text(encoding="utf-8")
             except UnicodeDecodeError:
                 continue
+
+
+def source_texts() -> Iterator[tuple[str, str]]:
+    """Yield path and content of what users run or configure: no pages, pictures or tests."""
+    return (
+        (path, text) for path, text in project_texts() if not path.endswith((".md", ".svg")) and not path.startswith(NOT_SOURCES)
+    )

@@ -1,31 +1,66 @@
-"""Every page: its links lead somewhere, and what it names (commands, options, files, variables) exists."""
+"""Every page: its links lead somewhere, what it names exists, what it quotes is printed, and its figures are right."""
 
 from __future__ import annotations
 
 import re
-import shlex
-import subprocess
-import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
-from pathlib import Path
+from itertools import product
 
 import pytest
-import typer
 import yaml
+from ansible.parsing.dataloader import DataLoader
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 import bramble
-from bramble.cli import app
-from tests.support import ROOT, variables
-from tests.support.files import project_files, project_texts
+from tests.support import ROOT, commands, playbooks, variables
+from tests.support.commands import is_placeholder
+from tests.support.files import project_files, source_texts
+
+
+def listed(text: str, separator: str = " ") -> set[str]:
+    """Return the parts of a text, in as many lines as it needs."""
+    return {part.strip() for part in " ".join(text.split()).split(separator)}
+
 
 # Names of other projects: SQLite's, and those of OctaPi's scripts.
-OCTAPI = """brute_force_factor bruteforce_octapi cluster_action compute_pi_canonical compute_pi_efficient compute_pi_standalone
+OCTAPI = listed(
+    """brute_force_factor bruteforce_octapi cluster_action compute compute_pi_canonical compute_pi_efficient compute_pi_standalone
     dartboard_octapi enigma_bf_efficient jobs_cond no_of_jobs not_very_random pi_dartboard pkc_caesar semi_prime_standalone"""
-FOREIGN = {"docs/lab/shop.md": {"sqlite_master"}, "docs/octapi.md": set(re.findall(r"\w+", OCTAPI))}
+)
+FOREIGN = {
+    "CONTRIBUTING.md": {"CODE", "FIGURES"},  # lists of these tests
+    "docs/lab/shop.md": {"sqlite_master"},
+    "docs/octapi.md": {*OCTAPI, *(f"{name}.py" for name in OCTAPI), "shelve", "ssl.wrap_socket"},
+}
+# Names of Windows, Linux, Kubernetes, snapd, Parrot, .NET and Ansible; and names that Bramble makes of two parts.
+FOREIGN_NAMES = listed(
+    """timedatectl inactive ErrImageNeverPull OOMKilled strap.sh core22 lsblk usb-storage usbipd usbipd-win library-packs
+    UNREACHABLE pi-03-0 pi-03-3 bramble-lab-shop bramble-lab-visit bramble-state secrets-defended.json"""
+)
+# Paths of others and of users, and paths that Bramble makes of parts.
+FOREIGN_PATHS = listed(
+    """extensions/molecule .venv/bin/activate v/bin/pip v/bin/bramble cards/pi-01.img cards/pi-02.img /etc/wsl.conf
+    /opt/bramble-dispy/bin/python3 reports/microk8s/verify.json .state/<cluster_name>/lab/secrets.json /var/lib/bramble-lab/before
+    /etc/bramble/tls/ca.pem /etc/bramble/tls/node.pem /etc/bramble/tls/node.key"""
+)
+# Programs of others: what follows them is not checked.
+PROGRAMS = listed(
+    """ansible-doc apt-get base64 chronyc docker echo export git grep ip journalctl john kubectl lab liquid locale ls lynis
+    microk8s modprobe pip pip3 python python3 quantum rm snap source ssh sshd sudo systemctl systemd-analyze tar tshark umount
+    usbipd winget wsl"""
+)
+# What pages quote from others: Linux, OctaPi, Kubernetes, SQL, HTTP, OpenSSH, chrony and dispy.
+FOREIGN_QUOTES = listed(
+    """Host key verification failed|Network is unreachable|cluster_action.sh shutdown|$(hostname -I)]|while i <= no_of_jobs
+    |with jobs_cond:|random.randint(0, 65535)|describe pod|get pods|' UNION SELECT 1, 2 --|Authorization: Basic|MaxSessions 2
+    |[boot] systemd=true|JobCluster(..., secret=...)|cgroup_enable=memory cgroup_memory=1|PRAGMA query_only|import dispy
+    |local stratum 10|MaxAuthTries 20|… failed at byte …: Input/output error
+    |II V III, rings 1 1 1, start SCC: THISXISXWORKING""",
+    "|",
+)
 # What changed once need not exist today; a template's page is one after it was copied; the listing of messages has its own test.
 HISTORY = {"CHANGELOG.md", "docs/messages.md", "workloads/tests/template/README.md"}
 
@@ -53,13 +88,22 @@ def broken_links(path: str, text: str) -> list[str]:
     found = []
     for token in tokens(text):
         target = str(token.attrs.get("href") or token.attrs.get("src") or "")
-        if not target or re.match(r"https?:|mailto:", target):
-            continue
-        name, _, anchor = target.partition("#")
-        file = (ROOT / path).parent / name if name else ROOT / path
-        if not file.exists() or (anchor and anchor not in anchors(file.read_text(encoding="utf-8"))):
-            found.append(target)
+        targets = (
+            [target] if target else re.findall(r'(?:href|src)="([^"]*)"', token.content) if token.type.startswith("html") else []
+        )
+        # A reference without its definition stays text.
+        found += re.findall(r"\[[^\]]+\]\[[^\]]*\]", token.content) if token.type == "text" else []
+        found += [target for target in targets if not leads_somewhere(path, target)]
     return found
+
+
+def leads_somewhere(path: str, target: str) -> bool:
+    """Return whether the file and the heading of a link exist; those of other sites are not asked."""
+    if re.match(r"https?:|mailto:", target):
+        return True
+    name, _, anchor = target.partition("#")
+    file = (ROOT / path).parent / name if name else ROOT / path
+    return file.exists() and (not anchor or anchor in anchors(file.read_text(encoding="utf-8")))
 
 
 def code(text: str) -> Iterator[str]:
@@ -72,167 +116,168 @@ def code(text: str) -> Iterator[str]:
                 yield re.sub(r"\s+# .*", "", line.removeprefix("$ ").strip())
 
 
-def words_of(command: str) -> list[str]:
-    """Return the words of a command up to a pipe or another command, or none where it is no command."""
-    try:
-        words = shlex.split(command, comments=True)
-    except ValueError:
-        return []
-    end = next((place for place, word in enumerate(words) if word in {"|", ";", "&&", ">", "..."}), len(words))
-    words = words[:end]
-    while words and (words[0] in {"sudo", "…", "time"} or re.fullmatch(r"[A-Z_]+=.*", words[0])):
-        words = words[1:]
-    return words
-
-
-# --- Ansible
+# --- What a source has
 
 
 @cache
-def names() -> set[str]:
-    """Return every word that is in a file other than a page or a picture, or in the path of a file."""
-    found = {part for path in FILES for part in re.split(r"\W+", path)}
-    for path, text in project_texts():
-        if not path.endswith((".md", ".svg")):
-            found.update(re.findall(r"[A-Za-z_][A-Za-z0-9_]*", text))
+def source() -> str:
+    """Return the text of all sources: no pages, pictures or tests. Strings that go on in the next line are joined."""
+    texts = [text for _, text in source_texts()]
+    return re.sub(r"\s+", " ", re.sub(r"""(["'])\s*\n\s*f?\1""", "", "\n".join(texts)))
+
+
+@cache
+def names() -> frozenset[str]:
+    """Return every word of a source, whole (`a.b-c`) and in parts, and the parts of the paths of all files."""
+    words = re.findall(r"[A-Za-z0-9_][\w.-]*", source())
+    parts = {part for path in FILES for part in [*path.split("/"), *re.split(r"\W+", path)]}
+    return frozenset(
+        {*words, *(word.rstrip(".") for word in words), *(part for word in words for part in re.split(r"\W", word)), *parts}
+    )
+
+
+def expanded(path: str) -> list[str]:
+    """Return the paths that a path with one {a,b} stands for."""
+    parts = [part.split(",") for part in re.split(r"[{}]", path)]
+    return ["".join(chosen) for chosen in product(*parts)]
+
+
+def is_pattern(path: str) -> bool:
+    """Return whether a path, or a part of one, stands for several: `NAME/tests`, `<id>`, `*.deb`."""
+    return bool(re.search(r"[…<>*]|(?<![.\w-])(?!README|CHANGELOG|CONTRIBUTING|LICENSE)[A-Z]{3,}|[-_]NAME", path))
+
+
+def exists(path: str, page: str) -> bool:
+    """Return whether a path is of the repository or of a role, is in a source, or of a folder and a name in one."""
+    if (
+        (ROOT / path).exists()
+        or (ROOT / page).parent.joinpath(path).exists()
+        or any(f"/{path.rstrip('/')}" in file for file in FILES)
+    ):
+        return True
+    parts = [part for part in path.strip("/").split("/") if not is_pattern(part)]
+    if path.startswith(("/", "~")):
+        folder, name = path.rstrip("/").rsplit("/", maxsplit=1)
+        is_whole = path.rstrip("/") in source() or re.sub(r"/[^/]*[<*].*", "", path) in source()
+        return is_whole or any(folder in text and re.search(rf"[/\"']{re.escape(name)}\b", text) for _, text in source_texts())
+    if path.startswith((".state/", ".cache/", "reports/")):
+        # The second part is the name of a cluster or of a program.
+        return all(
+            re.search(rf"[/\"']{re.escape(part)}(?![\w.])", source()) for part in parts[1:] if part not in {"octapi", "rehearsal"}
+        )
+    return path in source() or (is_pattern(path) and all(part in names() for part in parts))
+
+
+# URLs, addresses with a prefix, names in Kubernetes, devices of the kernel, and paths of other systems and of web pages.
+NOT_A_PATH = re.compile(
+    r"\w+://\S+|[\d.]+/[\w.]+|deployment/\S+|/(?:dev|mnt|media|home|usr/s?bin|s|price|metrics|info|health)\b\S*|\w+/output\b"
+)
+
+
+def missing_files(page: str, text: str) -> list[str]:
+    """Return the paths that a page names in code and that nobody makes."""
+    found = []
+    for command in code(text):
+        rest = re.sub(NOT_A_PATH, "", command)
+        for word in re.findall(r"(?<![\w./~$-])[~.]?/?\.?[\w{][\w.*<>{},…-]*(?:/[\w.*<>{},…-]+)+/?", rest):
+            found += [path for path in expanded(word) if path not in FOREIGN_PATHS and not exists(path, page)]
     return found
 
 
-@cache
-def tags() -> set[str]:
-    found = {path.name for path in (ROOT / "roles").iterdir()} | {"all", "always", "never", "untagged"}
-    for path in FILES:
-        if path.startswith(("playbooks/", "roles/")) and path.endswith(".yml"):
-            for values in re.findall(r"^\s*(?:- |tags: )?tags: \[(.*)\]", (ROOT / path).read_text(), re.MULTILINE):
-                found |= {value.strip() for value in values.split(",")}
-    return found
+def unknown_names(page: str, text: str) -> list[str]:
+    """Return the names in code that no source has: single words, words with an underscore, units and hosts."""
+    found = set()
+    for part in code(text):
+        found.update(re.findall(r"\b[a-z]+(?:_[a-z0-9]+)+\b|\bbramble-[a-z]+(?:-[a-z]+)*(?![.\w*-])", part))
+        found.update(
+            word
+            for word in [part.strip("./")]
+            if re.fullmatch(r"[A-Za-z_][\w.-]*[A-Za-z0-9]", word) and not is_placeholder(word[1:])
+        )
+        found.update(re.findall(r"^[A-Z]{3,}$", part))  # a verdict of one word
+        found.update(host for host in re.findall(r"\bpi-\d+\b(?!-)", part) if host not in commands.hosts())
+    return sorted(found - names() - FOREIGN.get(page, set()) - FOREIGN_NAMES)
+
+
+# --- Things by their kind: "the role `worker`"
 
 
 @cache
-def hosts() -> set[str]:
-    listed = subprocess.run(
-        [
-            Path(sys.executable).with_name("ansible-inventory"),
-            *("-i", "inventory/hosts.yml", "-i", "inventory/active.yml", "--list", "--export"),
-        ],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    groups = yaml.safe_load(listed)
-    return set(groups) | {host for group in groups.values() for host in group.get("hosts", [])} | set(groups["_meta"]["hostvars"])
+def kinds() -> dict[str, frozenset[str]]:
+    """Return the names of each kind of thing that pages name together with its kind."""
+    inventory = set(commands.hosts())
+    images = set(yaml.safe_load((ROOT / "images/catalog.yml").read_text(encoding="utf-8"))["images"])
+    packages = {
+        path: (ROOT / path).read_text(encoding="utf-8") for path in FILES if path.startswith(("scripts/", "images/", "roles/"))
+    }
+    return {
+        "role": frozenset(playbooks.roles()),
+        "group": frozenset({*inventory, *playbooks.group_vars()["cluster_groups"], "bramble", "sudo", "adm"}),
+        "host": frozenset(inventory),
+        "image": frozenset(images),
+        "user": frozenset({"bramble", "bramble-dispy", "pi", "intern", "root", "clerk"}),
+        "scenario": frozenset(path.parent.name for path in ROOT.glob("molecule/*/molecule.yml")),
+        "package": frozenset(re.findall(r"[a-z][a-z0-9+.-]+", " ".join(packages.values()))),
+        "unit": frozenset(re.findall(r"[\w.-]+", source())),
+    }
 
 
-def is_placeholder(word: str) -> bool:
-    return bool(re.search(r"[A-Z…<>*]|\.\.\.|\{", word))
+def wrong_kinds(text: str) -> list[str]:
+    """Return the names that are not of the kind that the word before or after them says."""
+    kind = "|".join(kinds())
+    found = re.findall(rf"\b({kind})s? `([\w-]+)`", text) + [
+        (of, name) for name, of in re.findall(rf"(?<=the )`([\w-]+)` ({kind})\b", text)
+    ]
+    return [f"no {of} {name}" for of, name in found if name not in kinds()[of] and not is_placeholder(name)]
 
 
-def playbook_problems(words: list[str]) -> Iterator[str]:
-    """Yield what is wrong in `ansible-playbook …`."""
-    for option, value in zip(words, [*words[1:], ""], strict=True):
-        if option.endswith(".yml") and "/" in option and not is_placeholder(option) and not (ROOT / option).exists():
-            yield f"no file {option}"
-        if option in {"--tags", "--skip-tags"}:
-            yield from (f"no tag {tag}" for tag in value.split(",") if not is_placeholder(tag) and tag not in tags())
-        if option == "--limit":
-            limits = re.split(r"[,:]", value)
-            yield from (f"no host {host}" for host in limits if not is_placeholder(host) and host.lstrip("!&") not in hosts())
-        if option in {"-e", "--extra-vars"} and not value.startswith(("{", "@")):
-            given = re.findall(r"(?:^|\s)(\w+)=", value)
-            yield from (f"no variable {name}" for name in given if not is_placeholder(name) and name not in names())
+# --- Quotations
 
 
-# --- everything else that is typed
+def is_of_others(line: str) -> bool:
+    """Return whether a command or a quotation is none of Bramble's, or no text at all."""
+    first = line.split(" ", maxsplit=1)[0]
+    return (
+        first.rpartition("/")[2] in PROGRAMS or line in FOREIGN_QUOTES or line.startswith(("-", "/", "$", "…/")) or "=" in first
+    )
 
 
-@cache
-def make_targets() -> set[str]:
-    return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-
-
-def make_problems(words: list[str]) -> Iterator[str]:
-    goals = [word for word in words[1:] if re.fullmatch(r"[a-z-]+", word)]
-    yield from (f"no target {goal}" for goal in goals if goal not in make_targets())
-
-
-def molecule_problems(words: list[str]) -> Iterator[str]:
-    if {"-s", "--scenario-name"} & set(words):
-        name = words[max(words.index(option) for option in ("-s", "--scenario-name") if option in words) + 1]
-        if not is_placeholder(name) and not (ROOT / "molecule" / name).is_dir():
-            yield f"no scenario {name}"
-
-
-def bramble_problems(words: list[str]) -> Iterator[str]:
-    """Yield what `bramble …` does not know: a command, or an option of it."""
-    command = typer.main.get_command(app)
-    for word in words[1:]:
-        commands = getattr(command, "commands", None)
-        if commands is None:
-            break
-        if is_placeholder(word):
-            return
-        if word.startswith("-"):
+def wrong_quotes(text: str) -> list[str]:
+    """Return the inline code with a blank that is no command and that nothing prints, and verdicts in capitals that none has."""
+    printed = source() + " " + (ROOT / "docs/messages.md").read_text(encoding="utf-8")
+    quoted = {" ".join(token.content.split()) for token in tokens(text) if token.type == "code_inline"}
+    found = []
+    for line in code(text):
+        words = line.split()
+        if not words or is_of_others(line) or commands.whole_command(words):
             continue
-        if word not in commands:
-            yield f"no command {word}"
-            return
-        command = commands[word]
-    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)} | {"--help"}
-    used = [word.partition("=")[0] for word in words[1:] if word.startswith("--")]
-    yield from (f"{command.name} has no option {option}" for option in used if option not in known)
-
-
-PROGRAMS = {
-    "ansible-playbook": playbook_problems,
-    "make": make_problems,
-    "molecule": molecule_problems,
-    "bramble": bramble_problems,
-}
-
-
-def command_problems(text: str) -> list[str]:
-    found = []
-    for command in code(text):
-        # Options are often named without their program: `--tags verify`, `-e cluster_state=absent`.
-        words = words_of(command)
-        if words and words[0] in {"-e", "--tags", "--limit"}:
-            words = ["ansible-playbook", *words]
-        program = PROGRAMS.get(words[0].rpartition("/")[2]) if words else None
-        found += [f"`{command}`: {problem}" for problem in (program(words) if program else ())]
+        verdicts = re.findall(r"(?<![\w.-])[A-Z]{2,}(?: [A-Z]+)+(?![\w.-])", re.sub(r" [A-Z]\b(?! [A-Z]{2})", "", line))
+        found += [f"no verdict {verdict}" for verdict in verdicts if not re.search(rf"{verdict}\b", printed)]
+        is_setting = words[0].endswith(":") and words[0].strip(":") in names() | commands.hosts()
+        pieces = re.split(r"…|\b[A-Z]\b|\d+|<\w+>|pi-\d+|\w+://\S+|[A-Z]{2,}(?: [A-Z]+)*", line)
+        if (
+            len(words) > 1
+            and " ".join(words) in quoted
+            and not is_setting
+            and not all(piece.strip() in printed for piece in pieces)
+        ):
+            found.append(f"nothing prints `{line}`")
     return found
 
 
-TOP = {path.partition("/")[0] for path in FILES if "/" in path}
-
-
-def missing_files(path: str, text: str) -> list[str]:
-    """Return the paths of this repository that a page names and that do not exist."""
-    found = []
-    for command in code(text):
-        for word in re.findall(r"(?<![\w./~-])\.?[\w-]+(?:/[\w.*-]+)+/?", command):
-            near = {ROOT / word, (ROOT / path).parent / word}
-            if is_placeholder(word) or word.partition("/")[0] not in TOP or any(file.exists() for file in near):
-                continue
-            # meta/argument_specs.yml is a file of every role.
-            if not any(other.endswith(f"/{word}") for other in FILES):
-                found.append(word)
+def problems(page: str, text: str) -> list[str]:
+    """Return everything that is wrong in a page."""
+    found = [*broken_links(page, text), *commands.command_problems(code(text)), *missing_files(page, text)]
+    found += [*unknown_names(page, text), *wrong_kinds(text), *wrong_quotes(text)]
     return found
-
-
-def unknown_names(path: str, text: str) -> list[str]:
-    """Return the variables, modules and functions (words with an underscore) in code that no source has."""
-    used = {word for part in code(text) for word in re.findall(r"\b[a-z]+(?:_[a-z0-9]+)+\b", part)}
-    return sorted(used - names() - FOREIGN.get(path, set()))
 
 
 @pytest.mark.parametrize("path", PAGES)
 def test_page(path: str) -> None:
-    text = (ROOT / path).read_text(encoding="utf-8")
-    assert broken_links(path, text) == []
-    assert command_problems(text) == []
-    assert missing_files(path, text) == []
-    assert unknown_names(path, text) == []
+    assert problems(path, (ROOT / path).read_text(encoding="utf-8")) == []
+
+
+PLAY = "ansible-playbook playbooks/site.yml"
 
 
 @pytest.mark.parametrize(
@@ -241,27 +286,79 @@ def test_page(path: str) -> None:
         ("[a](nowhere.md)", "nowhere.md"),
         ("[a](README.md#nothing-of-that-name)", "README.md#nothing-of-that-name"),
         ("![a](docs/nothing.png)", "docs/nothing.png"),
-        ("`ansible-playbook playbooks/nothing.yml`", "no file playbooks/nothing.yml"),
+        ('<a href="nowhere.md">a</a>', "nowhere.md"),
+        ('<img src="docs/nothing.png">', "docs/nothing.png"),
+        ("see [a][nothing]", "[a][nothing]"),
+        ("`ansible-playbook playbooks/nothing.yml`", "no playbook playbooks/nothing.yml"),
         ("`… playbooks/nothing.yml --check`", "playbooks/nothing.yml"),
-        ("    ansible-playbook playbooks/site.yml --tags nothing", "no tag nothing"),
+        (f"    {PLAY} --tags nothing", "no tag nothing"),
+        (f"    {PLAY} --tags=nothing", "no tag nothing"),
+        (f"    {PLAY} -t wroker", "no tag wroker"),
+        (f"    {PLAY} --tags lab_target", "no tag lab_target"),
         ("`--tags nothing`", "no tag nothing"),
-        ("    ansible-playbook playbooks/site.yml --limit pi-77", "no host pi-77"),
+        (f"    {PLAY} --limit pi-77", "no host pi-77"),
+        (f"    {PLAY} --limit=pi-77", "no host pi-77"),
+        (f"    {PLAY} -l pi-33", "no host pi-33"),
+        (f"    {PLAY} --chek", "--chek"),
+        (f"    make up && {PLAY} --tags nothing", "no tag nothing"),
+        (f"    $ {PLAY} -e 'nothing_here=1'", "no variable nothing_here"),
+        (f"    {PLAY} -e isolated_lab_confirm=a", "no variable isolated_lab_confirm"),
+        (f"    {PLAY} -e worker=1", "no variable worker"),
+        (f"    {PLAY} -e '" + '{"nothing_here": 1}' + "'", "no variable nothing_here"),
+        (f"    {PLAY} -e cluster_state=gone", "cluster_state has no value gone"),
+        (f"    {PLAY} -e cluster_image=ubuntu-24.10-server", "cluster_image has no value ubuntu-24.10-server"),
+        ("    ansible-playbook playbooks/run.yml -e workload=computer", "workload has no value computer"),
+        ("    ansible-playbook playbooks/swap.yml -e node=pi-99", "no host pi-99"),
+        ('    play="ansible-playbook -i inventory/hosts.yml --tags nothing"', "no tag nothing"),
+        ('    play="ansible-playbook -i inventory/host.yml"', "no inventory inventory/host.yml"),
+        ('    play="ansible-playbook"\n    $play playbooks/site.yml --tags nothing', "no tag nothing"),
         ("`-e nothing_here=1`", "no variable nothing_here"),
-        ("    $ ansible-playbook playbooks/site.yml -e 'nothing_here=1'", "no variable nothing_here"),
+        ("`sites.yml`", "sites.yml"),
+        ("`cards.yml --limit pi-clint`", "no host pi-clint"),
+        ("`site.yml -e clusterstate=absent`", "no variable clusterstate"),
+        ("`--methode`", "no option --methode"),
+        ("`--method miller-robin`", "--method has no value miller-robin"),
+        ("`bramble primality --method miller-robin`", "--method has no value miller-robin"),
+        ("`bramble pi --on clusters`", "--on has no value clusters"),
+        ("`bramble quantum grovr`", "quantum has no grovr"),
+        ("`bramble pi -z 3`", "pi has no option -z"),
+        ("`scripts/bootstrap --tests`", "scripts/bootstrap has no --tests"),
+        ("`scripts/engine begin`", "scripts/engine has no begin"),
+        ("`sudo scripts/outside.py stop`", "scripts/outside.py has no stop"),
+        ("`make demo NODE=8`", "no variable NODE"),
         ("`make nothing`", "no target nothing"),
-        ("`molecule test -s nothing`", "no scenario nothing"),
+        ("    cd bramble && make nothing", "no target nothing"),
+        ("`molecule test -s nothing`", "-s has no value nothing"),
+        ("`molecule tests -s default`", "no command tests"),
         ("`bramble nothing`", "no command nothing"),
         ("`bramble pi --nothing 3`", "pi has no option --nothing"),
         ("`scripts/nothing`", "scripts/nothing"),
         ("`nothing_of_this_name`", "nothing_of_this_name"),
+        ("the group `spares`", "no group spares"),
+        ("the role `workload`", "no role workload"),
+        ("the `workload` role", "no role workload"),
+        ("`systemctl restart bramble-wroker`", "bramble-wroker"),
+        ("the user `brambles`", "no user brambles"),
+        ("`pi-99`", "pi-99"),
+        ("`ssh -F .state/octapi/ssh/ssh_config pi-99`", "pi-99"),
+        ("`raspios-trixy-lite`", "raspios-trixy-lite"),
+        ("the package `mtool`", "no package mtool"),
+        ("`/etc/bramble/ssl/`", "/etc/bramble/ssl/"),
+        ("`.state/<cluster_name>/card.json`", ".state/<cluster_name>/card.json"),
+        ("`/var/lib/bramble/network/result.json`", "/var/lib/bramble/network/result.json"),
+        ("`invntory/hosts.yml`", "invntory/hosts.yml"),
+        ("`bramble.engine.wroker`", "bramble.engine.wroker"),
+        ("`docs/event/README.md`", "docs/event/README.md"),
+        ("`DRAINEDD`", "DRAINEDD"),
+        ("`TOO TINY`", "no verdict TOO TINY"),
+        ("`NOT A CARDS`", "no verdict"),
+        ("    pi-01  cards/pi-01.img  TOO TINY by 1 bytes", "no verdict TOO TINY"),
+        ("`The Docker engine … does not respond`", "nothing prints `The Docker engine … does not respond`"),
+        ("`Every card is good`", "nothing prints `Every card is good`"),
     ],
 )
 def test_a_page_that_is_wrong_is_found(text: str, problem: str) -> None:
-    # Written out here, these names would be in a source.
-    for name in ("nothing_of_this_name", "nothing_here"):
-        text, problem = text.replace(name, name[::-1]), problem.replace(name, name[::-1])
-    page = "README.md"
-    found = [*broken_links(page, text), *command_problems(text), *missing_files(page, text), *unknown_names(page, text)]
+    found = problems("README.md", text)
     assert any(problem in line for line in found), found
 
 
@@ -281,10 +378,36 @@ def test_the_page_of_variables_has_markdown_in_place_of_the_markup_of_ansible() 
     assert "so the default is `127.0.0.1`, which only the client reaches; the client's `node_address` opens" in variables.page()
 
 
+def rows(page: str, heading: str) -> list[list[str]]:
+    """Return the rows of a page's table whose first row has these words, as cells."""
+    lines = (ROOT / page).read_text(encoding="utf-8").partition(heading)[2].partition("\n\n")[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if line.startswith("| ")]
+
+
 def test_readme_names_every_role_and_playbook() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert [path.name for path in (ROOT / "roles").iterdir() if f"roles/{path.name}" not in text] == []
-    assert [path.stem for path in (ROOT / "playbooks").glob("*.yml") if not re.search(rf"\b{path.stem}\b", text)] == []
+    table = dict(row[:2] for row in rows("README.md", "| folder | what is in it |"))
+    assert set(re.findall(r"\]\(roles/(\w+)\)", table["`roles/`"])) == playbooks.roles()
+    listed = {
+        *re.findall(r"`(\w+)`", table["`playbooks/`"]),
+        *re.findall(r"playbooks/(\w+)\.yml", text.partition("## Rebuild")[2]),
+    }
+    assert {path.stem for path in (ROOT / "playbooks").glob("*.yml")} - listed == set()
+
+
+def test_architecture_names_every_package() -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    layers = text.partition("| layer |")[2].partition("## Playbooks")[0]
+    packages = {path.parent.name for path in ROOT.glob("plugins/module_utils/*/*.py")}
+    assert {name for name in packages if not re.search(rf"`(?:module_utils/)?{name}`", layers)} == set()
+
+
+def test_architecture_names_the_roles_that_remove_nothing() -> None:
+    [listed] = re.findall(r"The roles ([\w, ]+) install nothing", (ROOT / "docs/architecture.md").read_text(encoding="utf-8"))
+    without = {
+        path.parent.parent.name for path in ROOT.glob("roles/*/tasks/main.yml") if not path.with_name("absent.yml").exists()
+    }
+    assert set(re.split(", | and ", listed)) == without - {"service"}
 
 
 def test_the_version_is_the_same_everywhere() -> None:
@@ -297,5 +420,106 @@ def test_the_version_is_the_same_everywhere() -> None:
 
 
 def test_contributing_names_every_scenario() -> None:
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    assert [path.parent.name for path in Path(ROOT).glob("molecule/*/molecule.yml") if f"`{path.parent.name}`" not in text] == []
+    listed = {row[0].strip("`") for row in rows("CONTRIBUTING.md", "| scenario | what it shows | minutes |")}
+    assert listed - {"---|---|---"} == {path.parent.name for path in ROOT.glob("molecule/*/molecule.yml")}
+
+
+# --- Figures
+
+
+def default(variable: str) -> int:
+    """Return the number that a variable has, in the defaults of its role or in the variables of the cluster."""
+    for file in [*ROOT.glob("roles/*/defaults/main.yml"), *ROOT.glob("inventory/group_vars/all/*.yml")]:
+        values = DataLoader().load(file.read_text(encoding="utf-8"))
+        if variable in values:
+            return int(re.findall(r"\d+", str(values[variable]))[-1])
+    raise LookupError(f"No file has the variable {variable}.")
+
+
+def constant(path: str, pattern: str) -> int:
+    """Return the number in a source that a pattern finds."""
+    [found] = set(re.findall(pattern, (ROOT / path).read_text(encoding="utf-8")))
+    return int(found)
+
+
+def largest_card_gb() -> int:
+    """Return the largest card in GB: the default of card_max_bytes, or the constant that it replaces."""
+    try:
+        return default("card_max_bytes") // 10**9
+    except LookupError:
+        return constant("plugins/module_utils/card/guard.py", r"LARGEST_CARD = (\d+) \* 10\*\*9")
+
+
+def servers() -> int:
+    """Return the number of servers of the inventory."""
+    inventory = yaml.safe_load((ROOT / "inventory/hosts.yml").read_text(encoding="utf-8"))
+    return len(inventory["cluster"]["children"]["servers"]["hosts"])
+
+
+def lines(path: str) -> int:
+    """Return the number of lines of a file."""
+    return len((ROOT / path).read_text(encoding="utf-8").splitlines())
+
+
+NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
+LEAST_PYTHON = ("workloads/pyproject.toml", r'requires-python = ">=3\.(\d+)')
+
+# Page, what it says (one group is the number, also as a word), and the number in the code.
+FIGURES: list[tuple[str, str, Callable[[], int]]] = [
+    ("README.md", r"valid for (\d+) days", lambda: default("certificate_days")),
+    ("README.md", r"in its last (\d+) days", lambda: default("certificate_renew_days")),
+    ("roles/certificate/README.md", r"`certificate_days`, (\d+) days", lambda: default("certificate_days")),
+    ("README.md", r"rolled back after (\d+) seconds", lambda: default("network_confirm_timeout")),
+    ("docs/events/network_lockout.md", r"after (\d+) seconds", lambda: default("network_confirm_timeout")),
+    ("README.md", r"/24 holds (\d+) nodes", lambda: 255 - default("cluster_first_host")),
+    ("README.md", r"nodes from \.(\d+) on", lambda: default("cluster_first_host")),
+    ("README.md", r"at 192\.168\.1\.(\d+) to", lambda: default("cluster_first_host")),
+    ("README.md", r"at 192\.168\.1\.\d+ to \.(\d+)", lambda: default("cluster_first_host") + servers()),
+    ("README.md", r"One client and (\w+) servers", servers),
+    ("README.md", r"With (\w+) slots", servers),
+    ("README.md", r"tried with (\d+) servers", servers),
+    ("README.md", r"(\w+) Pis \(one is the client", lambda: servers() + 1),
+    ("README.md", r"(\w+) cards of 8 GB", lambda: servers() + 1),
+    ("README.md", r"a switch with (\w+) ports", lambda: servers() + 2),
+    ("README.md", r"and (\w+) network cables", lambda: servers() + 2),
+    ("README.md", r"Cards of up to (\d+) GB", largest_card_gb),
+    ("docs/events/card_refused.md", r"of at most (\d+) GB", largest_card_gb),
+    ("docs/events/card_refused.md", r"a disk of more than (\d+) GB", largest_card_gb),
+    ("README.md", r"Ubuntu 24\.04, with Python 3\.(\d+) or newer", lambda: constant(*LEAST_PYTHON)),
+    ("README.md", r"on any computer with Python 3\.(\d+) or newer", lambda: constant(*LEAST_PYTHON)),
+    (
+        "docs/events/card_too_small.md",
+        r"`capture_card_bytes` \((\d+) % of 32 GB",
+        lambda: default("capture_card_bytes") * 100 // (32 * 10**9),
+    ),
+    (
+        "roles/capture/README.md",
+        r"`capture_card_bytes` \((\d+) % of 32 GB",
+        lambda: default("capture_card_bytes") * 100 // (32 * 10**9),
+    ),
+    ("roles/scheduler/README.md", r"`cluster_scheduler` \(port (\d+)\)", lambda: default("cluster_scheduler")),
+    ("docs/kubernetes_workloads.md", r"Service `bramble-scheduler` \((\d+)\)", lambda: default("cluster_scheduler")),
+    ("docs/kubernetes_workloads.md", r"\((\d+) processors", lambda: default("kubernetes_workloads_worker_cpu")),
+    ("docs/kubernetes_workloads.md", r"processors, (\d+) GiB", lambda: default("kubernetes_workloads_worker_memory")),
+    ("roles/scheduler/README.md", r"127\.0\.0\.1:(\d+)", lambda: default("scheduler_http_port")),
+    ("docs/lab/ssh.md", r"192\.168\.1\.101, port (\d+)", lambda: default("lab_target_ssh_port")),
+    ("docs/lab/ssh.md", r"-p (\d+)", lambda: default("lab_target_ssh_port")),
+    ("roles/lab_target/README.md", r"`bramble-lab-ssh` \| (\d+)", lambda: default("lab_target_ssh_port")),
+    ("roles/lab_target/README.md", r"`bramble-lab-shop` \| (\d+)", lambda: default("lab_target_shop_port")),
+    ("roles/lab_target/README.md", r"`bramble-lab-desk` \| (\d+)", lambda: default("lab_target_desk_port")),
+    ("docs/lab/ssh.md", r"The list has (\d+) words", lambda: lines("roles/lab_tools/files/words.txt")),
+]
+
+
+def wrong_figures(page: str, pattern: str, text: str, value: int) -> list[str]:
+    """Return the numbers of a page that are not the value; a page without the sentence has one, too."""
+    found = re.findall(pattern, " ".join(text.split()))
+    return [number for number in found or ["no such sentence"] if number not in {str(value), *NUMBERS.split()[value : value + 1]}]
+
+
+@pytest.mark.parametrize(("page", "pattern", "value"), FIGURES)
+def test_figures_are_those_of_the_code(page: str, pattern: str, value: Callable[[], int]) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert wrong_figures(page, pattern, text, value()) == []
+    assert wrong_figures(page, pattern, text, value() + 1) != []
+    assert wrong_figures(page, pattern, "", value()) != []

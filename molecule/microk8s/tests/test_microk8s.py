@@ -93,7 +93,7 @@ def test_an_upgrade_is_done_node_by_node_and_skips_no_release() -> None:
     assert "First upgrade to 1.37" in failures(run) and run.changes() == []
     build.build(SNAPS, "1.37.0")
     run = playbook("microk8s", arguments="--tags microk8s")
-    steps = ["Drain the node", "Install the snap", "Make the node schedulable"]
+    steps = ["Drain the node", "Install the snap", "Uncordon the node"]
     assert [task for task in changed_tasks(run) if task in steps] == steps * len(NODES)
     assert {item["status"]["nodeInfo"]["kubeletVersion"] for item in nodes().values()} == {"v1.37.0-standin"}
     assert ready_nodes() == NODES and not any(item["spec"].get("unschedulable") for item in nodes().values())

@@ -96,8 +96,8 @@ def _check_state(fields: Mapping[str, str]) -> None:
     :param fields: what dumpe2fs prints about the file system
     """
     features = fields["Filesystem features"].split()
-    for feature, reason in _UNCERTAIN_FEATURES.items():
-        if feature in features:
+    for name, reason in _UNCERTAIN_FEATURES.items():
+        if name in features:
             raise BrambleError(f"its ext file system {reason}")
     if fields["Filesystem state"] != "clean":
         raise BrambleError(f"its ext file system is {fields['Filesystem state']}")
