@@ -6,7 +6,8 @@ import bisect
 import hashlib
 import itertools
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ansible_collections.bramble.cluster.plugins.module_utils.card.image import TAIL, Image
@@ -53,10 +54,13 @@ class Content:
             digest.update(struct.pack("<QI", offset, len(data)) + data)
         self.fingerprint = digest.hexdigest()
 
-    def read(self, offset: int, length: int) -> bytes:
-        """Return `length` bytes of the content at `offset`. Raises BrambleError when the image was changed after its scan."""
+    def read(self, offset: int, length: int, check: bool = True) -> bytes:
+        """Return `length` bytes of the content at `offset`.
+
+        :param check: raise BrambleError when the image was changed there after its scan
+        """
         from_image = max(0, min(length, self.image.size - offset))
-        data = (self.image.read(offset, from_image) if from_image else b"") + bytes(length - from_image)
+        data = (self.image.read(offset, from_image, check) if from_image else b"") + bytes(length - from_image)
         blocks = range(offset // BLOCK, (offset + length - 1) // BLOCK + 1)
         patches = [patch for block in blocks for patch in self._overlay.get(block, ())]
         if patches:
@@ -67,6 +71,22 @@ class Content:
                     mixed[low - offset : high - offset] = patch[low - start : high - start]
             data = bytes(mixed)
         return data
+
+    def read_ahead(self, places: Iterable[tuple[int, int, bool]], check: bool = True) -> Iterator[tuple[int, int, bytes | None]]:
+        """Yield (offset, length, bytes) of some places, each read by another thread while the place before it is processed.
+
+        :param places: (offset, length, whether to read it); the bytes are None if not
+        :param check: raise BrambleError when the image was changed there after its scan
+        """
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            pending: tuple[int, int, Future[bytes] | None] | None = None
+            for offset, length, is_read in places:
+                ahead = pool.submit(self.read, offset, length, check) if is_read else None
+                if pending:
+                    yield pending[0], pending[1], pending[2].result() if pending[2] else None
+                pending = offset, length, ahead
+            if pending:
+                yield pending[0], pending[1], pending[2].result() if pending[2] else None
 
     def runs(self, start: int = 0, end: int | None = None) -> Iterator[Run]:
         """Yield the runs of [start, end), in order. Both limits are multiples of BLOCK, or the end of the content."""

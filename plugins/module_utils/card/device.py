@@ -195,21 +195,27 @@ class Card:
             for offset in range(start - start % PAGE, end, CHUNK):
                 yield offset, min(CHUNK, end - offset)
 
-    def differences(self, content: Content, meter: Meter = unmetered, start: int = 0) -> Iterator[tuple[int, int, int]]:
+    def differences(
+        self, content: Content, meter: Meter = unmetered, start: int = 0, check_image: bool = True
+    ) -> Iterator[tuple[int, int, int]]:
         """Yield (offset, length, offset of the first wrong byte) of each chunk from `start` on that differs from a content.
 
-        Raises BrambleError.
+        :param check_image: check all of the image, and not only where the card differs, for changes since its scan
+        :raises BrambleError: when the card cannot be read, or the image was changed
         """
-        for run in content.runs(start):
-            for offset, length in self.chunks_to_read(run):
-                meter(length if run.has_data or not self.is_file else 0)
-                found = self.read(offset, length)
-                if not run.has_data and is_zero(found):
-                    continue
-                wanted = content.read(offset, length)
-                if found != wanted:
-                    first = next(at for at in range(length) if found[at] != wanted[at])
-                    yield offset, length, offset + first
+        runs = ((run, place) for run in content.runs(start) for place in self.chunks_to_read(run))
+        places = ((offset, length, run.has_data) for run, (offset, length) in runs)
+        for offset, length, data in content.read_ahead(places, check_image):
+            meter(length if data is not None or not self.is_file else 0)
+            found = self.read(offset, length)
+            if data is None and is_zero(found):
+                continue
+            if found == data:
+                continue
+            wanted = content.read(offset, length)
+            if found != wanted:
+                first = next(at for at in range(length) if found[at] != wanted[at])
+                yield offset, length, offset + first
 
     def write_content(self, content: Content, meter: Meter = unmetered) -> None:
         """Write all of a content except its first block, which `verify` writes last. Raises BrambleError.
@@ -235,10 +241,11 @@ class Card:
 
     def _write_data(self, content: Content, start: int, end: int, meter: Meter) -> None:
         """Write the data of a content from `start` to `end`. Raises BrambleError."""
-        for run in content.runs(start, end):
-            if run.has_data:
-                self.write(run.offset, content.read(run.offset, run.length))
-                meter(run.length)
+        places = ((run.offset, run.length, True) for run in content.runs(start, end) if run.has_data)
+        for offset, length, data in content.read_ahead(places):
+            assert data is not None
+            self.write(offset, data)
+            meter(length)
         self.flush()
 
     def clear_head(self, content: Content) -> None:
@@ -315,7 +322,8 @@ class Card:
     def _read_back(self, content: Content, meter: Meter) -> None:
         """Read all of a content but its first block back, and repair it once. Raises BrambleError."""
         bad = []
-        for offset, length, _ in self.differences(content, meter, BLOCK):
+        # What was written came from the image when it was checked, so an image that has changed since then shows as a difference.
+        for offset, length, _ in self.differences(content, meter, BLOCK, check_image=False):
             bad.append((offset, length))
             if len(bad) > MAX_BAD_CHUNKS:
                 raise self._wrong_read_error(content, *bad[0], f"more than {MAX_BAD_CHUNKS} MiB are wrong, the first ")
@@ -325,7 +333,7 @@ class Card:
             self.write(offset, content.read(offset, length))
         self.flush()
         # Everything is read again: on a counterfeit card, a write to one address also changes another.
-        for offset, length, _ in self.differences(content, start=BLOCK):
+        for offset, length, _ in self.differences(content, start=BLOCK, check_image=False):
             raise self._wrong_read_error(content, offset, length, "also after writing that again, it is read back wrong ")
 
     def _wrong_read_error(self, content: Content, offset: int, length: int, what: str = "it is read back wrong ") -> BrambleError:
