@@ -41,7 +41,7 @@ class ModelImage:
     needed_blocks = frozenset(block for low, high in RUNS for block in range(low // BLOCK, high // BLOCK))
     data_blocks = tuple(sorted(block for block in needed_blocks if block * BLOCK % (8 * MIB) >= MIB or not block))
 
-    def read(self, offset: int, length: int) -> bytes:
+    def read(self, offset: int, length: int, check: bool = True) -> bytes:
         first, last = offset // BLOCK, -(-(offset + length) // BLOCK)
         blocks = (
             (block + 1).to_bytes(8, "little") * (BLOCK // 8) if block in DATA_BLOCKS else ZEROS[:BLOCK]

@@ -50,7 +50,8 @@ def mark_offsets(size: int, start: int, runs: Sequence[Range]) -> list[int]:
         uncovered -= length
     # Marks that differ by half, a third, ... an eighth of the size are wrong at once on the most frequent counterfeits.
     shares = [size * part // whole // PAGE * PAGE for whole in range(2, 9) for part in range(1, whole)]
-    return sorted(offset for offset in {*offsets, *shares, last} if start <= offset <= last)
+    grid = range(start, min(offsets, default=start), STRIDE)
+    return sorted(offset for offset in {*offsets, *shares, *grid, last} if start <= offset <= last)
 
 
 def mark_page(key: bytes, offset: int) -> bytes:
