@@ -35,7 +35,7 @@ NOT_IN_NAMES = re.compile(
     r"|.*\b(?:(?:it|them)$|(?:stuff|things?|everything|something|now|sure)\b)"
 )
 # playbooks/parts/role.yml: the title that playbooks/site.yml gives it.
-TITLE = "{{ part_title ~ ' (' ~ part ~ ')' }}"
+TITLE = "{{ part_title | default('Apply the role') ~ ' (' ~ part | default('none') ~ ')' }}"
 
 # Metaphors, puns and former names, in any part of a name.
 REPLACED = re.compile(
