@@ -58,7 +58,8 @@ def node_problems(host: str, facts: Mapping[str, Any], wanted: Mapping[str, Any]
         (
             facts["distribution"] in [name.lower() for name in wanted["distributions"]],
             f"its distribution is {facts['distribution']}, and microk8s_distributions is {', '.join(wanted['distributions'])}. "
-            "Flash it again: ansible-playbook playbooks/cards.yml -e cluster_image=ubuntu-24.04-server -e card_confirm=true",
+            "Set cluster_image: ubuntu-24.04-server in inventory/group_vars/all/cluster.yml, then: "
+            "ansible-playbook playbooks/cards.yml -e card_confirm=true",
         ),
         (
             facts["hostname"] == host,
@@ -73,7 +74,7 @@ def node_problems(host: str, facts: Mapping[str, Any], wanted: Mapping[str, Any]
         (
             facts["disk"] >= wanted["disk"] * MIB,
             f"/var has {facts['disk'] // MIB} MiB left, and MicroK8s needs {wanted['disk']}. "
-            "Free some space, or write a larger card.",
+            "Free some space, or flash a larger card.",
         ),
         (
             not wanted["memory_cgroup"] or "memory" in facts["controllers"] or MEMORY_PARAMETERS[0] not in facts["cmdline"],

@@ -32,7 +32,7 @@ def _node_rows(host: str, answer: Mapping[str, Any], wanted: Mapping[str, Any]) 
     snap, facts, found = answer["snaps"]["microk8s"], answer["host"], answer["details"]
     unsigned = "" if snap["asserted"] else f"revision {snap['revision']} comes from an unsigned file"
     from_file = "it was installed from a file" if wanted["source"] == "file" else ""
-    no_calico = "a stand-in of MicroK8s has no Calico" if "standin" in snap["version"] else ""
+    no_calico = "an imitation of MicroK8s has no Calico" if "standin" in snap["version"] else ""
     yield (
         "snap from the store, channel pinned",
         host,
@@ -44,7 +44,7 @@ def _node_rows(host: str, answer: Mapping[str, Any], wanted: Mapping[str, Any]) 
     yield "AppArmor confines snaps", host, _verdict(no_apparmor, True, "")
     not_arm64 = "" if facts["architecture"] == "aarch64" else f"its processor is {facts['architecture']}"
     yield "arm64", host, _verdict(not_arm64, True, "")
-    no_cgroup = "" if wanted["memory_cgroup"] else "a stand-in has the controllers of its host"
+    no_cgroup = "" if wanted["memory_cgroup"] else "a stand-in has the controllers of the control machine"
     yield (
         "kernel can limit memory",
         host,
@@ -99,11 +99,11 @@ def _cluster_rows(answers: Answers, leader: str, expected: Mapping[str, bool], w
     yield (
         "dqlite voters",
         leader,
-        _verdict("a stand-in of MicroK8s has no dqlite" if is_standin else few_nodes, len(voters) == DQLITE_VOTERS, why),
+        _verdict("an imitation of MicroK8s has no dqlite" if is_standin else few_nodes, len(voters) == DQLITE_VOTERS, why),
     )
     enabled = {addon["name"] for addon in status["addons"] if addon["status"] == "enabled"}
     disabled = [name for words in wanted["addons"] if (name := words.split(":")[0].split("/")[-1]) not in enabled]
-    no_addons = "the add-ons of a stand-in do nothing" if is_standin else ""
+    no_addons = "the add-ons of an imitation do nothing" if is_standin else ""
     yield (
         "add-ons enabled",
         leader,
@@ -112,13 +112,13 @@ def _cluster_rows(answers: Answers, leader: str, expected: Mapping[str, bool], w
     pods_not_ready = [
         f"{pod['namespace']}/{pod['name']}" for pod in found["pods"] if pod["namespace"] == "kube-system" and not pod["ready"]
     ]
-    no_pods = "a stand-in of MicroK8s has no system pods" if is_standin else ""
+    no_pods = "an imitation of MicroK8s has no system pods" if is_standin else ""
     yield (
         "system pods ready",
         leader,
         _verdict(no_pods, not pods_not_ready and bool(found["pods"]), ", ".join(pods_not_ready) or "there are no system pods"),
     )
-    no_limits = (NOT_HERE, "a stand-in of MicroK8s limits no memory")
+    no_limits = (NOT_HERE, "an imitation of MicroK8s limits no memory")
     yield "memory limits enforced", leader, no_limits if is_standin else _memory_verdict(answers, found["pods"])
 
 

@@ -122,7 +122,7 @@ def _writing_problems(node: str, entry: Mapping[str, Any]) -> list[str]:
         return [f"The new card of {node} is not finished: {describe_verdict(entry)}. Wait for this process."]
     if entry.get("verdict") == WRITING:
         again = f"ansible-playbook playbooks/cards.yml --limit {node} -e card_confirm=true"
-        return [f"The new card of {node} is not finished: {describe_verdict(entry)}. To write it again: {again}"]
+        return [f"The new card of {node} is not finished: {describe_verdict(entry)}. To flash it again: {again}"]
     return []
 
 

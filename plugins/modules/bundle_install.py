@@ -231,7 +231,7 @@ class NodeFolders(NamedTuple):
             if (free := shutil.disk_usage(existing).free) < needed:
                 raise BrambleError(
                     f"{folder} has {free:,} bytes free, and up to {needed:,} are needed. Nothing was installed. Free some space, "
-                    "or write a larger card"
+                    "or flash a larger card"
                 )
 
     def remove_old_environments(self, name: str) -> None:

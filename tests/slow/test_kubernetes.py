@@ -1,6 +1,6 @@
 """The cluster is rebuilt as a real Kubernetes with the workloads, and back, on stand-ins. See `make test-kubernetes`.
 
-The real snapd installs a stand-in of MicroK8s (tests/support/microk8s_snap) that contains Kubernetes, from files, as in the
+The real snapd installs an imitation of MicroK8s (tests/support/microk8s_snap) that contains Kubernetes, from files, as in the
 scenario molecule/microk8s. Then the workloads are installed, whose results must be those of the profile base. The tests depend on
 each other and run in their order.
 
@@ -158,7 +158,7 @@ def test_the_nodes_become_a_cluster() -> None:
     assert kinds == {"pi-04": True, "pi-05": True, "pi-client": False}
     for node in NODES:
         assert "held" in node_output(STATE, node, "snap list microk8s")
-    assert "STAND-IN" in client_output(f"{MICROK8S} status")
+    assert "IMITATION" in client_output(f"{MICROK8S} status")
 
 
 @pytest.mark.usefixtures("kubernetes")

@@ -272,7 +272,7 @@ def test_addon_is_enabled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, 
     [
         ({}, {}, ""),
         ({"architecture": "armv7l"}, {}, "flash a 64-bit image"),
-        ({"distribution": "debian"}, {}, "cluster_image=ubuntu-24.04-server"),
+        ({"distribution": "debian"}, {}, "Set cluster_image: ubuntu-24.04-server in inventory/"),
         ({"hostname": "Pi_1"}, {}, "'Pi_1'"),
         ({"memory": 2**30}, {}, "it has 1024 MiB of memory, and needs 1800"),
         ({"disk": 2**30}, {}, "1024 MiB left"),

@@ -1,6 +1,6 @@
 """The cluster is rebuilt as MicroK8s and back, on stand-ins, with the real snapd, snaps from files, and a join over the network.
 
-The snap is a stand-in (tests/support/microk8s_snap), which runs no pods. The tests depend on each other and run in their order,
+The snap is an imitation (tests/support/microk8s_snap), which runs no pods. The tests depend on each other and run in their order,
 after converge.yml.
 """
 
@@ -50,7 +50,7 @@ def test_the_nodes_are_a_cluster() -> None:
         assert "10.77.135.101" in output(node, "sudo cat /var/snap/microk8s/current/var/standin/launch.yaml")
     assert "interface-name:cali*" in output("pi-client", f"cat {UNMANAGED}")
     assert output("pi-client", "stat -c %a:%U ~/.kube/config") == "600:pi"
-    assert "STAND-IN" in output("pi-01", "sudo /snap/bin/microk8s status")
+    assert "IMITATION" in output("pi-01", "sudo /snap/bin/microk8s status")
 
 
 def test_no_token_is_left() -> None:

@@ -4,7 +4,7 @@
     build.py FOLDER [--release 1.36.0]
 
 snapd_0.snap and core22_0.snap are almost empty: snapd requires snaps with these names before any other, and would download them.
-microk8s_0.snap is the stand-in in this folder. With the programs of Kubernetes (tests/slow/test_kubernetes.py), it runs pods.
+microk8s_0.snap is the imitation in this folder. With the programs of Kubernetes (tests/slow/test_kubernetes.py), it runs pods.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BASE = (
     "var/snap",
     "var/lib/snapd",
 )
-LABEL = "a stand-in for rehearsals"
+LABEL = "an imitation for rehearsals"
 # The daemons of Kubernetes: the control plane on one node, and the others on every node, where they are always restarted.
 CONTROL_PLANE = ("etcd", "apiserver", "controller-manager", "scheduler")
 EVERY_NODE = ("containerd", "kubelet", "proxy", "network")
