@@ -257,7 +257,8 @@ def build_contents(
         for card in cards:
             progress.report(card["node"], "prepare")
             boot_files = {name: str(text) for name, text in card["boot_files"].items()}
-            overlay = build_overlay(bench, boot_files, root_files(card), card["arguments"])
+            arguments = {name: str(value) for name, value in card["arguments"].items()}
+            overlay = build_overlay(bench, boot_files, root_files(card), arguments)
             contents[card["node"]] = Content(image, overlay, sizes[card["node"]])
     return contents
 
@@ -306,9 +307,8 @@ def mark_cards_being_written(batch: Sequence[Facts], ledger: card_ledger.Ledger)
     for facts in batch:
         if pid := card_ledger.running_writer(entries.get(facts.node, {})):
             facts.verdict = IN_USE
-            facts.reason = (
-                f"process {pid} has been writing it since {entries[facts.node]['time']}: wait for it, or end it with kill {pid}"
-            )
+            since = entries[facts.node].get("time", "an unknown time")
+            facts.reason = f"process {pid} has been writing it since {since}: wait for it, or end it with kill {pid}"
 
 
 def write_cards(module: AnsibleModule, good: list[Facts], ledger: card_ledger.Ledger) -> list[Result]:
@@ -340,9 +340,9 @@ def write_cards(module: AnsibleModule, good: list[Facts], ledger: card_ledger.Le
             # A card that does not exist yet cannot be compared. It would be created and written.
             new = [Result(facts.node, facts.slot, WRITTEN) for facts in new_cards]
             good = [facts for facts in good if not facts.is_new]
-        else:
-            create_virtual_cards(new_cards)
         contents = build_contents(image, chosen, sizes, folder, progress)
+        if not module.check_mode:
+            create_virtual_cards(new_cards)
         done = write_batch(good, contents, progress, module.check_mode, options["only_good"], options["full_test"], ledger)
     return done + new
 

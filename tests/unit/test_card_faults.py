@@ -323,6 +323,18 @@ def test_image_truncated_while_written(
     assert not late.has_boot_sector()
 
 
+@pytest.mark.parametrize("missing_bytes", [512, 4096, 65536, 131072])
+@pytest.mark.parametrize("spare_bytes", [0, 512])
+def test_card_that_is_a_little_smaller_than_it_reports(
+    image: Path, sha256: str, rig: Rig, run_module: Run, missing_bytes: int, spare_bytes: int
+) -> None:
+    """The last bytes of the image are where its first bytes are."""
+    size = SIZE + spare_bytes
+    fake = rig.card("fake", size, Flaw(wraps_at=size - missing_bytes - spare_bytes))
+    outcome = run_module("card_write", write_arguments(image, sha256, pi_01=fake.file))
+    assert results_by_node(outcome) == {"pi-01": "failed"} and not fake.has_boot_sector()
+
+
 # Power cuts
 
 

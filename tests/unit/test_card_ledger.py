@@ -136,6 +136,19 @@ def test_writer_of_another_machine_or_an_earlier_boot() -> None:
     assert describe_verdict(entry) == "writing: process 7 on pi-client has begun"
 
 
+@pytest.mark.parametrize("writer", [[], "text", {"pid": "7"}, {"pid": None}, 5])
+def test_invalid_writer_is_no_writer(writer: Any) -> None:
+    entry = {"verdict": "writing", "writer": writer}
+    assert not running_writer(entry) and describe_verdict(entry)
+
+
+def test_deeply_nested_ledger_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cards.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(BrambleError, match="cannot be read"):
+        Ledger(str(path))
+
+
 def test_module(tmp_path: Path, run_module: RunModule) -> None:
     path = tmp_path / "cards.json"
     arguments = {"path": str(path), "nodes": {"pi-01": {"mac": "dc:a6:32:00:00:01"}}}

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from ansible_collections.bramble.cluster.plugins.module_utils.card import workbench
 from ansible_collections.bramble.cluster.plugins.module_utils.card.content import Content
+from ansible_collections.bramble.cluster.plugins.module_utils.card.fat import Fat
 from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
 from ansible_collections.bramble.cluster.plugins.module_utils.card.overlay import build_overlay
 from ansible_collections.bramble.cluster.plugins.module_utils.card.root_files import RootFile
@@ -72,6 +73,7 @@ def test_root_file_does_not_change_the_boot_partition(image: Path, tmp_path: Pat
     [
         ({"../user-data": ""}, [], "boot file name '../user-data'"),
         ({"overlays/x.dtbo": ""}, [], "no folders"),
+        ({"user-data": "\ud800"}, [], "half of a surrogate pair"),
         ({"a.txt": "", "A.TXT": ""}, [], "Two files have the same name: a.txt"),
         ({}, [KEY, KEY], "Two files have the same name: /etc/ssh"),
         ({}, [RootFile("etc/motd", "", 0o644)], "absolute"),
@@ -212,12 +214,13 @@ def test_damaged_root_file_system_is_refused(image: Path, tmp_path: Path) -> Non
 
 def test_free_blocks_with_the_bytes_of_a_file_are_written(image: Path, tmp_path: Path) -> None:
     """The image was in a node before: its free blocks still hold the host key that is laid now."""
-    key = RootFile(KEY.path, "k" * 3 * PAGE, 0o600)
+    key = RootFile(KEY.path, "k" * 800 * 1024, 0o600)  # so large that it needs blocks that the image does not use
     with Image(str(image)) as opened, Workbench(opened, str(tmp_path)) as bench:
         overlay = build_overlay(bench, {"user-data": "u" * 3 * PAGE}, [key])
     stale = tmp_path / "stale.img"
     shutil.copyfile(image, stale)
     with Image(str(image)) as opened, stale.open("r+b") as file:
+        assert sum(offset // BLOCK not in opened.needed_blocks for offset in overlay) > 100
         for offset, data in overlay.items():
             if offset // BLOCK not in opened.needed_blocks:
                 file.seek(offset)
@@ -255,6 +258,38 @@ def test_full_small_fat32_is_refused(small_fat32: Path, tmp_path: Path) -> None:
     with Image(str(small_fat32)) as opened, Workbench(opened, str(tmp_path)) as bench, pytest.raises(BrambleError) as error:
         build_overlay(bench, {"big": "x" * BOOT_SIZE}, [])
     assert "partition" in str(error.value)
+
+
+def test_damaged_boot_file_system_is_refused(image: Path, tmp_path: Path) -> None:
+    """A cluster that a file has and that is free in the FAT would be given to the identity."""
+    boot = extract(image, BOOT_START, BOOT_SIZE, tmp_path / "boot.fat")
+    kernel = tmp_path / "kernel8.img"
+    kernel.write_bytes(b"K" * 10_000)
+    subprocess.run(["mcopy", "-i", boot, kernel, "::kernel8.img"], check=True)
+    with boot.open("r+b") as file:
+        fat = Fat.parse(file.read(512))
+        assert fat.bits == 12
+        for copy in range(fat.copies):
+            file.seek((fat.reserved_sectors + copy * fat.table) * fat.sector_size + 3)
+            file.write(bytes(6))  # the entries of clusters 2 to 5
+    damaged = copy_with(image, tmp_path / "damaged.img", boot=boot)
+    with (
+        Image(str(damaged)) as opened,
+        Workbench(opened, str(tmp_path)) as bench,
+        pytest.raises(BrambleError, match=r"Partition 1 of .* cannot get the files of a node: its FAT file system is damaged"),
+    ):
+        build_overlay(bench, {"user-data": "x"}, [])
+
+
+def test_boot_file_system_of_a_running_system_is_accepted(image: Path, tmp_path: Path) -> None:
+    boot = extract(image, BOOT_START, BOOT_SIZE, tmp_path / "boot.fat")
+    with boot.open("r+b") as file:
+        file.seek(37)  # the state of a FAT12 or FAT16: Microsoft's specification, BS_Reserved1
+        file.write(b"\1")
+    in_use = copy_with(image, tmp_path / "in_use.img", boot=boot)
+    card = written_card(in_use, tmp_path, {"user-data": "x"}, [])
+    content = subprocess.run(["mtype", "-i", f"{card}@@{BOOT_START}", "::user-data"], capture_output=True, check=True).stdout
+    assert content == b"x"
 
 
 def test_folder_with_the_name_of_a_boot_file_is_refused(image: Path, tmp_path: Path) -> None:

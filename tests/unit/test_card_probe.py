@@ -41,6 +41,9 @@ class ModelImage:
     needed_blocks = frozenset(block for low, high in RUNS for block in range(low // BLOCK, high // BLOCK))
     data_blocks = tuple(sorted(block for block in needed_blocks if block * BLOCK % (8 * MIB) >= MIB or not block))
 
+    def is_touched(self) -> bool:
+        return False
+
     def read(self, offset: int, length: int, check: bool = True) -> bytes:
         first, last = offset // BLOCK, -(-(offset + length) // BLOCK)
         blocks = (
@@ -116,6 +119,9 @@ class ModelCard(Card):
     def flush(self) -> None:
         """Do nothing, as a counterfeit card does."""
 
+    def check_still_ours(self) -> None:
+        """Do nothing: there is no other program."""
+
 
 def write_card(memory: Memory) -> str:
     """Write the model image to a card in the order in which a batch does, and return the error message, "" for none."""
@@ -165,6 +171,22 @@ def test_detection_rate_is_100_percent(cache: tuple[int, bool]) -> None:
     models = [Memory(CARD, real, wraps, *cache) for real in REAL_SIZES for wraps in (True, False)]
     missed = [(memory.real, memory.wraps) for memory in models if not write_card(memory)]
     assert not missed, f"{len(missed)} of {len(models)} counterfeit cards were not found"
+
+
+class StrictMemory(Memory):
+    """A card whose cache holds only what is beyond its real memory, and otherwise would be lost."""
+
+    def _write_page(self, at: int, page: bytes) -> None:
+        if at < self.real:
+            self._store(at, page)
+        else:
+            super()._write_page(at, page)
+
+
+@pytest.mark.parametrize("cache_bytes", [64 * 1024, MIB, 16 * MIB, 64 * MIB])
+def test_cache_of_what_is_beyond_the_real_memory(cache_bytes: int) -> None:
+    models = [StrictMemory(CARD, real, False, cache_bytes) for real in REAL_SIZES if real < CARD - 80 * MIB]
+    assert [memory.real for memory in models if not write_card(memory)] == []
 
 
 @settings(max_examples=25, deadline=None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,17 +9,10 @@ from ansible_collections.bramble.cluster.plugins.module_utils.capture.fat_tree i
 from ansible_collections.bramble.cluster.plugins.module_utils.capture.grow import GROW_ARGUMENT
 from ansible_collections.bramble.cluster.plugins.module_utils.capture.identity import BOOT_IDENTITY_FILES, IDENTITY_ARGUMENTS
 from ansible_collections.bramble.cluster.plugins.module_utils.capture.tools import run_tool
+from ansible_collections.bramble.cluster.plugins.module_utils.card.fat import harmful_lines
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 
 CMDLINE = "cmdline.txt"
-_HARMLESS_LINE = re.compile(
-    r"fsck\.fat |There are differences between boot sector and its backup|This is mostly harmless|  [0-9, ]+:[0-9a-f]{2}/"
-    r"|  Not automatically fixing this|Dirty bit is set| Automatically removing dirty bit"
-    r"|Label '.*' stored in boot sector |Label in boot sector is |Volume label '.*' stored in root directory "
-    r"|There is no label in boot sector, |  Auto-removing label|  Auto-copying volume label"
-    r"|Warning: Filesystem is FAT32 |  but has only \d+ clusters, |  This may lead to problems"
-    r"|Free cluster summary |  Auto-correcting|Leaving filesystem unchanged|.*: \d+ files, |\s*$"
-)
 
 
 def check_boot(path: Path) -> None:
@@ -29,8 +21,7 @@ def check_boot(path: Path) -> None:
     Raises BrambleError for damage, except for what a power cut leaves behind and does no harm, for labels that other programs
     than mkfs.vfat made, and for few clusters of a FAT32.
     """
-    lines = run_tool("fsck.vfat", "-n", path, exit_codes=(0, 1)).splitlines()
-    if problems := [line.strip() for line in lines if not _HARMLESS_LINE.match(line)]:
+    if problems := harmful_lines(run_tool("fsck.vfat", "-n", path, exit_codes=(0, 1))):
         raise BrambleError("; ".join(problems[:6]))
 
 

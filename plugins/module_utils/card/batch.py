@@ -74,6 +74,7 @@ def _write_card(
     total = card.bytes_to_transfer(content)
     start = time.monotonic()
     if next(card.differences(content, progress.meter(result.node, "compare", total)), None) is None:
+        card.check_still_ours()
         result.result, result.bytes_verified = UNCHANGED, content.needed_bytes
         result.seconds_verify = time.monotonic() - start
         return
@@ -94,7 +95,6 @@ def _write_card(
             card.clear_tail(content, meter)
             result.seconds_write = time.monotonic() - start
             card.verify(content, progress.meter(result.node, "verify", total))
-            card.check_same_card()
             result.seconds_verify = time.monotonic() - start - result.seconds_write
         finally:
             result.bytes_written = card.written

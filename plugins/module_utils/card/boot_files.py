@@ -7,7 +7,7 @@ import os
 import struct
 from collections.abc import Iterator, Mapping
 
-from ansible_collections.bramble.cluster.plugins.module_utils.card.fat import Fat
+from ansible_collections.bramble.cluster.plugins.module_utils.card.fat import Fat, check_fat
 from ansible_collections.bramble.cluster.plugins.module_utils.card.workbench import Workbench
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import SECTOR, read_exactly
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
@@ -51,6 +51,18 @@ def readable_by_mtools(bench: Workbench) -> Iterator[None]:
         os.pwrite(bench.fd, head, bench.boot.start)
     if read_exactly(bench.fd, end, len(behind)) != behind:
         raise BrambleError(f"The boot partition of {bench.image.path} is full, so the files of the node cannot be written to it")
+
+
+def check_boot(bench: Workbench) -> None:
+    """Check that the boot file system is not damaged: files would be written into others. Raises BrambleError."""
+    try:
+        start, size = bench.boot.start, bench.boot.size
+        check_fat(bench.fd, start, size, [(start, start + size)], only_harmful=True)
+    except BrambleError as error:
+        raise BrambleError(
+            f"Partition 1 of {bench.image.path} cannot get the files of a node: {error}. Nothing was written. Use another copy "
+            "of the image, or repair this one with fsck.vfat and set its new image_sha256"
+        ) from None
 
 
 def write_boot_files(bench: Workbench, files: Mapping[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import bisect
 import hashlib
 import itertools
@@ -48,7 +49,10 @@ class Content:
         filled = {*image.data_blocks, *self._overlay}
         self.tail_start = max(-(-image.size // BLOCK) * BLOCK, (self.size - TAIL) // BLOCK * BLOCK)
         tail = range(self.tail_start // BLOCK, -(-self.size // BLOCK))
-        self.blocks = [(block, block in filled) for block in sorted(filled.union(image.needed_blocks, tail))]
+        # Twice the number of each block, plus whether it has data: millions of blocks need little memory.
+        self._blocks = array.array(
+            "Q", (2 * block + (block in filled) for block in sorted(filled.union(image.needed_blocks, tail)))
+        )
         digest = hashlib.sha256(bytes.fromhex(image.sha256))
         for offset, data in sorted(overlay.items()):
             digest.update(struct.pack("<QI", offset, len(data)) + data)
@@ -91,10 +95,11 @@ class Content:
     def runs(self, start: int = 0, end: int | None = None) -> Iterator[Run]:
         """Yield the runs of [start, end), in order. Both limits are multiples of BLOCK, or the end of the content."""
         end = self.size if end is None else min(end, self.size)
-        first, last = (bisect.bisect_left(self.blocks, (limit,)) for limit in (start // BLOCK, -(-end // BLOCK)))
+        first, last = (bisect.bisect_left(self._blocks, 2 * limit) for limit in (start // BLOCK, -(-end // BLOCK)))
         low = high = -1
         low_has_data = False
-        for block, has_data in itertools.islice(self.blocks, first, last):
+        for entry in itertools.islice(self._blocks, first, last):
+            block, has_data = entry >> 1, bool(entry & 1)
             if block != high or has_data != low_has_data or (has_data and block * BLOCK % CHUNK == 0):
                 if low >= 0:
                     yield Run(low * BLOCK, (high - low) * BLOCK, low_has_data)

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from ansible_collections.bramble.cluster.plugins.module_utils.card import exclusive
 from ansible_collections.bramble.cluster.plugins.module_utils.card.content import Content, Run
 from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import Facts
+from ansible_collections.bramble.cluster.plugins.module_utils.card.image import TAIL
 from ansible_collections.bramble.cluster.plugins.module_utils.card.probe import (
     FILLER,
     CapacityProbe,
@@ -101,6 +102,14 @@ class Card:
                 f"{self.facts.device} is not the card that was checked before: {problem}. Check the slots, then run the same "
                 "command again"
             )
+
+    def check_still_ours(self) -> None:
+        """Check that this is still the same card, and that no other program uses it meanwhile. Raises BrambleError."""
+        self.check_same_card()
+        try:
+            exclusive.claim(self.fd, self.facts.device)
+        except OSError as error:
+            raise BrambleError(f"{self.facts.device} cannot be locked: {error.strerror}") from error
 
     def _changes(self) -> Iterator[str]:
         """Yield how what is open differs from the card that the guard saw. Raises OSError."""
@@ -218,7 +227,7 @@ class Card:
                 yield offset, length, offset + first
 
     def write_content(self, content: Content, meter: Meter = unmetered) -> None:
-        """Write all of a content except its first block, which `verify` writes last. Raises BrambleError.
+        """Write all of a content except its first page, which `verify` writes last. Raises BrambleError.
 
         The head is cleared first, so that an interrupted card never looks complete. The end of the image is written before the
         rest, so that a cache of the card no longer holds it when it is read back: on a counterfeit card, the end is what is lost.
@@ -230,6 +239,7 @@ class Card:
         for run in content.runs(BLOCK, content.tail_start):
             if not run.has_data:
                 self.clear(run, meter)
+        self.write(0, self._head_without_table(content))
         self.flush()
         meter(min(BLOCK, content.size))
 
@@ -238,6 +248,12 @@ class Card:
         for run in content.runs(content.tail_start):
             self.clear(run, meter)
         self.flush()
+
+    @staticmethod
+    def _head_without_table(content: Content) -> bytes:
+        """Return the first block of a content, with zeros in its first page, which has the partition table."""
+        head = content.read(0, min(BLOCK, content.size))
+        return bytes(len(head[:PAGE])) + head[PAGE:]
 
     def _write_data(self, content: Content, start: int, end: int, meter: Meter) -> None:
         """Write the data of a content from `start` to `end`. Raises BrambleError."""
@@ -261,7 +277,8 @@ class Card:
                 runs[-1] = runs[-1][0], run.end
             else:
                 runs.append((run.offset, run.end))
-        return CapacityProbe(self.facts.bytes, content.image.size, runs)
+        # The last block of an image is written whole.
+        return CapacityProbe(self.facts.bytes, -(-content.image.size // BLOCK) * BLOCK, runs)
 
     def write_marks(self, probe: CapacityProbe, meter: Meter = unmetered) -> None:
         """Write the marks of a probe, and check that they can be read back. Raises BrambleError."""
@@ -279,8 +296,9 @@ class Card:
         """
         written = self.written
         if not self.is_file:
-            for offset in range(*probe.filler, CHUNK):
-                self.write(offset, filler_chunk(offset)[: probe.filler[1] - offset])
+            for low, high in (probe.filler, *probe.end_filler):
+                for offset in range(low, high, CHUNK):
+                    self.write(offset, filler_chunk(offset)[: high - offset])
             self.flush()
         probe.check(self.read, meter)
         if self.is_file:
@@ -298,7 +316,7 @@ class Card:
                     fcntl.ioctl(self.fd, _BLKFLSBUF, 0)
 
     def verify(self, content: Content, meter: Meter = unmetered) -> None:
-        """Read a content back that was written by `write_content`, then write and verify its first block.
+        """Read a content back that was written by `write_content`, then write and verify its first page.
 
         Wrong chunks are written once more, and then everything is read again. The card gets its partition table only after all
         else was read back right, so that a card that is interrupted at any time does not look complete. Raises BrambleError.
@@ -306,35 +324,42 @@ class Card:
         try:
             self._read_back(content, meter)
             length = min(BLOCK, content.size)
-            self.write(0, content.read(0, length))
+            self.write(0, content.read(0, min(PAGE, length)))
             self.flush()
             meter(length)
-            # The end is read once more: on a card that is a little smaller than it reports, the first block is there as well.
-            for run in (Run(0, length, True), *content.runs(content.tail_start)):
+            # The end is read once more: on a card that is a little smaller than it reports, the first page is there as well.
+            end_start = max(BLOCK, (content.size - TAIL) // BLOCK * BLOCK)
+            for run in (Run(0, length, True), *content.runs(end_start)):
                 for offset, size in self.chunks_to_read(run):
                     if self.read(offset, size) != content.read(offset, size):
                         raise self._wrong_read_error(content, offset, size)
+            self.check_still_ours()
         except BrambleError:
             with contextlib.suppress(BrambleError):
                 self.clear_head(content)
             raise
 
     def _read_back(self, content: Content, meter: Meter) -> None:
-        """Read all of a content but its first block back, and repair it once. Raises BrambleError."""
-        bad = []
-        # What was written came from the image when it was checked, so an image that has changed since then shows as a difference.
-        for offset, length, _ in self.differences(content, meter, BLOCK, check_image=False):
+        """Read all of a content but its first page back, and repair it once. Raises BrambleError."""
+        head = self._head_without_table(content)
+        bad = [] if self.read(0, len(head)) == head else [(0, len(head))]
+        # What was written came from the image when it was checked, so it need not be checked again unless it was touched.
+        is_touched = content.image.is_touched()
+        for offset, length, _ in self.differences(content, meter, BLOCK, check_image=is_touched):
             bad.append((offset, length))
             if len(bad) > MAX_BAD_CHUNKS:
                 raise self._wrong_read_error(content, *bad[0], f"more than {MAX_BAD_CHUNKS} MiB are wrong, the first ")
-        if not bad:
+        if not bad and content.image.is_touched() == is_touched:
             return
         for offset, length in bad:
-            self.write(offset, content.read(offset, length))
+            self.write(offset, content.read(offset, length) if offset else head)
         self.flush()
         # Everything is read again: on a counterfeit card, a write to one address also changes another.
-        for offset, length, _ in self.differences(content, start=BLOCK, check_image=False):
-            raise self._wrong_read_error(content, offset, length, "also after writing that again, it is read back wrong ")
+        again = "also after writing that again, it is read back wrong "
+        for offset, length, _ in self.differences(content, start=BLOCK):
+            raise self._wrong_read_error(content, offset, length, again)
+        if self.read(0, len(head)) != head:
+            raise BrambleError(f"{again}in its first {len(head):,} bytes: the card is worn or counterfeit. Replace it")
 
     def _wrong_read_error(self, content: Content, offset: int, length: int, what: str = "it is read back wrong ") -> BrambleError:
         """Return the error for a chunk that is not read back as it was written: the fault of the card, or of its reader.

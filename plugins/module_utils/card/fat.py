@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import array
 import os
+import re
 import struct
 import sys
 import tempfile
@@ -91,12 +92,30 @@ def used_fat_ranges(fd: int, start: int, size: int, include_tail: bool) -> Itera
         yield end, size
 
 
-def check_fat(fd: int, start: int, size: int, used: Iterable[Range]) -> None:
+# What fsck.vfat says of no damage: what a power cut or a running system leaves behind, labels of other programs than mkfs.vfat,
+# and few clusters of a FAT32.
+_HARMLESS_LINE = re.compile(
+    r"fsck\.fat |There are differences between boot sector and its backup|This is mostly harmless|  [0-9, ]+:[0-9a-f]{2}/"
+    r"|  Not automatically fixing this|Dirty bit is set| Automatically removing dirty bit"
+    r"|Label '.*' stored in boot sector |Label in boot sector is |Volume label '.*' stored in root directory "
+    r"|There is no label in boot sector, |  Auto-removing label|  Auto-copying volume label"
+    r"|Warning: Filesystem is FAT32 |  but has only \d+ clusters, |  This may lead to problems"
+    r"|Free cluster summary |  Auto-correcting|Leaving filesystem unchanged|.*: \d+ files, |\s*$"
+)
+
+
+def harmful_lines(output: str) -> list[str]:
+    """Return the lines of the output of fsck.vfat that report damage."""
+    return [line.strip() for line in output.splitlines() if not _HARMLESS_LINE.match(line)]
+
+
+def check_fat(fd: int, start: int, size: int, used: Iterable[Range], only_harmful: bool = False) -> None:
     """Check a FAT file system with fsck.vfat, and change nothing. Raises BrambleError when it finds an error.
 
     fsck.vfat knows no offset, so it checks a sparse copy without a name, which needs the disk space of the used bytes.
 
     :param used: the used ranges of the disk
+    :param only_harmful: ignore what does no harm, such as the mark of a file system in use
     """
     try:
         with tempfile.TemporaryFile(dir=os.environ.get("TMPDIR", _SCRATCH), buffering=0) as copy:
@@ -110,9 +129,11 @@ def check_fat(fd: int, start: int, size: int, used: Iterable[Range]) -> None:
             result = run_program(command, env=TOOL_ENV, pass_fds=(copy.fileno(),), merge_stderr=True, exit_codes=None)
     except OSError as error:
         raise BrambleError(f"its FAT file system cannot be copied for fsck.vfat: {error.strerror}") from None
-    if result.returncode:
-        lines = [line.strip() for line in result.stdout.decode(errors="replace").splitlines()]
-        raise BrambleError("; ".join(["its FAT file system is damaged", *lines[1:7]]))  # the first line is the version
+    output = result.stdout.decode(errors="replace")
+    problems = harmful_lines(output)
+    if problems or (result.returncode and not only_harmful):
+        lines = problems or [line.strip() for line in output.splitlines()[1:]]  # the first line is the version
+        raise BrambleError("; ".join(["its FAT file system is damaged", *lines[:6]]))
 
 
 def _allocated(fd: int, tables: list[int], needed: int, clusters: int, bits: int) -> Iterator[Range]:

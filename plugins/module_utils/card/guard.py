@@ -315,10 +315,14 @@ class Guard:
             try:
                 backing = loop_backing_file(f"/dev/{name}")
             except PermissionError:  # without root, only the file name is known
-                known = os.stat(path)
+                try:
+                    known = os.stat(path)
+                except OSError:  # a file of a container, for example: the lease on the card shows whether it is this one
+                    continue
                 backing = (known.st_dev, known.st_ino)
             except OSError as error:
-                if error.errno in (errno.ENXIO, errno.ENOENT):  # the loop device was detached just now
+                # The loop device was detached just now, or its file is on a file system whose server has ended.
+                if error.errno in (errno.ENXIO, errno.ENOENT, errno.ENOTCONN, errno.ECONNABORTED):
                     continue
                 raise
             if backing == (status.st_dev, status.st_ino):

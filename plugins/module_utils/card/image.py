@@ -38,8 +38,9 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.error import 
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text import format_bytes
 
 MAP_VERSION = 2  # of the format of a saved block map; increase it when the meaning of a field changes
-# The last bytes of a partition and of a card can hold marks of what was there before, for which other tools would take the
-# new content: superblocks of md (format 0.90 within the last 128 KiB, 1.0 within 12 KiB), ZFS labels (512 KiB), a backup GPT.
+# The first and last bytes of a partition, and the last of a card, can hold marks of what was there before, for which other tools
+# would take the new content: superblocks of btrfs (at 64 KiB) and md (format 0.90 within the last 128 KiB, 1.0 within 12 KiB),
+# ZFS labels (512 KiB), a backup GPT.
 TAIL = 2**20
 _DIGEST_SIZE = 8
 
@@ -74,8 +75,7 @@ class Image:
             if not (map_path and self._load_map(map_path)):
                 self.sha256, self._filled_blocks, self._digests = self._scan()
                 self.needed_blocks = self._find_needed_blocks()
-                now = os.fstat(self.fd)
-                if (now.st_size, now.st_mtime_ns) != (self.size, self._stat.st_mtime_ns):
+                if self.is_touched():
                     raise ImageChanged(f"the image {path} was changed while it was read: run the same command again")
                 if map_path and save_map:
                     self._save_map(map_path)
@@ -159,8 +159,13 @@ class Image:
         return sha256.hexdigest(), blocks, bytes(digests)
 
     def _file_state(self) -> list[int]:
-        """Return numbers that change when the image is written to."""
+        """Return numbers that change when the image is written to, also if its modification time is put back."""
         return [getattr(self._stat, f"st_{name}") for name in ("dev", "ino", "size", "mtime_ns", "ctime_ns")]
+
+    def is_touched(self) -> bool:
+        """Return whether the open image was written to, or its file was removed or renamed, since it was opened."""
+        now = os.fstat(self.fd)
+        return (now.st_size, now.st_mtime_ns, now.st_ctime_ns) != (self.size, self._stat.st_mtime_ns, self._stat.st_ctime_ns)
 
     def _load_map(self, path: str) -> bool:
         """Load a saved block map, and return whether it is complete and belongs to this image in its present state."""
@@ -205,6 +210,7 @@ class Image:
             add_range(at, partition.start)
             for start, end in used_ranges(self.fd, partition):
                 add_range(start, end)
+            add_range(partition.start, min(partition.start + TAIL, partition.end))
             add_range(max(partition.start, partition.end - TAIL), partition.end)
             at = partition.end
         add_range(at, self.size)

@@ -40,17 +40,23 @@ def this_writer() -> Writer:
 
 def running_writer(entry: Mapping[str, Any]) -> int:
     """Return the ID of the process on this machine that is writing the card of an entry; 0 if there is none."""
-    writer = entry.get("writer") or {}
-    pid = int(writer.get("pid", 0))
+    writer = _writer(entry)
+    pid = writer.get("pid")
     is_here = entry.get("verdict") == WRITING and writer.get("boot_id") == _boot_id()
-    return pid if is_here and pid and _start_ticks(pid) == writer.get("start_ticks") else 0
+    return pid if is_here and isinstance(pid, int) and _start_ticks(pid) == writer.get("start_ticks") else 0
+
+
+def _writer(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the writer of an entry; {} if it has none that is valid."""
+    writer = entry.get("writer")
+    return writer if isinstance(writer, dict) else {}
 
 
 def describe_verdict(entry: Mapping[str, Any]) -> str:
     """Return the verdict of an entry and its reason; for a card whose writing has begun, whether it still goes on."""
     verdict, reason = entry.get("verdict", "-"), entry.get("reason", "")
     if verdict == WRITING:
-        writer = entry.get("writer") or {}
+        writer = _writer(entry)
         if pid := running_writer(entry):
             reason = f"process {pid} is still writing it"
         elif writer and writer.get("boot_id") != _boot_id() and writer.get("host") != platform.node():
@@ -95,7 +101,7 @@ class Ledger:
                 entries = json.load(file)
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise BrambleError(f"The ledger {self.path} cannot be read: {error}. Repair the file, or move it away.") from error
         if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
             raise BrambleError(

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from ansible_collections.bramble.cluster.plugins.module_utils.card.boot_files import (
+    check_boot,
     read_boot_file,
     readable_by_mtools,
     write_boot_files,
@@ -30,6 +31,12 @@ def check_names(boot_files: Mapping[str, str], root_files: Sequence[RootFile]) -
             raise BrambleError(
                 f"The boot file name {name!r} is invalid: it may have letters, digits and _ . + - only, and no folders"
             )
+    texts = {**boot_files, **{file.path: file.content for file in root_files}}
+    for name, text in texts.items():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise BrambleError(f"The text of {name} cannot be written as UTF-8: it has half of a surrogate pair") from None
     names = [name.lower() for name in boot_files] + [file.path for file in root_files]
     if duplicates := {name for name in names if names.count(name) > 1}:
         raise BrambleError(f"Two files have the same name: {', '.join(sorted(duplicates))}")
@@ -73,8 +80,11 @@ def build_overlay(
     """
     check_names(boot_files, root_files)
     with readable_by_mtools(bench):
-        boot_files = {**_changed_cmdline(bench, arguments or {}), **boot_files}
-        if boot_files:
+        changed_cmdline = _changed_cmdline(bench, arguments or {})
+    boot_files = {**changed_cmdline, **boot_files}
+    if boot_files:
+        check_boot(bench)
+        with readable_by_mtools(bench):
             write_boot_files(bench, boot_files)
     if root_files:
         write_root_files(bench, root_files)

@@ -10,6 +10,7 @@ All sizes and offsets are in bytes.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -19,6 +20,9 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.error import 
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text import format_bytes
 
 STRIDE = 128 * 2**20  # the largest distance of two marks, and so the error of the size that a message states
+END_FILLER = (
+    72 * 2**20
+)  # what is written between the last marks: more than a cache that holds only what is beyond the real memory
 FILLER = 128 * 2**20  # what is written after the marks and before they are read again, at least: twice the largest known cache
 MAX_MARKS = 1000  # with more, longer runs are worth their time: a mark takes about as long as 300 KB of data
 
@@ -62,8 +66,8 @@ def mark_page(key: bytes, offset: int) -> bytes:
 class CapacityProbe:
     """The marks on one card that find out whether it really has the bytes that it reports.
 
-    Use: `write_marks`, `check`, then write the `runs` and `filler`, then `check` again. Marks are only in the space behind the
-    image, whose content may be lost, and are not removed.
+    Use: `write_marks`, `check`, then write the `runs`, `filler` and `end_filler`, then `check` again. Marks are only in the space
+    behind the image, whose content may be lost, and are not removed.
 
     :param size: the number of bytes that the card reports
     :param start: the end of the image
@@ -81,6 +85,13 @@ class CapacityProbe:
         """The (low, high) of a range behind the image that must be written as well: more than a cache holds, in one piece."""
         low, high = self.filler
         self.offsets = mark_offsets(size, high, [*runs, self.filler] if high > low else list(runs))
+        self.end_filler: list[Range] = []
+        """The (low, high) of ranges between the last marks that must be written as well, if the card is much larger than that."""
+        missing = END_FILLER if size - start > 16 * END_FILLER else 0
+        for mark, next_mark in itertools.pairwise(reversed(self.offsets)):
+            if missing > 0 and mark - next_mark > PAGE:
+                self.end_filler.append((max(next_mark + PAGE, mark - missing), mark))
+                missing -= mark - self.end_filler[-1][0]
 
     @property
     def transferred_bytes(self) -> int:
