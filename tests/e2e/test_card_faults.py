@@ -16,7 +16,7 @@ from tests.support import tiny_image
 from tests.support.cards import Rig
 from tests.support.flaw import Flaw
 from tests.support.rehearsal import HARDWARE, play
-from tests.support.tiny_image import MIB, SIZE
+from tests.support.tiny_image import MIB
 
 CARD = 32 * MIB
 OLD_CONTENT = random.Random(2).randbytes(CARD)
@@ -60,7 +60,7 @@ def test_card_that_is_pulled(rig: Rig, tmp_path: Path) -> None:
     slots["pi-02"] = str(new.device())
     (limit,) = re.findall(r"ansible-playbook playbooks/cards.yml --limit (\S+)", failure)
     assert write_cards(limit) == ""
-    assert good.backing.read_bytes() == before and before[SIZE:] == OLD_CONTENT[SIZE:]
+    assert good.backing.read_bytes() == before and not any(before[-MIB:])
     for node, card in (("pi-01", good), ("pi-02", new)):
         command = ["mtype", "-i", f"{card.backing}@@{tiny_image.BOOT_START}", "::user-data"]
         assert f"hostname: {node}\n" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
