@@ -17,7 +17,7 @@ def test_discover_finds_each_node_at_its_address() -> None:
         "pi-client": ("up", f"{SUBNET}.100"),
         "pi-01": ("up", f"{SUBNET}.101"),
         "pi-02": ("up", f"{SUBNET}.102"),
-        "": ("this machine", f"{SUBNET}.1"),
+        "": ("control machine", f"{SUBNET}.1"),
     }
 
 
