@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from ansible_collections.bramble.cluster.plugins.module_utils.card import device as card_device
 from ansible_collections.bramble.cluster.plugins.module_utils.card import image as card_image
+from ansible_collections.bramble.cluster.plugins.module_utils.card import space as card_space
 from ansible_collections.bramble.cluster.plugins.module_utils.card.batch import write_batch
 from ansible_collections.bramble.cluster.plugins.module_utils.card.content import Content
 from ansible_collections.bramble.cluster.plugins.module_utils.card.device import Card
@@ -343,7 +344,7 @@ def test_image_and_card_that_change_in_the_same_way(
 def test_image_that_changes_while_its_map_is_made_and_is_put_back(
     image: Path, sha256: str, card: Callable[..., Path], run_module: RunModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changing, used_ranges = tmp_path / "changing.img", card_image.used_ranges
+    changing, used_ranges = tmp_path / "changing.img", card_space.used_ranges
     shutil.copyfile(image, changing)
     original, before = changing.read_bytes(), changing.stat()
 
