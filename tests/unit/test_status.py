@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +14,9 @@ from ansible_collections.bramble.cluster.plugins.filter.status import THROTTLED,
 from ansible_collections.bramble.cluster.plugins.module_utils.card.ledger import this_writer
 from hypothesis import given
 from hypothesis import strategies as st
+
+from tests.support import ROOT
+from tests.support.rehearsal import INVENTORY
 
 LIMITS = {"temperature": 80, "disk": 90, "memory": 5, "load": 4, "clock_offset": 5, "card_worn": 80, "restarts": 10}
 UP: dict[str, Any] = {
@@ -130,3 +136,26 @@ def test_every_bit_is_described_once(bits: int) -> None:
         is_described = bool(bits >> bit & 1) and not (bit >= 16 and bits >> (bit - 16) & 1)
         assert (word in words) == is_described
     assert any("unknown" in word for word in words) == bool(bits & ~0xF000F)
+
+
+def test_playbook_reports_cards_and_nodes_when_no_node_can_be_reached(tmp_path: Path) -> None:
+    """The play of status.yml itself, on addresses that refuse every connection, without the validation of keys."""
+    text = (ROOT / "playbooks/status.yml").read_text()
+    playbook = tmp_path / "status.yml"
+    plays = text[text.index("- name: Check the status of the nodes") :]
+    playbook.write_text(plays.replace("tasks/report.yml", str(ROOT / "playbooks/tasks/report.yml")))
+    (tmp_path / "cards.json").write_text('{"pi-01": {"verdict": "writing"}}')
+    values = {
+        "ansible_host": "127.0.0.1",
+        "ansible_port": 1,
+        "cluster_state_dir": str(tmp_path),
+        "cluster_reports_dir": str(tmp_path),
+    }
+    sources = [word for source in INVENTORY for word in ("-i", str(source))]
+    command = ["ansible-playbook", *sources, "-e", json.dumps(values), str(playbook)]
+    environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "NODES": "2"}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    status = json.loads((tmp_path / "status/status.json").read_text())
+    assert done.returncode == 2 and any("pi-02 cannot be reached" in problem for problem in status["problems"])
+    assert any("The new card of pi-01 is not finished: interrupted" in problem for problem in status["problems"])
