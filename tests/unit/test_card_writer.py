@@ -698,6 +698,22 @@ def test_any_card_becomes_any_content(data: list[bool], dirt: list[bool], pages:
 # Progress
 
 
+@pytest.mark.parametrize("kind", ["folder", "fifo", "missing folder"])
+def test_file_for_progress_that_cannot_be_written(
+    image: Path, sha256: str, card: Callable[..., Path], run_module: RunModule, tmp_path: Path, kind: str
+) -> None:
+    place = tmp_path / "events"
+    if kind == "folder":
+        place.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(place)
+    else:
+        place = tmp_path / "none/events"
+    arguments = write_arguments(image, sha256, pi_01=card("card")) | {"progress_file": str(place)}
+    outcome = run_module("card_write", arguments)
+    assert outcome["failed"] and f"The file for progress, {place}, cannot be opened" in outcome["msg"]
+
+
 def test_progress_events(image: Path, sha256: str, card: Callable[..., Path], run_module: RunModule, tmp_path: Path) -> None:
     events = tmp_path / "events.jsonl"
     run_module("card_write", {**write_arguments(image, sha256, pi_01=card("card")), "progress_file": str(events)})

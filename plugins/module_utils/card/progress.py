@@ -9,6 +9,8 @@ import os
 import time
 from collections.abc import Callable
 
+from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+
 Meter = Callable[[int], None]
 """A function that is called with the number of bytes that a phase has processed since the last call."""
 
@@ -24,10 +26,21 @@ class Progress:
     and 0 for prepare and test. Speeds are calculated from `monotonic` (seconds), as the clock (`time`) may be set meanwhile.
 
     :param min_seconds: the shortest time between two events within a phase of a card
+    :raises BrambleError: when the file cannot be opened
     """
 
     def __init__(self, path: str | None = None, min_seconds: float = 0.25) -> None:
-        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600) if path else -1
+        self._fd = -1
+        if path:
+            # Without O_NONBLOCK, a FIFO would make the cards wait for its reader.
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+            try:
+                self._fd = os.open(path, flags, 0o600)
+            except OSError as error:
+                raise BrambleError(
+                    f"The file for progress, {path}, cannot be opened: {error.strerror}. Nothing was changed. Name a plain file "
+                    "in an existing folder"
+                ) from None
         self._min_seconds, self._last_report = min_seconds, dict[str, float]()
 
     def meter(self, node: str, phase: str, total: int) -> Meter:
