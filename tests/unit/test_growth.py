@@ -109,7 +109,9 @@ def test_adding_a_role_changes_six_files(clone: Clone) -> None:
         check_order(clone.root)
     site = yaml.safe_load((clone.root / "playbooks/site.yml").read_text())
     names = [play.get("vars", {}).get("part") for play in site]
-    part = {"name": "The fan", "ansible.builtin.import_playbook": "parts/role.yml", "vars": {"part": "fan"}, "tags": ["fan"]}
+    title = "Configure the fan"
+    values = {"part": "fan", "part_title": title}
+    part = {"name": title, "ansible.builtin.import_playbook": "parts/role.yml", "vars": values, "tags": ["fan"]}
     site.insert(names.index("base") + 1, part)
     clone.write("playbooks/site.yml", yaml.safe_dump(site, sort_keys=False))
     assert len(clone.written) == 6

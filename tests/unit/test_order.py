@@ -63,6 +63,7 @@ def check_order(root: Path) -> None:
     titles = {play["vars"]["part"]: play["vars"]["part_title"] for play in titled}
     assert [play["name"] for play in titled] == list(titles.values())
     assert [match[1] for play in site if (match := re.search(r" \((\w+)\)$", play))] == roles
+    assert set(titles) == set(roles), "a play of site.yml has no part_title, or none is for a role"
     for role in roles:
         tasks = site[f"{titles[role]} ({role})"]
         assert any(task.startswith(f"{role} : ") for task in tasks), f"parts/role.yml does not apply {role}"
