@@ -62,7 +62,7 @@ def test_card_is_overwritten_only_with_confirmation(variables: dict, image: Path
 def test_check_mode_shows_the_table_and_writes_nothing(variables: dict, image: Path, tmp_path: Path) -> None:
     run = playbook("cards", variables=variables, arguments="--check --limit pi-01")
     shown = [event["event_data"]["res"].get("msg") for event in run.events if event["event"] == "runner_on_ok"]
-    assert any("31,914,983,424" in line and line.endswith("OK") for lines in shown if isinstance(lines, list) for line in lines)
+    assert any("31,914,983,424" in line and line.endswith("OK") for text in shown if text for line in text.splitlines())
     assert list(tmp_path.iterdir()) == []
 
 

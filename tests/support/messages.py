@@ -199,8 +199,8 @@ def yaml_messages(source: str) -> Iterator[str]:
                 continue
             if RUNS.search(key):
                 yield from shell_messages(_jinja(text))
-            elif key in TELLS:
-                yield from filter(lambda found: is_message(found, SHORT), [_jinja(text)])
+            elif key in TELLS or key.endswith("_message"):
+                yield from filter(lambda found: is_message(found, SHORT), _jinja(text).splitlines())
             elif re.match(r"[A-Z{]", text) and re.search(r"[.!?:]$", text):
                 yield from filter(is_message, [_jinja(text)])
 
