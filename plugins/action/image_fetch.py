@@ -14,6 +14,7 @@ from typing import Any
 from ansible import constants as C
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from ansible_collections.bramble.cluster.plugins.module_utils.core.text import printable, replace_invalid
 
 LOCAL_TMP: str = C.DEFAULT_LOCAL_TMP  # type: ignore[attr-defined]  # Ansible makes its constants at run time
 POLL_INTERVAL = 1.0  # seconds between two reads of the progress file
@@ -23,7 +24,7 @@ LINE_INTERVAL = 5.0  # seconds between two lines about one phase
 def progress_line(first: dict[str, Any], last: dict[str, Any]) -> str:
     """Return a line for the user about a phase, from its first and its last event: progress, speed, and remaining time."""
     done, total = last["done"], last["total"]
-    words = [f"image  {_printable(last['image'])}", last["phase"]]
+    words = [f"image  {printable(last['image'])}", last["phase"]]
     if total:
         words.append(f"{100 * done // total} % of {total / 1e6:,.0f} MB")
     elif done:
@@ -35,11 +36,6 @@ def progress_line(first: dict[str, Any], last: dict[str, Any]) -> str:
         if total > done:
             words.append(f"eta {(total - done) / rate:.0f} s")
     return "  ".join(words)
-
-
-def _printable(name: str) -> str:
-    """Return a name with escapes for what a terminal cannot show: control characters, and bytes that are not UTF-8."""
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in name)
 
 
 def show_progress(path: str, display: Display, stop: threading.Event) -> None:
@@ -84,7 +80,7 @@ class ActionModule(ActionBase):
             except UnicodeDecodeError:
                 arguments["src_base64"] = base64.b64encode(source).decode()
         # An argument can only be UTF-8.
-        arguments["name"] = str(arguments.get("name", "")).encode(errors="backslashreplace").decode()
+        arguments["name"] = replace_invalid(str(arguments.get("name", "")))
         if self._connection.transport != "local" or arguments.get("progress_file"):
             return result | self._execute_module(module_args=arguments, task_vars=task_vars)
         handle, path = tempfile.mkstemp(prefix="image-", suffix=".jsonl", dir=LOCAL_TMP)

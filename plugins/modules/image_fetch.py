@@ -148,6 +148,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.module import run_module
+from ansible_collections.bramble.cluster.plugins.module_utils.core.text import replace_invalid
 from ansible_collections.bramble.cluster.plugins.module_utils.image.cache import ImageCache
 from ansible_collections.bramble.cluster.plugins.module_utils.image.http import HttpClient
 from ansible_collections.bramble.cluster.plugins.module_utils.image.pin import PinnedImage
@@ -201,11 +202,6 @@ def read_sha256(options: dict, name: str) -> str:
     if text and not re.fullmatch("[0-9a-f]{64}", text):
         raise BrambleError(f"{name} is not a SHA-256 (64 hexadecimal digits): {text!r}. Nothing was changed.")
     return text
-
-
-def replace_invalid(text: str) -> str:
-    """Return text for the user, with escapes for bytes of file names that are not UTF-8, as Ansible shows no others."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import yaml
 
 from tests.support.files import project_texts
+from tests.support.yaml_files import mappings
 
 PYTHON = re.compile(r"#!.*python")
 IN_YAML = re.compile(
@@ -61,22 +61,13 @@ def words(identifier: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", identifier).lower().strip("_")
 
 
-def _mappings(node: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(node, dict):
-        yield node
-        node = list(node.values())
-    if isinstance(node, list):
-        for value in node:
-            yield from _mappings(value)
-
-
 def task_names(path: str, text: str) -> Iterator[str]:
     """Yield the names of plays, blocks, tasks and handlers of a YAML file, or of a template of one."""
     if path.endswith(".j2"):
         yield from re.findall(r"(?m)^\s*- name: (.+)\n\s+(?:hosts|block|\w+\.\w+\.\w+):", text)
         return
     for document in yaml.load_all(text, Loader=yaml.BaseLoader):
-        for mapping in _mappings(document):
+        for mapping in mappings(document):
             if any(key in {"hosts", "block", "import_playbook"} or re.fullmatch(r"\w+\.\w+\.\w+", key) for key in mapping):
                 yield from (mapping[key] for key in ("name",) if isinstance(mapping.get(key), str))
             if isinstance(mapping.get("part_title"), str) and "{{" not in mapping["part_title"]:

@@ -13,6 +13,7 @@ import yaml
 
 from bramble.cli import app
 from tests.support import ROOT
+from tests.support.yaml_files import argument_specs, mappings
 
 # Variables that hold names of roles (inventory/group_vars/all/cluster.yml): include_role with a template runs these.
 ROLE_LISTS = ("cluster_node_roles", "cluster_engine_roles")
@@ -34,15 +35,6 @@ def roles() -> set[str]:
 
 def _role_files(role: str) -> Iterator[Path]:
     return (path for path in (ROOT / "roles" / role).rglob("*.yml") if path.parent.name not in {"meta"})
-
-
-def _mappings(node: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(node, dict):
-        yield node
-        node = list(node.values())
-    if isinstance(node, list):
-        for value in node:
-            yield from _mappings(value)
 
 
 def _named(value: Any, key: str) -> list[str]:
@@ -76,7 +68,7 @@ def reached(playbook: str) -> tuple[frozenset[Path], frozenset[str], frozenset[s
         if file in files or not file.is_file():
             continue
         files.add(file)
-        for mapping in _mappings(list(yaml.load_all(file.read_text(encoding="utf-8"), Loader=yaml.BaseLoader))):
+        for mapping in mappings(list(yaml.load_all(file.read_text(encoding="utf-8"), Loader=yaml.BaseLoader))):
             for kind, name in _links(mapping):
                 if kind == "file":
                     pattern = re.sub(r"\{\{.*?\}\}", "*", name)
@@ -102,8 +94,7 @@ def options() -> dict[str, dict[str, Any]]:
     """Return the options of all roles, by name."""
     found: dict[str, dict[str, Any]] = {}
     for role in roles():
-        specs = yaml.safe_load((ROOT / "roles" / role / "meta/argument_specs.yml").read_text(encoding="utf-8"))["argument_specs"]
-        for spec in specs.values():
+        for spec in argument_specs(ROOT / "roles" / role).values():
             found |= spec.get("options") or {}
     return found
 

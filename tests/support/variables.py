@@ -9,9 +9,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tests.support import ROOT
+from tests.support.yaml_files import argument_specs
 
 PAGE = ROOT / "docs/variables.md"
 INTRODUCTION = """\
@@ -72,7 +71,7 @@ def page() -> str:
         rows = [_row(name, _default(value, file), comment) for name, (value, comment) in _written(file.read_text()).items()]
         parts += [f"\n## {file.relative_to(ROOT)}\n\n", head, *rows]
     for role in sorted((ROOT / "roles").iterdir()):
-        specs = yaml.safe_load((role / "meta/argument_specs.yml").read_text())["argument_specs"]
+        specs = argument_specs(role)
         defaults = role / "defaults/main.yml"
         written = _written(defaults.read_text()) if defaults.exists() else {}
         options = {name: option for spec in specs.values() for name, option in (spec.get("options") or {}).items()}

@@ -9,20 +9,16 @@ import pytest
 import yaml
 
 from tests.support import ROOT
+from tests.support.yaml_files import argument_specs
 
 ROLES = sorted((ROOT / "roles").iterdir())
 # Roles that change the control machine and cards, but no nodes.
 CONTROL_MACHINE = {"capture", "card", "identity", "image"}
 
 
-def entry_points(role: Path) -> dict:
-    """Return the entry points of a role, from its argument_specs.yml."""
-    return yaml.safe_load((role / "meta/argument_specs.yml").read_text())["argument_specs"]
-
-
 def options(role: Path) -> dict:
     """Return the variables of a role, for installation and removal."""
-    found = entry_points(role)
+    found = argument_specs(role)
     return {**found.get("absent", {}).get("options", {}), **found["main"].get("options", {})}
 
 
@@ -58,8 +54,8 @@ def test_playbooks_use_only_roles_that_exist() -> None:
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
 def test_a_role_that_installs_something_has_tasks_that_remove_it(role: Path) -> None:
     """Playbooks choose between tasks/main.yml and tasks/absent.yml, so no role has a variable for the state."""
-    assert (role / "tasks/main.yml").exists() and "main" in entry_points(role)
-    assert (role / "tasks/absent.yml").exists() == ("absent" in entry_points(role))
+    assert (role / "tasks/main.yml").exists() and "main" in argument_specs(role)
+    assert (role / "tasks/absent.yml").exists() == ("absent" in argument_specs(role))
     if role.name not in CONTROL_MACHINE:
         assert (role / "tasks/absent.yml").exists()
     assert [name for name in options(role) if name.endswith("_state")] == []

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ansible_collections.bramble.cluster.plugins.module_utils.card.fat import Fat
+from ansible_collections.bramble.cluster.plugins.module_utils.card.fat import Fat, table_entries
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import SECTOR, read_exactly
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 
@@ -124,15 +124,7 @@ class FatTree:
     def _read_table(self) -> array.array[int]:
         """Return the entries of the file allocation table, by cluster; there are none for the clusters 0 and 1."""
         count, bits = self._fat.clusters + 2, self._fat.bits
-        raw = read_exactly(self._fd, self._table_offset, -(-count * bits // 8))
-        if bits == 12:
-            raw += bytes(-len(raw) % 3)
-            triples = zip(raw[0::3], raw[1::3], raw[2::3], strict=True)
-            return array.array("I", (entry for a, b, c in triples for entry in (a | (b & 15) << 8, b >> 4 | c << 4)))
-        entries = array.array("H" if bits == 16 else "I", raw)
-        if sys.byteorder == "big":
-            entries.byteswap()
-        return array.array("I", entries)
+        return array.array("I", table_entries(read_exactly(self._fd, self._table_offset, -(-count * bits // 8)), bits))
 
     def _write_table(self) -> None:
         """Write all copies of the file allocation table."""
@@ -262,9 +254,8 @@ class FatTree:
             raise BrambleError(
                 f"its boot partition has no space for the {len(data):,} bytes of {file.name}: remove files from the partition"
             )
-        for cluster, following in zip(
-            chain, [*chain[1:], self._end_mark | 7], strict=False
-        ):  # without content, there is no chain
+        # Without content, there is no chain.
+        for cluster, following in zip(chain, [*chain[1:], self._end_mark | 7], strict=False):
             self._set_next(cluster, following)
         file.set_content(chain[0] if chain else 0, len(data))
         self._write(file, data)

@@ -25,9 +25,11 @@ from ansible_collections.bramble.cluster.plugins.module_utils.card.partition imp
     parse_partitions,
 )
 from ansible_collections.bramble.cluster.plugins.module_utils.card.ranges import RangeList
+from ansible_collections.bramble.cluster.plugins.module_utils.card.signatures import probe_signatures
 from ansible_collections.bramble.cluster.plugins.module_utils.card.space import EXT, FAT, file_system_kind, used_ranges
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import PAGE, SECTOR, Range, read_exactly
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.file_state import FileState
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text import format_bytes
 
 _EXTENDED_TYPES = frozenset({"0x05", "0x0f", "0x85"})
@@ -50,7 +52,7 @@ class SourceCard:
     boot_used: RangeList
     root_used: RangeList
     gaps: list[Range]
-    file_state: tuple[int, ...]
+    file_state: FileState | None
 
     @property
     def used_bytes(self) -> int:
@@ -58,14 +60,13 @@ class SourceCard:
         return sum(high - low for low, high in self.gaps) + self.boot_used.total + self.root_used.total
 
 
-def file_state(card: Card) -> tuple[int, ...]:
-    """Return numbers that differ after a card that is a file was written to; none for a block device, where nothing shows this.
+def file_state(card: Card) -> FileState | None:
+    """Return the state of a card that is a file; None for a block device, where nothing shows that it was written to.
 
     Programs can set the time of the last change of the content back, but not that of the last change of the inode. The kernel
     keeps neither for a block device: only the exclusive access protects a disk, and not from programs that do not ask for it.
     """
-    status = os.fstat(card.fd)
-    return (status.st_size, status.st_mtime_ns, status.st_ctime_ns) if card.is_file else ()
+    return FileState.of(card.fd) if card.is_file else None
 
 
 @contextlib.contextmanager
@@ -186,11 +187,9 @@ def _check_end(card: Card, root: Partition) -> None:
     for start in sorted({-(-root.end // unit) * unit for unit in (SECTOR, 2**20, 4 * 2**20)}):
         if start >= size:
             continue
-        words = ("blkid", "--probe", "--output", "export", "--offset", str(start), "--size", str(size - start))
-        text = run_tool(*words, f"/proc/self/fd/{card.fd}", exit_codes=(0, 2, 8), pass_fds=(card.fd,))
-        found = re.search(r"^(?:TYPE|PTTYPE)=(\S+)", text, re.MULTILINE)
-        # Exit code 2 stands for nothing, 8 for several kinds at once, of which blkid names none.
-        if kind := found[1] if found else "several file systems" if "ambivalent" in text else "":
+        place = ("--offset", str(start), "--size", str(size - start))
+        tags = probe_signatures(f"/proc/self/fd/{card.fd}", *place, pass_fds=(card.fd,))
+        if kind := "several file systems" if tags is None else tags.get("TYPE") or tags.get("PTTYPE"):
             erase = f"blkdiscard --zeroout --offset {start} {shlex.quote(card.facts.device)}"
             if card.is_file:
                 erase = f"fallocate --punch-hole --offset {start} --length {size - start} {shlex.quote(card.facts.device)}"

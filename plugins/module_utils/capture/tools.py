@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 
 from ansible_collections.bramble.cluster.plugins.module_utils.core import process
@@ -28,15 +27,9 @@ def run_tool(*command: str | Path, input: str = "", exit_codes: Collection[int] 
         pass_fds=pass_fds,
         merge_stderr=True,
         exit_codes=exit_codes,
-        select_lines=_first_error_lines,
+        select_lines=process.first_error_lines,
     )
     return result.stdout.decode(errors="surrogateescape")
-
-
-def _first_error_lines(output: str) -> Sequence[str]:
-    """Return the first six lines of an output, without the titles of passes and the version of the program."""
-    lines = output.splitlines()
-    return [line.strip() for line in lines if not re.match(r"\s*$|Pass \d|\w+ \d+\.\d+\S* \(", line)][:6]
 
 
 def check_tools(path: str = TOOL_ENV["PATH"]) -> None:

@@ -7,7 +7,7 @@ import os
 import struct
 from collections.abc import Iterator, Mapping
 
-from ansible_collections.bramble.cluster.plugins.module_utils.card.fat import Fat, check_fat
+from ansible_collections.bramble.cluster.plugins.module_utils.card.fat import Fat
 from ansible_collections.bramble.cluster.plugins.module_utils.card.workbench import Workbench
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import SECTOR, read_exactly
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
@@ -55,14 +55,11 @@ def readable_by_mtools(bench: Workbench) -> Iterator[None]:
 
 def check_boot(bench: Workbench) -> None:
     """Check that the boot file system is not damaged: files would be written into others. Raises BrambleError."""
-    try:
-        start, size = bench.boot.start, bench.boot.size
-        check_fat(bench.fd, start, size, [(start, start + size)], only_harmful=True)
-    except BrambleError as error:
+    if bench.boot_damage:
         raise BrambleError(
-            f"Partition 1 of {bench.image.path} cannot get the files of a node: {error}. Nothing was written. Use another copy "
-            "of the image, or repair this one with fsck.vfat and set its new image_sha256"
-        ) from None
+            f"Partition 1 of {bench.image.path} cannot get the files of a node: {bench.boot_damage}. Nothing was written. Use "
+            "another copy of the image, or repair this one with fsck.vfat and set its new image_sha256"
+        )
 
 
 def write_boot_files(bench: Workbench, files: Mapping[str, str]) -> None:

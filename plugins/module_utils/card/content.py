@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import struct
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ansible_collections.bramble.cluster.plugins.module_utils.card.image import TAIL, Image
@@ -83,14 +83,13 @@ class Content:
         :param check: raise BrambleError when the image was changed there after its scan
         """
         with ThreadPoolExecutor(max_workers=1) as pool:
-            pending: tuple[int, int, Future[bytes] | None] | None = None
-            for offset, length, is_read in places:
-                ahead = pool.submit(self.read, offset, length, check) if is_read else None
-                if pending:
-                    yield pending[0], pending[1], pending[2].result() if pending[2] else None
-                pending = offset, length, ahead
-            if pending:
-                yield pending[0], pending[1], pending[2].result() if pending[2] else None
+            ahead = (
+                (offset, length, pool.submit(self.read, offset, length, check) if is_read else None)
+                for offset, length, is_read in places
+            )
+            # A pair takes the next place, which begins to read it, before the present one is yielded.
+            for (offset, length, future), _ in itertools.pairwise(itertools.chain(ahead, [(0, 0, None)])):
+                yield offset, length, future.result() if future else None
 
     def runs(self, start: int = 0, end: int | None = None) -> Iterator[Run]:
         """Yield the runs of [start, end), in order. Both limits are multiples of BLOCK, or the end of the content."""

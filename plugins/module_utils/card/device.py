@@ -77,11 +77,7 @@ class Card:
         self._buffer = mmap.mmap(-1, CHUNK)  # an anonymous mapping is aligned to pages, as O_DIRECT requires
         try:
             self.check_same_card()
-            exclusive.claim(self.fd, facts.device)
-            self.check_same_card()
-        except OSError as error:
-            self.close()
-            raise BrambleError(f"{facts.device} cannot be locked: {error.strerror}") from error
+            self.check_still_ours()
         except BrambleError:
             self.close()
             raise
@@ -104,12 +100,12 @@ class Card:
             )
 
     def check_still_ours(self) -> None:
-        """Check that this is still the same card, and that no other program uses it meanwhile. Raises BrambleError."""
-        self.check_same_card()
+        """Check that no other program uses this card, and that it is still the same one. Raises BrambleError."""
         try:
             exclusive.claim(self.fd, self.facts.device)
         except OSError as error:
             raise BrambleError(f"{self.facts.device} cannot be locked: {error.strerror}") from error
+        self.check_same_card()
 
     def _changes(self) -> Iterator[str]:
         """Yield how what is open differs from the card that the guard saw. Raises OSError."""
@@ -212,14 +208,11 @@ class Card:
         :param check_image: check all of the image, and not only where the card differs, for changes since its scan
         :raises BrambleError: when the card cannot be read, or the image was changed
         """
-        runs = ((run, place) for run in content.runs(start) for place in self.chunks_to_read(run))
-        places = ((offset, length, run.has_data) for run, (offset, length) in runs)
+        places = ((offset, length, run.has_data) for run in content.runs(start) for offset, length in self.chunks_to_read(run))
         for offset, length, data in content.read_ahead(places, check_image):
             meter(length if data is not None or not self.is_file else 0)
             found = self.read(offset, length)
-            if data is None and is_zero(found):
-                continue
-            if found == data:
+            if is_zero(found) if data is None else found == data:
                 continue
             wanted = content.read(offset, length)
             if found != wanted:
@@ -329,10 +322,10 @@ class Card:
             meter(length)
             # The end is read once more: on a card that is a little smaller than it reports, the first page is there as well.
             end_start = max(BLOCK, (content.size - TAIL) // BLOCK * BLOCK)
-            for run in (Run(0, length, True), *content.runs(end_start)):
-                for offset, size in self.chunks_to_read(run):
-                    if self.read(offset, size) != content.read(offset, size):
-                        raise self._wrong_read_error(content, offset, size)
+            if self.read(0, length) != content.read(0, length):
+                raise self._wrong_read_error(content, 0, length)
+            for offset, size, _ in self.differences(content, start=end_start):
+                raise self._wrong_read_error(content, offset, size)
             self.check_still_ours()
         except BrambleError:
             with contextlib.suppress(BrambleError):

@@ -22,7 +22,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ansible_collections.bramble.cluster.plugins.module_utils.card.mounts import read_mounts
-from ansible_collections.bramble.cluster.plugins.module_utils.card.sysfs import loop_backing_file, read_line, read_text
+from ansible_collections.bramble.cluster.plugins.module_utils.card.sysfs import (
+    loop_backing_file,
+    partition_folders,
+    process_fields,
+    read_line,
+    read_text,
+)
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 
 PATIENCE = 3.0  # seconds: udev and blkid open each new disk, and file indexers each new file, for a moment
@@ -91,8 +97,8 @@ def keys_of(fd: int, sys: str = "/sys") -> set[Key]:
         return {key}
     keys = {key}
     folder = os.path.realpath(os.path.join(sys, f"dev/block/{os.major(key.device)}:{os.minor(key.device)}"))
-    for entry in os.listdir(folder) if os.path.isdir(folder) else []:
-        if read_text(folder, entry, "partition") and (number := read_text(folder, entry, "dev")):
+    for place in partition_folders(folder).values() if os.path.isdir(folder) else []:
+        if number := read_text(place, "dev"):
             major, minor = number.split(":")
             keys.add(Key(True, os.makedev(int(major), int(minor)), 0))
     return keys
@@ -167,8 +173,7 @@ class Processes:
         pids, pid = set[int](), os.getppid()
         while pid > 0 and pid not in pids:
             pids.add(pid)
-            # The name of the process is in parentheses, and can have any character, so its end is the last one: proc(5).
-            fields = read_text(self.proc, str(pid), "stat").rpartition(")")[2].split()
+            fields = process_fields(pid, self.proc)
             pid = int(fields[1]) if len(fields) > 1 else 0
         return pids
 

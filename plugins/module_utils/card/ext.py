@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from ansible_collections.bramble.cluster.plugins.module_utils.card.ranges import RangeList, gaps
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import Range
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
-from ansible_collections.bramble.cluster.plugins.module_utils.core.process import run_program
+from ansible_collections.bramble.cluster.plugins.module_utils.core.process import first_error_lines, run_program
 from ansible_collections.bramble.cluster.plugins.module_utils.core.tools import TOOL_ENV
 
 _SECONDS = 120  # the time limit of dumpe2fs, which needs a few seconds on a slow card
@@ -85,9 +85,8 @@ def check_ext(fd: int, start: int) -> None:
         exit_codes=None,
     )
     if result.returncode or b"skipping journal recovery" in result.stdout:
-        lines = result.stdout.decode(errors="replace").splitlines()
-        reasons = [line for line in lines if line and not line.startswith(("Pass ", "e2fsck "))]
-        raise BrambleError("; ".join(["its ext file system is damaged", *reasons[:6]]))
+        reasons = first_error_lines(result.stdout.decode(errors="replace"))
+        raise BrambleError("; ".join(["its ext file system is damaged", *reasons]))
 
 
 def _check_state(fields: Mapping[str, str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from ansible_collections.bramble.cluster.plugins.module_utils.core.text import text_table
+from ansible_collections.bramble.cluster.plugins.module_utils.core.text import printable, text_table
 
 USB2_SPEED = 480  # Mbit/s
 OK = "OK"
@@ -64,11 +64,6 @@ def controller_warnings(batch: Sequence[Facts]) -> list[str]:
         for name, nodes in by_controller.items()
         if len(nodes) > 1
     ]
-
-
-def printable(name: str) -> str:
-    """Return a name with escapes for characters that would break a line of a table, such as a line feed."""
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in name)
 
 
 def table(batch: Sequence[Facts]) -> str:

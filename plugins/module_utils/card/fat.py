@@ -145,7 +145,7 @@ def _allocated(fd: int, tables: list[int], needed: int, clusters: int, bits: int
         chunk = read_exactly(fd, tables[0] + at, amount)
         if any(read_exactly(fd, table + at, amount) != chunk for table in tables[1:]):
             raise BrambleError("the two copies of its file allocation table differ: run fsck.vfat")
-        for entry in _entries(chunk, bits):
+        for entry in table_entries(chunk, bits):
             if number >= clusters + 2:
                 break
             is_used = number >= 2 and entry & 0x0FFFFFFF != 0
@@ -159,8 +159,8 @@ def _allocated(fd: int, tables: list[int], needed: int, clusters: int, bits: int
         yield begin, clusters + 2
 
 
-def _entries(chunk: bytes, bits: int) -> Iterable[int]:
-    """Return the entries of a chunk of a FAT."""
+def table_entries(chunk: bytes, bits: int) -> Iterable[int]:
+    """Return the entries of a chunk of a file allocation table, which begins with a whole entry."""
     if bits == 12:
         padded = chunk + bytes(-len(chunk) % 3)
         triples = zip(padded[0::3], padded[1::3], padded[2::3], strict=True)

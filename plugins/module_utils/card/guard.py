@@ -10,7 +10,6 @@ import errno
 import os
 import re
 import stat
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -29,16 +28,17 @@ from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import 
     Facts,
 )
 from ansible_collections.bramble.cluster.plugins.module_utils.card.mounts import Mounts, Pool
+from ansible_collections.bramble.cluster.plugins.module_utils.card.signatures import probe_signatures
 from ansible_collections.bramble.cluster.plugins.module_utils.card.sysfs import (
     active_swaps,
     find_reader,
     loop_backing_file,
+    partition_folders,
     read_line,
     read_text,
 )
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import SECTOR
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
-from ansible_collections.bramble.cluster.plugins.module_utils.core.process import run_program
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text import format_bytes
 
 # A larger disk is more likely someone's backup than a card for a cluster. Cards sold as 256 GB have a little more than that.
@@ -80,22 +80,20 @@ class Guard:
     @staticmethod
     def _refuse_cards_in_use(batch: Sequence[Facts]) -> None:
         """Set the verdict of the cards that another program uses. All are watched together, as some uses last only a moment."""
-        end = time.monotonic() + exclusive.PATIENCE
-        while batch:
-            busy, processes = [], exclusive.Processes()
-            for facts in batch:
+        busy = list(batch)
+
+        def inspect_busy(processes: exclusive.Processes) -> str:
+            for facts in list(busy):
                 try:
-                    if reason := exclusive.inspect(facts.device, facts.kind == "block", processes):
-                        facts.verdict, facts.reason = IN_USE, reason
-                        busy.append(facts)
-                    else:
-                        facts.verdict, facts.reason = OK, ""
+                    reason = exclusive.inspect(facts.device, facts.kind == "block", processes)
+                    facts.verdict, facts.reason = (IN_USE, reason) if reason else (OK, "")
                 except OSError as error:
                     facts.verdict, facts.reason = NOT_REMOVABLE, f"it cannot be opened, so it is not written: {error}"
-            if time.monotonic() >= end:
-                return
-            batch = busy
-            time.sleep(exclusive.INTERVAL if busy else 0)
+                if facts.verdict != IN_USE:
+                    busy.remove(facts)
+            return busy[0].reason if busy else ""
+
+        exclusive.wait_while_used(inspect_busy)
 
     def _inspect(self, node: str, slot: str, needed: int, virtual_bytes: int = 0) -> Facts:
         """Return the facts of one slot."""
@@ -272,8 +270,7 @@ class Guard:
     def _members(self, name: str) -> dict[str, str]:
         """Return the folders in /sys of a disk and its partitions, by name."""
         folder = self._sysfs_folder(name)
-        parts = {part: os.path.join(folder, part) for part in os.listdir(folder) if read_text(folder, part, "partition")}
-        return {name: folder, **parts}
+        return {name: folder, **partition_folders(folder)}
 
     def _holder_kind(self, name: str) -> str:
         """Return what kind of device a holder is, for the user."""
@@ -335,11 +332,9 @@ def zfs_pools(device: str) -> set[str]:
     What blkid cannot tell, the exclusive opening of the disk does: ZFS holds the disks of its pools.
     """
     try:
-        found = run_program(["blkid", "--probe", "--usages", "filesystem", "--output", "export", device], exit_codes=None)
+        tags = probe_signatures(device, "--usages", "filesystem") or {}
     except BrambleError:
         return set()
-    lines = found.stdout.decode(errors="surrogateescape").splitlines()
-    tags = dict(line.split("=", 1) for line in lines if "=" in line)
     return {tags["LABEL"]} if tags.get("TYPE") == "zfs_member" and "LABEL" in tags else set()
 
 

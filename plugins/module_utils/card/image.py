@@ -35,6 +35,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io impo
     read_exactly,
 )
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
+from ansible_collections.bramble.cluster.plugins.module_utils.core.file_state import FileState
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text import format_bytes
 
 MAP_VERSION = 2  # of the format of a saved block map; increase it when the meaning of a field changes
@@ -66,8 +67,8 @@ class Image:
         self.path = path
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            self._stat = os.fstat(self.fd)
-            self.size = self._stat.st_size
+            self._state = FileState.of(self.fd)
+            self.size = self._state.bytes
             if self.size == 0 or self.size % SECTOR:
                 raise BrambleError(
                     f"the image {path} has {format_bytes(self.size)}, which is not a whole number of {SECTOR}-byte sectors"
@@ -160,12 +161,11 @@ class Image:
 
     def _file_state(self) -> list[int]:
         """Return numbers that change when the image is written to, also if its modification time is put back."""
-        return [getattr(self._stat, f"st_{name}") for name in ("dev", "ino", "size", "mtime_ns", "ctime_ns")]
+        return list(self._state)
 
     def is_touched(self) -> bool:
         """Return whether the open image was written to, or its file was removed or renamed, since it was opened."""
-        now = os.fstat(self.fd)
-        return (now.st_size, now.st_mtime_ns, now.st_ctime_ns) != (self.size, self._stat.st_mtime_ns, self._stat.st_ctime_ns)
+        return FileState.of(self.fd) != self._state
 
     def _load_map(self, path: str) -> bool:
         """Load a saved block map, and return whether it is complete and belongs to this image in its present state."""

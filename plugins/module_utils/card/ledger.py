@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from ansible_collections.bramble.cluster.plugins.module_utils.card.sysfs import process_fields
 from ansible_collections.bramble.cluster.plugins.module_utils.core.atomic import replace_file
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text import text_table
@@ -75,11 +76,10 @@ def _boot_id() -> str:
 def _start_ticks(pid: int) -> int:
     """Return when a process was started, in clock ticks since the boot (proc(5), stat, field 22); -1 if it does not exist."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()  # the name of the program can contain spaces
+        fields = process_fields(pid)
     except OSError:
         return -1
-    return -1 if fields[0] == b"Z" else int(fields[19])
+    return -1 if not fields or fields[0] == "Z" else int(fields[19])
 
 
 def merge_entry(entry: Mapping[str, Any], values: Mapping[str, Any], fresh: bool) -> dict[str, Any]:

@@ -20,9 +20,8 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.error import 
 from ansible_collections.bramble.cluster.plugins.module_utils.core.text import format_bytes
 
 STRIDE = 128 * 2**20  # the largest distance of two marks, and so the error of the size that a message states
-END_FILLER = (
-    72 * 2**20
-)  # what is written between the last marks: more than a cache that holds only what is beyond the real memory
+# What is written between the last marks: more than a cache that holds only what is beyond the real memory.
+END_FILLER = 72 * 2**20
 FILLER = 128 * 2**20  # what is written after the marks and before they are read again, at least: twice the largest known cache
 MAX_MARKS = 1000  # with more, longer runs are worth their time: a mark takes about as long as 300 KB of data
 

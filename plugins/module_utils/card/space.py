@@ -12,9 +12,9 @@ from ansible_collections.bramble.cluster.plugins.module_utils.card.ext import ch
 from ansible_collections.bramble.cluster.plugins.module_utils.card.fat import check_fat, used_fat_ranges
 from ansible_collections.bramble.cluster.plugins.module_utils.card.partition import FAT_TYPES, LINUX_TYPES, Partition
 from ansible_collections.bramble.cluster.plugins.module_utils.card.ranges import RangeList, align
+from ansible_collections.bramble.cluster.plugins.module_utils.card.signatures import probe_signatures
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import PAGE, read_exactly
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
-from ansible_collections.bramble.cluster.plugins.module_utils.core.process import run_program
 from ansible_collections.bramble.cluster.plugins.module_utils.core.tools import TOOL_ENV, not_installed
 
 EXT, FAT, UNKNOWN = "ext", "FAT", ""
@@ -23,7 +23,6 @@ _NAMES = {EXT: "ext2, ext3 or ext4", FAT: "FAT"}
 # What blkid calls these file systems.
 _BLKID_TYPES = {EXT: ("ext2", "ext3", "ext4"), FAT: ("vfat",)}
 _TOOLS = {EXT: ("blkid", "dumpe2fs", "e2fsck"), FAT: ("blkid", "fsck.vfat")}
-_AMBIVALENT = 8  # the exit code of blkid(8) for the signatures of several file systems
 _MIN_SIZE = 2 * 2**20
 
 
@@ -112,11 +111,9 @@ def _check_kind(fd: int, partition: Partition, kind: str) -> None:
         # blkid stops at the first signature of what is as small as a floppy disk (libblkid, blkid_probe_is_tiny).
         raise BrambleError(f"it is smaller than {_MIN_SIZE:,} bytes")
     place = ["--offset", str(partition.start), "--size", str(partition.size)]
-    command = ["blkid", "--probe", *place, "--output", "export", f"/proc/self/fd/{fd}"]
-    result = run_program(command, env=TOOL_ENV, pass_fds=(fd,), exit_codes=None)
-    fields = dict(line.partition("=")[::2] for line in result.stdout.decode(errors="replace").splitlines())
-    if result.returncode == _AMBIVALENT:
+    tags = probe_signatures(f"/proc/self/fd/{fd}", *place, pass_fds=(fd,))
+    if tags is None:
         raise BrambleError("it holds the signatures of several file systems, of which blkid cannot tell the valid one")
-    if result.returncode or fields.get("TYPE") not in _BLKID_TYPES[kind] or "PTTYPE" in fields:
-        found = [fields[name] for name in ("TYPE", "PTTYPE") if name in fields]
+    if tags.get("TYPE") not in _BLKID_TYPES[kind] or "PTTYPE" in tags:
+        found = [tags[name] for name in ("TYPE", "PTTYPE") if name in tags]
         raise BrambleError(f"blkid finds {' and '.join(found) or 'nothing'} in it, not just a valid {_NAMES[kind]} file system")

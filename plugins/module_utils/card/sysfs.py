@@ -46,6 +46,19 @@ def active_swaps(text: str) -> list[str]:
     return [unescape_field(re.split("[ \t]", line)[0]) for line in text.split("\n")[1:] if line]
 
 
+def process_fields(pid: int, proc: str = "/proc") -> list[str]:
+    """Return the fields of /proc/PID/stat from the state on (field 3 of proc(5)); none if there is no such process.
+
+    The name of the program before them is in parentheses, and can have any character, so its end is the last one. Raises OSError.
+    """
+    return read_text(proc, str(pid), "stat").rpartition(")")[2].split()
+
+
+def partition_folders(folder: str) -> dict[str, str]:
+    """Return the folders in /sys of the partitions of a disk, by name; `folder` is that of the disk. Raises OSError."""
+    return {name: os.path.join(folder, name) for name in os.listdir(folder) if read_text(folder, name, "partition")}
+
+
 def loop_backing_file(device: str) -> tuple[int, int]:
     """Return (st_dev, st_ino) of the file behind a loop device. Raises OSError.
 

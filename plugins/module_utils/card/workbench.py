@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import subprocess
@@ -9,11 +10,12 @@ import tempfile
 from collections.abc import Iterator, Sequence
 
 from ansible_collections.bramble.cluster.plugins.module_utils.card.content import Content, Overlay
+from ansible_collections.bramble.cluster.plugins.module_utils.card.fat import check_fat
 from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
 from ansible_collections.bramble.cluster.plugins.module_utils.card.space import used_ranges
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import BLOCK, CHUNK, PAGE, data_extents, read_exactly
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
-from ansible_collections.bramble.cluster.plugins.module_utils.core.process import run_program
+from ansible_collections.bramble.cluster.plugins.module_utils.core.process import first_error_lines, run_program
 from ansible_collections.bramble.cluster.plugins.module_utils.core.tools import TOOL_ENV
 
 # The time of the files of a node (2024-01-01 UTC). It is constant, so that the same input always results in the same bytes.
@@ -55,8 +57,8 @@ class Workbench:
             for run in self._original.runs():
                 if run.has_data:
                     os.pwrite(self.fd, self._original.read(run.offset, run.length), run.offset)
-            self._clean_root(folder)
-            self._original = Content(image, self._changed_pages())
+            if self._repair_root(folder):
+                self._original = Content(image, self._changed_pages())
         except BaseException:
             self._file.close()
             raise
@@ -76,12 +78,15 @@ class Workbench:
         """The root file system, in the notation of e2fsprogs."""
         return f"/proc/self/fd/{self.fd}?offset={self.root.start}"
 
-    def _clean_root(self, folder: str) -> None:
-        """Replay the journal of the root file system, and repair what e2fsck repairs without questions. Raises BrambleError."""
+    def _repair_root(self, folder: str) -> bool:
+        """Replay the journal of the root file system, and repair what e2fsck repairs without questions.
+
+        Return whether that was necessary. Raises BrambleError.
+        """
         header = self.run("dumpe2fs", "-h", self.root_device).stdout.decode(errors="replace")
         is_changed_by_mount = any(sign in header for sign in ("needs_recovery", "orphan_present", "First orphan inode"))
         if not is_changed_by_mount and not self.run("e2fsck", "-fn", self.root_device).returncode:
-            return
+            return False
         # In a file of its own: after a replay, e2fsck (1.47) opens the file system again without its offset.
         with tempfile.TemporaryFile(dir=folder, prefix=".card-") as file:
             os.ftruncate(file.fileno(), self.root.size)
@@ -90,6 +95,16 @@ class Workbench:
             if result.returncode not in _REPAIRED:
                 raise self.damage_error(result.stdout)
             _copy_differences(file.fileno(), 0, self.fd, self.root.start, self.root.size)
+        return True
+
+    @functools.cached_property
+    def boot_damage(self) -> str:
+        """What fsck.vfat finds wrong with the boot file system of the image, at the first use; "" if nothing."""
+        try:
+            check_fat(self.fd, self.boot.start, self.boot.size, [(self.boot.start, self.boot.end)], only_harmful=True)
+        except BrambleError as error:
+            return str(error)
+        return ""
 
     def check_root(self) -> None:
         """Check that the root file system is clean. Raises BrambleError."""
@@ -99,10 +114,9 @@ class Workbench:
 
     def damage_error(self, output: bytes) -> BrambleError:
         """Return the error for a damaged root file system, with the output of e2fsck."""
-        lines = output.decode(errors="replace").splitlines()
         # The times of the copy are constant, so e2fsck finds those of the image in the future.
-        noise = re.compile(r"\s*$|Pass |.*(is in the future|now = )")
-        reason = "; ".join([line for line in lines if not noise.match(line)][:6])
+        times = re.compile(r".*(is in the future|now = ).*\n?")
+        reason = "; ".join(first_error_lines(times.sub("", output.decode(errors="replace"))))
         repair = f"e2fsck -f '{self.image.path}?offset={self.root.start}'"
         return BrambleError(
             f"Partition 2 of {self.image.path} is not a clean ext4 file system: {reason}. Nothing was written. Use another copy "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,12 @@ LineSelector = Callable[[str], Sequence[str]]
 def last_lines(output: str) -> Sequence[str]:
     """Return the last eight lines that are not empty."""
     return [line.strip() for line in output.splitlines() if line.strip()][-8:]
+
+
+def first_error_lines(output: str) -> Sequence[str]:
+    """Return the first six lines of the output of e2fsprogs or dosfstools, without titles of passes and the program's version."""
+    lines = output.splitlines()
+    return [line.strip() for line in lines if not re.match(r"\s*$|Pass \d|\w+ \d+\.\d+\S* \(", line)][:6]
 
 
 def run_program(

@@ -20,3 +20,13 @@ def text_table(rows: Sequence[Sequence[str]], right_aligned: Container[int]) -> 
         ).rstrip()
         for row in rows
     )
+
+
+def printable(name: str) -> str:
+    """Return a name with escapes for what a table or a terminal cannot show: control characters, and bytes that are not UTF-8."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in name)
+
+
+def replace_invalid(text: str) -> str:
+    """Return text with escapes for the bytes of file names that are not UTF-8, as Ansible and JSON take no others."""
+    return text.encode("utf-8", "backslashreplace").decode()

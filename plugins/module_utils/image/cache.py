@@ -26,7 +26,8 @@ from urllib.parse import unquote, urlsplit
 
 from ansible_collections.bramble.cluster.plugins.module_utils.core.atomic import replace_file, replace_link, sync_folder
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
-from ansible_collections.bramble.cluster.plugins.module_utils.core.text import format_bytes
+from ansible_collections.bramble.cluster.plugins.module_utils.core.file_state import FileState
+from ansible_collections.bramble.cluster.plugins.module_utils.core.text import format_bytes, replace_invalid
 from ansible_collections.bramble.cluster.plugins.module_utils.image import decode as image_decode
 from ansible_collections.bramble.cluster.plugins.module_utils.image.error import BadStatus, Unreachable, WrongImage
 from ansible_collections.bramble.cluster.plugins.module_utils.image.formats import RAW
@@ -129,7 +130,7 @@ class ImageCache:
             "recipe": "",
             "built": datetime.now(UTC).isoformat(timespec="seconds"),
             # Roles read this with from_json, which refuses what is not UTF-8.
-            "source": source.encode("utf-8", "backslashreplace").decode(),
+            "source": replace_invalid(source),
             "source_sha256": source_sha256,
             "release_date": pin.release_date,
             **state,
@@ -303,10 +304,11 @@ class ImageCache:
                 return found
             state = _file_state(source)
             # A file of another format is refused before it is read to its end.
-            image_decode.check_content(source)
             if is_raw:
                 with open(source, "rb") as file:
                     check_card_image(file.fileno(), source, False)
+            else:
+                image_decode.check_content(source)
             hashed = self._hash_unchanged(source, state)
             if is_raw:
                 if hashed != wanted:
@@ -375,15 +377,8 @@ def _user_file(path: str) -> str:
 
 
 def _file_state(path: str) -> Manifest:
-    """Return values that change when a file is written to, also if its mtime is put back then, as by rsync --inplace --times."""
-    status = os.stat(path)
-    return {
-        "bytes": status.st_size,
-        "device": status.st_dev,
-        "inode": status.st_ino,
-        "mtime_ns": status.st_mtime_ns,
-        "ctime_ns": status.st_ctime_ns,
-    }
+    """Return the state of a file, by the names of a manifest."""
+    return FileState.of(path)._asdict()
 
 
 def _check_unchanged(path: str, state: Manifest) -> None:

@@ -197,9 +197,8 @@ def _decoded_content(path: str, notes: list[str]) -> Iterator[tuple[IO[bytes], b
                 with _run_decompressor(inner, name, notes, pipe_from=content) as output:
                     yield output, True
         return
-    with open(
-        path, "rb", buffering=0
-    ) as file:  # without a buffer, the decompressor begins where this process has stopped to read
+    # Without a buffer, the decompressor begins where this process has stopped to read.
+    with open(path, "rb", buffering=0) as file:
         if compression == RAW:
             yield file, False
             return

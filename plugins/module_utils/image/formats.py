@@ -23,9 +23,8 @@ _COMPRESSIONS = {
     "lz4": re.compile(rb"(\x04\x22\x4d|\x02\x21\x4c)\x18"),
     ZIP: re.compile(rb"PK(\x03\x04|\x05\x06|\x07\x08)"),
 }
-_SKIPPABLE_FRAME = re.compile(
-    rb"[\x50-\x5f]\x2a\x4d\x18.{4}", re.DOTALL
-)  # it has no data; zstd and lz4 share it (RFC 8878, 3.1.2)
+# It has no data; zstd and lz4 share it (RFC 8878, 3.1.2).
+_SKIPPABLE_FRAME = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18.{4}", re.DOTALL)
 _MAX_SKIPPABLE_FRAMES = 1000
 
 
