@@ -123,10 +123,11 @@ def card_write(image: Image, devices: Sequence[Path], folder: Path, identities: 
 def run_module(name: str, options: dict[str, Any], folder: Path) -> tuple[dict[str, Any], float, float]:
     """Run a module, and return its result, the seconds that it took, and its peak memory in MB."""
     arguments, result_file = folder / "arguments.json", folder / "result.json"
-    arguments.write_text(json.dumps(options))
+    arguments.write_text(json.dumps({"ANSIBLE_MODULE_ARGS": options}))
     start = time.monotonic()
     with result_file.open("wb") as output:
-        process = subprocess.Popen([sys.executable, "-m", "tests.support.module", name, arguments], cwd=ROOT, stdout=output)
+        module = f"ansible_collections.bramble.cluster.plugins.modules.{name}"
+        process = subprocess.Popen([sys.executable, "-m", module, arguments], cwd=ROOT, stdout=output)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     seconds = time.monotonic() - start

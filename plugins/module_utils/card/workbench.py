@@ -149,7 +149,8 @@ class Workbench:
             stop = min(-(-end // PAGE) * PAGE, self.image.size)
             for at in range(start - start % PAGE, stop, CHUNK):
                 length = min(CHUNK, stop - at)
-                copy, original = read_exactly(self.fd, at, length), self.image.read(at, length)
+                # The copy has verified content, so a page that was changed in the image meanwhile is only stored without need.
+                copy, original = read_exactly(self.fd, at, length), self.image.read(at, length, check=False)
                 if copy != original:
                     for inner in range(0, length, PAGE):
                         page = copy[inner : inner + PAGE]
