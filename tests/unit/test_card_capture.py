@@ -695,7 +695,8 @@ def test_capture_playbook(source_card: Path, tmp_path: Path) -> None:
     )
     # The command can be copied: it is a whole line.
     option = f"""-e '{{"image_file": "{tmp_path}/the cache/images/captured.img"}}' -e image_sha256={facts["sha256"]}"""
-    assert re.search(rf"^\W*(\x1b\[[0-9;]*m)?\s*ansible-playbook playbooks/cards.yml {re.escape(option)}\W", printed, re.MULTILINE)
+    pattern = rf"^\W*(\x1b\[[0-9;]*m)?\s*ansible-playbook playbooks/cards.yml {re.escape(option)}\W"
+    assert re.search(pattern, printed, re.MULTILINE)
     flash = {
         "image_file": str(tmp_path / "the cache/images/captured.img"),
         "image_sha256": facts["sha256"],
