@@ -1,10 +1,11 @@
-"""docs/variables.md: every variable that a user can set, from argument_specs, defaults and group_vars.
+"""docs/variables.md: every variable that a user can set, from argument_specs, defaults, group_vars and playbooks.
 
 scripts/reference writes it; tests/unit/test_pages.py fails when it is out of date.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ INTRODUCTION = """\
 # Variables
 
 All variables of the cluster and of its roles, with their defaults. Set them in `inventory/group_vars/`, for one node in
-`inventory/hosts.yml`, or with `-e` for one run. The options of a single playbook (such as `node` and `swap_new_key` of
-`swap.yml`) are in the comment at its top.
+`inventory/hosts.yml`, or with `-e` for one run. Each [playbook](#playbooks) also has options of its own, such as `node` of
+`swap.yml`.
 
-`scripts/reference` writes this page from `roles/*/meta/argument_specs.yml` and `inventory/group_vars/all/`.
+`scripts/reference` writes this page from `roles/*/meta/argument_specs.yml`, `inventory/group_vars/all/` and the comments of
+`playbooks/`.
 """
 # https://docs.ansible.com/ansible/latest/dev_guide/ansible_markup.html
 MARKUP = re.compile(r"\b[CVO]\(([^)]*)\)")
@@ -81,6 +83,11 @@ def page() -> str:
         ]
         if rows:
             parts += [f"\n## roles/{role.name}\n\n", head, *rows]
+    parts.append("\n## Playbooks\n")
+    for playbook in sorted((ROOT / "playbooks").glob("*.yml")):
+        comment = itertools.takewhile(lambda line: line.startswith("#"), playbook.read_text().splitlines())
+        lines = "\n".join(line.removeprefix("#").removeprefix(" ") for line in comment)
+        parts.append(f"\n### {playbook.relative_to(ROOT)}\n\n```text\n{lines}\n```\n")
     return "".join(parts)
 
 

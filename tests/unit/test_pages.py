@@ -49,8 +49,8 @@ FOREIGN_PATHS = listed(
 # Programs of others: what follows them is not checked.
 PROGRAMS = listed(
     """ansible-doc apt-get base64 chronyc docker echo export git grep ip journalctl john kubectl lab liquid locale ls lynis
-    microk8s modprobe pip pip3 python python3 quantum rm snap source ssh sshd sudo systemctl systemd-analyze tar tshark umount
-    usbipd winget wsl"""
+    microk8s modprobe openssl pip pip3 python python3 quantum rm snap source ssh sshd sudo systemctl systemd-analyze
+    tar tshark umount usbipd winget wsl"""
 )
 # What pages quote from others: Linux, OctaPi, Kubernetes, SQL, HTTP, OpenSSH, chrony and dispy.
 FOREIGN_QUOTES = listed(
@@ -107,11 +107,14 @@ def leads_somewhere(path: str, target: str) -> bool:
 
 
 def code(text: str) -> Iterator[str]:
-    """Yield the commands and names of a page: each inline code, and each line of a block without prompt and comment."""
+    """Yield the commands and names of a page: each inline code, and each line of a block without prompt and comment.
+
+    Blocks of the language `text` have sentences.
+    """
     for token in tokens(text):
         if token.type == "code_inline":
             yield token.content
-        elif token.type in {"code_block", "fence"}:
+        elif token.type in {"code_block", "fence"} and token.info != "text":
             for line in token.content.replace("\\\n", " ").splitlines():
                 yield re.sub(r"\s+# .*", "", line.removeprefix("$ ").strip())
 
@@ -479,7 +482,7 @@ FIGURES: list[tuple[str, str, Callable[[], int]]] = [
     ("README.md", r"With (\w+) slots", servers),
     ("README.md", r"tried with (\d+) servers", servers),
     ("README.md", r"(\w+) Pis \(one is the client", lambda: servers() + 1),
-    ("README.md", r"(\w+) cards of 8 GB", lambda: servers() + 1),
+    ("README.md", r"(\w+) microSD cards of 8 GB", lambda: servers() + 1),
     ("README.md", r"a switch with (\w+) ports", lambda: servers() + 2),
     ("README.md", r"and (\w+) network cables", lambda: servers() + 2),
     ("README.md", r"Cards of up to (\d+) GB", largest_card_gb),
