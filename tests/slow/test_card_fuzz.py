@@ -217,7 +217,8 @@ def problems(image: RandomImage, card: Path, folder: Path) -> Iterator[str]:
     run("e2fsck", "-fp", image_root, check=False)
     if ext_files(card_root, folder / "a") != ext_files(image_root, folder / "b"):
         yield "the files of the root file system differ"
-    if run("debugfs", "-R", f"cat {KEY_PATH}", card_root).stdout != KEY.encode():
+    # For a file that is stored in its inode (inline_data), debugfs (1.47) returns all the space of the inode.
+    if run("debugfs", "-R", f"cat {KEY_PATH}", card_root).stdout.rstrip(b"\0") != KEY.encode():
         yield "the host key is not on the card"
     card_boot, image_boot = part_of(card, boot, folder / "card.fat"), part_of(image.path, boot, folder / "image.fat")
     before, after = (run("fsck.vfat", "-n", path, check=False) for path in (image_boot, card_boot))

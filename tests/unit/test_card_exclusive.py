@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import struct
@@ -180,6 +181,23 @@ def test_shared_lock_of_this_process_is_a_conflict(
     assert inspect_card(slot).verdict == "OK"
 
 
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EACCES])
+def test_lock_that_another_process_takes_between_question_and_request(
+    card: NewCard, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Nobody has a lock when it is asked for, but it is not granted."""
+    path, real = card("card"), fcntl.fcntl
+
+    def refuse(fd: int, command: int, *argument: Any) -> Any:
+        if command == fcntl.F_OFD_SETLK:
+            raise OSError(number, os.strerror(number))
+        return real(fd, command, *argument)
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    facts = inspect_card(path)
+    assert facts.verdict == "IN USE" and "it is locked by another process" in facts.reason
+
+
 def test_open_card_is_locked_for_others(card: NewCard) -> None:
     path = card("card")
     lock = "import fcntl, os, struct, sys; fd = os.open(sys.argv[1], os.O_RDWR); {}"
@@ -241,6 +259,15 @@ def test_program_that_started_this_one_may_keep_a_disk_attached(card: NewCard, m
         assert found.stdout == f"{verdict}\n", (slot, mode)
 
 
+def test_other_program_may_not_even_read_a_disk(card: NewCard, machine: Any) -> None:
+    device = machine.loop(card("card"))
+    command: list[str | Path] = [sys.executable, "-c", "import sys; file = open(sys.argv[1]); print(flush=True); input()", device]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout and process.stdout.readline()
+        facts = inspect_card(device)
+    assert facts.verdict == "IN USE" and f"process {process.pid} (python" in facts.reason
+
+
 def test_use_that_no_process_shows(card: NewCard, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel, or a process of another user, has the file open."""
     path = card("card")
@@ -281,6 +308,87 @@ def test_signal_of_a_lease_does_not_end_this_process(card: NewCard) -> None:
         finally:
             process.kill()
     assert "False" in found.stdout
+
+
+# The same file behind two names: the file of an overlay file system, and the file in its upper layer
+
+
+@pytest.fixture
+def layers(machine: Any, tmp_path: Path) -> Callable[[str], tuple[Path, Path]]:
+    """Makes a card on an overlay file system: layers("upper") is (its name, its name in this layer)."""
+    folder = tmp_path / "a, b"
+    for name in ("lower", "upper/sub", "work"):
+        (folder / name).mkdir(parents=True)
+    (folder / "lower/sub").mkdir()
+
+    def make(layer: str) -> tuple[Path, Path]:
+        path = folder / layer / "sub/card.img"
+        with path.open("wb") as file:
+            file.truncate(32 * 2**20)
+        names = {name: str(folder / name).replace(",", "\\,") for name in ("lower", "upper", "work")}
+        options = f"lowerdir={names['lower']},upperdir={names['upper']},workdir={names['work']}"
+        merged = machine.mount("-t", "overlay", "-o", options, "none")
+        return merged / "sub/card.img", path
+
+    return make
+
+
+@pytest.mark.parametrize("first", ["merged", "upper"])
+def test_second_run_through_the_upper_layer_is_refused(
+    layers: Callable[[str], tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """Also if no lease can be had, as on a file of another user."""
+    names = layers("upper") if first == "merged" else layers("upper")[::-1]
+    one, other = (inspect_card(name) for name in names)
+    assert one.verdict == other.verdict == "OK" and one.identity != other.identity
+    for is_lease_granted in (True, False):
+        if not is_lease_granted:
+            monkeypatch.setattr(exclusive, "_is_only_opening", lambda fd: None)
+        with contextlib.closing(Card(one)):
+            facts = inspect_card(names[1])
+            assert facts.verdict == "IN USE" and "is being written by another process" in facts.reason
+            with pytest.raises(BrambleError, match="is being written by another process"):
+                Card(other).close()
+        Card(other).close()
+
+
+@pytest.mark.parametrize("kind", ["qemu", "flock", "open", "loop"])
+def test_other_user_of_the_upper_layer_is_found(
+    layers: Callable[[str], tuple[Path, Path]], hold: Hold, machine: Any, kind: str
+) -> None:
+    merged, upper = layers("upper")
+    assert inspect_card(merged).verdict == "OK"
+    owner = machine.loop(upper) if kind == "loop" else f"process {hold(kind, upper)} (python"
+    facts = inspect_card(merged)
+    assert facts.verdict == "IN USE" and str(owner) in facts.reason
+
+
+def test_loop_device_on_an_overlay_whose_upper_layer_is_written(
+    layers: Callable[[str], tuple[Path, Path]], machine: Any, hold: Hold
+) -> None:
+    merged, upper = layers("upper")
+    device = machine.loop(merged)
+    assert inspect_card(device).verdict == "OK"
+    pid = hold("open", upper)
+    facts = inspect_card(device)
+    assert facts.verdict == "IN USE" and f"process {pid} (python" in facts.reason
+
+
+def test_card_in_a_lower_layer_is_copied_before_it_is_written(layers: Callable[[str], tuple[Path, Path]], image: Path) -> None:
+    """So a run that writes the lower file itself writes another card."""
+    merged, lower = layers("lower")
+    with contextlib.closing(Card(inspect_card(lower))), Image(str(image)) as opened:
+        (result,) = write_batch([inspect_card(merged, SIZE)], {"pi-01": Content(opened, {})}, Progress())
+    assert result.result == "written" and any(merged.read_bytes()) and not any(lower.read_bytes())
+
+
+def test_bind_mount_of_a_folder_of_an_overlay(layers: Callable[[str], tuple[Path, Path]], machine: Any) -> None:
+    merged, upper = layers("upper")
+    bound = machine.mount("--bind", merged.parent) / "card.img"
+    with contextlib.closing(Card(inspect_card(bound))):
+        assert inspect_card(upper).verdict == inspect_card(merged).verdict == "IN USE"
+    with contextlib.closing(Card(inspect_card(upper))):
+        assert inspect_card(bound).verdict == "IN USE"
 
 
 # Mounts in other namespaces

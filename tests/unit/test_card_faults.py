@@ -11,6 +11,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -416,6 +417,61 @@ def test_killed_in_any_phase(image: Path, sha256: str, rig: Rig, tmp_path: Path,
     else:
         assert not card.has_boot_sector()
         assert describe_verdict(Ledger(str(ledger)).read()["pi-01"]) == "interrupted: write it again"
+
+
+@pytest.mark.parametrize("phase", ["compare", "probe", "write", "verify"])
+def test_interrupted_in_any_phase(
+    image: Path, sha256: str, rig: Rig, tmp_path: Path, wanted: Callable[[str], bytes], phase: str
+) -> None:
+    """Ctrl-C: nothing is written, or the card has no partition table, and the message and the ledger say so."""
+    old = wanted("pi-01") if phase == "compare" else OLD_CONTENT  # the comparison ends at the first difference
+    card, other = rig.card("one", CARD, Flaw(rate=12 * MIB), fill=old), rig.card("two", CARD, fill=OLD_CONTENT)
+    events, ledger = tmp_path / "events", tmp_path / "cards.json"
+    arguments = write_arguments(image, sha256, pi_01=card.device(), pi_02=other.file)
+    arguments |= {"ledger": str(ledger), "progress_file": str(events)}
+    Ledger(str(ledger)).record("pi-01", {"verdict": "verified", "slot": "old"})
+    process = multiprocessing.get_context("fork").Process(target=run_card_write, args=(arguments, tmp_path / "outcome"))
+    process.start()
+    assert process.pid
+    event = f'"node": "pi-01", "phase": "{phase}"'
+    while process.is_alive() and not (events.exists() and event in events.read_text()):
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGINT)
+    process.join()
+    outcome = json.loads((tmp_path / "outcome").read_text())
+    assert process.exitcode == 0 and "EBADF" not in str(outcome) and "descriptor" not in str(outcome)
+    result, entry = outcome["results"][0], Ledger(str(ledger)).read()["pi-01"]
+    assert result["result"] == "failed" and result["bytes_verified"] == 0 and "--limit pi-01" in outcome["msg"]
+    if phase == "compare":
+        assert result["error"] == "it was interrupted (Ctrl-C) before anything was written to it"
+        assert card.backing.read_bytes()[:SIZE] == old and entry == {"verdict": "verified", "slot": "old"}
+        return
+    assert result["error"] == "it was interrupted (Ctrl-C) while it was written, so it has no partition table"
+    assert not card.has_boot_sector()
+    assert describe_verdict(entry) == "interrupted: write it again"
+
+
+def test_interrupted_card_that_does_not_respond(
+    image: Path, sha256: str, rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ansible_collections.bramble.cluster.plugins.module_utils.card.batch.STOP_SECONDS", 0.2)
+    hung, other = rig.card("hung", CARD, Flaw(holds_after=3 * MIB)), rig.card("other", CARD)
+    events, outcome = tmp_path / "events", tmp_path / "outcome"
+    arguments = write_arguments(image, sha256, pi_01=hung.device(), pi_02=other.file) | {"progress_file": str(events)}
+    process = multiprocessing.get_context("fork").Process(target=run_card_write, args=(arguments, outcome))
+    process.start()
+    assert process.pid
+    while not (events.exists() and '"phase": "written"' in events.read_text()):
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGINT)
+    while process.is_alive() and not (outcome.exists() and outcome.read_text()):
+        time.sleep(0.001)
+    hung.release()
+    process.join()
+    results = json.loads(outcome.read_text())["results"]
+    assert [result["result"] for result in results] == ["failed", "written"]
+    assert "did not respond within 0.2 seconds. Take it out of its reader" in results[0]["error"]
+    assert not hung.has_boot_sector()
 
 
 def run_card_write(arguments: dict[str, Any], outcome: Path) -> None:

@@ -137,6 +137,18 @@ def test_runs_and_overlay_rebuild_any_sparse_image(pattern: list[str], tail: int
         os.unlink(path)
 
 
+def test_fingerprint_depends_on_the_places_of_the_overlay(image: Path) -> None:
+    """The same bytes in one page or in two, or at another offset, are another content."""
+    overlays = [
+        {0: b"a", PAGE: b"b"},
+        {0: b"a" + struct.pack("<Q", PAGE) + b"b"},
+        {0: b"b", PAGE: b"a"},
+        {0: b"b", 2 * PAGE: b"a"},
+    ]
+    with Image(str(image)) as opened:
+        assert len({Content(opened, overlay).fingerprint for overlay in overlays}) == len(overlays)
+
+
 def test_image_must_be_whole_sectors(tmp_path: Path) -> None:
     (tmp_path / "odd.img").write_bytes(bytes(513))
     (tmp_path / "none.img").write_bytes(b"")

@@ -81,6 +81,34 @@ def test_batch_is_recorded(image: Path, sha256: str, card: Callable[..., Path], 
     assert json.loads(path.read_text()) == entries
 
 
+@pytest.mark.parametrize(
+    "change", [None, {"verdict": "failed"}, {"verdict": "writing"}, {"fingerprint": "0"}, {"slot": "/other"}]
+)
+def test_unchanged_card_without_a_right_entry_is_recorded(
+    image: Path,
+    sha256: str,
+    card: Callable[..., Path],
+    run_module: RunModule,
+    tmp_path: Path,
+    change: dict[str, str] | None,
+) -> None:
+    path = tmp_path / "cards.json"
+    arguments = {**write_arguments(image, sha256, pi_01=card("one")), "ledger": str(path)}
+    run_module("card_write", arguments)
+    before = Ledger(str(path)).read()["pi-01"]
+    if change:
+        Ledger(str(path)).record("pi-01", change)
+    else:
+        path.unlink()
+    assert results_by_node(run_module("card_write", arguments)) == {"pi-01": "unchanged"}
+    after = Ledger(str(path)).read()["pi-01"]
+    assert {name: after[name] for name in ("verdict", "fingerprint", "slot")} == {
+        "verdict": "verified",
+        "fingerprint": before["fingerprint"],
+        "slot": str(tmp_path / "one.img"),
+    }
+
+
 def test_failed_and_interrupted_cards_are_recorded(
     image: Path, sha256: str, card: Callable[..., Path], run_module: RunModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +162,16 @@ def test_writer_of_another_machine_or_an_earlier_boot() -> None:
     assert not running_writer(entry) and describe_verdict(entry) == "interrupted: write it again"
     entry["writer"] = this_writer() | {"boot_id": "another", "host": "pi-client", "pid": 7}
     assert describe_verdict(entry) == "writing: process 7 on pi-client has begun"
+
+
+def test_writer_that_has_ended_without_being_waited_for() -> None:
+    """Its entry in /proc stays, with the state Z."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        writer = this_writer() | {"pid": process.pid, "start_ticks": _start_ticks(process.pid)}
+        assert running_writer({"verdict": "writing", "writer": writer}) == process.pid
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert not running_writer({"verdict": "writing", "writer": writer})
 
 
 @pytest.mark.parametrize("writer", [[], "text", {"pid": "7"}, {"pid": None}, 5])

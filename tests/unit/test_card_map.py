@@ -204,7 +204,7 @@ UNCERTAIN = {
     "orphan list": ("", "set_super_value last_orphan 11", "deleted files that must be removed"),
     "external journal": ("", "set_super_value journal_inum 0", "journal on another device"),
     "fast commit": ("-O fast_commit", "", "fast_commit"),
-    "mmp": ("-O mmp", "", "MMP"),
+    "mmp": ("-O mmp", "", "has the feature mmp"),
     "not clean": ("", "set_super_value state 0", "not clean"),
     "with errors": ("", "set_super_value state 3", "with errors"),
     "first block": ("", "set_super_value first_data_block 0", "ext"),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import struct
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +16,13 @@ from ansible_collections.bramble.cluster.plugins.module_utils.card import workbe
 from ansible_collections.bramble.cluster.plugins.module_utils.card.content import Content
 from ansible_collections.bramble.cluster.plugins.module_utils.card.fat import Fat
 from ansible_collections.bramble.cluster.plugins.module_utils.card.image import Image
-from ansible_collections.bramble.cluster.plugins.module_utils.card.overlay import build_overlay
+from ansible_collections.bramble.cluster.plugins.module_utils.card.overlay import build_overlay, set_arguments
 from ansible_collections.bramble.cluster.plugins.module_utils.card.root_files import RootFile
 from ansible_collections.bramble.cluster.plugins.module_utils.card.workbench import Workbench
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import BLOCK, PAGE
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 
-from tests.support.tiny_image import BOOT_SIZE, BOOT_START, ROOT_SIZE, ROOT_START
+from tests.support.tiny_image import BOOT_SIZE, BOOT_START, ROOT_SIZE, ROOT_START, SIZE
 
 KEY = RootFile("/etc/ssh/ssh_host_ed25519_key", "-----BEGIN OPENSSH PRIVATE KEY-----\nnot really\n", 0o600)
 FILES = [
@@ -194,10 +197,7 @@ def test_orphaned_inodes_are_removed_before_the_identity_is_laid(image: Path, tm
 
 
 def test_files_are_laid_in_a_file_system_with_inline_data(image: Path, tmp_path: Path, machine: Any) -> None:
-    root = tmp_path / "root.ext"
-    with root.open("wb") as file:
-        file.truncate(ROOT_SIZE)
-    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-O", "inline_data", root], check=True)
+    root = make_root(tmp_path / "root.ext", "-O inline_data")
     files = [KEY, RootFile("/etc/short", "x", 0o644), RootFile("/etc/empty", "", 0o644), RootFile("/etc/long", "y" * 9000, 0o644)]
     card = written_card(copy_with(image, tmp_path / "inline.img", root=root), tmp_path, {}, files)
     point = machine.mount("-o", f"loop,ro,offset={ROOT_START},sizelimit={ROOT_SIZE}", card)
@@ -205,11 +205,85 @@ def test_files_are_laid_in_a_file_system_with_inline_data(image: Path, tmp_path:
 
 
 def test_damaged_root_file_system_is_refused(image: Path, tmp_path: Path) -> None:
+    """Only a file in it is refused: without one, it is copied whole."""
     root = extract(image, ROOT_START, ROOT_SIZE, tmp_path / "root.ext")
     debugfs(root, "clri /etc")
     broken = copy_with(image, tmp_path / "broken.img", root=root)
-    with Image(str(broken)) as opened, pytest.raises(BrambleError, match=r"is not a clean ext4 file system: .*e2fsck -f '"):
-        Workbench(opened, str(tmp_path))
+    with Image(str(broken)) as opened, Workbench(opened, str(tmp_path)) as bench:
+        assert build_overlay(bench, {"user-data": "x"}, [])
+        with pytest.raises(BrambleError, match=r"is not a clean ext4 file system: .*e2fsck -f '"):
+            build_overlay(bench, {}, [KEY])
+    card = written_card(broken, tmp_path, {}, [], dirt=b"\xa5" * PAGE)
+    assert extract(card, ROOT_START, ROOT_SIZE, tmp_path / "read.ext").read_bytes() == root.read_bytes()
+
+
+def make_root(path: Path, options: str) -> Path:
+    """Create an ext4 file system with options of mke2fs for the root partition, and return its path."""
+    with path.open("wb") as file:
+        file.truncate(ROOT_SIZE)
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", *options.split(), path], check=True)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("options", "request_", "sign"),
+    [
+        ("-O orphan_file", "feature orphan_present", "orphan_present"),
+        ("-b 4096", "set_super_value last_orphan 11", "First orphan inode"),
+    ],
+)
+def test_signs_of_orphans_are_removed(image: Path, tmp_path: Path, options: str, request_: str, sign: str) -> None:
+    root = make_root(tmp_path / "root.ext", options)
+    debugfs(root, request_)
+    card = written_card(copy_with(image, tmp_path / "orphan.img", root=root), tmp_path, {}, [KEY])
+    header = ["dumpe2fs", "-h", f"{card}?offset={ROOT_START}"]
+    assert sign not in subprocess.run(header, capture_output=True, text=True, check=True).stdout
+    assert read_root_file(card, KEY.path) == KEY.content
+
+
+def test_quotas_are_counted_again(image: Path, tmp_path: Path) -> None:
+    """debugfs does not count the files that it writes."""
+    root = make_root(tmp_path / "root.ext", "-O quota -E quotatype=usrquota:grpquota:prjquota")
+    quota = copy_with(image, tmp_path / "quota.img", root=root)
+    card = written_card(quota, tmp_path, {}, [KEY], dirt=b"\xa5" * PAGE)
+    subprocess.run(["e2fsck", "-fn", f"{card}?offset={ROOT_START}"], check=True, capture_output=True)
+    assert read_root_file(card, KEY.path) == KEY.content
+    with Image(str(quota)) as opened:
+        assert Content(opened, {}).needed_bytes < opened.size
+        overlays = []
+        for _ in range(2):
+            with Workbench(opened, str(tmp_path)) as bench:
+                overlays.append(build_overlay(bench, {}, [KEY]))
+        assert overlays[0] == overlays[1]
+
+
+def test_only_files_in_a_root_file_system_with_mmp_are_refused(image: Path, tmp_path: Path) -> None:
+    mmp = copy_with(image, tmp_path / "mmp.img", root=make_root(tmp_path / "root.ext", "-O mmp"))
+    with (
+        Image(str(mmp)) as opened,
+        Workbench(opened, str(tmp_path)) as bench,
+        pytest.raises(BrambleError, match=r"Partition 2 of .* has the feature mmp, .* tune2fs -O \^mmp"),
+    ):
+        build_overlay(bench, {}, [KEY])
+    card = written_card(mmp, tmp_path, {"user-data": "x"}, [], dirt=b"\xa5" * PAGE)
+    assert card.read_bytes()[ROOT_START:] == mmp.read_bytes()[ROOT_START:]
+
+
+@pytest.mark.parametrize("arguments", [{}, {"root": "/dev/mmcblk0p2"}])
+def test_only_files_in_a_fat_with_three_tables_are_refused(image: Path, tmp_path: Path, arguments: dict[str, str]) -> None:
+    boot = tmp_path / "boot.fat"
+    boot.write_bytes(bytes(BOOT_SIZE))
+    subprocess.run(["mkfs.vfat", "-f", "3", boot], check=True, capture_output=True)
+    three = copy_with(image, tmp_path / "three.img", boot=boot)
+    with (
+        Image(str(three)) as opened,
+        Workbench(opened, str(tmp_path)) as bench,
+        pytest.raises(BrambleError, match=r"Partition 1 of .* has 3 copies of its file allocation table, .* mkfs.vfat"),
+    ):
+        build_overlay(bench, {} if arguments else {"user-data": "x"}, [KEY], arguments)
+    card = written_card(three, tmp_path, {}, [KEY], dirt=b"\xa5" * PAGE)
+    assert extract(card, BOOT_START, BOOT_SIZE, tmp_path / "read.fat").read_bytes() == boot.read_bytes()
+    assert read_root_file(card, KEY.path) == KEY.content
 
 
 def test_free_blocks_with_the_bytes_of_a_file_are_written(image: Path, tmp_path: Path) -> None:
@@ -234,6 +308,64 @@ def test_free_blocks_with_the_bytes_of_a_file_are_written(image: Path, tmp_path:
     assert boot.stdout == "u" * 3 * PAGE
 
 
+def fill_free_blocks(image: Path) -> None:
+    """Fill the blocks that no file system uses with the letter k."""
+    with Image(str(image)) as opened, image.open("r+b") as file:
+        for block in sorted(set(range(opened.size // BLOCK)) - opened.needed_blocks):
+            file.seek(block * BLOCK)
+            file.write(b"k" * BLOCK)
+
+
+@pytest.mark.parametrize("part", ["boot", "root"])
+def test_blocks_that_only_one_file_system_newly_uses_are_written(image: Path, tmp_path: Path, part: str) -> None:
+    """The image has the same bytes there, but not the card. The partitions begin and end inside of a page."""
+    odd = tmp_path / "odd.img"
+    shift = 3 * 512
+    content = image.read_bytes()
+    with odd.open("wb") as file:
+        file.truncate(SIZE + 5 * 512)
+        file.write(content[:BOOT_START] + bytes(shift) + content[BOOT_START : ROOT_START + ROOT_SIZE])
+    table = f"start={(BOOT_START + shift) // 512}, size={BOOT_SIZE // 512}, type=c\n"
+    table += f"start={(ROOT_START + shift) // 512}, size={ROOT_SIZE // 512}, type=83\n"
+    subprocess.run(["sfdisk", "-q", "--no-reread", odd], input=table.encode(), check=True)
+    fill_free_blocks(odd)
+    text = "k" * (3 if part == "boot" else 6) * 2**20
+    boot, root = ({"letters": text}, []) if part == "boot" else ({}, [RootFile("/letters", text, 0o600)])
+    with Image(str(odd)) as opened, Workbench(opened, str(tmp_path)) as bench:
+        overlay = build_overlay(bench, boot, root)
+        new = {offset: data for offset, data in overlay.items() if offset // BLOCK not in opened.needed_blocks}
+        assert len(new) > 100 and {len(data) for data in new.values()} == {PAGE}
+        assert {offset // BLOCK for offset in new} <= set(range(ROOT_START // BLOCK)) or part == "root"
+    card = written_card(odd, tmp_path, boot, root, dirt=b"\xa5" * PAGE)
+    if part == "boot":
+        read = ["mtype", "-i", f"{card}@@{BOOT_START + shift}", "::letters"]
+    else:
+        read = ["debugfs", "-R", "cat /letters", f"{card}?offset={ROOT_START + shift}"]
+    assert subprocess.run(read, capture_output=True, check=True).stdout == text.encode()
+
+
+def test_newly_used_pages_are_those_of_the_used_ranges(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A range can begin and end inside of a block."""
+    with Image(str(image)) as opened, Workbench(opened, str(tmp_path)) as bench:
+        free = next(block for block in range(ROOT_START // BLOCK, SIZE // BLOCK) if not {block, block + 1} & opened.needed_blocks)
+        low, high = free * BLOCK + 3 * PAGE, (free + 1) * BLOCK + 2 * PAGE
+        monkeypatch.setattr(workbench, "used_ranges", lambda fd, part, **_: [(low, high)] if part == bench.root else [])
+        assert [offset for offset, _ in bench._newly_used_pages()] == list(range(low, high, PAGE))
+
+
+def test_blocks_of_the_root_are_written_though_the_boot_partition_is_copied_whole(image: Path, tmp_path: Path) -> None:
+    boot = extract(image, BOOT_START, BOOT_SIZE, tmp_path / "boot.fat")
+    with boot.open("r+b") as file:
+        fat = Fat.parse(file.read(512))
+        file.seek((fat.reserved_sectors + fat.table) * fat.sector_size + 90)
+        file.write(b"\xff")  # the copies of the table differ
+    whole = copy_with(image, tmp_path / "whole.img", boot=boot)
+    fill_free_blocks(whole)
+    text = "k" * 6 * 2**20
+    card = written_card(whole, tmp_path, {}, [RootFile("/letters", text, 0o600)], dirt=b"\xa5" * PAGE)
+    assert read_root_file(card, "/letters") == text
+
+
 @pytest.fixture
 def small_fat32(image: Path, tmp_path: Path) -> Path:
     """The tiny image with a FAT32 boot partition that has fewer clusters than mtools demands of FAT32."""
@@ -254,10 +386,35 @@ def test_small_fat32_is_written(small_fat32: Path, tmp_path: Path) -> None:
     assert all(text.encode() in contents for text in files.values())
 
 
-def test_full_small_fat32_is_refused(small_fat32: Path, tmp_path: Path) -> None:
-    with Image(str(small_fat32)) as opened, Workbench(opened, str(tmp_path)) as bench, pytest.raises(BrambleError) as error:
-        build_overlay(bench, {"big": "x" * BOOT_SIZE}, [])
-    assert "partition" in str(error.value)
+def test_small_fat32_is_written_whatever_its_hint(small_fat32: Path, tmp_path: Path) -> None:
+    """Its FSInfo sector says that the next free cluster is the last one, so mtools would go on behind the file system."""
+    with small_fat32.open("r+b") as file:
+        file.seek(BOOT_START)
+        fat = Fat.parse(file.read(512))
+        file.seek(BOOT_START + 512 + 492)
+        file.write(struct.pack("<I", fat.clusters + 1))
+    text = "x" * 5000
+    card = written_card(small_fat32, tmp_path, {"user-data": text}, [])
+    assert text.encode() in extract(card, BOOT_START, BOOT_SIZE, tmp_path / "read.fat").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("excess", "complaint"),
+    [
+        (1, r"boot partition of .* is full, so the files of the node cannot be written"),
+        (BOOT_SIZE, r"boot file big cannot be written to partition 1 of .*: No space left"),
+    ],
+)
+def test_full_small_fat32_is_refused(small_fat32: Path, tmp_path: Path, excess: int, complaint: str) -> None:
+    """mtools writes behind the end of the file system, where other data is."""
+    fat = Fat.parse(extract(small_fat32, BOOT_START, 512, tmp_path / "sector").read_bytes())
+    text = "x" * ((fat.clusters - 1) * fat.sectors_per_cluster * fat.sector_size + excess)  # one cluster is the top folder
+    with (
+        Image(str(small_fat32)) as opened,
+        Workbench(opened, str(tmp_path)) as bench,
+        pytest.raises(BrambleError, match=complaint),
+    ):
+        build_overlay(bench, {"big": text}, [])
 
 
 def test_damaged_boot_file_system_is_refused(image: Path, tmp_path: Path) -> None:
@@ -311,5 +468,66 @@ def test_missing_tool_is_named(image: Path, tmp_path: Path, monkeypatch: pytest.
             build_overlay(bench, {"user-data": ""}, [])
         with pytest.raises(BrambleError, match="apt-get install e2fsprogs"):
             build_overlay(bench, {}, [KEY])
-        with pytest.raises(BrambleError, match="apt-get install e2fsprogs"):
-            Workbench(opened, str(tmp_path))
+
+
+# What the tools do wrong
+
+
+Result = subprocess.CompletedProcess[bytes]
+
+
+@pytest.fixture
+def change_run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Lets a program of the workbench fail: change_run("mcopy", result=...) changes its result, and stdin=... its input."""
+
+    def change(
+        name: str, result: Callable[[Result], Result] = lambda same: same, stdin: Callable[[bytes], bytes] = bytes
+    ) -> None:
+        real = Workbench.run
+
+        def run(self: Workbench, *command: str, **options: Any) -> Result:
+            if command[0] != name:
+                return real(self, *command, **options)
+            if "stdin" in options:
+                options["stdin"] = stdin(options["stdin"])
+            return result(real(self, *command, **options))
+
+        monkeypatch.setattr(Workbench, "run", run)
+
+    return change
+
+
+def test_boot_file_that_mcopy_reports_as_failed(image: Path, tmp_path: Path, change_run: Callable[..., None]) -> None:
+    """Although it is read back right."""
+    change_run("mcopy", result=lambda same: Result(same.args, 1, b"", b"plain_io: Input/output error\n"))
+    with (
+        Image(str(image)) as opened,
+        Workbench(opened, str(tmp_path)) as bench,
+        pytest.raises(BrambleError, match=r"boot file user-data cannot be written .*: plain_io: Input/output error"),
+    ):
+        build_overlay(bench, {"user-data": "x"}, [])
+
+
+def test_file_system_that_debugfs_damages(image: Path, tmp_path: Path, change_run: Callable[..., None]) -> None:
+    """Although each file is read back right."""
+    change_run("debugfs", stdin=lambda script: script + b"set_inode_field <2> links_count 99\n")
+    with (
+        Image(str(image)) as opened,
+        Workbench(opened, str(tmp_path)) as bench,
+        pytest.raises(BrambleError, match="is not a clean ext4 file system: Inode 2 ref count is 99"),
+    ):
+        build_overlay(bench, {}, [KEY])
+
+
+def test_files_belong_to_root_whatever_debugfs_sets(image: Path, tmp_path: Path, change_run: Callable[..., None]) -> None:
+    """As a version would that copies the owner of its source."""
+    owner = rb"\1set_inode_field \2 uid 1000\nset_inode_field \2 gid 1000\n"
+    change_run("debugfs", stdin=lambda script: re.sub(rb"(write \S+ (\S+)\n)", owner, script))
+    card = written_card(image, tmp_path, {}, [KEY])
+    stat = ["debugfs", "-R", f"stat {KEY.path}", f"{card}?offset={ROOT_START}"]
+    assert "User:     0   Group:     0" in subprocess.run(stat, capture_output=True, text=True, check=True).stdout
+
+
+def test_comments_of_the_command_line_are_not_changed() -> None:
+    text = "# root=/dev/sda2\n  # root=/dev/sdb2\nroot=/dev/sdc2 quiet # root\n"
+    assert set_arguments(text, {"root": "/dev/x"}) == text.replace("/dev/sdc2", "/dev/x")

@@ -273,6 +273,23 @@ def test_marks_of_other_uses_are_removed(
     assert results_by_node(run_module("card_write", write_arguments(image, sha256, pi_01=disk))) == {"pi-01": "written"}
 
 
+@pytest.mark.parametrize("spare_bytes", [0, 512, BLOCK + 512])
+def test_card_with_little_space_behind_its_image(
+    image: Path, tmp_path: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, spare_bytes: int
+) -> None:
+    """The last MiB of the card is cleared, but not where the image is: nothing is repaired then."""
+    monkeypatch.setattr(card_device, "MAX_BAD_CHUNKS", 0)
+    full = tmp_path / "full.img"
+    full.write_bytes(image.read_bytes()[:-MIB] + os.urandom(MIB))
+    path = card("card", size=SIZE + spare_bytes, fill=b"x" * (SIZE + spare_bytes))
+    with Image(str(full)) as opened:
+        content = Content(opened, {}, SIZE + spare_bytes)
+        (result,) = write_batch(inspect_cards(full, path), {"card": content}, Progress())
+    assert result.result == "written"
+    assert_same(path, full, full)
+    assert not any(path.read_bytes()[SIZE:])
+
+
 @pytest.mark.parametrize("moment", ["write", "verify"])
 def test_image_that_changes_while_it_is_written(
     image: Path,
@@ -624,6 +641,54 @@ def test_interrupted_card_does_not_look_complete(image: Path, card: Callable[...
     monkeypatch.setattr(Card, "write", failing_write)
     assert write_one_card(image, path).result == "failed"
     assert not any(path.read_bytes()[:CHUNK])
+
+
+def test_card_does_not_look_complete_while_its_marks_are_written(
+    image: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, write_marks, seen = card("card", fill=b"x" * SIZE), Card.write_marks, list[bool]()
+
+    def look_first(self: Card, *arguments: Any) -> None:
+        seen.append(any(path.read_bytes()[:CHUNK]))
+        write_marks(self, *arguments)
+
+    monkeypatch.setattr(Card, "write_marks", look_first)
+    assert write_one_card(image, path).result == "written" and seen == [False]
+
+
+def test_partition_table_that_is_also_written_to_the_end(
+    image: Path, card: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a card that is a page smaller than it reports. The table, which is written last, replaces the zeros there."""
+    path, write = card("card", size=SIZE), Card.write
+
+    def write_twice(self: Card, offset: int, data: bytes) -> None:
+        write(self, offset, data)
+        if offset == 0:
+            write(self, SIZE - PAGE, data[:PAGE])
+
+    monkeypatch.setattr(Card, "write", write_twice)
+    result = write_one_card(image, path)
+    assert result.result == "failed" and int(result.error.split()[7].replace(",", "")) >= SIZE - PAGE, result.error
+    assert not any(path.read_bytes()[:CHUNK])
+
+
+@pytest.mark.parametrize("kind", ["file", "device"])
+def test_flush_leaves_nothing_in_a_cache(
+    image: Path, card: Callable[..., Path], machine: Any, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Otherwise, the card would be compared with the memory of this machine."""
+    path = card("card")
+    (facts,) = inspect_cards(image, path if kind == "file" else machine.loop(path))
+    opened, calls = Card(facts), list[Any]()
+    monkeypatch.setattr(os, "fsync", lambda fd: calls.append("fsync"))
+    monkeypatch.setattr(os, "posix_fadvise", lambda fd, *advice: calls.append(advice))
+    monkeypatch.setattr(fcntl, "ioctl", lambda fd, request, _: calls.append(request))
+    opened.flush()
+    monkeypatch.undo()
+    opened.close()
+    blkflsbuf = 0x1261  # linux/fs.h
+    assert calls == ["fsync", (0, 0, os.POSIX_FADV_DONTNEED), *([blkflsbuf] if kind == "device" else [])]
 
 
 def test_full_disk_under_the_progress_file_fails_no_card(image: Path, card: Callable[..., Path]) -> None:

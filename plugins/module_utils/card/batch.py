@@ -12,10 +12,14 @@ from ansible_collections.bramble.cluster.plugins.module_utils.card import ledger
 from ansible_collections.bramble.cluster.plugins.module_utils.card.content import Content
 from ansible_collections.bramble.cluster.plugins.module_utils.card.device import Card
 from ansible_collections.bramble.cluster.plugins.module_utils.card.facts import Facts
-from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Progress
+from ansible_collections.bramble.cluster.plugins.module_utils.card.progress import Meter, Progress
 from ansible_collections.bramble.cluster.plugins.module_utils.card.result import FAILED, UNCHANGED, WRITTEN, Result
 from ansible_collections.bramble.cluster.plugins.module_utils.core.error import BrambleError
 from ansible_collections.bramble.cluster.plugins.module_utils.core.process import run_program
+
+STOP_SECONDS = 20.0  # how long an interrupted batch waits for its cards; a slow card may have to flush a cache of its own
+_INTERRUPTED = "it was interrupted (Ctrl-C) before anything was written to it"
+_INTERRUPTED_WRITE = "it was interrupted (Ctrl-C) while it was written, so it has no partition table"
 
 
 def test_with_f3probe(device: str) -> None:
@@ -51,13 +55,20 @@ def ledger_entry(facts: Facts, result: Result, content: Content, verdict: str) -
 
 
 def _record_outcome(card: Card, result: Result, content: Content, ledger: card_ledger.Ledger) -> None:
-    """Record the result of a card. A card that was found unchanged keeps its entry if that has the same values."""
+    """Record the result of a card. A card that was found unchanged keeps its entry if that has the same values.
+
+    So does a card that was interrupted before it was written; one that was interrupted later is `writing`, without a writer.
+    """
+    if result.error == _INTERRUPTED:
+        return
     if result.result == UNCHANGED:
         known = ledger.read().get(result.node, {})
         same = {"verdict": card_ledger.VERIFIED, "fingerprint": content.fingerprint, "slot": card.facts.slot}
         if same.items() <= known.items():
             return
     verdict = card_ledger.FAILED if result.result == FAILED else card_ledger.VERIFIED
+    if result.error == _INTERRUPTED_WRITE:
+        verdict = card_ledger.WRITING
     ledger.record(result.node, ledger_entry(card.facts, result, content, verdict), fresh=True)
 
 
@@ -69,11 +80,26 @@ def _write_card(
     check_mode: bool,
     full_test: bool,
     ledger: card_ledger.Ledger,
+    is_interrupted: threading.Event,
 ) -> None:
-    """Write one card unless it has its content already, and set the fields of `result`. Raises BrambleError."""
+    """Write one card unless it has its content already, and set the fields of `result`.
+
+    Raises BrambleError, also soon after `is_interrupted` is set.
+    """
+
+    def meter(phase: str, total: int) -> Meter:
+        report = progress.meter(result.node, phase, total)
+
+        def add(length: int) -> None:
+            if is_interrupted.is_set():
+                raise BrambleError(_INTERRUPTED)
+            report(length)
+
+        return add
+
     total = card.bytes_to_transfer(content)
     start = time.monotonic()
-    if next(card.differences(content, progress.meter(result.node, "compare", total)), None) is None:
+    if next(card.differences(content, meter("compare", total)), None) is None:
         card.check_still_ours()
         result.result, result.bytes_verified = UNCHANGED, content.needed_bytes
         result.seconds_verify = time.monotonic() - start
@@ -86,15 +112,15 @@ def _write_card(
             progress.report(result.node, "test")
             test_with_f3probe(card.facts.device)
         probe = card.capacity_probe(content)
-        card.write_marks(probe, progress.meter(result.node, "probe", probe.transferred_bytes))
+        card.write_marks(probe, meter("probe", probe.transferred_bytes))
         start = time.monotonic()
         try:
-            meter = progress.meter(result.node, "write", total)
-            card.write_content(content, meter)
+            add_written = meter("write", total)
+            card.write_content(content, add_written)
             card.check_marks(probe)
-            card.clear_tail(content, meter)
+            card.clear_tail(content, add_written)
             result.seconds_write = time.monotonic() - start
-            card.verify(content, progress.meter(result.node, "verify", total))
+            card.verify(content, meter("verify", total))
             result.seconds_verify = time.monotonic() - start - result.seconds_write
         finally:
             result.bytes_written = card.written
@@ -113,7 +139,8 @@ def write_batch(
 ) -> list[Result]:
     """Write all cards of a batch at the same time, and return a result per card. A card that fails does not affect another.
 
-    All cards are opened before the first one is written.
+    All cards are opened before the first one is written. Ctrl-C (KeyboardInterrupt) stops all cards that are not complete, whose
+    results then say so.
 
     :param contents: the content of each card, by node
     :param check_mode: write nothing; the results say what would be written
@@ -124,23 +151,32 @@ def write_batch(
     ledger = ledger or card_ledger.Ledger(None)
     opened: list[tuple[Card, Result]] = []
     results = [Result(facts.node, facts.slot, fingerprint=contents[facts.node].fingerprint) for facts in batch]
+    is_interrupted = threading.Event()
 
     def write(card: Card, result: Result) -> None:
         content = contents[result.node]
         try:
-            _write_card(card, content, result, progress, check_mode, full_test, ledger)
+            _write_card(card, content, result, progress, check_mode, full_test, ledger, is_interrupted)
         except BrambleError as error:
             result.result, result.error = FAILED, str(error)
         except Exception as error:  # an error in a thread would be lost otherwise
             result.result, result.error = FAILED, f"{type(error).__name__}: {error}"
         finally:
             card.close()
+        if result.result == FAILED and is_interrupted.is_set():
+            result.error = _INTERRUPTED_WRITE if card.written else _INTERRUPTED
         if not check_mode:
             try:
                 _record_outcome(card, result, content, ledger)
             except (BrambleError, OSError) as error:
                 result.result, result.error = FAILED, f"its result cannot be recorded in the ledger: {error}"
         progress.report(result.node, result.result)
+
+    def write_and_tell(card: Card, result: Result, is_done: threading.Event) -> None:
+        try:
+            write(card, result)
+        finally:
+            is_done.set()
 
     for facts, result in zip(batch, results, strict=True):
         try:
@@ -151,9 +187,21 @@ def write_batch(
                     card.close()
                 raise BrambleError(f"{error}. Nothing was written.") from error
             result.result, result.error = FAILED, str(error)
-    threads = [threading.Thread(target=write, args=pair, daemon=True) for pair in opened]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    # Not Thread.join: when that is interrupted, Python 3.11 takes the thread for one that has ended (its issue 90882).
+    writers = [(card, result, threading.Event()) for card, result in opened]
+    try:
+        for writer in writers:
+            threading.Thread(target=write_and_tell, args=writer, daemon=True).start()
+        for _, _, is_done in writers:
+            is_done.wait()
+    except KeyboardInterrupt:
+        is_interrupted.set()
+        end = time.monotonic() + STOP_SECONDS
+        for _, result, is_done in writers:
+            if not is_done.wait(max(0.0, end - time.monotonic())):
+                result.result = FAILED
+                result.error = (
+                    f"it was interrupted (Ctrl-C), but did not respond within {STOP_SECONDS:g} seconds. Take it out of its "
+                    "reader, and write it again"
+                )
     return results

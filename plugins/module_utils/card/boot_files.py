@@ -31,7 +31,7 @@ def readable_by_mtools(bench: Workbench) -> Iterator[None]:
     context, the boot sector states more clusters. mtools starts at the first cluster, so it reaches those that do not exist only
     when the file system is full, which is found at the end. Raises BrambleError.
     """
-    fat = Fat.parse(read_exactly(bench.fd, bench.boot.start, SECTOR))
+    fat = _parse_boot(bench)
     if fat.bits != 32 or fat.clusters >= _FAT32_CLUSTERS:
         yield
         return
@@ -55,11 +55,25 @@ def readable_by_mtools(bench: Workbench) -> Iterator[None]:
 
 def check_boot(bench: Workbench) -> None:
     """Check that the boot file system is not damaged: files would be written into others. Raises BrambleError."""
+    _parse_boot(bench)
     if bench.boot_damage:
-        raise BrambleError(
-            f"Partition 1 of {bench.image.path} cannot get the files of a node: {bench.boot_damage}. Nothing was written. Use "
-            "another copy of the image, or repair this one with fsck.vfat and set its new image_sha256"
-        )
+        raise _refusal(bench, bench.boot_damage, "repair this partition with fsck.vfat")
+
+
+def _parse_boot(bench: Workbench) -> Fat:
+    """Return the values of the boot sector of the boot file system. Raises BrambleError when they are not supported."""
+    try:
+        return Fat.parse(read_exactly(bench.fd, bench.boot.start, SECTOR))
+    except BrambleError as error:
+        raise _refusal(bench, str(error), "create this partition again with mkfs.vfat") from None
+
+
+def _refusal(bench: Workbench, reason: str, repair: str) -> BrambleError:
+    """Return the error for a boot file system that cannot be read or changed safely; `repair` is what the user can do."""
+    return BrambleError(
+        f"Partition 1 of {bench.image.path} cannot get the files of a node: {reason}. Nothing was written. Use another copy of "
+        f"the image, or {repair} and set the new image_sha256"
+    )
 
 
 def write_boot_files(bench: Workbench, files: Mapping[str, str]) -> None:

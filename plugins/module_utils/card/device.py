@@ -74,17 +74,30 @@ class Card:
                 self.fd = exclusive.open_card(facts.device, flags, not self.is_file)
         except OSError as error:
             raise BrambleError(f"{facts.device} cannot be opened: {error.strerror}") from error
+        self._upper: int | None = None
         self._buffer = mmap.mmap(-1, CHUNK)  # an anonymous mapping is aligned to pages, as O_DIRECT requires
         try:
             self.check_same_card()
+            self._upper = self._open_upper_file()
             self.check_still_ours()
         except BrambleError:
             self.close()
             raise
 
+    def _open_upper_file(self) -> int | None:
+        """Return a descriptor of the file of this card in an upper layer; None if there is none. Raises BrambleError."""
+        try:
+            return exclusive.open_upper_file(self.facts.device)
+        except OSError as error:
+            raise BrambleError(
+                f"the file of {self.facts.device} in the upper layer cannot be opened: {error.strerror}"
+            ) from error
+
     def close(self) -> None:
         """Close the card, so that another process can open it."""
         os.close(self.fd)
+        if self._upper is not None:
+            os.close(self._upper)
         self._buffer.close()
 
     def check_same_card(self) -> None:
@@ -102,7 +115,7 @@ class Card:
     def check_still_ours(self) -> None:
         """Check that no other program uses this card, and that it is still the same one. Raises BrambleError."""
         try:
-            exclusive.claim(self.fd, self.facts.device)
+            exclusive.claim(self.fd, self.facts.device, self._upper)
         except OSError as error:
             raise BrambleError(f"{self.facts.device} cannot be locked: {error.strerror}") from error
         self.check_same_card()

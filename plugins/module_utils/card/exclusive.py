@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ansible_collections.bramble.cluster.plugins.module_utils.card.mounts import read_mounts
+from ansible_collections.bramble.cluster.plugins.module_utils.card.mounts import Mounts, read_mounts
 from ansible_collections.bramble.cluster.plugins.module_utils.card.sysfs import (
     loop_backing_file,
     partition_folders,
@@ -367,9 +367,40 @@ def inspect(device: str, is_block: bool, processes: Processes) -> str:
             return f"it is reserved by another process with a lease. {_END_IT}"
         raise
     try:
-        return conflict(fd, processes) or backing_file_conflict(fd, processes)
+        return conflict(fd, processes) or backing_file_conflict(fd, processes) or _upper_file_conflict(device, processes)
     finally:
         os.close(fd)
+
+
+def open_upper_file(device: str) -> int | None:
+    """Return a descriptor of the file in the upper layer of an overlay file system that holds a card; None if there is none.
+
+    Raises OSError.
+    """
+    if path := Mounts().upper_file(device):
+        with contextlib.suppress(PermissionError, FileNotFoundError):
+            return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    return None
+
+
+def upper_conflict(upper: int | None, processes: Processes) -> str:
+    """Return how another program uses the file that `open_upper_file` opened; "" if nobody does, or if there is none.
+
+    The locks are then held by `upper`. Raises OSError.
+    """
+    # The overlay file system has this file open as well, so it is not the only opening.
+    reason = conflict(upper, processes, False) if upper is not None else ""
+    return f"it is on an overlay file system, and of the same file in its upper layer: {reason}" if reason else ""
+
+
+def _upper_file_conflict(device: str, processes: Processes) -> str:
+    """Return how another program uses the file of an upper layer that holds a card; "" if nobody does. Raises OSError."""
+    upper = open_upper_file(device)
+    try:
+        return upper_conflict(upper, processes)
+    finally:
+        if upper is not None:
+            os.close(upper)
 
 
 def backing_file_conflict(fd: int, processes: Processes, sys: str = "/sys") -> str:
@@ -386,7 +417,8 @@ def backing_file_conflict(fd: int, processes: Processes, sys: str = "/sys") -> s
     try:
         # The file may have another name here than where it was attached; the processes that have it open are found by its inode.
         key = file_status(fd=file).key
-        reason = conflict(file, processes, False) if key == Key(False, *loop_backing_file(f"/proc/self/fd/{fd}")) else ""
+        is_backing = key == Key(False, *loop_backing_file(f"/proc/self/fd/{fd}"))
+        reason = (conflict(file, processes, False) or _upper_file_conflict(path, processes)) if is_backing else ""
     finally:
         os.close(file)
     return f"it is on {path}, and of that file: {reason}" if reason else ""
@@ -418,7 +450,14 @@ def open_card(device: str, flags: int, is_block: bool) -> int:
     return opened[0]
 
 
-def claim(fd: int, device: str) -> None:
-    """Lock a card that is open, until it is closed. Raises BrambleError when another program uses it, OSError."""
-    if reason := wait_while_used(lambda processes: conflict(fd, processes) or backing_file_conflict(fd, processes)):
+def claim(fd: int, device: str, upper: int | None = None) -> None:
+    """Lock a card that is open, until it is closed. Raises BrambleError when another program uses it, OSError.
+
+    :param upper: the file that `open_upper_file` opened, which is locked as well
+    """
+
+    def find_conflict(processes: Processes) -> str:
+        return conflict(fd, processes) or backing_file_conflict(fd, processes) or upper_conflict(upper, processes)
+
+    if reason := wait_while_used(find_conflict):
         raise BrambleError(f"{device} is in use: {reason}")

@@ -9,7 +9,7 @@ import heapq
 import itertools
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from ansible_collections.bramble.cluster.plugins.module_utils.card.ranges import RangeList, gaps
 from ansible_collections.bramble.cluster.plugins.module_utils.core.block_io import Range
@@ -47,11 +47,14 @@ def used_ext_ranges(fd: int, start: int, size: int, skip_unused_inodes: bool, in
         # The first line of standard error is the version of dumpe2fs.
         notes = [line for line in result.stderr.decode(errors="replace").splitlines()[1:] if line]
         output.seek(0)
-        if result.returncode or notes or any(line == "*** Run e2fsck now!\n" for line in output):
-            raise BrambleError("; ".join(["its ext file system is damaged", *notes]))
+        is_marked_damaged = any(line == "*** Run e2fsck now!\n" for line in output)
         output.seek(0)
         head = itertools.takewhile(lambda line: not _GROUP.match(line), output)
         fields = {name: value.strip() for name, colon, value in (line.partition(":") for line in head) if colon}
+        # Before the notes, of which some are about a feature that is not supported.
+        _check_features(fields.get("Filesystem features", "").split())
+        if result.returncode or notes or is_marked_damaged:
+            raise BrambleError("; ".join(["its ext file system is damaged", *notes]))
         try:
             _check_state(fields)
             block, blocks, first, inodes = (
@@ -89,15 +92,19 @@ def check_ext(fd: int, start: int) -> None:
         raise BrambleError("; ".join(["its ext file system is damaged", *reasons]))
 
 
+def _check_features(features: Collection[str]) -> None:
+    """Check that the bitmaps of a file system with these features are the whole truth. Raises BrambleError."""
+    for name, reason in _UNCERTAIN_FEATURES.items():
+        if name in features:
+            raise BrambleError(f"its ext file system {reason}")
+
+
 def _check_state(fields: Mapping[str, str]) -> None:
     """Check that a mount would change nothing before the bitmaps are right. Raises BrambleError, or KeyError.
 
     :param fields: what dumpe2fs prints about the file system
     """
     features = fields["Filesystem features"].split()
-    for name, reason in _UNCERTAIN_FEATURES.items():
-        if name in features:
-            raise BrambleError(f"its ext file system {reason}")
     if fields["Filesystem state"] != "clean":
         raise BrambleError(f"its ext file system is {fields['Filesystem state']}")
     if "has_journal" in features and "Journal inode" not in fields:

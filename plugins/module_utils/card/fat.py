@@ -22,6 +22,7 @@ from ansible_collections.bramble.cluster.plugins.module_utils.core.tools import 
 _DIRECTORY_ENTRY = 32
 _MAX_FAT12 = 0xFF4  # clusters; these limits are those of Linux, fs/fat/fat.h
 _MAX_CLUSTERS = {12: _MAX_FAT12, 16: 0xFFF4, 32: 0x0FFFFFF6}
+_MAX_COPIES = 2  # of the file allocation table; fsck.vfat (4.2) refuses more, which mkfs.vfat makes and Linux mounts
 _SCRATCH = "/var/tmp"  # for large temporary files, as /tmp is often in memory (file-hierarchy(7))
 
 
@@ -54,16 +55,16 @@ class Fat:
         total, table = total16 or total32, table16 or table32
         if sector not in (512, 1024, 2048, 4096) or per_cluster == 0 or per_cluster & (per_cluster - 1):
             raise BrambleError("the boot sector of its FAT file system is invalid")
+        if copies > _MAX_COPIES:
+            raise BrambleError(
+                f"its FAT file system has {copies} copies of its file allocation table, but fsck.vfat supports only {_MAX_COPIES}"
+            )
         data = reserved + copies * table - (-entries * _DIRECTORY_ENTRY // sector)
         clusters = (total - data) // per_cluster
         bits = 32 if not table16 else 16 if clusters > _MAX_FAT12 else 12
         (volume_id,) = struct.unpack_from("<I", head, 67 if bits == 32 else 39)
         is_valid = (
-            reserved
-            and copies in (1, 2)
-            and table
-            and 0 < clusters <= _MAX_CLUSTERS[bits]
-            and (clusters + 2) * bits <= table * sector * 8
+            reserved and copies and table and 0 < clusters <= _MAX_CLUSTERS[bits] and (clusters + 2) * bits <= table * sector * 8
         )
         if not is_valid or (bits == 32) != (not entries):
             raise BrambleError("the boot sector of its FAT file system contradicts itself")

@@ -119,7 +119,9 @@ class Guard:
                 facts.kind, facts.bus = "file", "file"
                 facts.bytes = status.st_size if stat.S_ISREG(status.st_mode) else 0
                 facts.identity = ("file", status.st_dev, status.st_ino)
-                facts.birth = exclusive.file_status(facts.device).birth
+                # The first opening for writing creates a file of a lower layer again, in the upper one.
+                is_lower = self._mounts.is_on_overlay(facts.device) and not self._mounts.upper_file(facts.device)
+                facts.birth = 0 if is_lower else exclusive.file_status(facts.device).birth
                 facts.verdict, facts.reason = next(self._file_findings(facts.device, needed), (OK, ""))
         except (OSError, ValueError) as error:
             facts.verdict, facts.reason = NOT_REMOVABLE, f"its state cannot be read, so it is not written: {error}"
@@ -298,9 +300,11 @@ class Guard:
         for mount in self._mounts.all:
             if mount.source == path:
                 yield IN_USE, f"it is mounted on {mount.point}: umount {mount.point}"
-        for name in self._loop_devices_on(status):
-            if name != except_loop:
-                yield IN_USE, f"/dev/{name} uses it. If a stand-in runs from this card, power it off first"
+        upper = self._mounts.upper_file(path)
+        for used in (status, os.stat(upper)) if upper else (status,):
+            for name in self._loop_devices_on(used):
+                if name != except_loop:
+                    yield IN_USE, f"/dev/{name} uses it. If a stand-in runs from this card, power it off first"
         yield from _size_findings(status.st_size, needed)
 
     def _loop_devices_on(self, status: os.stat_result) -> Iterator[str]:

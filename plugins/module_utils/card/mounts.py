@@ -27,11 +27,15 @@ Holder = str | Pool
 
 @dataclass(frozen=True)
 class Mount:
-    """One line of /proc/self/mountinfo; see proc(5). `options` are those of the file system, still with escapes."""
+    """One line of /proc/self/mountinfo; see proc(5). `options` are those of the file system, still with escapes.
+
+    `root` is the folder of the file system that is mounted, which is not "/" for a bind mount of another folder.
+    """
 
     id: str
     parent: str
     device: str
+    root: str
     point: str
     kind: str
     source: str
@@ -46,7 +50,8 @@ def read_mounts(*path: str) -> list[Mount]:
 
 
 def _parse_mount(head: list[str], tail: list[str]) -> Mount:
-    return Mount(head[0], head[1], head[2], unescape_field(head[4]), tail[0], unescape_field(tail[1]), " ".join(tail[2:]))
+    root, point, source = unescape_field(head[3]), unescape_field(head[4]), unescape_field(tail[1])
+    return Mount(head[0], head[1], head[2], root, point, tail[0], source, " ".join(tail[2:]))
 
 
 def overlay_folders(options: str) -> Iterator[str]:
@@ -62,7 +67,12 @@ def overlay_folders(options: str) -> Iterator[str]:
             yield value
         elif name in _OVERLAY_FOLDERS:
             for folder in re.findall(r"(?:\\.|[^\\:])+", value, re.DOTALL) if name == "lowerdir" else [value]:
-                yield re.sub(r"\\(.)", r"\1", folder, flags=re.DOTALL)
+                yield _unescape_folder(folder)
+
+
+def _unescape_folder(folder: str) -> str:
+    """Return a folder in the options of an overlay file system without the backslashes before its characters."""
+    return re.sub(r"\\(.)", r"\1", folder, flags=re.DOTALL)
 
 
 class Mounts:
@@ -79,6 +89,29 @@ class Mounts:
         mounted file system cannot be opened exclusively, whatever is mounted, and the guard opens each card exclusively.
         """
         return self._holders(os.path.realpath(path), frozenset())
+
+    def is_on_overlay(self, path: str) -> bool:
+        """Return whether a path, which is absolute and without symbolic links, is on an overlay file system."""
+        mount = self._mount_of(path)
+        return mount is not None and mount.kind == "overlay"
+
+    def upper_file(self, path: str) -> str:
+        """Return the file in the upper layer of an overlay file system to which a file's content is written; "" if there is none.
+
+        Both names lead to the same bytes, but the kernel gives them different devices and inodes, and keeps their locks apart.
+        A file has none until it is first opened for writing, which copies it from a lower layer; nothing is written there. In a
+        container, the upper layer has no name.
+
+        :param path: an absolute path without symbolic links
+        """
+        mount = self._mount_of(path)
+        if mount is None:
+            return ""
+        inner = os.path.join(mount.root, os.path.relpath(path, mount.point))
+        options = (option.partition("=") for option in mount.options.split(","))
+        upper = next((_unescape_folder(unescape_field(value)) for name, _, value in options if name == "upperdir"), "")
+        file = os.path.normpath(f"{upper}/{inner}")
+        return file if upper.startswith("/") and os.path.isfile(file) else ""
 
     def _holders(self, path: str, seen: frozenset[Mount]) -> set[Holder]:
         """Return what holds a path. `seen` are the mounts that led to it.

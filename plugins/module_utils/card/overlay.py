@@ -79,9 +79,10 @@ def build_overlay(
     :raises BrambleError: when a file is not read back as it was written, or a file system is damaged
     """
     check_names(boot_files, root_files)
-    with readable_by_mtools(bench):
-        changed_cmdline = _changed_cmdline(bench, arguments or {})
-    boot_files = {**changed_cmdline, **boot_files}
+    if root_files:
+        bench.prepare_root()
+    if arguments:
+        boot_files = {**_changed_cmdline(bench, arguments), **boot_files}
     if boot_files:
         check_boot(bench)
         with readable_by_mtools(bench):
@@ -95,6 +96,7 @@ def build_overlay(
 
 def _changed_cmdline(bench: Workbench, arguments: Mapping[str, str]) -> dict[str, str]:
     """Return cmdline.txt as a boot file, with new values, if the image has these arguments with other values."""
-    before = read_boot_file(bench, CMDLINE) if arguments else ""
+    with readable_by_mtools(bench):
+        before = read_boot_file(bench, CMDLINE)
     after = set_arguments(before, arguments)
     return {CMDLINE: after} if after != before else {}

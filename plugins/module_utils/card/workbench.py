@@ -26,6 +26,8 @@ _TOOL_ENV = TOOL_ENV | {
     "E2FSCK_TIME": EPOCH,  # the same repository, e2fsck/unix.c
 }
 _REPAIRED = (0, 1)  # e2fsck(8): the file system is clean, or was repaired
+# Features with which the tools cannot write to a file system at an offset of an image.
+_UNSAFE_FEATURES = {"mmp": "whose block e2fsprogs (1.47) cannot find in an image"}
 
 
 def _copy_differences(source: int, source_start: int, target: int, target_start: int, size: int) -> None:
@@ -40,25 +42,21 @@ class Workbench:
     """A private sparse copy of an image, which programs can open and change. A context manager.
 
     The copy has no name (it is unlinked at once), so that a crash leaves no private key behind. It needs as much disk space as
-    the image has data. Its root file system is clean: what the first mount would change by itself, such as the replay of a
-    journal, would otherwise overwrite the files of the node.
-
-    :raises BrambleError: when the root file system is damaged in a way that cannot be repaired without loss
+    the image has data.
     """
 
     def __init__(self, image: Image, folder: str) -> None:
-        self.image = image
+        self.image, self._folder = image, folder
         self.boot, self.root = image.partitions()
         self._file = tempfile.TemporaryFile(dir=folder, prefix=".card-")  # noqa: SIM115 (closed by __exit__)
         self.fd = self._file.fileno()
         self._original = Content(image, {})
+        self._is_root_clean = self._has_quotas = False
         try:
             os.ftruncate(self.fd, image.size)
             for run in self._original.runs():
                 if run.has_data:
                     os.pwrite(self.fd, self._original.read(run.offset, run.length), run.offset)
-            if self._repair_root(folder):
-                self._original = Content(image, self._changed_pages())
         except BaseException:
             self._file.close()
             raise
@@ -78,24 +76,43 @@ class Workbench:
         """The root file system, in the notation of e2fsprogs."""
         return f"/proc/self/fd/{self.fd}?offset={self.root.start}"
 
-    def _repair_root(self, folder: str) -> bool:
-        """Replay the journal of the root file system, and repair what e2fsck repairs without questions.
+    def prepare_root(self) -> None:
+        """Make the root file system of the copy clean, before anything else in the copy is changed.
 
-        Return whether that was necessary. Raises BrambleError.
+        What the first mount would change by itself, such as the replay of a journal, would otherwise overwrite the files of the
+        node. Raises BrambleError when the root file system is no ext file system, has a feature that makes changes unsafe, or is
+        damaged in a way that cannot be repaired without loss.
         """
+        if self._is_root_clean:
+            return
         header = self.run("dumpe2fs", "-h", self.root_device).stdout.decode(errors="replace")
-        is_changed_by_mount = any(sign in header for sign in ("needs_recovery", "orphan_present", "First orphan inode"))
-        if not is_changed_by_mount and not self.run("e2fsck", "-fn", self.root_device).returncode:
-            return False
+        found = re.search(r"^Filesystem features: *(.*)$", header, re.MULTILINE)
+        features = found[1].split() if found else []
+        for name, reason in _UNSAFE_FEATURES.items():
+            if name in features:
+                raise BrambleError(
+                    f"Partition 2 of {self.image.path} cannot get the files of a node: its ext file system has the feature "
+                    f"{name}, {reason}. Nothing was written. Use another image, or remove the feature from this one and set "
+                    f"the new image_sha256: losetup --find --show --partscan '{self.image.path}' names a device; then run "
+                    f"tune2fs -O ^{name} on its second partition, and losetup --detach on the device"
+                )
+        # e2fsck -n finds no error in these; but it does in the orphans of an orphan file (orphan_present).
+        is_changed_by_mount = any(sign in header for sign in ("needs_recovery", "First orphan inode"))
+        if is_changed_by_mount or self.run("e2fsck", "-fn", self.root_device).returncode:
+            self._repair_root()
+            self._original = Content(self.image, self._changed_pages())
+        self._is_root_clean, self._has_quotas = True, "quota" in features
+
+    def _repair_root(self) -> None:
+        """Replay the journal of the root file system, and repair what e2fsck repairs without questions. Raises BrambleError."""
         # In a file of its own: after a replay, e2fsck (1.47) opens the file system again without its offset.
-        with tempfile.TemporaryFile(dir=folder, prefix=".card-") as file:
+        with tempfile.TemporaryFile(dir=self._folder, prefix=".card-") as file:
             os.ftruncate(file.fileno(), self.root.size)
             _copy_differences(self.fd, self.root.start, file.fileno(), 0, self.root.size)
             result = self.run("e2fsck", "-fp", f"/proc/self/fd/{file.fileno()}", files=[file.fileno()])
             if result.returncode not in _REPAIRED:
                 raise self.damage_error(result.stdout)
             _copy_differences(file.fileno(), 0, self.fd, self.root.start, self.root.size)
-        return True
 
     @functools.cached_property
     def boot_damage(self) -> str:
@@ -107,7 +124,12 @@ class Workbench:
         return ""
 
     def check_root(self) -> None:
-        """Check that the root file system is clean. Raises BrambleError."""
+        """Check that the root file system is clean. Raises BrambleError.
+
+        Its quotas are counted again, as debugfs (1.47) does not count what it writes.
+        """
+        if self._has_quotas:
+            self._repair_root()
         result = self.run("e2fsck", "-fn", self.root_device)
         if result.returncode:
             raise self.damage_error(result.stdout)
@@ -139,8 +161,9 @@ class Workbench:
             for low, high in used_ranges(self.fd, partition, strict=True, check=False):
                 for block in range(low // BLOCK, -(-high // BLOCK)):
                     if block not in self.image.needed_blocks:
+                        # These pages are whole: the first and last MiB of a partition and of the image are always needed.
                         for at in range(max(low, block * BLOCK) // PAGE * PAGE, min(high, (block + 1) * BLOCK), PAGE):
-                            yield at, read_exactly(self.fd, at, min(PAGE, self.image.size - at))
+                            yield at, read_exactly(self.fd, at, PAGE)
 
     def _changed_pages(self) -> Overlay:
         """Return the pages of the copy that differ from the image."""
