@@ -119,9 +119,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="only report whether the image would be built")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, exit_on_signal)
-    os.umask(0o022)
     started = time.monotonic()
     try:
         recipe = Recipe.load(args.recipe, args.architecture)
@@ -149,4 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, exit_on_signal)
+    os.umask(0o022)
     sys.exit(main())

@@ -235,7 +235,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path, required=True, help="folder of images")
     parser.add_argument("--check", action="store_true", help="only report whether the image would be built")
     args = parser.parse_args(arguments)
-    os.umask(0o022)
     try:
         kind = read_bundle_kind(args.bundle)
         tag = fingerprint([Path(__file__), args.bundle / "manifest.json"])[:12]
@@ -252,4 +251,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    os.umask(0o022)
     sys.exit(main())

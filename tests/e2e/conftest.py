@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,12 +18,10 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tests.support import ROOT, rehearsal
 from tests.support.nodes import build_bookworm, foreign_host, node_output, running_cluster, switch
+from tests.support.process_state import unchanged_process
 from tests.support.rehearsal import INVENTORY, play
 
-__all__ = ["foreign_host", "node_output", "running_cluster", "switch"]
-
-# A shell has its background jobs ignore Ctrl-C, and what a test starts would inherit that: signal(2), bash(1).
-signal.signal(signal.SIGINT, signal.default_int_handler)
+__all__ = ["foreign_host", "node_output", "running_cluster", "switch", "unchanged_process"]
 
 OVERLAY = Path(__file__).parent / "inventory"
 STATE = ROOT / ".state/e2e"

@@ -15,7 +15,10 @@ from ansible.module_utils.testing import patch_module_args
 
 from tests.support import tiny_image
 from tests.support.load_plugin import load_plugin
+from tests.support.process_state import unchanged_process
 from tests.support.web import Site
+
+__all__ = ["unchanged_process"]
 
 Run = Callable[..., dict[str, Any]]
 

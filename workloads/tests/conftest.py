@@ -17,8 +17,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-# A shell has its background jobs ignore Ctrl-C, and what a test starts would inherit that: signal(2), bash(1).
-signal.signal(signal.SIGINT, signal.default_int_handler)
+from tests.support.process_state import unchanged_process
+
+__all__ = ["unchanged_process"]
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "workloads/src"
