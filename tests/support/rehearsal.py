@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,6 +77,18 @@ def _message(result: dict[str, Any]) -> str:
     return text if not result.get("stderr") else f"{text}\n{result['stderr']}"
 
 
+@contextlib.contextmanager
+def signals_restored() -> Iterator[None]:
+    """Restore the handlers of signals. ansible-runner cancels a playbook by SIGINT and SIGTERM, and ignores both after it."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+
 def play(
     playbook: str,
     *,
@@ -108,7 +123,7 @@ def play(
             on_event(event)
         return False
 
-    with tempfile.TemporaryDirectory(prefix="bramble-runner-") as folder:
+    with tempfile.TemporaryDirectory(prefix="bramble-runner-") as folder, signals_restored():
         result = run_playbook(
             private_data_dir=folder,
             project_dir=str(ROOT),
